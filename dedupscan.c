@@ -1,0 +1,746 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* The front door: the table of commands, their options, the exit statuses, and every word on the terminal. */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <linux/ioprio.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "reports/report.h"
+#include "scanner/base/checked.h"
+#include "scanner/base/text.h"
+#include "scanner/base/units.h"
+#include "scanner/chunk/fingerprint.h"
+#include "scanner/image/image.h"
+#include "scanner/roots.h"
+#include "scanner/scan.h"
+#include "scanner/tally.h"
+
+#define VERSION "0.1"
+
+/* One table for all commands; dedupscan(1) documents it. */
+enum exit_status {
+	EXIT_DONE = 0,
+	EXIT_SKIPS = 1,	   /* done, but some images could not be read */
+	EXIT_USAGE = 2,	   /* the command line is wrong; nothing was done */
+	EXIT_FAILED = 3,   /* it could not be done; what was there before is as it was */
+	EXIT_BUSY = 4,	   /* another dedupscan has the catalog */
+	EXIT_STOPPED = 75, /* by a signal or the end of its time; run it again to go on */
+};
+
+struct command {
+	const char *name;
+	int (*run)(int argc, char **argv);
+	const char *what;
+};
+
+/* ---- speaking ---- */
+
+static const char *safe(const char *s, char *buf, size_t room)
+{
+	text_escape_terminal(s, true, buf, room);
+	return buf;
+}
+
+static struct {
+	bool terminal, shown; /* a line of progress stands on the terminal */
+	volatile sig_atomic_t wanted;
+	uint64_t begun, last; /* ns */
+	const char *stage;
+	uint64_t stage_from, stage_done;
+} progress;
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+static void clear_progress(void)
+{
+	if (progress.shown)
+		fputs("\r\033[K", stderr);
+	progress.shown = false;
+}
+
+static void complain(const struct err *err)
+{
+	char text[4 * sizeof(err->text)];
+
+	clear_progress();
+	fprintf(stderr, "dedupscan: %s\n", safe(err->text, text, sizeof(text)));
+}
+
+static int usage_error(const struct err *err)
+{
+	complain(err);
+	fprintf(stderr, "dedupscan: try 'dedupscan --help'\n");
+	return EXIT_USAGE;
+}
+
+static int status_of(const struct err *err)
+{
+	switch (err->kind) {
+	case ERR_CANCELED:
+		return EXIT_STOPPED;
+	case ERR_USAGE:
+		return EXIT_USAGE;
+	case ERR_BUSY:
+		return EXIT_BUSY;
+	default:
+		return EXIT_FAILED;
+	}
+}
+
+static void show_problem(void *ctx, const char *path, const struct err *why)
+{
+	char name[4 * PATH_MAX], text[4 * sizeof(why->text)];
+
+	(void)ctx;
+	clear_progress();
+	fprintf(stderr, "dedupscan: '%s': %s\n", safe(path, name, sizeof(name)), safe(why->text, text, sizeof(text)));
+}
+
+/* "reading 12.3 GiB of 40.0 GiB (31 %), 812.0 MiB/s, 0:34 left, 3 of 10 images" */
+static void print_progress(const struct scan_progress *p)
+{
+	char done[UNITS_SIZE_ROOM], total[UNITS_SIZE_ROOM], rate[UNITS_SIZE_ROOM], left[UNITS_TIME_ROOM];
+	double seconds = (double)(now_ns() - progress.stage_from) / 1e9;
+	double per_second = seconds > 0.5 ? (double)(p->done - progress.stage_done) / seconds : 0;
+	bool bytes = strcmp(p->stage, "reading") == 0;
+
+	fputs(p->stage, stderr);
+	if (!p->total)
+		return;
+	if (bytes)
+		fprintf(stderr, " %s of %s", units_size(p->done, done, sizeof(done)), units_size(p->total, total, sizeof(total)));
+	fprintf(stderr, " (%u %%)", (unsigned)((double)p->done * 100 / (double)p->total));
+	if (bytes && per_second > 0)
+		fprintf(stderr, ", %s/s", units_size((uint64_t)per_second, rate, sizeof(rate)));
+	if (per_second > 0 && p->done <= p->total)
+		fprintf(stderr, ", %s left",
+			units_time((uint64_t)((double)(p->total - p->done) / per_second), left, sizeof(left)));
+	if (bytes)
+		fprintf(stderr, ", %llu of %llu images", (unsigned long long)p->nr_images_done,
+			(unsigned long long)p->nr_images);
+}
+
+static void show_progress(void *ctx, const struct scan_progress *p)
+{
+	uint64_t now = now_ns();
+	bool wanted = progress.wanted;
+
+	(void)ctx;
+	if (progress.stage != p->stage) {
+		progress.stage = p->stage;
+		progress.stage_from = now;
+		progress.stage_done = p->done;
+	}
+	if (!wanted && (!progress.terminal || now - progress.last < 200000000 || now - progress.begun < 1000000000))
+		return;
+	progress.wanted = 0;
+	progress.last = now;
+	if (progress.terminal)
+		fputs("\r\033[K", stderr);
+	print_progress(p);
+	if (progress.terminal)
+		progress.shown = true;
+	else
+		fputc('\n', stderr);
+	fflush(stderr);
+}
+
+/* ---- signals ---- */
+
+static struct stopper stopper;
+
+static void on_stop(int sig)
+{
+	(void)sig;
+	atomic_store(&stopper.flag, 1);
+}
+
+static void on_usr1(int sig)
+{
+	(void)sig;
+	progress.wanted = 1;
+}
+
+static void set_signals(void)
+{
+	struct sigaction stop = { .sa_handler = on_stop }, usr1 = { .sa_handler = on_usr1 }, ignore = { .sa_handler = SIG_IGN };
+
+	sigaction(SIGINT, &stop, NULL);
+	sigaction(SIGTERM, &stop, NULL);
+	sigaction(SIGHUP, &stop, NULL);
+	sigaction(SIGUSR1, &usr1, NULL);
+	sigaction(SIGPIPE, &ignore, NULL);
+	progress.terminal = isatty(STDERR_FILENO);
+	progress.begun = now_ns();
+}
+
+/* ---- options of scan and report ---- */
+
+enum {
+	OPT_CATALOG = 256, OPT_EXCLUDE, OPT_FORMAT, OPT_ALLOW_BACKING, OPT_FILES_FROM, OPT_MEMORY, OPT_JOBS, OPT_LIMIT, OPT_WINDOW,
+	OPT_FOR, OPT_UNTIL, OPT_NO_IDLE, OPT_KEEP_CACHE, OPT_NO_SCAN, OPT_STYLE, OPT_OUTPUT, OPT_SORT, OPT_TOP, OPT_BYTES,
+	OPT_HELP,
+};
+
+#define SCAN_OPTIONS                                                                                                   \
+	{ "catalog", required_argument, NULL, OPT_CATALOG }, { "exclude", required_argument, NULL, OPT_EXCLUDE },      \
+	{ "format", required_argument, NULL, OPT_FORMAT },                                                             \
+	{ "allow-backing", required_argument, NULL, OPT_ALLOW_BACKING },                                               \
+	{ "files-from", required_argument, NULL, OPT_FILES_FROM }, { "null", no_argument, NULL, '0' },                 \
+	{ "memory", required_argument, NULL, OPT_MEMORY }, { "jobs", required_argument, NULL, OPT_JOBS },              \
+	{ "limit", required_argument, NULL, OPT_LIMIT }, { "window", required_argument, NULL, OPT_WINDOW },            \
+	{ "for", required_argument, NULL, OPT_FOR }, { "until", required_argument, NULL, OPT_UNTIL },                  \
+	{ "no-idle", no_argument, NULL, OPT_NO_IDLE }, { "fill-cache", no_argument, NULL, OPT_KEEP_CACHE },            \
+	{ "help", no_argument, NULL, OPT_HELP }
+
+struct settings {
+	struct scan_options scan;
+	struct roots roots;
+	char catalog[PATH_MAX];
+	const char *files_from;
+	bool nul, idle, no_scan, help;
+	unsigned jobs;
+	/* report */
+	struct report_options report;
+	struct {
+		const struct report_style *style;
+		const char *output;
+	} styles[8];
+	size_t nr_styles;
+};
+
+static int parse_count(const char *s, unsigned most, unsigned *ret, struct err *err)
+{
+	char *end;
+	unsigned long v = strtoul(s, &end, 10);
+
+	if (*s < '0' || *s > '9' || *end || v > most)
+		return err_set(err, ERR_USAGE, "'%s' is not a number from 0 to %u", s, most);
+	*ret = (unsigned)v;
+	return 0;
+}
+
+static int set_catalog(struct settings *s, const char *dir, struct err *err)
+{
+	if (strlen(dir) >= sizeof(s->catalog) - 64 || !*dir)
+		return err_set(err, ERR_USAGE, "the catalog's path is empty or too long");
+	snprintf(s->catalog, sizeof(s->catalog), "%s", dir);
+	return 0;
+}
+
+static int set_format(struct settings *s, const char *name, struct err *err)
+{
+	if (!image_format_by_name(name))
+		return err_set(err, ERR_USAGE, "'%s' is not a format that is read; raw and qcow2 are", name);
+	s->scan.format = name;
+	return 0;
+}
+
+static int set_for(const char *arg, struct err *err)
+{
+	uint64_t seconds;
+
+	if (units_parse_duration(arg, &seconds, err) < 0)
+		return -1;
+	schedule_set_for(&stopper.schedule, seconds);
+	return 0;
+}
+
+static int scan_option(struct settings *s, int opt, const char *arg, struct err *err)
+{
+	switch (opt) {
+	case OPT_CATALOG:
+		return set_catalog(s, arg, err);
+	case OPT_EXCLUDE:
+		return roots_exclude(&s->roots, arg, err);
+	case OPT_FORMAT:
+		return set_format(s, arg, err);
+	case OPT_ALLOW_BACKING:
+		return roots_add(&s->roots, arg, false, err);
+	case OPT_FILES_FROM:
+		s->files_from = arg;
+		return 0;
+	case '0':
+		s->nul = true;
+		return 0;
+	case OPT_MEMORY:
+		return units_parse_size(arg, &s->scan.memory, err);
+	case OPT_JOBS:
+		return parse_count(arg, 256, &s->jobs, err);
+	case OPT_LIMIT:
+		return units_parse_size(arg, &s->scan.limit, err);
+	case OPT_WINDOW:
+		return schedule_set_window(&stopper.schedule, arg, err);
+	case OPT_FOR:
+		return set_for(arg, err);
+	case OPT_UNTIL:
+		return schedule_set_until(&stopper.schedule, arg, err);
+	case OPT_NO_IDLE:
+		s->idle = false;
+		return 0;
+	case OPT_KEEP_CACHE:
+		s->scan.keep_cache = false;
+		return 0;
+	case OPT_HELP:
+		s->help = true;
+		return 0;
+	default: /* getopt_long() has told the user */
+		return err_set(err, ERR_USAGE, "bad options");
+	}
+}
+
+static int add_style(struct settings *s, const char *name, const char *output, struct err *err)
+{
+	const struct report_style *style = report_style_by_name(name);
+
+	if (!style)
+		return err_set(err, ERR_USAGE, "there is no style of report '%s'", name);
+	if (s->nr_styles == ARRAY_SIZE(s->styles))
+		return err_set(err, ERR_USAGE, "more than %zu reports at once", ARRAY_SIZE(s->styles));
+	s->styles[s->nr_styles].style = style;
+	s->styles[s->nr_styles++].output = output;
+	return 0;
+}
+
+static int report_option(struct settings *s, int opt, const char *arg, const char *long_name, struct err *err)
+{
+	switch (opt) {
+	case OPT_NO_SCAN:
+		s->no_scan = true;
+		return 0;
+	case OPT_STYLE:
+		return add_style(s, long_name, arg, err);
+	case OPT_OUTPUT:
+		if (s->nr_styles == 0 && add_style(s, "table", NULL, err) < 0)
+			return -1;
+		s->styles[s->nr_styles - 1].output = arg;
+		return 0;
+	case OPT_SORT:
+		return report_sort_by_name(arg, &s->report.sort, err);
+	case OPT_TOP:
+		return parse_count(arg, 1000000000, &s->report.top, err);
+	case OPT_BYTES:
+		s->report.exact = true;
+		return 0;
+	default:
+		return scan_option(s, opt, arg, err);
+	}
+}
+
+static int read_file_list(struct settings *s, struct err *err)
+{
+	FILE *f = strcmp(s->files_from, "-") == 0 ? stdin : fopen(s->files_from, "re");
+	char *line = NULL;
+	size_t room = 0;
+	ssize_t n;
+	int rc = 0;
+
+	if (!f)
+		return err_errno(err, "cannot open '%s'", s->files_from);
+	while (rc == 0 && (n = getdelim(&line, &room, s->nul ? '\0' : '\n', f)) > 0) {
+		if (!s->nul && line[n - 1] == '\n')
+			line[n - 1] = '\0';
+		if (line[0])
+			rc = roots_add(&s->roots, line, true, err);
+	}
+	free(line);
+	if (rc == 0 && ferror(f))
+		rc = err_errno(err, "cannot read '%s'", s->files_from);
+	if (f != stdin)
+		fclose(f);
+	return rc;
+}
+
+static int add_paths(struct settings *s, int argc, char **argv, struct err *err)
+{
+	struct rlimit files;
+
+	/* Every root is held open. */
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+		files.rlim_cur = files.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &files);
+	}
+	for (int i = 0; i < argc; i++)
+		if (roots_add(&s->roots, argv[i], true, err) < 0)
+			return -1;
+	if (s->files_from && read_file_list(s, err) < 0)
+		return -1;
+	for (size_t i = 0; i < s->roots.list.nr; i++)
+		if (s->roots.list.items[i].walked)
+			return 0;
+	return err_set(err, ERR_USAGE, "no PATH is given; name directories or image files");
+}
+
+static void init_settings(struct settings *s)
+{
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+
+	*s = (struct settings){ .idle = true, .jobs = cpus > 0 ? (unsigned)min_u64((uint64_t)cpus, 256) : 1 };
+	s->scan.memory = 256 * MIB;
+	s->scan.keep_cache = true;
+	s->scan.roots = &s->roots;
+	s->scan.stopper = &stopper;
+	report_options_detect(&s->report);
+}
+
+static int check_settings(struct settings *s, struct err *err)
+{
+	char size[UNITS_SIZE_ROOM];
+
+	if (!s->catalog[0] && catalog_default_dir(s->catalog, sizeof(s->catalog), err) < 0)
+		return -1;
+	if (!s->jobs)
+		return err_set(err, ERR_USAGE, "at least one job is needed");
+	while (s->jobs > 1 && s->scan.memory < scan_memory_least(s->jobs))
+		s->jobs--;
+	if (s->scan.memory < scan_memory_least(1))
+		return err_set(err, ERR_USAGE, "--memory must be at least %s",
+			       units_size(scan_memory_least(1), size, sizeof(size)));
+	return 0;
+}
+
+static int parse(struct settings *s, int argc, char **argv, const struct option *options, struct err *err)
+{
+	int opt, which = 0;
+
+	init_settings(s);
+	while ((opt = getopt_long(argc, argv, "0", options, &which)) != -1)
+		if (report_option(s, opt, optarg, opt >= 256 ? options[which].name : "", err) < 0)
+			return -1;
+	if (s->help)
+		return 0;
+	if (check_settings(s, err) < 0)
+		return -1;
+	return add_paths(s, argc - optind, argv + optind, err);
+}
+
+/* ---- scan ---- */
+
+/* The idle classes of CPU and disk: whatever else wants them goes first. */
+static void be_idle(void)
+{
+	sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){ 0 });
+	syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_PRIO_VALUE(IOPRIO_CLASS_IDLE, 0));
+}
+
+static uint64_t own_peak_memory(void)
+{
+	struct rusage r;
+
+	return getrusage(RUSAGE_SELF, &r) == 0 ? (uint64_t)r.ru_maxrss * KIB : 0;
+}
+
+struct job {
+	struct settings s;
+	struct scan_workers *workers;
+	struct catalog *catalog;
+	struct scan_result result;
+	struct tally tally;
+	bool scanned;
+};
+
+static int open_catalog(struct job *j, struct err *err)
+{
+	static const struct scan_watch watch = { show_progress, show_problem, NULL };
+
+	j->s.scan.watch = &watch;
+	if (j->s.idle)
+		be_idle();
+	if (!j->s.no_scan && !(j->workers = scan_workers_new(j->s.jobs, err)))
+		return -1;
+	j->catalog = catalog_open(j->s.catalog, !j->s.no_scan, err);
+	if (!j->catalog)
+		return -1;
+	j->s.roots.leave_out = catalog_identity(j->catalog);
+	return 0;
+}
+
+static int tally(struct job *j, struct err *err)
+{
+	struct tally_options o = { .memory = scan_sort_memory(j->s.scan.memory) / 2, .nr_threads = j->s.jobs, .stopper = &stopper };
+
+	if (tally_run(j->catalog, &j->s.roots, &o, &j->tally, err) < 0)
+		return -1;
+	j->tally.nr_not_images = j->result.nr_not_images;
+	j->tally.peak_memory = own_peak_memory() + j->result.worker_memory;
+	return 0;
+}
+
+static int add_history(struct job *j, const char *result, struct err *err)
+{
+	struct catalog_scan scan = {
+		.started = j->result.started,
+		.ended = time(NULL),
+		.result = result,
+		.nr_images = j->result.nr_images,
+		.nr_read = j->result.nr_read,
+		.nr_failed = j->result.nr_failed,
+		.bytes_read = j->result.bytes_read,
+		.virtual_size = j->tally.virtual_size,
+		.stored = j->tally.stored,
+		.nonzero = j->tally.nonzero,
+		.distinct = j->tally.distinct,
+	};
+
+	return catalog_add_scan(j->catalog, &scan, err);
+}
+
+/* Scans, unless told not to, and counts.  A scan that was stopped is remembered as such. */
+static int scan_and_tally(struct job *j, struct err *err)
+{
+	if (open_catalog(j, err) < 0)
+		return -1;
+	if (j->s.no_scan)
+		return scan_finish_merge(j->catalog, &j->s.scan, j->s.jobs, err) < 0 ? -1 : tally(j, err);
+	if (scan_run(j->catalog, j->workers, &j->s.scan, &j->result, err) < 0) {
+		if (err->kind == ERR_CANCELED)
+			add_history(j, "stopped", NULL);
+		return -1;
+	}
+	return tally(j, err) < 0 ? -1 : add_history(j, "complete", err);
+}
+
+static void job_release(struct job *j)
+{
+	scan_workers_free(j->workers);
+	catalog_close(j->catalog);
+	roots_release(&j->s.roots);
+	tally_release(&j->tally);
+	clear_progress();
+}
+
+static int end_status(const struct job *j)
+{
+	return j->result.nr_failed || j->tally.nr_failed ? EXIT_SKIPS : EXIT_DONE;
+}
+
+static int fail(const struct err *err)
+{
+	complain(err);
+	return status_of(err);
+}
+
+static void print_scan_summary(const struct job *j)
+{
+	const struct scan_result *r = &j->result;
+	char read[UNITS_SIZE_ROOM], nonzero[UNITS_SIZE_ROOM], distinct[UNITS_SIZE_ROOM], disk[UNITS_SIZE_ROOM];
+	uint64_t nr_blocks = j->tally.nonzero / 4096;
+
+	printf("%llu images: %llu read, %llu unchanged, %llu failed", (unsigned long long)r->nr_images,
+	       (unsigned long long)r->nr_read, (unsigned long long)r->nr_unchanged, (unsigned long long)r->nr_failed);
+	if (r->nr_renamed)
+		printf(", %llu renamed", (unsigned long long)r->nr_renamed);
+	if (r->nr_removed)
+		printf(", %llu gone", (unsigned long long)r->nr_removed);
+	printf("; %s read\n", units_size(r->bytes_read, read, sizeof(read)));
+	printf("%s not zero, %s of it distinct", units_size(j->tally.nonzero, nonzero, sizeof(nonzero)),
+	       units_size(j->tally.distinct, distinct, sizeof(distinct)));
+	printf("; catalog %s", units_size(j->tally.catalog_bytes, disk, sizeof(disk)));
+	if (nr_blocks)
+		printf(", %.1f bytes a block", (double)j->tally.catalog_bytes / (double)nr_blocks);
+	printf("; peak memory %s\n", units_size(j->tally.peak_memory, disk, sizeof(disk)));
+}
+
+static const char scan_help[] =
+	"usage: dedupscan scan [OPTION]... PATH...\n"
+	"\n"
+	"Reads the disk images at and beneath each PATH, as far as they changed since the last\n"
+	"scan, and brings the catalog up to date.  Images are never written to.\n";
+
+static const char report_help[] =
+	"usage: dedupscan report [OPTION]... PATH...\n"
+	"\n"
+	"Scans the disk images at and beneath each PATH and reports what they store twice.\n"
+	"\n"
+	"  --no-scan             report what the catalog knows; read no image\n"
+	"  --table[=FILE] --csv[=FILE] --csv-totals[=FILE] --csv-histogram[=FILE] --json[=FILE]\n"
+	"                        style of the report (default table) and where it goes (default\n"
+	"                        standard output); several at once, one of them to standard output\n"
+	"  --output FILE         where the last style named goes; written whole or not at all\n"
+	"  --sort KEY            stored, exclusive, share or path\n"
+	"  --top N               only the first N images in the table\n"
+	"  --bytes               exact bytes in the table\n";
+
+static const char scan_options_help[] =
+	"\n"
+	"  --catalog DIR         where results are kept (/var/lib/dedupscan, or for others than root\n"
+	"                        ~/.local/state/dedupscan)\n"
+	"  --exclude PATTERN     leave out files and directories of that name, or path if it has a '/'\n"
+	"  --format NAME         take every file for this format: raw, qcow2\n"
+	"  --allow-backing DIR   backing and data files may be opened beneath DIR too\n"
+	"  --files-from FILE     more PATHs, one a line ('-' is standard input); -0: ended by NULs\n"
+	"  --memory SIZE         limit for all processes together (256M; 35M will do)\n"
+	"  --jobs N              reading processes (one a processor)\n"
+	"  --limit SIZE          read at most so many bytes a second\n"
+	"  --window FROM-TO      work only within this time of the day: 01:00-05:00\n"
+	"  --for TIME            stop after 90s, 30m, 2h\n"
+	"  --until HH:MM         stop at this time of the day\n"
+	"  --no-idle             do not run in the idle classes of CPU and disk\n"
+	"  --fill-cache          let what is read stay in the page cache\n"
+	"\n"
+	"Exit status: 0 done; 1 done, some images could not be read; 2 usage; 3 failed;\n"
+	"4 catalog in use; 75 stopped, run it again to go on.\n";
+
+static int run_scan(int argc, char **argv)
+{
+	static const struct option options[] = { SCAN_OPTIONS, { 0 } };
+	struct job j = { .catalog = NULL };
+	struct err err = ERR_INIT;
+	int status;
+
+	if (parse(&j.s, argc, argv, options, &err) < 0) {
+		roots_release(&j.s.roots);
+		return err.kind == ERR_USAGE ? usage_error(&err) : fail(&err);
+	}
+	if (j.s.help) {
+		printf("%s%s", scan_help, scan_options_help);
+		return EXIT_DONE;
+	}
+	if (scan_and_tally(&j, &err) < 0) {
+		status = fail(&err);
+	} else {
+		clear_progress();
+		print_scan_summary(&j);
+		status = end_status(&j);
+	}
+	job_release(&j);
+	if (fflush(stdout) != 0 || ferror(stdout))
+		return EXIT_FAILED;
+	return status;
+}
+
+/* ---- report ---- */
+
+static int check_outputs(const struct settings *s, struct err *err)
+{
+	unsigned to_stdout = 0;
+
+	for (size_t i = 0; i < s->nr_styles; i++)
+		to_stdout += !s->styles[i].output || strcmp(s->styles[i].output, "-") == 0;
+	return to_stdout <= 1 ? 0 : err_set(err, ERR_USAGE, "only one report can go to standard output; name a file for the others");
+}
+
+static int write_reports(const struct job *j, struct err *err)
+{
+	for (size_t i = 0; i < j->s.nr_styles; i++) {
+		const char *output = j->s.styles[i].output;
+
+		if (output && strcmp(output, "-") == 0)
+			output = NULL;
+		if (report_write(j->s.styles[i].style, &j->tally, &j->s.report, output, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static int report(struct job *j, struct err *err)
+{
+	if (scan_and_tally(j, err) < 0)
+		return fail(err);
+	clear_progress();
+	if (write_reports(j, err) == 0)
+		return end_status(j);
+	if (err->kind == ERR_CANCELED && err->errnum == EPIPE)
+		return EXIT_DONE; /* the reader has seen enough */
+	complain(err);
+	return EXIT_FAILED;
+}
+
+static int run_report(int argc, char **argv)
+{
+	static const struct option options[] = {
+		SCAN_OPTIONS,
+		{ "no-scan", no_argument, NULL, OPT_NO_SCAN },
+		{ "table", optional_argument, NULL, OPT_STYLE },
+		{ "csv", optional_argument, NULL, OPT_STYLE },
+		{ "csv-totals", optional_argument, NULL, OPT_STYLE },
+		{ "csv-histogram", optional_argument, NULL, OPT_STYLE },
+		{ "json", optional_argument, NULL, OPT_STYLE },
+		{ "output", required_argument, NULL, OPT_OUTPUT },
+		{ "sort", required_argument, NULL, OPT_SORT },
+		{ "top", required_argument, NULL, OPT_TOP },
+		{ "bytes", no_argument, NULL, OPT_BYTES },
+		{ 0 },
+	};
+	struct job j = { .catalog = NULL };
+	struct err err = ERR_INIT;
+	int status;
+
+	if (parse(&j.s, argc, argv, options, &err) < 0 || (!j.s.help && check_outputs(&j.s, &err) < 0)) {
+		roots_release(&j.s.roots);
+		return err.kind == ERR_USAGE ? usage_error(&err) : fail(&err);
+	}
+	if (j.s.help) {
+		printf("%s%s", report_help, scan_options_help);
+		return EXIT_DONE;
+	}
+	if (j.s.nr_styles == 0)
+		add_style(&j.s, "table", NULL, &err);
+	status = report(&j, &err);
+	job_release(&j);
+	return status;
+}
+
+/* ---- the door ---- */
+
+static const struct command commands[] = {
+	{ "report", run_report, "scan images and report what is stored twice" },
+	{ "scan", run_scan, "scan images into the catalog" },
+};
+
+static int help(void)
+{
+	printf("usage: dedupscan COMMAND [OPTION]... PATH...\n\n");
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
+		printf("  %-10s %s\n", commands[i].name, commands[i].what);
+	printf("\n'dedupscan COMMAND --help' tells its options; dedupscan(1) tells the rest.\n");
+	return EXIT_DONE;
+}
+
+static int version(void)
+{
+	printf("dedupscan " VERSION "\nformats:");
+	for (const struct image_format *const *f = image_formats; *f; f++)
+		printf(" %s", (*f)->name);
+	printf("\nfingerprints: XXH3-128, %s\n", fingerprint_best()->name);
+	return EXIT_DONE;
+}
+
+int main(int argc, char **argv)
+{
+	struct err err = ERR_INIT;
+	char name[256];
+
+	if (getauxval(AT_SECURE)) {
+		err_set(&err, ERR_REFUSED, "it must not be installed setuid or setgid");
+		return fail(&err);
+	}
+	set_signals();
+	if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0)
+		return help();
+	if (strcmp(argv[1], "--version") == 0)
+		return version();
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
+		if (strcmp(argv[1], commands[i].name) == 0)
+			return commands[i].run(argc - 1, argv + 1);
+	err_set(&err, ERR_USAGE, "there is no command '%s'", safe(argv[1], name, sizeof(name)));
+	return usage_error(&err);
+}

@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "scanner/base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static int os_openat(int dirfd, const char *name, int flags, mode_t mode)
+{
+	return openat(dirfd, name, flags, mode);
+}
+
+static int os_openat2(int dirfd, const char *name, int flags, uint64_t resolve)
+{
+	struct open_how how = { .flags = (unsigned)flags, .resolve = resolve };
+
+	return (int)syscall(SYS_openat2, dirfd, name, &how, sizeof(how));
+}
+
+const struct file_ops file_ops_os = {
+	.openat = os_openat,
+	.openat2 = os_openat2,
+	.close = close,
+	.pread = pread,
+	.pwrite = pwrite,
+	.fdatasync = fdatasync,
+	.fsync = fsync,
+	.ftruncate = ftruncate,
+	.renameat = renameat,
+	.unlinkat = unlinkat,
+	.mkdirat = mkdirat,
+};
+
+const struct file_ops *file_ops = &file_ops_os;
+
+int file_open(int dirfd, const char *name, int flags, mode_t mode, struct err *err)
+{
+	int fd;
+
+	do
+		fd = file_ops->openat(dirfd, name, flags | O_CLOEXEC | O_NOCTTY, mode);
+	while (fd < 0 && errno == EINTR);
+	if (fd < 0)
+		return err_errno(err, "cannot open '%s'", name);
+	return fd;
+}
+
+int file_open_beneath(int dirfd, const char *name, int flags, uint64_t resolve, struct err *err)
+{
+	int fd;
+
+	if (!(flags & O_PATH))
+		flags |= O_NOCTTY;
+	/* EAGAIN: something moved while the kernel looked, so that it could not be sure. */
+	do
+		fd = file_ops->openat2(dirfd, name, flags | O_CLOEXEC,
+				       resolve | RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS);
+	while (fd < 0 && (errno == EINTR || errno == EAGAIN));
+	if (fd < 0)
+		return err_errno(err, "cannot open '%s'", name);
+	return fd;
+}
+
+int file_close(int fd, const char *name, struct err *err)
+{
+	/* After EINTR the descriptor is gone on Linux: never close twice. */
+	if (file_ops->close(fd) < 0 && errno != EINTR)
+		return err_errno(err, "cannot close '%s'", name);
+	return 0;
+}
+
+ssize_t file_read_some(int fd, void *buf, size_t len, uint64_t offset, struct err *err)
+{
+	size_t done = 0;
+
+	while (done < len) {
+		ssize_t n = file_ops->pread(fd, (char *)buf + done, len - done, (off_t)(offset + done));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return err_errno(err, "cannot read %zu bytes at offset %llu", len - done,
+					 (unsigned long long)(offset + done));
+		if (n == 0)
+			break;
+		done += (size_t)n;
+	}
+	return (ssize_t)done;
+}
+
+int file_read(int fd, void *buf, size_t len, uint64_t offset, struct err *err)
+{
+	ssize_t n = file_read_some(fd, buf, len, offset, err);
+
+	if (n < 0)
+		return -1;
+	if ((size_t)n < len)
+		return err_set(err, ERR_STALE, "the file ends at offset %llu, inside the %zu bytes wanted at offset %llu",
+			       (unsigned long long)(offset + (size_t)n), len, (unsigned long long)offset);
+	return 0;
+}
+
+int file_write(int fd, const void *buf, size_t len, uint64_t offset, struct err *err)
+{
+	size_t done = 0;
+
+	while (done < len) {
+		ssize_t n = file_ops->pwrite(fd, (const char *)buf + done, len - done, (off_t)(offset + done));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n == 0)
+			errno = ENOSPC;
+		if (n <= 0)
+			return err_errno(err, "cannot write %zu bytes at offset %llu", len - done,
+					 (unsigned long long)(offset + done));
+		done += (size_t)n;
+	}
+	return 0;
+}
+
+int file_sync(int fd, const char *name, struct err *err)
+{
+	if (file_ops->fdatasync(fd) < 0)
+		return err_errno(err, "cannot sync '%s'", name);
+	return 0;
+}
+
+int file_sync_dir(int dirfd, struct err *err)
+{
+	if (file_ops->fsync(dirfd) < 0)
+		return err_errno(err, "cannot sync a directory");
+	return 0;
+}
+
+int file_truncate(int fd, uint64_t size, struct err *err)
+{
+	if (file_ops->ftruncate(fd, (off_t)size) < 0)
+		return err_errno(err, "cannot set the file size to %llu", (unsigned long long)size);
+	return 0;
+}
+
+int file_rename(int dirfd, const char *from, const char *to, struct err *err)
+{
+	if (file_ops->renameat(dirfd, from, dirfd, to) < 0)
+		return err_errno(err, "cannot rename '%s' to '%s'", from, to);
+	return 0;
+}
+
+int file_unlink(int dirfd, const char *name, struct err *err)
+{
+	if (file_ops->unlinkat(dirfd, name, 0) < 0 && errno != ENOENT)
+		return err_errno(err, "cannot remove '%s'", name);
+	return 0;
+}
+
+int file_mkdir(int dirfd, const char *name, mode_t mode, struct err *err)
+{
+	if (file_ops->mkdirat(dirfd, name, mode) < 0 && errno != EEXIST)
+		return err_errno(err, "cannot make the directory '%s'", name);
+	return 0;
+}
+
+int file_writer_open(struct file_writer *w, int dirfd, const char *name, size_t room, struct err *err)
+{
+	*w = (struct file_writer){ .fd = -1, .room = room };
+	snprintf(w->name, sizeof(w->name), "%s", name);
+	w->buf = malloc(room);
+	if (!w->buf)
+		return err_set(err, ERR_MEMORY, "no memory for a write buffer of %zu bytes", room);
+	w->fd = file_open(dirfd, name, O_RDWR | O_CREAT | O_TRUNC, 0600, err);
+	if (w->fd < 0) {
+		file_writer_release(w);
+		return -1;
+	}
+	return 0;
+}
+
+int file_writer_flush(struct file_writer *w, struct err *err)
+{
+	if (w->used && file_write(w->fd, w->buf, w->used, w->offset - w->used, err) < 0)
+		return err_add(err, "'%s'", w->name);
+	w->used = 0;
+	return 0;
+}
+
+int file_writer_append(struct file_writer *w, const void *buf, size_t len, struct err *err)
+{
+	if (len > w->room - w->used && file_writer_flush(w, err) < 0)
+		return -1;
+	if (len > w->room) {
+		if (file_write(w->fd, buf, len, w->offset, err) < 0)
+			return err_add(err, "'%s'", w->name);
+	} else {
+		memcpy(w->buf + w->used, buf, len);
+		w->used += len;
+	}
+	w->offset += len;
+	return 0;
+}
+
+int file_writer_close(struct file_writer *w, int sync, struct err *err)
+{
+	int rc = file_writer_flush(w, err);
+	int fd = w->fd;
+
+	if (rc == 0 && sync)
+		rc = file_sync(fd, w->name, err);
+	w->fd = -1;
+	if (rc == 0)
+		rc = file_close(fd, w->name, err);
+	else
+		file_ops->close(fd);
+	file_writer_release(w);
+	return rc;
+}
+
+void file_writer_release(struct file_writer *w)
+{
+	if (!w->buf)
+		return;
+	if (w->fd >= 0)
+		file_ops->close(w->fd);
+	free(w->buf);
+	w->buf = NULL;
+	w->fd = -1;
+	w->used = 0;
+}
+
+int file_write_atomic(int dirfd, const char *name, const void *buf, size_t len, mode_t mode, struct err *err)
+{
+	char tmp[300];
+	int fd, rc;
+
+	snprintf(tmp, sizeof(tmp), "%s.tmp%ld", name, (long)getpid());
+	fd = file_open(dirfd, tmp, O_WRONLY | O_CREAT | O_TRUNC, mode, err);
+	if (fd < 0)
+		return -1;
+	rc = file_write(fd, buf, len, 0, err);
+	if (rc == 0)
+		rc = file_sync(fd, tmp, err);
+	if (file_close(fd, tmp, rc == 0 ? err : NULL) < 0)
+		rc = -1;
+	if (rc == 0)
+		rc = file_rename(dirfd, tmp, name, err);
+	if (rc == 0)
+		return file_sync_dir(dirfd, err);
+	file_unlink(dirfd, tmp, NULL);
+	return err_add(err, "'%s'", name);
+}

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_FILE_H
+#define DEDUPSCAN_FILE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include "scanner/base/cleanup.h"
+#include "scanner/base/err.h"
+
+/* The file seam: every open, read, write, sync, rename and unlink of ours passes here.
+ *
+ * The calls below loop over short transfers and EINTR and report with the file's name.  Underneath lies one table of
+ * system calls, which tests replace by a file system that fails, loses, tears and reorders.
+ *
+ * An fsync error is final for that file: whoever gets one throws the file away. */
+
+struct file_ops {
+	int (*openat)(int dirfd, const char *name, int flags, mode_t mode);
+	int (*openat2)(int dirfd, const char *name, int flags, uint64_t resolve);
+	int (*close)(int fd);
+	ssize_t (*pread)(int fd, void *buf, size_t len, off_t offset);
+	ssize_t (*pwrite)(int fd, const void *buf, size_t len, off_t offset);
+	int (*fdatasync)(int fd);
+	int (*fsync)(int fd);
+	int (*ftruncate)(int fd, off_t size);
+	int (*renameat)(int from_dirfd, const char *from, int to_dirfd, const char *to);
+	int (*unlinkat)(int dirfd, const char *name, int flags);
+	int (*mkdirat)(int dirfd, const char *name, mode_t mode);
+};
+
+/* The table in use; tests point it elsewhere and back to &file_ops_os. */
+extern const struct file_ops *file_ops;
+extern const struct file_ops file_ops_os;
+
+/* O_CLOEXEC and O_NOCTTY are added.  Returns a descriptor or -1. */
+int file_open(int dirfd, const char *name, int flags, mode_t mode, struct err *err);
+/* Opens an existing file beneath dirfd by openat2(2), with the RESOLVE_ flags given besides RESOLVE_BENEATH and
+ * RESOLVE_NO_MAGICLINKS. */
+int file_open_beneath(int dirfd, const char *name, int flags, uint64_t resolve, struct err *err);
+int file_close(int fd, const char *name, struct err *err);
+
+/* Exactly len bytes at offset.  Meeting the end of the file first is ERR_STALE: the caller knew the size. */
+int file_read(int fd, void *buf, size_t len, uint64_t offset, struct err *err);
+
+/* Up to len bytes; less only at the end of the file.  Returns the number of bytes, or -1. */
+ssize_t file_read_some(int fd, void *buf, size_t len, uint64_t offset, struct err *err);
+
+int file_write(int fd, const void *buf, size_t len, uint64_t offset, struct err *err);
+
+int file_sync(int fd, const char *name, struct err *err);
+int file_sync_dir(int dirfd, struct err *err);
+int file_truncate(int fd, uint64_t size, struct err *err);
+int file_rename(int dirfd, const char *from, const char *to, struct err *err);
+
+/* Removing what is not there is no error. */
+int file_unlink(int dirfd, const char *name, struct err *err);
+/* A directory that is there already is no error. */
+int file_mkdir(int dirfd, const char *name, mode_t mode, struct err *err);
+
+/* A buffered, append-only writer of one new file. */
+struct file_writer {
+	int fd;
+	char name[64];
+	uint64_t offset; /* bytes appended so far, buffered ones included */
+	size_t used, room;
+	uint8_t *buf;
+};
+
+/* Creates dirfd/name (an old one is truncated) with a buffer of `room` bytes. */
+int file_writer_open(struct file_writer *w, int dirfd, const char *name, size_t room, struct err *err);
+int file_writer_append(struct file_writer *w, const void *buf, size_t len, struct err *err);
+int file_writer_flush(struct file_writer *w, struct err *err);
+/* Flushes, syncs when asked, closes. */
+int file_writer_close(struct file_writer *w, int sync, struct err *err);
+/* Closes without flushing; takes a closed or zeroed writer. */
+void file_writer_release(struct file_writer *w);
+CLEANUP_DEFINE_RELEASE(struct file_writer, file_writer_release)
+
+/* Writes a whole small file atomically: temporary name beside it, sync, rename, directory sync. */
+int file_write_atomic(int dirfd, const char *name, const void *buf, size_t len, mode_t mode, struct err *err);
+
+#endif

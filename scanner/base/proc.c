@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "scanner/base/proc.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* Keeps stderr and `sock`, which becomes descriptor 3; 0 and 1 read and swallow nothing. */
+static int drop_descriptors(int sock)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0)
+		return -1;
+	if (sock != 3 && dup2(sock, 3) < 0)
+		return -1;
+	return (int)syscall(SYS_close_range, 4u, ~0u, 0u);
+}
+
+static void child(pid_t parent, int sock, void *shared, int (*run)(int, void *, void *), void *arg)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(1);
+	signal(SIGINT, SIG_IGN);
+	signal(SIGTERM, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+	signal(SIGUSR1, SIG_IGN);
+	signal(SIGPIPE, SIG_IGN);
+	if (drop_descriptors(sock) < 0)
+		_exit(1);
+	_exit(run(3, shared, arg));
+}
+
+int proc_start(struct proc *p, size_t shared_len, int (*run)(int, void *, void *), void *arg, struct err *err)
+{
+	int pair[2];
+	pid_t parent = getpid();
+
+	*p = (struct proc){ .sock = -1, .shared_len = shared_len };
+	p->shared = mmap(NULL, shared_len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (p->shared == MAP_FAILED)
+		return err_errno(err, "cannot share %zu bytes with a worker", shared_len);
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+		munmap(p->shared, shared_len);
+		return err_errno(err, "cannot make a socket pair for a worker");
+	}
+	p->pid = fork();
+	if (p->pid == 0)
+		child(parent, pair[1], p->shared, run, arg);
+	close(pair[1]);
+	if (p->pid < 0) {
+		p->pid = 0;
+		close(pair[0]);
+		munmap(p->shared, shared_len);
+		return err_errno(err, "cannot start a worker process");
+	}
+	p->sock = pair[0];
+	return 0;
+}
+
+int proc_send(int sock, const void *msg, size_t len, int fd, struct err *err)
+{
+	union {
+		char bytes[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control = { 0 };
+	struct iovec iov = { .iov_base = (void *)(uintptr_t)msg, .iov_len = len };
+	struct msghdr header = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	if (fd >= 0) {
+		struct cmsghdr *c;
+
+		header.msg_control = control.bytes;
+		header.msg_controllen = sizeof(control.bytes);
+		c = CMSG_FIRSTHDR(&header);
+		c->cmsg_level = SOL_SOCKET;
+		c->cmsg_type = SCM_RIGHTS;
+		c->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(c), &fd, sizeof(int));
+	}
+	while (sendmsg(sock, &header, MSG_NOSIGNAL) < 0) {
+		if (errno == EPIPE || errno == ECONNRESET)
+			return err_set(err, ERR_STALE, "the other process is gone");
+		if (errno != EINTR)
+			return err_errno(err, "cannot send to another process");
+	}
+	return 0;
+}
+
+static int received_fd(struct msghdr *header)
+{
+	int fd = -1;
+
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(header); c; c = CMSG_NXTHDR(header, c))
+		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
+			memcpy(&fd, CMSG_DATA(c), sizeof(int));
+	return fd;
+}
+
+ssize_t proc_recv(int sock, void *msg, size_t room, int *ret_fd, struct err *err)
+{
+	union {
+		char bytes[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control;
+	struct iovec iov = { .iov_base = msg, .iov_len = room };
+	struct msghdr header = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes),
+	};
+	ssize_t n;
+
+	do
+		n = recvmsg(sock, &header, MSG_CMSG_CLOEXEC);
+	while (n < 0 && errno == EINTR);
+	if (n < 0 && errno == ECONNRESET)
+		n = 0;
+	if (n < 0)
+		return err_errno(err, "cannot receive from another process");
+	*ret_fd = n > 0 ? received_fd(&header) : -1;
+	if (header.msg_flags & MSG_TRUNC) {
+		if (*ret_fd >= 0)
+			close(*ret_fd);
+		*ret_fd = -1;
+		return err_set(err, ERR_FORMAT, "a message of another process is too long");
+	}
+	return n;
+}
+
+void proc_end(struct proc *p, int kill_it, char *ret_how, size_t room)
+{
+	int status = 0;
+
+	if (!p->pid)
+		return;
+	if (kill_it)
+		kill(p->pid, SIGKILL);
+	close(p->sock);
+	while (waitpid(p->pid, &status, 0) < 0 && errno == EINTR)
+		;
+	if (ret_how && WIFSIGNALED(status))
+		snprintf(ret_how, room, "killed by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
+	else if (ret_how)
+		snprintf(ret_how, room, "exit status %d", WEXITSTATUS(status));
+	munmap(p->shared, p->shared_len);
+	*p = (struct proc){ .sock = -1 };
+}

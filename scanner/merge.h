@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_MERGE_H
+#define DEDUPSCAN_MERGE_H
+
+
+#include "scanner/base/schedule.h"
+#include "scanner/catalog.h"
+
+/* The second stage of a scan: the requests in the spool go into the index, one partition at a time. */
+
+struct merge_options {
+	size_t memory;	 /* bytes for sorting, all threads together */
+	unsigned nr_threads;
+	struct stopper *stopper; /* ends it with ERR_CANCELED; the next merge goes on from there */
+	void (*progress)(void *ctx, uint64_t done, uint64_t total); /* requests; may be NULL */
+	void *ctx;
+};
+
+/* Takes every complete spool file into the catalog's segments, all at once, and marks it for merging. */
+int merge_prepare(struct catalog *c, struct err *err);
+
+/* Brings the index up to date with the catalog: merges what is marked, or goes on with it. */
+int merge_run(struct catalog *c, const struct merge_options *o, struct err *err);
+
+/* True when merge_run() has work to do. */
+int merge_pending(struct catalog *c, bool *ret, struct err *err);
+
+#endif

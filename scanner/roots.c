@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "scanner/roots.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <fnmatch.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "scanner/base/checked.h"
+
+#define DEPTH_MAX 256
+
+static const char *last_part(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash ? slash + 1 : path;
+}
+
+static int open_root(struct root *root, struct err *err)
+{
+	char dir[PATH_MAX];
+	struct stat st;
+
+	if (stat(root->path, &st) < 0)
+		return err_errno(err, "cannot look at '%s'", root->path);
+	snprintf(dir, sizeof(dir), "%s", root->path);
+	if (!S_ISDIR(st.st_mode)) {
+		root->file = strdup(last_part(root->path));
+		if (!root->file)
+			return err_set(err, ERR_MEMORY, "no memory for a root");
+		dir[strlen(dir) - strlen(root->file)] = '\0';
+	}
+	root->dirfd = file_open(AT_FDCWD, dir, O_RDONLY | O_DIRECTORY, 0, err);
+	return root->dirfd < 0 ? -1 : 0;
+}
+
+int roots_add(struct roots *r, const char *path, bool walked, struct err *err)
+{
+	struct root root = { .dirfd = -1, .walked = walked };
+
+	root.path = realpath(path, NULL);
+	if (!root.path)
+		return err_errno(err, "cannot find '%s'", path);
+	if (open_root(&root, err) < 0 || vec_push(&r->list, root) < 0) {
+		free(root.path);
+		free(root.file);
+		if (root.dirfd >= 0)
+			return err_set(err, ERR_MEMORY, "no memory for a root");
+		return -1;
+	}
+	return 0;
+}
+
+int roots_exclude(struct roots *r, const char *pattern, struct err *err)
+{
+	char *copy = strdup(pattern);
+
+	if (copy && vec_push(&r->excludes, copy) == 0)
+		return 0;
+	free(copy);
+	return err_set(err, ERR_MEMORY, "no memory for a pattern");
+}
+
+void roots_release(struct roots *r)
+{
+	for (size_t i = 0; i < r->list.nr; i++) {
+		free(r->list.items[i].path);
+		free(r->list.items[i].file);
+		close(r->list.items[i].dirfd);
+	}
+	for (size_t i = 0; i < r->excludes.nr; i++)
+		free(r->excludes.items[i]);
+	vec_release(&r->list);
+	vec_release(&r->excludes);
+}
+
+static bool excluded(const struct roots *r, const char *path)
+{
+	for (size_t i = 0; i < r->excludes.nr; i++) {
+		const char *pattern = r->excludes.items[i];
+
+		if (fnmatch(pattern, strchr(pattern, '/') ? path : last_part(path), 0) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* ---- walking ---- */
+
+struct walk {
+	const struct roots *roots;
+	const struct roots_visitor *v;
+	char path[PATH_MAX];
+	size_t len;
+	unsigned depth;
+};
+
+static const char *kind_of(mode_t mode)
+{
+	return S_ISFIFO(mode)  ? "a FIFO"
+	       : S_ISSOCK(mode) ? "a socket"
+	       : S_ISCHR(mode)	? "a character device"
+	       : S_ISBLK(mode)	? "a block device"
+	       : S_ISLNK(mode)	? "a symbolic link"
+	       : S_ISDIR(mode)	? "a directory"
+				: "not a regular file";
+}
+
+static void report(struct walk *w, bool listing, const char *what)
+{
+	struct err why = ERR_INIT;
+
+	err_errno(&why, "%s", what);
+	w->v->problem(w->v->ctx, w->path, &why, listing);
+}
+
+static int visit_file(struct walk *w, const struct stat *st, bool named, struct err *err)
+{
+	struct found f = { .path = w->path, .identity = spool_identity_of(st), .file_used = (uint64_t)st->st_blocks * 512,
+			   .named = named, .block_device = S_ISBLK(st->st_mode) };
+
+	return w->v->file(w->v->ctx, &f, err);
+}
+
+static void not_an_image(struct walk *w, mode_t mode)
+{
+	struct err why = ERR_INIT;
+
+	err_set(&why, ERR_UNSUPPORTED, "it is %s, not an image file", kind_of(mode));
+	w->v->problem(w->v->ctx, w->path, &why, false);
+}
+
+static int walk_dir(struct walk *w, int dirfd, dev_t dev, struct err *err);
+
+static int enter(struct walk *w, int dirfd, const char *name, const struct stat *st, dev_t dev, struct err *err)
+{
+	struct err why = ERR_INIT;
+	int fd, rc;
+
+	if (st->st_dev != dev || (st->st_dev == w->roots->leave_out.dev && st->st_ino == w->roots->leave_out.ino))
+		return 0;
+	if (w->depth == DEPTH_MAX) {
+		err_set(&why, ERR_UNSUPPORTED, "directories are nested more than %d deep here", DEPTH_MAX);
+		w->v->problem(w->v->ctx, w->path, &why, true);
+		return 0;
+	}
+	fd = file_open_beneath(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV, &why);
+	if (fd < 0) {
+		w->v->problem(w->v->ctx, w->path, &why, true);
+		return 0;
+	}
+	w->depth++;
+	rc = walk_dir(w, fd, dev, err); /* closes fd */
+	w->depth--;
+	return rc;
+}
+
+static int visit(struct walk *w, int dirfd, const char *name, dev_t dev, struct err *err)
+{
+	struct stat st;
+
+	if (excluded(w->roots, w->path))
+		return 0;
+	if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
+		if (errno != ENOENT) /* gone since it was listed */
+			report(w, true, "cannot look at it");
+		return 0;
+	}
+	if (S_ISDIR(st.st_mode))
+		return enter(w, dirfd, name, &st, dev, err);
+	if (S_ISREG(st.st_mode))
+		return visit_file(w, &st, false, err);
+	if (!S_ISLNK(st.st_mode))
+		not_an_image(w, st.st_mode);
+	return 0;
+}
+
+static int walk_dir(struct walk *w, int dirfd, dev_t dev, struct err *err)
+{
+	DIR *d = fdopendir(dirfd);
+	size_t len = w->len;
+	struct dirent *e;
+	int rc = 0;
+
+	if (!d) {
+		report(w, true, "cannot list it");
+		close(dirfd);
+		return 0;
+	}
+	while (rc == 0 && (errno = 0, e = readdir(d))) {
+		int n;
+
+		if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+			continue;
+		if (w->v->stop(w->v->ctx))
+			rc = err_set(err, ERR_CANCELED, "stopped");
+		n = snprintf(w->path + len, sizeof(w->path) - len, "%s%s", len > 1 ? "/" : "", e->d_name);
+		if ((size_t)n >= sizeof(w->path) - len) {
+			w->path[len] = '\0';
+			errno = ENAMETOOLONG;
+			report(w, true, "cannot look at a file in it");
+			continue;
+		}
+		w->len = len + (size_t)n;
+		if (rc == 0)
+			rc = visit(w, dirfd, e->d_name, dev, err);
+	}
+	w->path[len] = '\0';
+	w->len = len;
+	if (rc == 0 && errno)
+		report(w, true, "cannot list it");
+	closedir(d);
+	return rc;
+}
+
+int roots_walk(const struct roots *r, const struct root *root, const struct roots_visitor *v, struct err *err)
+{
+	struct walk w = { .roots = r, .v = v, .len = strlen(root->path) };
+	struct stat st;
+	int fd;
+
+	memcpy(w.path, root->path, w.len + 1);
+	if (root->file) {
+		if (fstatat(root->dirfd, root->file, &st, AT_SYMLINK_NOFOLLOW) < 0)
+			return err_errno(err, "cannot look at '%s'", root->path);
+		if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
+			not_an_image(&w, st.st_mode);
+			return 0;
+		}
+		return visit_file(&w, &st, true, err);
+	}
+	fd = file_open(root->dirfd, ".", O_RDONLY | O_DIRECTORY, 0, err);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return fd < 0 ? -1 : err_errno(err, "cannot look at '%s'", root->path);
+	return walk_dir(&w, fd, st.st_dev, err);
+}
+
+/* ---- opening ---- */
+
+/* The part of an absolute path that lies beneath the root, or NULL. */
+static const char *beneath(const struct root *root, const char *path)
+{
+	size_t len = strlen(root->path);
+
+	if (root->file)
+		return strcmp(path, root->path) == 0 ? root->file : NULL;
+	if (len == 1)
+		return path[1] ? path + 1 : NULL;
+	return strncmp(path, root->path, len) == 0 && path[len] == '/' && path[len + 1] ? path + len + 1 : NULL;
+}
+
+bool roots_cover(const struct roots *r, const char *path)
+{
+	for (size_t i = 0; i < r->list.nr; i++)
+		if (r->list.items[i].walked && beneath(&r->list.items[i], path))
+			return true;
+	return false;
+}
+
+/* Looks before it opens, so that a FIFO or a tape is never opened, and looks again at what was opened. */
+static int open_regular(int dirfd, const char *name, bool block_too, struct err *err)
+{
+	CLEANUP(close_fd) int look = file_open_beneath(dirfd, name, O_PATH | O_NOFOLLOW, RESOLVE_NO_SYMLINKS, err);
+	struct stat st, opened;
+	int fd;
+
+	if (look < 0)
+		return -1;
+	if (fstat(look, &st) < 0)
+		return err_errno(err, "cannot look at '%s'", name);
+	if (!S_ISREG(st.st_mode) && !(block_too && S_ISBLK(st.st_mode)))
+		return err_set(err, ERR_REFUSED, "'%s' is %s, not an image file", name, kind_of(st.st_mode));
+	fd = file_open_beneath(dirfd, name, O_RDONLY | O_NONBLOCK | O_NOFOLLOW, RESOLVE_NO_SYMLINKS, err);
+	if (fd < 0)
+		return -1;
+	if (fstat(fd, &opened) < 0 || opened.st_dev != st.st_dev || opened.st_ino != st.st_ino) {
+		file_close(fd, name, NULL);
+		return err_set(err, ERR_STALE, "'%s' was replaced while it was opened", name);
+	}
+	return fd;
+}
+
+static int open_beneath_roots(const struct roots *r, const char *path, bool block_too, struct err *err)
+{
+	for (size_t i = 0; i < r->list.nr; i++) {
+		const char *name = beneath(&r->list.items[i], path);
+
+		if (name)
+			return open_regular(r->list.items[i].dirfd, name, block_too, err);
+	}
+	return err_set(err, ERR_REFUSED, "'%s' lies outside the directories given; --allow-backing DIR would admit it", path);
+}
+
+int roots_open_found(const struct roots *r, const struct found *f, struct err *err)
+{
+	int fd = open_beneath_roots(r, f->path, f->block_device && f->named, err);
+	struct stat st;
+
+	if (fd < 0)
+		return -1;
+	if (fstat(fd, &st) == 0 && (uint64_t)st.st_dev == f->identity.dev && (uint64_t)st.st_ino == f->identity.ino)
+		return fd;
+	file_close(fd, f->path, NULL);
+	return err_set(err, ERR_STALE, "it was replaced by another file meanwhile");
+}
+
+/* As QEMU sees it: "nbd:...", "json:{...}" and their like are protocols; a colon after a slash is part of a name. */
+static bool has_protocol(const char *name)
+{
+	return name[strcspn(name, ":/")] == ':';
+}
+
+static int plain_name(const char **name, const char *what, struct err *err)
+{
+	if (strncmp(*name, "file:", 5) == 0)
+		*name += 5;
+	if (has_protocol(*name))
+		return err_set(err, ERR_REFUSED, "the %s '%s' is not a plain file name", what, *name);
+	if (!**name)
+		return err_set(err, ERR_REFUSED, "the %s's name is empty", what);
+	return 0;
+}
+
+int roots_open_named(const struct roots *r, enum image_role role, const char *name, const char *from_path, char *ret_path,
+		     struct err *err)
+{
+	const char *what = role == IMAGE_BACKING ? "backing file" : "data file";
+	CLEANUP(free) char *real = NULL;
+	char joined[2 * PATH_MAX];
+	int fd;
+
+	if (plain_name(&name, what, err) < 0)
+		return -1;
+	if (name[0] == '/')
+		snprintf(joined, sizeof(joined), "%s", name);
+	else
+		snprintf(joined, sizeof(joined), "%.*s%s", (int)(last_part(from_path) - from_path), from_path, name);
+	real = realpath(joined, NULL);
+	if (!real)
+		return err_errno(err, "cannot find the %s '%s'", what, joined);
+	fd = open_beneath_roots(r, real, false, err);
+	if (fd < 0)
+		return err_add(err, "%s", what);
+	snprintf(ret_path, PATH_MAX, "%s", real);
+	return fd;
+}

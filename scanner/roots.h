@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_ROOTS_H
+#define DEDUPSCAN_ROOTS_H
+
+#include <limits.h>
+#include <stdbool.h>
+
+#include "scanner/base/vec.h"
+#include "scanner/catalog.h"
+#include "scanner/image/image.h"
+
+/* The roots of a scan: the files and directories that the user named, and the only places in which anything is opened.
+ *
+ * A root is resolved once and held by descriptor; what is beneath it is reached by openat2 from there, so that no symbolic
+ * link, no "..", no mount and no racing rename leads outside. */
+
+struct root {
+	char *path;   /* absolute, without symbolic links */
+	int dirfd;    /* the directory, or the directory of the file */
+	char *file;   /* the file's name in it; NULL for a directory */
+	bool walked;  /* false: only backing and data files may be opened beneath it */
+};
+
+struct roots {
+	VEC(struct root) list;
+	VEC(char *) excludes; /* shell patterns on a base name, or on a whole path when they hold a '/' */
+	struct spool_identity leave_out; /* a directory that is not entered: the catalog */
+};
+
+/* Adds what the user named. */
+int roots_add(struct roots *r, const char *path, bool walked, struct err *err);
+int roots_exclude(struct roots *r, const char *pattern, struct err *err);
+void roots_release(struct roots *r);
+
+struct roots_visitor {
+	/* A regular file, or a block device that was named. */
+	int (*file)(void *ctx, const struct found *f, struct err *err);
+	/* Something that is no image, or cannot be looked at.  `listing` = files may have been missed. */
+	void (*problem)(void *ctx, const char *path, const struct err *why, bool listing);
+	bool (*stop)(void *ctx);
+	void *ctx;
+};
+
+/* Finds the files of one root.  Symbolic links are not followed, other file systems not entered. */
+int roots_walk(const struct roots *r, const struct root *root, const struct roots_visitor *v, struct err *err);
+
+/* Opens for reading a file that a walk found; fails with ERR_STALE when it is another file by now. */
+int roots_open_found(const struct roots *r, const struct found *f, struct err *err);
+
+/* Opens what the image at from_path calls `name`: beneath a root, a regular file, or not at all (ERR_REFUSED).  Relative
+ * names are relative to the image's directory.  Writes the resolved path to ret_path (PATH_MAX bytes). */
+int roots_open_named(const struct roots *r, enum image_role role, const char *name, const char *from_path, char *ret_path,
+		     struct err *err);
+
+/* True when the path is a root's or beneath one that is walked. */
+bool roots_cover(const struct roots *r, const char *path);
+
+#endif

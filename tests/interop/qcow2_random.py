@@ -1,0 +1,479 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Random qcow2 images, made by qemu-img and qemu-io with every option they have, read by us and by QEMU.
+
+For each image four things are held against QEMU, or against a second reader written here:
+  bytes    imgtool cat         qemu-img convert -O raw
+  map      imgtool map         qemu-img map --output=json
+  stored   imgtool stored      qemu-img map of each member by itself, depth 0 (images without snapshots)
+  layers   imgtool stored      the L1 and L2 tables of the image and all its snapshots: each host cluster exactly once
+
+Usage: qcow2_random.py [--count N] [--seed S] [--jobs J] [--keep DIR]; one seed makes always the same images.
+A failure is one line that ends with the seed; `--seed S --count 1 --keep DIR` makes that image again and keeps it."""
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+
+LONG = bool(os.environ.get("LONG"))
+BUILD = os.environ.get("BUILD") or "build"
+KIB, MIB = 1 << 10, 1 << 20
+COPIED, COMPRESSED = 1 << 63, 1 << 62
+OFFSET = 0x00FFFFFFFFFFFE00
+args = None
+here = None  # where QEMU runs: it looks for relative data files there, not beside the image
+
+
+class Failed(Exception):
+    pass
+
+
+def run(*command, may_fail=False, **kw):
+    kw.setdefault("cwd", here)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, **kw)
+    if done.returncode and not may_fail:
+        raise Failed(f"{' '.join(command)}: {done.stderr.decode('utf-8', 'replace').strip()}")
+    return done.stdout
+
+
+# ---- making images ----
+
+class Member:
+    """One file of a chain."""
+
+    def __init__(self, rng, folder, name, base):
+        self.rng, self.base = rng, base
+        self.folder = os.path.join(folder, rng.choice(["sub", "other dir"])) if rng.random() < 0.6 else folder
+        os.makedirs(self.folder, exist_ok=True)
+        self.path = os.path.join(self.folder, name)
+        self.source = os.path.join(folder, "source")
+        self.raw = base is None and rng.random() < 0.15
+        self.nr_snapshots = 0
+        self.snapshots = []
+        self.bitmaps = 0
+        self.size = self.random_size()
+        if self.raw:
+            self.cluster = 64 * KIB
+            self.format = "raw"
+            if rng.random() < 0.1:
+                self.size += rng.randrange(1, 512)
+            with open(self.path, "wb") as f:
+                f.truncate(self.size)
+        else:
+            self.format = "qcow2"
+            self.make_qcow2()
+
+    def random_size(self):
+        rng = self.rng
+        kind = rng.random()
+        if kind < 0.1:
+            return rng.randrange(1, 64) * 512
+        if kind < 0.5:
+            return rng.randrange(1, 16 * MIB // 512) * 512
+        if kind < 0.9:
+            return rng.randrange(1, 32) * MIB
+        return rng.randrange(32, 128) * MIB
+
+    def options(self):
+        rng = self.rng
+        o = {}
+        self.v2 = rng.random() < 0.2
+        o["compat"] = "0.10" if self.v2 else "1.1"
+        bits = rng.choice([9, 10, 11, 12, 12, 13, 14, 14, 15, 16, 16, 16, 16, 17, 18, 20, 21])
+        if self.size > 32 * MIB:
+            bits = max(bits, 12)
+        self.cluster = 1 << bits
+        o["cluster_size"] = self.cluster
+        self.data_file = None
+        self.extended = False
+        if not self.v2:
+            if rng.random() < 0.5:
+                o["refcount_bits"] = rng.choice([1, 2, 4, 8, 16, 32, 64])
+            if bits >= 14 and rng.random() < 0.4:
+                o["extended_l2"] = "on"
+                self.extended = True
+            if rng.random() < 0.2:
+                o["lazy_refcounts"] = "on"
+            o["compression_type"] = rng.choice(["zlib", "zstd"])
+            if rng.random() < 0.12:
+                self.data_file = self.path + ".data"
+                o["data_file"] = os.path.basename(self.data_file) if self.folder == here else self.data_file
+                if not self.base and rng.random() < 0.5:
+                    o["data_file_raw"] = "on"
+        if rng.random() < 0.15 and not (self.base and (self.v2 or not self.extended)):
+            o["preallocation"] = rng.choice(["metadata", "metadata", "falloc", "full"])
+        return o
+
+    def make_qcow2(self):
+        rng = self.rng
+        options = self.options()
+        command = ["qemu-img", "create", "-q", "-f", "qcow2"]
+        if self.base:
+            name = self.base.path
+            if rng.random() < 0.5:
+                name = os.path.relpath(name, self.folder)
+            command += ["-b", name, "-F", self.base.format]
+        spelled = ",".join(f"{k}={v}" for k, v in options.items())
+        run(*command, "-o", spelled, self.path, str(self.size), cwd=self.folder)
+        if not self.base and not self.data_file and rng.random() < 0.15:
+            self.write()
+            new = self.path + ".new"
+            options.pop("preallocation", None)
+            spelled = ",".join(f"{k}={v}" for k, v in options.items())
+            run("qemu-img", "convert", "-q", "-c", "-O", "qcow2", "-o", spelled, self.path, new)
+            os.rename(new, self.path)
+
+    def place(self):
+        """A random range of the disk, aligned in one of several ways."""
+        rng = self.rng
+        unit = rng.choice([512, 512, 4096, max(512, self.cluster // 32), self.cluster, self.cluster])
+        at = rng.randrange(0, self.size) // unit * unit
+        length = min(rng.choice([1, 1, 2, 3, rng.randrange(1, 40)]) * unit, self.size - at, 2 * MIB)
+        if rng.random() < 0.05 and length > 4:
+            at += 1
+            length -= rng.randrange(2, 4)
+        return at, length
+
+    def command(self):
+        rng = self.rng
+        at, length = self.place()
+        kind = rng.random()
+        if kind < 0.25:
+            return f"write -P {rng.randrange(1, 256)} {at} {length}"
+        if kind < 0.5:
+            return f"write -s {self.source}{rng.randrange(3)} {at} {length}"
+        if self.raw:
+            return f"discard {at} {length}"
+        if kind < 0.65 and not self.data_file:
+            at = at // self.cluster * self.cluster
+            length = min(self.cluster * rng.randrange(1, 4), self.size - at)
+            return f"write -c -s {self.source}{rng.randrange(3)} {at} {length}"
+        if kind < 0.75:
+            return f"write -z {at} {length}"
+        if kind < 0.85:
+            return f"write -z -u {at} {length}"
+        return f"discard {at} {length}"
+
+    def write(self):
+        if self.size == 0:
+            return
+        commands = []
+        for _ in range(self.rng.randrange(1, 24)):
+            commands += ["-c", self.command()]
+        run("qemu-io", "-d", "unmap", "-f", self.format, *commands, self.path, may_fail=True)
+
+    def snapshot(self):
+        rng = self.rng
+        if self.raw or self.data_file:
+            return
+        kind = rng.random()
+        if kind < 0.6 or not self.snapshots:
+            name = f"s{len(self.snapshots)}.{rng.randrange(1000)}"
+            run("qemu-img", "snapshot", "-c", name, self.path, may_fail=True)
+            self.snapshots.append(name)
+        elif kind < 0.8:
+            name = self.snapshots.pop(rng.randrange(len(self.snapshots)))
+            run("qemu-img", "snapshot", "-d", name, self.path, may_fail=True)
+        else:
+            run("qemu-img", "snapshot", "-a", rng.choice(self.snapshots), self.path, may_fail=True)
+            self.read_size()
+
+    def resize(self):
+        if self.raw and self.size % 512:
+            return
+        size = max(512, self.random_size())
+        run("qemu-img", "resize", "-q", "--shrink", "-f", self.format, self.path, str(size), may_fail=True)
+        self.read_size()
+
+    def read_size(self):
+        if not (self.raw and self.size % 512):
+            self.size = json.loads(run("qemu-img", "info", "--output=json", "-f", self.format, self.path))["virtual-size"]
+
+    def mutate(self):
+        rng = self.rng
+        for _ in range(rng.choice([0, 1, 1, 2, 4, 8])):
+            kind = rng.random()
+            if kind < 0.5:
+                self.write()
+            elif kind < 0.8:
+                self.snapshot()
+            elif kind < 0.95 or self.raw or self.v2:
+                self.resize()
+            else:
+                run("qemu-img", "bitmap", "--add", self.path, f"b{rng.randrange(1000)}", may_fail=True)
+        self.write()
+
+
+def make_chain(seed, folder):
+    rng = random.Random(seed)
+    with open(os.path.join(folder, "source0"), "wb") as f:
+        f.write(rng.randbytes(70001))
+    with open(os.path.join(folder, "source1"), "wb") as f:
+        f.write(b"".join(b"line %d of a text\n" % i for i in range(rng.randrange(9999), 30000)))
+    with open(os.path.join(folder, "source2"), "wb") as f:
+        f.write(b"".join(rng.randbytes(100) + bytes(rng.randrange(900)) for i in range(301)))
+    member = None
+    for i in range(1 + rng.choice([0, 0, 0, 1, 1, 2, 3, 4])):
+        member = Member(rng, folder, f"m{i}", member)
+        member.mutate()
+    return member
+
+
+# ---- comparing ----
+
+def our_extents(verb, member):
+    rows = []
+    for line in run(args.imgtool, "-f", member.format, verb, member.path).decode().splitlines():
+        head, offset = line.rsplit(" ", 1)
+        at, length, kind, depth = head.split(" ")[:4]
+        rows.append((int(at), int(at) + int(length), kind, int(depth), None if offset == "-" else int(offset)))
+    return rows
+
+
+def qemu_extents(member):
+    out = run("qemu-img", "map", "-f", member.format, "--output=json", member.path)
+    rows = []
+    for e in json.loads(out):
+        kind = "hole" if not e["present"] else "maybe" if e["data"] and e["zero"] else "data" if e["data"] else "zero"
+        rows.append((e["start"], e["start"] + e["length"], kind, e["depth"], e.get("offset")))
+    return rows
+
+
+def check_tiling(rows, end, what):
+    at = 0
+    for r in rows:
+        if r[0] != at or r[1] <= at:
+            raise Failed(f"{what}: extent {r} does not begin at {at}")
+        at = r[1]
+    if at != end:
+        raise Failed(f"{what} ends at {at}, not at {end}")
+
+
+def zeros(kind):
+    return kind in ("hole", "zero", "prealloc")
+
+
+def check_pair(ours, theirs, at, what):
+    if theirs[2] == "maybe":
+        same = ours[3] == theirs[3]
+    elif theirs[2] == "data":
+        same = ours[2] in ("data", "packed", "prealloc") and ours[3] == theirs[3]
+        same = same and (ours[2] == "packed") == (theirs[4] is None)
+    elif theirs[2] == "hole":
+        same = ours[2] == "hole"
+    else:
+        same = zeros(ours[2]) and (ours[2] == "hole" or ours[3] == theirs[3])
+    if same and ours[2] == "data" and theirs[4] is not None:
+        same = ours[4] + at - ours[0] == theirs[4] + at - theirs[0]
+    if not same:
+        raise Failed(f"{what} differs at {at}: ours {ours}, theirs {theirs}")
+
+
+def check_maps(ours, theirs, what):
+    """Walks both lists at once; extents may be cut differently."""
+    i = j = at = 0
+    while i < len(ours) and j < len(theirs):
+        check_pair(ours[i], theirs[j], at, what)
+        at = min(ours[i][1], theirs[j][1])
+        i += ours[i][1] == at
+        j += theirs[j][1] == at
+
+
+def check_stored_alone(ours, theirs, what):
+    """Depth 0 of QEMU's map is what the file itself stores."""
+    theirs = [e if e[3] == 0 else (e[0], e[1], "hole", 0, None) for e in theirs]
+    i = j = at = 0
+    while i < len(ours) and j < len(theirs):
+        a, b = ours[i], theirs[j]
+        if b[2] == "zero" and a[2] == "hole":
+            raise Failed(f"{what} differs at {at}: ours {a}, theirs {b}")
+        check_pair(a, b, at, what)
+        at = min(a[1], b[1])
+        i += a[1] == at
+        j += b[1] == at
+
+
+class Tables:
+    """A second, simple reader of L1, L2 and snapshot tables."""
+
+    def __init__(self, path):
+        with open(path, "rb") as f:
+            self.bytes = f.read()
+        (_, self.version, _, _, bits, self.size, _, l1_size, l1, _, _, nr, at) = struct.unpack_from(">IIQIIQIIQQIIQ", self.bytes)
+        self.cluster = 1 << bits
+        features = struct.unpack_from(">Q", self.bytes, 72)[0] if self.version > 2 else 0
+        self.entry = 16 if features & 16 else 8
+        self.subs = 32 if features & 16 else 1
+        self.layers = [self.read_layer(l1, l1_size)]
+        for _ in range(nr):
+            l1, l1_size, id_len, name_len, *_, extra = struct.unpack_from(">QIHHIIQII", self.bytes, at)
+            self.layers.append(self.read_layer(l1, l1_size))
+            at += (40 + extra + id_len + name_len + 7) // 8 * 8
+
+    def read_layer(self, l1, l1_size):
+        """{(guest offset of a subcluster): host offset, or the descriptor of a compressed cluster}"""
+        per_l2 = self.cluster // self.entry
+        sub_size = self.cluster // self.subs
+        found = {}
+        for i, e in enumerate(struct.unpack_from(f">{l1_size}Q", self.bytes, l1)):
+            if not e & OFFSET:
+                continue
+            words = struct.unpack_from(f">{self.cluster // 8}Q", self.bytes, e & OFFSET)
+            for j in range(per_l2):
+                word = words[j * self.entry // 8]
+                guest = (i * per_l2 + j) * self.cluster
+                if word & COMPRESSED:
+                    found[guest] = ("packed", word & ~COPIED)
+                    continue
+                bitmap = words[2 * j + 1] if self.subs > 1 else 0 if word & 1 or not word & OFFSET else 1
+                for s in range(self.subs):
+                    if bitmap >> s & 1:
+                        found[guest + s * sub_size] = ("data", (word & OFFSET) + s * sub_size)
+        return found
+
+
+def pieces(rows, sub_size, cluster):
+    """The extents that hold something, cut where subclusters end (clusters, for compressed ones)."""
+    for begin, end, kind, _, offset in rows:
+        unit = cluster if kind == "packed" else sub_size
+        at = begin
+        while at < end and kind not in ("hole", "zero"):
+            upto = min(end, at // unit * unit + unit)
+            yield at, upto, kind, unit, None if offset is None else offset + at - begin
+            at = upto
+
+
+def check_layers(member, ours, info):
+    """Every byte of every cluster that any layer refers to is in our view once, and nothing else is."""
+    tables = Tables(member.path)
+    layer, sub_size = int(info["layer"]), tables.cluster // tables.subs
+    bytes_of = {}
+    for at, upto, kind, unit, offset in pieces(ours, sub_size, tables.cluster):
+        k, guest = divmod(at, layer)
+        start = guest // unit * unit
+        held = tables.layers[k].get(start)
+        where = f"layer {k}, guest offset {guest}: ours {kind} {offset}, tables say {held}"
+        if kind == "prealloc":  # flagged so, or found in a hole of the file
+            if not held or held[0] != "data":
+                continue
+            host = held[1] + guest - start
+            if any(tables.bytes[host:host + upto - at]):
+                raise Failed(f"{where}: not zeros")
+        elif not held or held[0] != kind or kind == "data" and held[1] + guest - start != offset:
+            raise Failed(where)
+        key = held + (start,) if kind == "packed" else held
+        bytes_of[key] = bytes_of.get(key, 0) + upto - at
+    for k, found in enumerate(tables.layers):
+        for guest, held in found.items():
+            unit = tables.cluster if held[0] == "packed" else sub_size
+            wanted = unit if len(tables.layers) > 1 else min(unit, max(0, int(info["size"]) - guest))
+            got = bytes_of.get(held + (guest,) if held[0] == "packed" else held, 0)
+            if got != wanted:
+                raise Failed(f"layer {k}, guest offset {guest}: {got} of {wanted} bytes of {held} are in our view")
+    return len(bytes_of)
+
+
+def our_info(member):
+    out = run(args.imgtool, "-f", member.format, "info", member.path).decode()
+    return dict(line.split(" ", 1) for line in out.splitlines() if " " in line)
+
+
+def members(top):
+    while top:
+        yield top
+        top = top.base
+
+
+def check_bytes(top, folder):
+    theirs = os.path.join(folder, "theirs")
+    ours = os.path.join(folder, "ours")
+    run("qemu-img", "convert", "-f", top.format, "-O", "raw", top.path, theirs)
+    with open(ours, "wb") as f:
+        done = subprocess.run([args.imgtool, "-f", top.format, "cat", top.path], stdout=f, stderr=subprocess.PIPE, check=False)
+    if done.returncode:
+        raise Failed(done.stderr.decode().strip())
+    if top.raw and top.size % 512:  # QEMU rounds such a disk up
+        os.truncate(ours, (top.size + 511) // 512 * 512)
+    if subprocess.run(["cmp", ours, theirs], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode:
+        out = subprocess.run(["cmp", ours, theirs], capture_output=True, check=False)
+        raise Failed(f"bytes differ: {out.stdout.decode()}{out.stderr.decode()}".strip())
+
+
+def check_chain(top, folder):
+    check_bytes(top, folder)
+    ragged = any(m.raw and m.size % 512 for m in members(top))
+    if not ragged:
+        ours = our_extents("map", top)
+        check_tiling(ours, top.size, "map")
+        check_maps(ours, qemu_extents(top), "map")
+    clusters = 0
+    for m in members(top):
+        if m.raw:
+            continue
+        info, ours = our_info(m), our_extents("stored", m)
+        check_tiling(ours, int(info["span"]), f"stored {m.path}")
+        said = json.loads(run("qemu-img", "info", "--output=json", m.path))
+        if int(info["snapshots"]) != len(said.get("snapshots", [])):
+            raise Failed(f"{info['snapshots']} snapshots, QEMU says {len(said.get('snapshots', []))}")
+        if int(info["bitmaps"]) != len(said["format-specific"]["data"].get("bitmaps", [])):
+            raise Failed(f"{info['bitmaps']} bitmaps counted")
+        if not m.data_file:
+            clusters += check_layers(m, ours, info)
+        if not ragged and int(info["snapshots"]) == 0:
+            check_stored_alone(ours, qemu_extents(m), f"stored {m.path}")
+    return clusters
+
+
+def one(seed):
+    global here
+    here = folder = os.path.abspath(os.path.join(args.keep or args.tmp, str(seed)))
+    os.makedirs(folder, exist_ok=True)
+    clusters, said = 0, ""
+    try:
+        top = make_chain(seed, folder)
+        clusters = check_chain(top, folder)
+    except (Failed, subprocess.SubprocessError, OSError, ValueError, KeyError) as e:
+        said = f"{type(e).__name__}: {e}; seed {seed}"
+    if not args.keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    return clusters, said
+
+
+def main():
+    global args
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=2000 if LONG else 100)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--keep", help="keep the images in this folder")
+    parser.add_argument("--imgtool", default=f"{BUILD}/tests/interop/imgtool")
+    args = parser.parse_args()
+    for tool in ("qemu-img", "qemu-io"):
+        if not shutil.which(tool):
+            print(f"needs {tool}")
+            return 77
+    args.imgtool = os.path.abspath(args.imgtool)
+    args.tmp = tempfile.mkdtemp(prefix="qcow2_random.", dir=os.environ.get("TMP"))
+    failed = clusters = 0
+    try:
+        with multiprocessing.Pool(args.jobs) as pool:
+            for n, said in pool.imap(one, range(args.seed, args.seed + args.count)):
+                clusters += n
+                if said:
+                    failed += 1
+                    print(said, flush=True)
+    finally:
+        shutil.rmtree(args.tmp, ignore_errors=True)
+    print(f"{args.count} images compared, {failed} failed ({clusters} stored clusters and subclusters)")
+    return 1 if failed or clusters == 0 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
