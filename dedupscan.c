@@ -480,7 +480,7 @@ static int tally(struct job *j, struct err *err)
 	if (tally_run(j->catalog, &j->s.roots, &o, &j->tally, err) < 0)
 		return -1;
 	j->tally.nr_not_images = j->result.nr_not_images;
-	j->tally.peak_memory = own_peak_memory() + j->result.worker_memory;
+	j->tally.peak_memory = max_u64(own_peak_memory(), j->result.reading_memory);
 	return 0;
 }
 

@@ -38,7 +38,7 @@ static const char schema[] =
 	"CREATE TABLE IF NOT EXISTS numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;"
 	"CREATE TABLE IF NOT EXISTS stores (root TEXT PRIMARY KEY, added_at INTEGER NOT NULL) WITHOUT ROWID;"
 	"CREATE TABLE IF NOT EXISTS images ("
-	" id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE,"
+	" id INTEGER PRIMARY KEY AUTOINCREMENT, path TEXT NOT NULL UNIQUE,"
 	" dev INTEGER, ino INTEGER, size INTEGER, mtime INTEGER, ctime INTEGER, racy INTEGER NOT NULL DEFAULT 1,"
 	" data_dev INTEGER, data_ino INTEGER, data_size INTEGER, data_mtime INTEGER, data_ctime INTEGER,"
 	" base INTEGER NOT NULL DEFAULT 0, format TEXT, backing TEXT, backing_path TEXT, features TEXT, warning TEXT,"

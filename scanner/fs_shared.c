@@ -13,13 +13,15 @@
 
 /* A stretch of a disk that a file shares with some file. */
 struct stretch {
-	uint64_t dev, from, to;
+	uint64_t from, to;
 };
 
 struct measure {
+	struct fiemap *map; /* with room for EXTENTS_AT_ONCE */
 	struct stretch *items;
 	size_t nr, room;
-	uint64_t dev, low, high; /* only stretches within [low, high) of dev count in this round */
+	uint64_t dev;	    /* the device at hand ... */
+	uint64_t low, high; /* ... and the part of it that counts in this round */
 	bool any_answer;
 	uint64_t saved;
 };
@@ -57,29 +59,26 @@ static void add(struct measure *m, uint64_t from, uint64_t len)
 	from = max_u64(from, m->low);
 	to = min_u64(to, m->high);
 	if (from < to && m->nr < m->room)
-		m->items[m->nr++] = (struct stretch){ m->dev, from, to };
+		m->items[m->nr++] = (struct stretch){ from, to };
 }
 
 static void add_file(struct measure *m, int fd)
 {
-	struct {
-		struct fiemap map;
-		struct fiemap_extent extents[EXTENTS_AT_ONCE];
-	} f;
 	uint64_t at = 0;
 
 	for (;;) {
-		memset(&f.map, 0, sizeof(f.map));
-		f.map.fm_start = at;
-		f.map.fm_length = FIEMAP_MAX_OFFSET - at;
-		f.map.fm_extent_count = EXTENTS_AT_ONCE;
-		if (ioctl(fd, FS_IOC_FIEMAP, &f.map) < 0)
+		*m->map = (struct fiemap){
+			.fm_start = at,
+			.fm_length = FIEMAP_MAX_OFFSET - at,
+			.fm_extent_count = EXTENTS_AT_ONCE,
+		};
+		if (ioctl(fd, FS_IOC_FIEMAP, m->map) < 0)
 			return;
 		m->any_answer = true;
-		if (f.map.fm_mapped_extents == 0)
+		if (m->map->fm_mapped_extents == 0)
 			return;
-		for (uint32_t i = 0; i < f.map.fm_mapped_extents; i++) {
-			const struct fiemap_extent *e = &f.extents[i];
+		for (uint32_t i = 0; i < m->map->fm_mapped_extents; i++) {
+			const struct fiemap_extent *e = &m->map->fm_extents[i];
 
 			if ((e->fe_flags & FIEMAP_EXTENT_SHARED) && !(e->fe_flags & FIEMAP_EXTENT_UNKNOWN))
 				add(m, e->fe_physical, e->fe_length);
@@ -152,8 +151,12 @@ int fs_shared_measure(const struct roots *roots, struct tally *t, size_t memory,
 
 	m.room = min_u64(m.room, 256 * 1024);
 	m.items = malloc(m.room * sizeof(*m.items));
-	if (!m.items)
+	m.map = malloc(sizeof(*m.map) + EXTENTS_AT_ONCE * sizeof(struct fiemap_extent));
+	if (!m.items || !m.map) {
+		free(m.items);
+		free(m.map);
 		return err_set(err, ERR_MEMORY, "no memory to look at shared extents");
+	}
 	while (next_device(roots, t, &m.dev)) {
 		m.low = 0;
 		while ((m.low = measure_round(&m, roots, t)) != UINT64_MAX)
@@ -161,5 +164,6 @@ int fs_shared_measure(const struct roots *roots, struct tally *t, size_t memory,
 	}
 	t->fs_shared = m.any_answer ? (int64_t)m.saved : -1;
 	free(m.items);
+	free(m.map);
 	return 0;
 }

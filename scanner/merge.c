@@ -34,6 +34,7 @@
 #define TABLE_ROOM (64 * 1024)
 #define UNIT_TABLES_MAX 1000
 #define KEYS_END ((uint64_t)1 << 32)
+#define COMMIT_SEGMENTS 65536 /* rows of segments taken in one transaction */
 
 struct input {
 	int64_t image;
@@ -103,19 +104,45 @@ static uint64_t take_generation(const struct spool *s, uint64_t *next)
 	return generation;
 }
 
-static int take_one(struct catalog *c, int64_t id, struct spool *s, uint64_t *next, struct err *err)
-{
-	uint64_t generation = take_generation(s, next);
+struct preparing {
+	struct stopper *stopper;
+	uint64_t next;	      /* segment id */
+	uint64_t nr_segments; /* taken since the last commit */
+};
 
+static int begin(struct catalog *c, struct preparing *p, struct err *err)
+{
+	p->nr_segments = 0;
+	if (catalog_begin(c, err) < 0)
+		return -1;
+	return catalog_number(c, "next_segment", &p->next, err);
+}
+
+static int commit(struct catalog *c, struct preparing *p, struct err *err)
+{
+	if (catalog_set_number(c, "next_segment", p->next, err) < 0 || catalog_set_number(c, "merge_pending", 1, err) < 0)
+		return -1;
+	return catalog_commit(c, err);
+}
+
+static int take_one(struct catalog *c, int64_t id, struct spool *s, struct preparing *p, struct err *err)
+{
+	uint64_t generation = take_generation(s, &p->next);
+
+	if (stopper_says(p->stopper))
+		return canceled(err);
 	if (spool_sync(s, err) < 0 || catalog_take_spool(c, id, s, generation, err) < 0)
 		return -1;
-	if (s->totals.nr_requests == 0)
+	if (s->totals.nr_requests && catalog_add_merge_input(c, id, generation * SEGMENT_BLOCKS, err) < 0)
+		return -1;
+	p->nr_segments += s->totals.nr_segments;
+	if (p->nr_segments < COMMIT_SEGMENTS)
 		return 0;
-	return catalog_add_merge_input(c, id, generation * SEGMENT_BLOCKS, err);
+	return commit(c, p, err) < 0 ? -1 : begin(c, p, err);
 }
 
 /* A spool file that is damaged is thrown away: its image has no row that is up to date, and is read again. */
-static int take_spool(struct catalog *c, int64_t id, uint64_t *next, struct err *err)
+static int take_spool(struct catalog *c, int64_t id, void *arg, struct err *err)
 {
 	CLEANUP(catalog_image_release) struct catalog_image image = { 0 };
 	CLEANUP(spool_close) struct spool *s = NULL;
@@ -135,12 +162,12 @@ static int take_spool(struct catalog *c, int64_t id, uint64_t *next, struct err 
 		return -1;
 	}
 	if (s && s->image.base == image.base)
-		return take_one(c, id, s, next, err);
+		return take_one(c, id, s, arg, err);
 	return file_unlink(catalog_spool_dirfd(c), file, err);
 }
 
-static int each_spool(struct catalog *c, int (*call)(struct catalog *c, int64_t id, uint64_t *arg, struct err *err),
-		      uint64_t *arg, struct err *err)
+static int each_spool(struct catalog *c, int (*call)(struct catalog *c, int64_t id, void *arg, struct err *err), void *arg,
+		      struct err *err)
 {
 	int fd = file_open(catalog_spool_dirfd(c), ".", O_RDONLY | O_DIRECTORY, 0, err);
 	DIR *d = fd < 0 ? NULL : fdopendir(fd);
@@ -161,19 +188,16 @@ static int each_spool(struct catalog *c, int (*call)(struct catalog *c, int64_t 
 	return rc;
 }
 
-int merge_prepare(struct catalog *c, struct err *err)
+int merge_prepare(struct catalog *c, struct stopper *stopper, struct err *err)
 {
-	uint64_t next;
+	struct preparing p = { .stopper = stopper };
 
-	if (catalog_begin(c, err) < 0)
+	if (file_sync_dir(catalog_spool_dirfd(c), err) < 0)
 		return -1;
-	if (catalog_number(c, "next_segment", &next, err) < 0 || each_spool(c, take_spool, &next, err) < 0 ||
-	    catalog_set_number(c, "next_segment", next, err) < 0 || catalog_set_number(c, "merge_pending", 1, err) < 0 ||
-	    file_sync_dir(catalog_spool_dirfd(c), err) < 0) {
-		catalog_rollback(c);
-		return -1;
-	}
-	return catalog_commit(c, err);
+	if (begin(c, &p, err) == 0 && each_spool(c, take_spool, &p, err) == 0 && commit(c, &p, err) == 0)
+		return 0;
+	catalog_rollback(c);
+	return -1;
 }
 
 int merge_pending(struct catalog *c, bool *ret, struct err *err)
@@ -574,6 +598,23 @@ static int sweep_tables(struct merge *m, struct err *err)
 	return rc;
 }
 
+/* Working files that a kill left: they have no name for longer than a moment. */
+static int sweep_spool(struct merge *m, struct err *err)
+{
+	int fd = file_open(catalog_spool_dirfd(m->c), ".", O_RDONLY | O_DIRECTORY, 0, err);
+	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *e;
+	int rc = 0;
+
+	if (!d)
+		return fd < 0 ? -1 : err_errno(err, "cannot list the spool directory");
+	while (rc == 0 && (e = readdir(d)))
+		if (strncmp(e->d_name, "sort-", 5) == 0 || strcmp(e->d_name, "digests") == 0)
+			rc = file_unlink(catalog_spool_dirfd(m->c), e->d_name, err);
+	closedir(d);
+	return rc;
+}
+
 static int finish(struct merge *m, struct err *err)
 {
 	if (catalog_begin(m->c, err) < 0)
@@ -586,13 +627,21 @@ static int finish(struct merge *m, struct err *err)
 	return catalog_commit(m->c, err);
 }
 
-/* Spool files of images that have nothing to be merged are done with too: all complete ones go. */
-static int unlink_spool(struct catalog *c, int64_t id, uint64_t *unused, struct err *err)
+/* A spool file that was taken names a state of its image that is past. */
+static int drop_taken(struct catalog *c, int64_t id, void *unused, struct err *err)
 {
-	char file[40];
+	CLEANUP(catalog_image_release) struct catalog_image image = { 0 };
+	CLEANUP(spool_close) struct spool *s = NULL;
+	char name[32], file[40];
+	int rc = catalog_image_by_id(c, id, &image, err);
 
 	(void)unused;
-	snprintf(file, sizeof(file), "%lld.req", (long long)id);
+	if (rc < 0)
+		return -1;
+	snprintf(name, sizeof(name), "%lld", (long long)id);
+	snprintf(file, sizeof(file), "%s.req", name);
+	if (rc > 0 && (s = spool_open(catalog_spool_dirfd(c), name, false, NULL)) && s->image.base == image.base)
+		return 0;
 	return file_unlink(catalog_spool_dirfd(c), file, err);
 }
 
@@ -620,7 +669,7 @@ static int run(struct merge *m, struct err *err)
 	uint64_t serial, merged_to;
 
 	if (catalog_number(m->c, "table_serial", &serial, err) < 0 || catalog_number(m->c, "merge_done", &merged_to, err) < 0 ||
-	    sweep_tables(m, err) < 0 || catalog_each_merge_input(m->c, load_input, m, err) < 0 || load_partitions(m, err) < 0)
+	    sweep_tables(m, err) < 0 || sweep_spool(m, err) < 0 || catalog_each_merge_input(m->c, load_input, m, err) < 0 || load_partitions(m, err) < 0)
 		return -1;
 	m->serial = serial;
 	for (unsigned i = 0; i < SPOOL_SLICES; i++)
@@ -636,7 +685,7 @@ static int run(struct merge *m, struct err *err)
 	}
 	if (finish(m, err) < 0)
 		return -1;
-	return each_spool(m->c, unlink_spool, NULL, err);
+	return each_spool(m->c, drop_taken, NULL, err);
 }
 
 int merge_run(struct catalog *c, const struct merge_options *o, struct err *err)

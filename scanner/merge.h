@@ -16,8 +16,9 @@ struct merge_options {
 	void *ctx;
 };
 
-/* Takes every complete spool file into the catalog's segments, all at once, and marks it for merging. */
-int merge_prepare(struct catalog *c, struct err *err);
+/* Takes every complete spool file into the catalog's segments and marks it for merging, image by image: what was taken
+ * stays taken when it is stopped. */
+int merge_prepare(struct catalog *c, struct stopper *stopper, struct err *err);
 
 /* Brings the index up to date with the catalog: merges what is marked, or goes on with it. */
 int merge_run(struct catalog *c, const struct merge_options *o, struct err *err);

@@ -513,6 +513,18 @@ static int handle(struct scan *s, struct reading *r, struct err *err)
 	}
 }
 
+/* Those that read share the limit. */
+static void share_limit(struct scan *s)
+{
+	unsigned nr_busy = 0;
+
+	for (unsigned i = 0; i < s->w->nr; i++)
+		nr_busy += s->w->items[i].busy;
+	for (unsigned i = 0; s->o->limit && i < s->w->nr; i++)
+		if (s->w->items[i].busy)
+			atomic_store(&shared_of(&s->w->items[i])->limit, max_u64(s->o->limit / nr_busy, 1));
+}
+
 /* Deals with what workers say; waits for it at most POLL_MS. */
 static int pump(struct scan *s, struct err *err)
 {
@@ -528,6 +540,7 @@ static int pump(struct scan *s, struct err *err)
 		if (fds[i].revents && handle(s, &s->w->items[i], err) < 0)
 			return -1;
 	look_at_clock(s);
+	share_limit(s);
 	tell_progress(s, "reading", bytes_counted(s), s->bytes_total);
 	return 0;
 }
@@ -750,13 +763,16 @@ static int read_images(struct scan *s, struct err *err)
 
 static void end_workers(struct scan *s)
 {
+	uint64_t memory = status_value(getpid(), "VmHWM");
+
 	for (unsigned i = 0; i < s->w->nr; i++) {
 		if (s->w->items[i].proc.pid)
-			s->ret->worker_memory += status_value(s->w->items[i].proc.pid, "VmHWM");
+			memory += status_value(s->w->items[i].proc.pid, "VmHWM");
 		proc_end(&s->w->items[i].proc, 1, NULL, 0);
 		if (s->w->items[i].path)
 			forget(s, &s->w->items[i]);
 	}
+	s->ret->reading_memory = max_u64(s->ret->reading_memory, memory);
 }
 
 static void merge_progress(void *ctx, uint64_t done, uint64_t total)
@@ -792,7 +808,7 @@ static int run(struct scan *s, struct err *err)
 	if (find_images(s, err) < 0 || read_images(s, err) < 0)
 		return -1;
 	end_workers(s);
-	if (merge_prepare(s->c, err) < 0)
+	if (merge_prepare(s->c, s->o->stopper, err) < 0)
 		return -1;
 	return merge(s, nr_threads, err);
 }

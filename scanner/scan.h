@@ -34,7 +34,7 @@ struct scan_options {
 struct scan_result {
 	uint64_t nr_images, nr_read, nr_unchanged, nr_failed, nr_not_images, nr_renamed, nr_removed;
 	uint64_t bytes_read;	    /* of image data */
-	uint64_t worker_memory;	    /* peak, all workers together */
+	uint64_t reading_memory;    /* peak while workers ran, of all processes together */
 	int64_t started;
 };
 

@@ -417,9 +417,8 @@ static int scan_image(struct worker *w, int fd, struct err *err)
 		err_set(&chain, ERR_FORMAT, "the image is marked corrupt by whoever wrote it last");
 	if (send_image(w, img, chain.text, err) < 0)
 		return -1;
-	cache_keeper_begin(&w->keeper, w->job.keep_cache);
 	rc = read_image(w, img, err);
-	cache_keeper_end(&w->keeper);
+	cache_keeper_end(&w->keeper); /* before its descriptors go */
 	if (rc < 0 || check_unshrunk(img, err) < 0)
 		return -1;
 	return rc;
@@ -458,6 +457,8 @@ static int serve(struct worker *w, struct worker_message *m, int fd)
 	w->pending->bytes_read = 0;
 	if (w->job.has_digests && (receive(w, m, &w->digests_fd, false, &err) < 0 || m->kind != WORKER_DIGESTS))
 		return -1;
+	cache_keeper_begin(&w->keeper, w->job.keep_cache);
+	cache_keeper_before(&w->keeper, fd, 0, 1);
 	if (is_no_image(w, fd)) {
 		file_close(fd, w->job.path, NULL);
 		rc = -1;

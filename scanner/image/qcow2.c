@@ -532,18 +532,16 @@ static int read_layers(struct qcow2 *q, uint64_t *ret, struct err *err)
 	return 0;
 }
 
-static int set_span(struct qcow2 *q, uint64_t farthest, struct err *err)
+/* No L1 table maps more than 2^61 bytes, so nothing wraps here; image_open() refuses what is too large. */
+static void set_span(struct qcow2 *q, uint64_t farthest)
 {
 	struct image *img = &q->img;
 
-	if (farthest >= IMAGE_SPAN_MAX)
-		return err_set(err, ERR_UNSUPPORTED, "a disk of %llu bytes is 4 PiB or more", (unsigned long long)farthest);
 	img->size = round_down(q->h.size, 512); /* as QEMU does */
 	img->layer = max_u64(round_up(farthest, IMAGE_LAYER_UNIT), IMAGE_LAYER_UNIT);
 	img->span = q->nr_layers == 1 ? img->size : img->layer;
 	if (q->nr_layers > 1 && !mul_fits(img->layer, q->nr_layers, &img->span))
 		img->span = UINT64_MAX;
-	return 0;
 }
 
 /* ---- opening ---- */
@@ -656,7 +654,8 @@ static int open_tables(struct qcow2 *q, struct err *err)
 	set_info(q);
 	if (alloc_window(q, err) < 0 || read_layers(q, &farthest, err) < 0)
 		return -1;
-	return set_span(q, farthest, err);
+	set_span(q, farthest);
+	return 0;
 }
 
 static struct image *open_qcow2(int fd, const char *path, const struct image_opener *opener, struct err *err)

@@ -4,7 +4,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
-/* A heap of the sources by (key, number).  Those that stand on the current key are at its top; they are also listed in
+/* A heap of the sources by key.  Those that stand on the current key are at its top; they are also listed in
  * order of age, as the group whose places are given out.  Moving on takes each to its next key and lets it sink.
  *
  * A single table has neither heap nor group: its own calls do. */
@@ -89,9 +89,7 @@ static int requests_next_place(struct join *j, uint64_t *ret, struct err *err)
 
 static inline bool source_before(const struct join *j, size_t a, size_t b)
 {
-	int cmp = key_cmp(j->sources[a].key, j->sources[b].key);
-
-	return cmp ? cmp < 0 : a < b;
+	return key_cmp(j->sources[a].key, j->sources[b].key) < 0;
 }
 
 /* Puts `source` where it belongs in the heap below the free place i. */

@@ -432,7 +432,7 @@ int table_find(struct table *t, struct key key, struct err *err)
 	rc = find_from(t, *page, key, &less, err);
 	if (rc != 0 || less || hi != key.hi || !hi)
 		return rc;
-	/* The page's first key is greater in its last 40 bits only: the key may be on a page before, behind lesser ones. */
+	/* The page's first key is greater in its last 40 bits only: the key may be on a page before this one. */
 	hi--;
 	page = judymap_last(&t->directory, &hi);
 	return page ? find_from(t, *page, key, &less, err) : 0;

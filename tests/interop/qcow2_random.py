@@ -165,7 +165,7 @@ class Member:
         if self.size == 0:
             return
         commands = []
-        for _ in range(self.rng.randrange(1, 24)):
+        for _ in range(self.rng.choice([1, 2, 4, 8, 16, 24])):
             commands += ["-c", self.command()]
         run("qemu-io", "-d", "unmap", "-f", self.format, *commands, self.path, may_fail=True)
 
@@ -196,8 +196,16 @@ class Member:
         if not (self.raw and self.size % 512):
             self.size = json.loads(run("qemu-img", "info", "--output=json", "-f", self.format, self.path))["virtual-size"]
 
+    def age(self):
+        """A disk that is written to and has snapshots taken all the time."""
+        for _ in range(self.rng.randrange(4, 10)):
+            self.write()
+            self.snapshot()
+
     def mutate(self):
         rng = self.rng
+        if rng.random() < 0.2:
+            self.age()
         for _ in range(rng.choice([0, 1, 1, 2, 4, 8])):
             kind = rng.random()
             if kind < 0.5:

@@ -290,6 +290,24 @@ static void shows_subclusters(void **state)
 	image_close(img);
 }
 
+static void l2_tables_larger_than_a_piece_are_read_to_their_end(void **state)
+{
+	struct disk d = disk_new(3, 17);
+	uint64_t at = 5000 * d.cluster;
+	struct image *img;
+
+	(void)state;
+	be64_store(d.p + 24, 8192 * d.cluster);
+	be64_store(d.p + 72, QCOW2_EXTENDED_L2);
+	set_extended(&d, 5000, 9 * d.cluster, 2);
+	img = opened(&d, NULL);
+	expect_extent(img, 0, at + 4096, EXTENT_HOLE);
+	expect_extent(img, at + 4096, 4096, EXTENT_DATA);
+	expect_extent(img, at + 8192, 8192 * (uint64_t)131072 - at - 8192, EXTENT_HOLE);
+	expect_guest_bytes(img, at + 4096, 4096, 9);
+	image_close(img);
+}
+
 static void refuses_subclusters_that_make_no_sense(void **state)
 {
 	struct disk both = extended_disk(), nowhere = extended_disk();
@@ -476,6 +494,36 @@ static void snapshots_are_layers_of_what_is_not_yet_there(void **state)
 	image_close(img);
 }
 
+static void what_any_earlier_layer_holds_is_not_stored_again(void **state)
+{
+	struct disk d = plain_disk();
+	uint8_t *s = d.p + 4 * d.cluster;
+	struct image *img;
+
+	(void)state;
+	add_snapshot(&d, 6, 0);
+	be32_store(d.p + 60, 3);
+	for (unsigned i = 1; i < 3; i++) {
+		memcpy(s + i * 56, s, 56);
+		be64_store(s + i * 56, (5 + 8 * i) * d.cluster); /* L1 tables 13 and 21 */
+		memset(d.p + (5 + 8 * i) * d.cluster, 0, d.cluster);
+		be64_store(d.p + (5 + 8 * i) * d.cluster, (6 + 8 * i) * d.cluster); /* L2 tables 14 and 22 */
+		memset(d.p + (6 + 8 * i) * d.cluster, 0, d.cluster);
+		set_l2(&d, 6 + 8 * i, 0, 9 * d.cluster);
+		set_l2(&d, 6 + 8 * i, i, (9 + i) * d.cluster);
+	}
+	set_l2(&d, 3, 0, 8 * d.cluster);
+	set_l2(&d, 6, 0, 9 * d.cluster);
+	img = opened(&d, NULL);
+	assert_int_equal(img->span, 8 * MIB);
+	expect_extent(img, 2 * MIB, 4096, EXTENT_DATA);
+	expect_extent(img, 4 * MIB, 4096, EXTENT_HOLE);
+	expect_extent(img, 4 * MIB + 4096, 4096, EXTENT_DATA);
+	expect_extent(img, 6 * MIB, 8192, EXTENT_HOLE);
+	expect_extent(img, 6 * MIB + 8192, 4096, EXTENT_DATA);
+	image_close(img);
+}
+
 static void data_under_a_later_zero_flag_belongs_to_the_snapshot(void **state)
 {
 	struct disk d = plain_disk();
@@ -554,6 +602,14 @@ static void layers_together_stay_below_four_pib(void **state)
 	be64_store(d.p + 24, huge);
 	be32_store(d.p + 36, (uint32_t)(huge >> 39));
 	add_snapshot(&d, 6, 0);
+	expect_unsupported(d, "span 4 PiB or more");
+	d = disk_new(3, 21);
+	be64_store(d.p + 24, (uint64_t)1 << 51);
+	be32_store(d.p + 36, 1 << 12);
+	add_snapshot(&d, 6, 0);
+	be32_store(d.p + 60, (1 << 13) - 1); /* 2^64 bytes */
+	for (size_t i = 1; i < (1 << 13) - 1; i++)
+		memcpy(d.p + 4 * d.cluster + i * 56, d.p + 4 * d.cluster, 56);
 	expect_unsupported(d, "span 4 PiB or more");
 	d = disk_new(3, 21);
 	be64_store(d.p + 24, (uint64_t)1 << 52);
@@ -761,8 +817,8 @@ static void names_unknown_features_as_the_image_does(void **state)
 	(void)state;
 	be32_store(d.p + 104, QCOW2_EXT_FEATURE_NAMES);
 	be32_store(d.p + 108, 96);
-	memcpy(d.p + 112, "\1\7wrong type", 12);
-	memcpy(d.p + 160, "\0\7time \x1b[31m travel", 20);
+	memcpy(d.p + 112, "\0\7time \x1b[31m travel", 20);
+	memcpy(d.p + 160, "\1\7wrong type", 12);
 	expect_unsupported(d, "feature 'time ?[31m travel' (incompatible bit 7)");
 }
 
@@ -777,6 +833,18 @@ static void unknown_extensions_and_compatible_features_are_ignored(void **state)
 	be32_store(d.p + 124, 5);
 	memcpy(d.p + 128, "qcow2", 5);
 	image_close(opened(&d, NULL));
+}
+
+static void the_backing_name_is_no_extension(void **state)
+{
+	struct disk d = with32(with64(plain_disk(), 8, 104), 16, 12);
+	struct image *img;
+
+	(void)state;
+	memcpy(d.p + 104, "/base/a.img2", 12);
+	img = opened(&d, NULL);
+	assert_string_equal(img->info.backing_name, "/base/a.img2");
+	image_close(img);
 }
 
 static struct disk with_extension(uint32_t type, uint32_t len)
@@ -859,6 +927,7 @@ int main(void)
 		cmocka_unit_test(an_l2_table_that_is_not_there_is_passed_at_once),
 		cmocka_unit_test(tells_what_it_knows_of_an_image),
 		cmocka_unit_test(shows_subclusters),
+		cmocka_unit_test(l2_tables_larger_than_a_piece_are_read_to_their_end),
 		cmocka_unit_test(refuses_subclusters_that_make_no_sense),
 		cmocka_unit_test(refuses_extended_l2_in_small_clusters),
 		cmocka_unit_test(reads_deflated_clusters),
@@ -868,6 +937,7 @@ int main(void)
 		cmocka_unit_test(refuses_zstd_data_of_more_or_less_than_a_cluster),
 		cmocka_unit_test(refuses_a_compression_type_that_contradicts_its_feature_bit),
 		cmocka_unit_test(snapshots_are_layers_of_what_is_not_yet_there),
+		cmocka_unit_test(what_any_earlier_layer_holds_is_not_stored_again),
 		cmocka_unit_test(data_under_a_later_zero_flag_belongs_to_the_snapshot),
 		cmocka_unit_test(a_snapshot_with_the_same_l2_table_is_a_hole),
 		cmocka_unit_test(vm_state_lies_behind_the_disk),
@@ -886,6 +956,7 @@ int main(void)
 		cmocka_unit_test(names_every_unknown_feature_by_its_bit),
 		cmocka_unit_test(names_unknown_features_as_the_image_does),
 		cmocka_unit_test(unknown_extensions_and_compatible_features_are_ignored),
+		cmocka_unit_test(the_backing_name_is_no_extension),
 		cmocka_unit_test(refuses_extensions_that_make_no_sense),
 		cmocka_unit_test(refuses_backing_names_that_make_no_sense),
 		cmocka_unit_test(any_damaged_byte_of_the_metadata_is_survived),
