@@ -19,6 +19,7 @@
 
 #include "reports/report.h"
 #include "scanner/base/checked.h"
+#include "scanner/base/progress.h"
 #include "scanner/base/text.h"
 #include "scanner/base/units.h"
 #include "scanner/chunk/fingerprint.h"
@@ -54,12 +55,11 @@ static const char *safe(const char *s, char *buf, size_t room)
 }
 
 static struct {
-	bool terminal, shown; /* a line of progress stands on the terminal */
+	struct progress progress;
+	bool terminal, line; /* stderr is one; a line of progress stands on it */
 	volatile sig_atomic_t wanted;
 	uint64_t begun, last; /* ns */
-	const char *stage;
-	uint64_t stage_from, stage_done;
-} progress;
+} shown;
 
 static uint64_t now_ns(void)
 {
@@ -71,9 +71,9 @@ static uint64_t now_ns(void)
 
 static void clear_progress(void)
 {
-	if (progress.shown)
+	if (shown.line)
 		fputs("\r\033[K", stderr);
-	progress.shown = false;
+	shown.line = false;
 }
 
 static void complain(const struct err *err)
@@ -114,52 +114,21 @@ static void show_problem(void *ctx, const char *path, const struct err *why)
 	fprintf(stderr, "dedupscan: '%s': %s\n", safe(path, name, sizeof(name)), safe(why->text, text, sizeof(text)));
 }
 
-/* "reading 12.3 GiB of 40.0 GiB (31 %), 812.0 MiB/s, 0:34 left, 3 of 10 images" */
-static void print_progress(const struct scan_progress *p)
-{
-	char done[UNITS_SIZE_ROOM], total[UNITS_SIZE_ROOM], rate[UNITS_SIZE_ROOM], left[UNITS_TIME_ROOM];
-	double seconds = (double)(now_ns() - progress.stage_from) / 1e9;
-	double per_second = seconds > 0.5 ? (double)(p->done - progress.stage_done) / seconds : 0;
-	bool bytes = strcmp(p->stage, "reading") == 0;
-
-	fputs(p->stage, stderr);
-	if (!p->total)
-		return;
-	if (bytes)
-		fprintf(stderr, " %s of %s", units_size(p->done, done, sizeof(done)), units_size(p->total, total, sizeof(total)));
-	fprintf(stderr, " (%u %%)", (unsigned)((double)p->done * 100 / (double)p->total));
-	if (bytes && per_second > 0)
-		fprintf(stderr, ", %s/s", units_size((uint64_t)per_second, rate, sizeof(rate)));
-	if (per_second > 0 && p->done <= p->total)
-		fprintf(stderr, ", %s left",
-			units_time((uint64_t)((double)(p->total - p->done) / per_second), left, sizeof(left)));
-	if (bytes)
-		fprintf(stderr, ", %llu of %llu images", (unsigned long long)p->nr_images_done,
-			(unsigned long long)p->nr_images);
-}
-
 static void show_progress(void *ctx, const struct scan_progress *p)
 {
+	struct progress_state state = { p->stage, p->done, p->total, p->bytes, p->nr_images_done, p->bytes ? p->nr_images : 0,
+					"images" };
 	uint64_t now = now_ns();
-	bool wanted = progress.wanted;
+	char line[256];
 
 	(void)ctx;
-	if (progress.stage != p->stage) {
-		progress.stage = p->stage;
-		progress.stage_from = now;
-		progress.stage_done = p->done;
-	}
-	if (!wanted && (!progress.terminal || now - progress.last < 200000000 || now - progress.begun < 1000000000))
+	progress_line(&shown.progress, &state, now, line, sizeof(line));
+	if (!shown.wanted && (!shown.terminal || now - shown.last < 200000000 || now - shown.begun < 1000000000))
 		return;
-	progress.wanted = 0;
-	progress.last = now;
-	if (progress.terminal)
-		fputs("\r\033[K", stderr);
-	print_progress(p);
-	if (progress.terminal)
-		progress.shown = true;
-	else
-		fputc('\n', stderr);
+	shown.wanted = 0;
+	shown.last = now;
+	fprintf(stderr, shown.terminal ? "\r%s\033[K" : "%s\n", line);
+	shown.line = shown.terminal;
 	fflush(stderr);
 }
 
@@ -176,7 +145,7 @@ static void on_stop(int sig)
 static void on_usr1(int sig)
 {
 	(void)sig;
-	progress.wanted = 1;
+	shown.wanted = 1;
 }
 
 static void set_signals(void)
@@ -188,8 +157,8 @@ static void set_signals(void)
 	sigaction(SIGHUP, &stop, NULL);
 	sigaction(SIGUSR1, &usr1, NULL);
 	sigaction(SIGPIPE, &ignore, NULL);
-	progress.terminal = isatty(STDERR_FILENO);
-	progress.begun = now_ns();
+	shown.terminal = isatty(STDERR_FILENO);
+	shown.begun = now_ns();
 }
 
 /* ---- options of scan and report ---- */

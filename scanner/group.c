@@ -187,7 +187,7 @@ struct stream {
 	struct judymap by_rank; /* rank -> index in images, + 1 */
 	VEC(struct stream_image) images;
 	struct judymap first_at; /* offset of an image's first block -> lowest rank with a block there, + 1 */
-	uint64_t nr, origin, max_offset;
+	uint64_t nr, origin;
 };
 
 static int no_memory(struct err *err)
@@ -213,7 +213,6 @@ static int add_position(struct stream *st, uint64_t position, struct err *err)
 	i->first = min_u64(i->first, POSITION_BLOCK(position));
 	st->nr++;
 	st->origin = min_u64(st->origin, position);
-	st->max_offset = max_u64(st->max_offset, guest_offset(st->c, position));
 	return 0;
 }
 
@@ -254,7 +253,7 @@ static int count_between_same(struct stream *st, uint64_t *ret, struct err *err)
 	return 0;
 }
 
-/* Different offsets, by a bitmap over one window of them after the other. */
+/* Different offsets, by a bitmap over one window of them after the other; what is empty between windows is skipped. */
 static int count_offsets(struct stream *st, uint64_t *ret, struct err *err)
 {
 	CLEANUP(free) uint8_t *bits = malloc(WINDOW_BITS / 8);
@@ -262,15 +261,18 @@ static int count_offsets(struct stream *st, uint64_t *ret, struct err *err)
 	*ret = 0;
 	if (!bits)
 		return no_memory(err);
-	for (uint64_t from = 0; from <= st->max_offset; from += WINDOW_BITS) {
+	for (uint64_t from = 0, beyond; from != UINT64_MAX; from = beyond) {
 		uint64_t position;
 		int rc = st->s->rewind(st->s->ctx, err);
 
+		beyond = UINT64_MAX;
 		memset(bits, 0, WINDOW_BITS / 8);
 		while (rc == 0 && (rc = st->s->next(st->s->ctx, &position, err)) > 0) {
-			uint64_t at = guest_offset(st->c, position) - from;
+			uint64_t offset = guest_offset(st->c, position), at = offset - from;
 
 			rc = 0;
+			if (offset >= from + WINDOW_BITS)
+				beyond = min_u64(beyond, offset);
 			if (at >= WINDOW_BITS || bits[at / 8] >> (at % 8) & 1)
 				continue;
 			bits[at / 8] |= (uint8_t)(1u << (at % 8));

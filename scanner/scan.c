@@ -148,8 +148,10 @@ static uint64_t bytes_counted(struct scan *s)
 
 static void tell_progress(struct scan *s, const char *stage, uint64_t done, uint64_t total)
 {
-	struct scan_progress p = { stage, done, total, s->images_done, s->images_total };
+	struct scan_progress p = { .stage = stage, .done = done, .total = total, .nr_images_done = s->images_done,
+				   .nr_images = s->images_total };
 
+	p.bytes = strcmp(stage, "reading") == 0;
 	if (s->o->watch)
 		s->o->watch->progress(s->o->watch->ctx, &p);
 }
@@ -525,8 +527,8 @@ static void share_limit(struct scan *s)
 			atomic_store(&shared_of(&s->w->items[i])->limit, max_u64(s->o->limit / nr_busy, 1));
 }
 
-/* Deals with what workers say; waits for it at most POLL_MS. */
-static int pump(struct scan *s, struct err *err)
+/* Deals with what workers say; waits for it at most `ms`. */
+static int pump(struct scan *s, int ms, struct err *err)
 {
 	CLEANUP(free) struct pollfd *fds = calloc(s->w->nr, sizeof(*fds));
 
@@ -534,7 +536,7 @@ static int pump(struct scan *s, struct err *err)
 		return err_set(err, ERR_MEMORY, "no memory to poll workers");
 	for (unsigned i = 0; i < s->w->nr; i++)
 		fds[i] = (struct pollfd){ .fd = s->w->items[i].proc.sock, .events = POLLIN };
-	if (poll(fds, s->w->nr, POLL_MS) < 0 && errno != EINTR)
+	if (poll(fds, s->w->nr, ms) < 0 && errno != EINTR)
 		return err_errno(err, "cannot wait for workers");
 	for (unsigned i = 0; i < s->w->nr; i++)
 		if (fds[i].revents && handle(s, &s->w->items[i], err) < 0)
@@ -731,7 +733,7 @@ static int consider(void *ctx, const struct found *f, struct err *err)
 		return 0;
 	}
 	do {
-		if (pump(s, err) < 0)
+		if (pump(s, idle_worker(s) ? 0 : POLL_MS, err) < 0)
 			return -1;
 	} while (!s->stopping && !idle_worker(s));
 	if (s->stopping)
@@ -752,7 +754,7 @@ static int read_images(struct scan *s, struct err *err)
 	int rc = catalog_each_found(s->c, consider, s, err);
 
 	while (rc >= 0 && any_busy(s))
-		if (pump(s, err) < 0)
+		if (pump(s, POLL_MS, err) < 0)
 			rc = -1;
 	if (rc < 0)
 		return -1;

@@ -10,7 +10,8 @@
 
 struct scan_progress {
 	const char *stage; /* "finding", "waiting", "reading", "indexing" */
-	uint64_t done, total; /* bytes of images, or requests; total 0 = not known */
+	uint64_t done, total; /* bytes of image files, or requests; total 0 = not known */
+	bool bytes;
 	uint64_t nr_images_done, nr_images;
 };
 

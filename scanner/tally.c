@@ -402,13 +402,15 @@ static void add_up(struct tallying *t)
 		struct image_tally *i = &t->images.items[t->ranked.items[rank].image];
 		struct image_count sum = sum_of_threads(t, rank);
 
+		ret->nr_failed += i->error != NULL;
+		if (i->error) /* part of no total */
+			continue;
 		finish_image(i, &sum);
 		ret->virtual_size += i->virtual_size;
 		ret->stored += i->stored;
 		ret->nonzero += i->stored - i->zero;
 		ret->file_size += i->file_size;
 		ret->file_used += i->file_used;
-		ret->nr_failed += i->error != NULL;
 	}
 }
 

@@ -269,27 +269,46 @@ static int check_extent(const struct image *img, uint64_t from, const struct ext
 	return 0;
 }
 
+bool image_hole_at(struct image *img, int fd, uint64_t at, uint64_t *end)
+{
+	off_t data, hole;
+
+	if (at < img->solid_begin || at >= img->solid_end) {
+		data = lseek(fd, (off_t)at, SEEK_DATA);
+		if (data < 0)
+			return errno == ENXIO;
+		if ((uint64_t)data > at) {
+			*end = min_u64(*end, (uint64_t)data);
+			return true;
+		}
+		hole = lseek(fd, data, SEEK_HOLE);
+		img->solid_begin = at;
+		img->solid_end = hole > data ? (uint64_t)hole : UINT64_MAX;
+	}
+	*end = min_u64(*end, img->solid_end);
+	return false;
+}
+
 /* Long data extents are asked of the file system: preallocated images are mostly holes, which read as zeros fast when they
  * need not be read.  Only whole units count, so that a scan meets no odd boundaries. */
 #define HOLE_UNIT ((uint64_t)64 << 10)
 #define HOLE_WORTH ((uint64_t)1 << 20)
 
-static void trim_to_holes(struct extent *ext)
+static void trim_to_holes(struct image *img, struct extent *ext)
 {
-	off_t at = (off_t)ext->file_offset, data = lseek(ext->fd, at, SEEK_DATA), hole;
-	uint64_t len = ext->len;
+	uint64_t at = ext->file_offset, end = at + ext->len;
+	bool hole = image_hole_at(img, ext->fd, at, &end);
+	uint64_t len = end - at;
 
-	if (data < 0 && errno != ENXIO)
+	if (hole && len < HOLE_UNIT)
 		return;
-	if (data > at)
-		len = min_u64(len, round_down((uint64_t)(data - at), HOLE_UNIT));
-	if (data != at && len) {
-		*ext = (struct extent){ .offset = ext->offset, .len = len, .kind = EXTENT_ZERO, .fd = -1, .preallocated = true };
+	if (!hole) {
+		ext->len = min_u64(ext->len, round_up(len, HOLE_UNIT));
 		return;
 	}
-	hole = lseek(ext->fd, data, SEEK_HOLE);
-	if (hole > data)
-		ext->len = min_u64(len ? len : ext->len, round_up((uint64_t)(hole - at), HOLE_UNIT));
+	if (len < ext->len)
+		len = round_down(len, HOLE_UNIT);
+	*ext = (struct extent){ .offset = ext->offset, .len = len, .kind = EXTENT_ZERO, .fd = -1, .preallocated = true };
 }
 
 /* Shortens an extent to begin at `from`, which lies in it, and to at most max bytes. */
@@ -313,7 +332,7 @@ int image_next_extent(struct image *img, uint64_t from, struct extent *ret, stru
 		if (img->format->next_extent(img, from, &ext, err) < 0 || check_extent(img, from, &ext, err) < 0)
 			return -1;
 		if (ext.kind == EXTENT_DATA && ext.len >= HOLE_WORTH && img->format != &image_format_raw)
-			trim_to_holes(&ext);
+			trim_to_holes(img, &ext);
 		ext.owner = img;
 		img->last = ext;
 	}

@@ -108,6 +108,7 @@ struct image {
 	uint64_t layer; /* bytes from one layer to the next: >= size, a multiple of 2 MiB */
 	struct image_info info;
 	struct image *backing; /* the chain, if image_open_chain() was asked for it */
+	uint64_t solid_begin, solid_end; /* where the file with the data is known to have no holes: asking again is slow */
 	struct extent last;    /* what image_next_extent() found last, so that a walk over a chain asks each member once */
 };
 
@@ -118,6 +119,10 @@ struct image {
 
 /* For formats: bytes of a regular file or block device; anything else is ERR_UNSUPPORTED. */
 int image_file_size(int fd, uint64_t *ret, struct err *err);
+
+/* For formats: whether file offset `at` of the file with the data is in a hole, as the file system tells; *end, of a range that
+ * begins there, is cut to where this changes.  A hint: no holes are told where the file system knows none. */
+bool image_hole_at(struct image *img, int fd, uint64_t at, uint64_t *end);
 
 /* The formats that are read, NULL-terminated, "raw" last. */
 extern const struct image_format *const image_formats[];

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <errno.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "scanner/base/checked.h"
 #include "scanner/image/image.h"
@@ -35,20 +33,13 @@ static struct image *open_raw(int fd, const char *path, const struct image_opene
 
 static int next_raw_extent(struct image *img, uint64_t from, struct extent *ret, struct err *err)
 {
-	off_t data = lseek(img->fd, (off_t)from, SEEK_DATA), hole = -1;
 	uint64_t end = img->size;
 
-	(void)err;
 	*ret = (struct extent){ .offset = from, .kind = EXTENT_DATA, .fd = img->fd, .file_offset = from };
-	if (data == (off_t)from)
-		hole = lseek(img->fd, (off_t)from, SEEK_HOLE);
-	if (data > (off_t)from || (data < 0 && errno == ENXIO))
+	if (image_hole_at(img, img->fd, from, &end))
 		ret->kind = EXTENT_HOLE;
-	if (data > (off_t)from)
-		end = min_u64(end, (uint64_t)data);
-	if (hole > (off_t)from)
-		end = min_u64(end, (uint64_t)hole);
 	ret->len = min_u64(end - from, IMAGE_EXTENT_MAX);
+	(void)err;
 	return 0;
 }
 

@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the exact*.py tests share: running dedupscan, a store of every kind of image, random changes to it."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import brute
+
+DEDUPSCAN = os.path.abspath(os.environ.get("DEDUPSCAN") or "build/dedupscan")
+ROOT = os.environ.get("ROOT") or os.getcwd()
+LONG = bool(os.environ.get("LONG"))
+KIB, MIB = 1 << 10, 1 << 20
+BLOCK = 4096
+
+
+def fail(text):
+    print(f"FAILED: {text}")
+    sys.exit(1)
+
+
+def require_tools(*tools):
+    for tool in tools:
+        if not shutil.which(tool):
+            print(f"needs {tool}")
+            sys.exit(77)
+
+
+def fresh_tmp():
+    """TMP as tests/run gives it, else a folder that goes with the process."""
+    if os.environ.get("TMP"):
+        return os.environ["TMP"]
+    folder = tempfile.TemporaryDirectory(prefix="exact.", dir="/var/tmp")  # pylint: disable=consider-using-with
+    fresh_tmp.keep = folder
+    return folder.name
+
+
+def command(verb, store, catalog, memory="256M", jobs=2, more=()):
+    return [DEDUPSCAN, verb, "--no-idle", "--catalog", catalog, "--memory", memory, "--jobs", str(jobs), *more, store]
+
+
+def report(store, catalog, memory="256M", jobs=2, more=(), want=(0, 1)):
+    """The JSON report; exit status 1 says that images could not be read, which the comparison sees."""
+    done = subprocess.run(command("report", store, catalog, memory, jobs, ("--json", *more)), stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, check=False)
+    said = done.stderr.decode("utf-8", "replace")
+    if done.returncode not in want:
+        fail(f"dedupscan report, --memory {memory} --jobs {jobs}: exit status {done.returncode}: {said}")
+    r = json.loads(done.stdout)
+    if (done.returncode == 1) != (r["totals"]["nr_failed"] > 0):
+        fail(f"exit status {done.returncode} with {r['totals']['nr_failed']} images that could not be read")
+    r["said"] = said
+    return r
+
+
+def lasting(r):
+    """What of a report must be the same whenever and however often the same images were scanned."""
+    images = [{k: v for k, v in i.items() if k not in ("id", "scanned_at")} for i in r["images"]]
+    return {k: r[k] for k in ("complete", "totals", "runs", "histogram")} | {"images": images}
+
+
+def must_be_exact(want, got, what):
+    wrong = brute.differences(want, got)
+    if wrong:
+        fail(f"{what}: {len(wrong)} figures differ from brute force\n  " + "\n  ".join(wrong[:30]))
+
+
+def must_be_same(a, b, what):
+    a, b = lasting(a), lasting(b)
+    if a == b:
+        return
+    for k in a:
+        if a[k] != b[k]:
+            rows = [(x, y) for x, y in zip(a[k], b[k]) if x != y] if isinstance(a[k], list) else [(a[k], b[k])]
+            print(f"{k}: {rows[:3]}")
+    fail(what)
+
+
+# ---- a store ----
+
+def run(*args, may_fail=False):
+    done = subprocess.run(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    if done.returncode and not may_fail:
+        fail(f"{' '.join(map(str, args))}: {done.stdout.decode('utf-8', 'replace')}")
+    return done.returncode == 0
+
+
+class Maker:
+    """Makes images and changes them, from a small stock of content so that much of it repeats."""
+
+    def __init__(self, folder, work, seed):
+        self.folder, self.work = folder, work
+        self.rng = random.Random(seed)
+        self.nr = 0
+        os.makedirs(folder)
+        os.makedirs(work)
+        blocks = [self.rng.randbytes(BLOCK) for _ in range(500)]
+        self.sources = []
+        for i, nr in enumerate([1, 1, 2, 3, 4, 5, 16, 17, 40, 64, 257, 300]):
+            start = self.rng.randrange(0, len(blocks))
+            data = b"".join(blocks[(start + k) % len(blocks)] for k in range(nr))
+            if i % 3 == 1:  # some of it at no multiple of 4096, or with zeros
+                data = data[512:] + bytes(BLOCK)
+            path = os.path.join(work, f"source{i}")
+            with open(path, "wb") as f:
+                f.write(data)
+            self.sources.append((path, len(data)))
+
+    def path(self, name):
+        path = os.path.join(self.folder, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return path
+
+    def create(self, name, size, backing=None, **options):
+        path = self.path(name)
+        spelled = ",".join(f"{k}={v}" for k, v in options.items()) or "compat=1.1"
+        base = ["-b", backing, "-F", "qcow2"] if backing else []
+        run("qemu-img", "create", "-q", "-f", "qcow2", *base, "-o", spelled, path, *([str(size)] if size else []))
+        return path
+
+    def io(self, path, *commands, may_fail=False, form="qcow2"):
+        args = [x for c in commands for x in ("-c", c)]
+        return run("qemu-io", "-d", "unmap", "-f", form, *args, path, may_fail=may_fail)
+
+    def write_command(self, size, unit, flags=""):
+        source, length = self.rng.choice(self.sources)
+        at = self.rng.randrange(0, size) // unit * unit
+        length = min(length, size - at) // 512 * 512
+        if flags and unit > 512:
+            at, length = at // unit * unit, min(unit, size - at)
+        return f"write {flags} -s {source} {at} {length}" if length else f"write -P 7 {at} {min(512, size)}"
+
+    def fill(self, path, size, nr, unit=BLOCK, flags=""):
+        self.io(path, *[self.write_command(size, unit, flags) for _ in range(nr)])
+
+    def raw(self, name, data, at=0, size=None):
+        path = os.path.join(os.fsencode(self.folder), os.fsencode(name))
+        with open(path, "wb") as f:
+            f.seek(at)
+            f.write(data)
+            if size is not None:
+                f.truncate(size)
+        return path
+
+    def make_qcow2s(self):
+        self.fill(self.create("c512.qcow2", 3 * MIB + 512, cluster_size=512), 3 * MIB + 512, 30, 512)
+        self.fill(self.create("c4k.qcow2", 8 * MIB, cluster_size=4096), 8 * MIB, 30)
+        path = self.create("c64k.qcow2", 20 * MIB)
+        self.fill(path, 20 * MIB, 20)
+        self.io(path, "write -P 0 1M 200k", "write -z 3M 300k", "discard 5M 1M", "write -z -u 9M 1M")
+        self.fill(self.create("big clusters/c2m.qcow2", 40 * MIB, cluster_size=2 * MIB), 40 * MIB, 8)
+        self.fill(self.create("extended.qcow2", 8 * MIB, cluster_size=128 * KIB, extended_l2="on"), 8 * MIB, 30, 512)
+        path = self.create("packed.qcow2", 8 * MIB)
+        self.fill(path, 8 * MIB, 8, 64 * KIB, "-c")
+        self.fill(path, 8 * MIB, 4)
+        run("qemu-img", "convert", "-c", "-O", "qcow2", "-o", "compression_type=zstd", path, self.path("zstd.qcow2"))
+        self.fill(self.create("odd.qcow2", MIB + 512), MIB + 512, 12, 512)
+        self.fill(self.create("five-sectors.qcow2", 5 * 512), 5 * 512, 2, 512)
+        self.create("empty.qcow2", 64 * MIB)
+        self.io(self.create("all-zero.qcow2", 4 * MIB), "write -P 0 0 4M")
+
+    def make_snapshots(self):
+        for name, options in (("snap.qcow2", {}), ("snap4k.qcow2", {"cluster_size": 4096}),
+                              ("snap-ext.qcow2", {"cluster_size": 64 * KIB, "extended_l2": "on"})):
+            path = self.create(name, 5 * MIB + 1536, **options)
+            for i in range(3):
+                self.fill(path, 5 * MIB + 1536, 5, 512)
+                run("qemu-img", "snapshot", "-c", f"s{i}", path)
+            self.fill(path, 5 * MIB, 2, 64 * KIB, "-c")
+            run("qemu-img", "snapshot", "-c", "packed", path)
+            run("qemu-img", "resize", "-q", path, f"{7 * MIB}")
+            self.fill(path, 7 * MIB, 3)
+
+    def make_chains(self):
+        base = self.create("chain/base.qcow2", 10 * MIB)
+        self.fill(base, 10 * MIB, 15)
+        mid = self.create("aaa-mid.qcow2", None, "chain/base.qcow2")
+        self.fill(mid, 10 * MIB, 8, 512)
+        self.fill(self.create("chain/top.qcow2", None, "../aaa-mid.qcow2", cluster_size=4096), 10 * MIB, 8, 512)
+        self.fill(self.create("0-clone.qcow2", None, base), 10 * MIB, 6)
+
+    def make_raws(self):
+        pool = [self.rng.randbytes(BLOCK) for _ in range(64)]
+        hot = self.rng.randbytes(BLOCK)
+        some = b"".join(self.rng.choice(pool) for _ in range(300))
+        self.raw("sparse.raw", some, 5 * MIB, 30 * MIB)
+        self.raw("shifted.img", some + pool[0] + some + pool[1] * 3 + some[4 * BLOCK:] + bytes(9 * BLOCK) + some)
+        self.raw("odd.raw", some[:20 * BLOCK] + b"end", size=20 * BLOCK + 3)
+        self.raw("tiny.raw", b"x" * 513)
+        self.raw("nothing.raw", b"")
+        self.raw("zeros.raw", bytes(3 * MIB))
+        self.raw("all-hole.raw", b"", size=50 * MIB)
+        self.raw("by-its-size", some[:BLOCK] * 3 + some, size=2 * MIB)
+        self.raw(b"not-utf8-\xff\xfe.raw", some[:7 * BLOCK])
+        self.raw("quote'\n\x1b[31m.raw", some[BLOCK:7 * BLOCK])
+        # one block more often than a group is held in memory, over several images
+        self.raw("hot1.raw", hot * 9000 + some[:50 * BLOCK])
+        self.raw("hot2.raw", some[:3 * BLOCK] + hot * 2000 + pool[2] + hot * 3001)
+        self.raw("hot3.raw", hot * 5000, 2048 * BLOCK)
+        # shares that come out at exactly half a byte: 1/8192 of a block, and thirds that add up to a whole one
+        half = self.rng.randbytes(BLOCK)
+        self.raw("half1.raw", half + pool[3] * 3)
+        self.raw("half2.raw", half * 8191)
+
+    def make_others(self):
+        with open(self.path("notes.txt"), "w", encoding="utf-8") as f:
+            f.write("not an image\n")
+        os.symlink("sparse.raw", self.path("a-link.raw"))
+        os.mkfifo(self.path("fifo.raw"))
+        with open(self.path("c64k.qcow2"), "rb") as f:
+            head = f.read(100000)
+        self.raw("broken.qcow2", head)
+
+    def make(self):
+        self.make_qcow2s()
+        self.make_snapshots()
+        self.make_chains()
+        self.make_raws()
+        self.make_others()
+        os.sync()
+
+    # ---- changes ----
+
+    def pick(self, ending=None):
+        found = []
+        for folder, _, names in os.walk(os.fsencode(self.folder)):
+            found += [os.path.join(folder, n) for n in names if n.endswith((b".qcow2", b".raw", b".img"))]
+        found = [p for p in sorted(found) if os.path.isfile(p) and not os.path.islink(p) and not p.endswith(b"broken.qcow2")]
+        found = [os.fsdecode(p) for p in found if not ending or p.endswith(ending)]
+        return self.rng.choice(found) if found else None
+
+    def change_write(self):
+        path = self.pick(b".qcow2")
+        size = self.size(path)
+        done = [self.io(path, self.write_command(size, self.rng.choice([512, 4096, 65536])), may_fail=True)
+                for _ in range(self.rng.randrange(1, 5))]
+        return f"write {path} ({sum(done)} of {len(done)} done)"
+
+    def change_write_raw(self):
+        path = self.pick(b".raw")
+        with open(path, "r+b") as f:
+            f.seek(self.rng.randrange(0, os.path.getsize(path) + BLOCK) // 512 * 512)
+            f.write(self.rng.randbytes(512) * self.rng.choice([1, 8, 20]))
+        return f"write {path}"
+
+    def change_discard(self):
+        path = self.pick(b".qcow2")
+        size = self.size(path)
+        verb = self.rng.choice(["discard", "write -z", "write -z -u"])
+        at = self.rng.randrange(0, size) // 65536 * 65536
+        self.io(path, f"{verb} {at} {min(256 * KIB, size - at)}", may_fail=True)
+        return f"{verb} {path}"
+
+    def change_size(self):
+        path = self.pick()
+        if path.endswith(".qcow2"):
+            size = self.size(path) + self.rng.choice([512, MIB, 3 * MIB])
+            run("qemu-img", "resize", "-q", "-f", "qcow2", path, str(size), may_fail=True)
+        else:
+            size = max(0, os.path.getsize(path) + self.rng.choice([1, 512, 4096, MIB, -4096, -1, -MIB]))
+            os.truncate(path, size)
+        return f"resize {path} to {size}"
+
+    def change_delete(self):
+        path = self.pick()
+        os.unlink(path)
+        return f"delete {path}"
+
+    def new_name(self, like):
+        self.nr += 1
+        stem, ending = os.path.splitext(os.path.basename(like))
+        return self.path(self.rng.choice(["", "sub/", "zz/", "0/"]) + f"{stem[:20]}-{self.nr}{ending}")
+
+    def change_rename(self):
+        path = self.pick()
+        new = self.new_name(path)
+        os.rename(path, new)
+        return f"rename {path} to {new}"
+
+    def change_swap(self):
+        a, b = self.pick(), self.pick()
+        os.rename(a, a + ".tmp")
+        if a != b:
+            os.rename(b, a)
+        os.rename(a + ".tmp", b)
+        return f"swap {a} and {b}"
+
+    def change_replace(self):
+        a = self.pick()
+        b = self.pick(os.fsencode(os.path.splitext(a)[1]))
+        shutil.copyfile(b, a + ".tmp")
+        os.rename(a + ".tmp", a)
+        return f"replace {a} by a copy of {b}"
+
+    def change_clone(self):
+        path = self.pick()
+        new = self.new_name(path)
+        shutil.copyfile(path, new)
+        return f"clone {path} to {new}"
+
+    def change_touch(self):
+        path = self.pick()
+        os.utime(path)
+        return f"touch {path}"
+
+    def change_snapshot(self):
+        path = self.pick(b".qcow2")
+        how = self.rng.choice([("-c", f"n{self.nr}"), ("-d", "s1"), ("-a", "s0"), ("-d", "packed")])
+        run("qemu-img", "snapshot", *how, path, may_fail=True)
+        self.nr += 1
+        return f"snapshot {how} {path}"
+
+    def change_not_an_image(self):
+        path = self.new_name("note.txt")
+        with open(path, "wb") as f:
+            f.write(b"hello")
+        return f"add {path}"
+
+    @staticmethod
+    def size(path):
+        return json.loads(brute.qemu_img("info", "--output=json", brute.without_backing(path)))["virtual-size"]
+
+    CHANGES = [change_write, change_write, change_write_raw, change_discard, change_size, change_delete, change_rename, change_rename,
+               change_swap, change_replace, change_clone, change_touch, change_snapshot, change_not_an_image]
+
+    def change(self):
+        return self.rng.choice(self.CHANGES)(self)
