@@ -326,13 +326,11 @@ static int plain_name(const char **name, const char *what, struct err *err)
 	return 0;
 }
 
-int roots_open_named(const struct roots *r, enum image_role role, const char *name, const char *from_path, char *ret_path,
-		     struct err *err)
+int roots_resolve_named(enum image_role role, const char *name, const char *from_path, char *ret_path, struct err *err)
 {
 	const char *what = role == IMAGE_BACKING ? "backing file" : "data file";
 	CLEANUP(free) char *real = NULL;
 	char joined[2 * PATH_MAX];
-	int fd;
 
 	if (plain_name(&name, what, err) < 0)
 		return -1;
@@ -343,9 +341,17 @@ int roots_open_named(const struct roots *r, enum image_role role, const char *na
 	real = realpath(joined, NULL);
 	if (!real)
 		return err_errno(err, "cannot find the %s '%s'", what, joined);
-	fd = open_beneath_roots(r, real, false, err);
-	if (fd < 0)
-		return err_add(err, "%s", what);
 	snprintf(ret_path, PATH_MAX, "%s", real);
-	return fd;
+	return 0;
+}
+
+int roots_open_named(const struct roots *r, enum image_role role, const char *name, const char *from_path, char *ret_path,
+		     struct err *err)
+{
+	int fd;
+
+	if (roots_resolve_named(role, name, from_path, ret_path, err) < 0)
+		return -1;
+	fd = open_beneath_roots(r, ret_path, false, err);
+	return fd < 0 ? err_add(err, role == IMAGE_BACKING ? "backing file" : "data file") : fd;
 }

@@ -47,8 +47,11 @@ int roots_walk(const struct roots *r, const struct root *root, const struct root
 /* Opens for reading a file that a walk found; fails with ERR_STALE when it is another file by now. */
 int roots_open_found(const struct roots *r, const struct found *f, struct err *err);
 
-/* Opens what the image at from_path calls `name`: beneath a root, a regular file, or not at all (ERR_REFUSED).  Relative
- * names are relative to the image's directory.  Writes the resolved path to ret_path (PATH_MAX bytes). */
+/* Where that is what the image at from_path calls `name`, inside a root or not; fails when it is not there.  Relative names are
+ * relative to the image's directory.  Writes the resolved path to ret_path (PATH_MAX bytes). */
+int roots_resolve_named(enum image_role role, const char *name, const char *from_path, char *ret_path, struct err *err);
+
+/* Opens what the image at from_path calls `name`: beneath a root, a regular file, or not at all (ERR_REFUSED). */
 int roots_open_named(const struct roots *r, enum image_role role, const char *name, const char *from_path, char *ret_path,
 		     struct err *err);
 

@@ -25,7 +25,12 @@
 
 #define POLL_MS 100
 #define LOST_MAX (224 * MIB) /* of image data may have to be read again after a kill */
-#define FRESH_NS 2000000000ll /* time stamps younger than that say nothing: file systems keep them coarsely */
+
+/* A time stamp younger than that says nothing: a write of the same moment would bear it too.  File systems that keep
+ * fractions of a second have them from the kernel's tick. */
+#define FRESH_NS 100000000ll
+#define FRESH_COARSE_NS 2000000000ll
+
 #define RUNS_MAX(segments) (64 + (segments) / 512)
 #define WORKER_MEMORY (6 * MIB)
 #define PARENT_MEMORY (14 * MIB)
@@ -314,7 +319,7 @@ static int64_t realtime_ns(void)
 
 static bool too_fresh(const struct spool_identity *i, int64_t now)
 {
-	return now - i->mtime < FRESH_NS || now - i->ctime < FRESH_NS;
+	return now - i->ctime < (i->ctime % 1000000000 ? FRESH_NS : FRESH_COARSE_NS);
 }
 
 static int drop_part(struct scan *s, const struct reading *r, struct err *err)
@@ -412,6 +417,23 @@ static int worker_died(struct scan *s, struct reading *r, struct err *err)
 
 /* ---- one image: messages ---- */
 
+/* Where the backing file lies that an image names; "" when it names none or none is there. */
+static void resolve_backing(const char *name, const char *image, char ret[PATH_MAX])
+{
+	ret[0] = '\0';
+	if (name && name[0] && roots_resolve_named(IMAGE_BACKING, name, image, ret, NULL) < 0)
+		ret[0] = '\0';
+}
+
+/* The rank of an image hangs on where its backing file is, which may come, go or move without a change of the image. */
+static bool backing_moved(const char *name, const char *image, const char *was)
+{
+	char path[PATH_MAX];
+
+	resolve_backing(name, image, path);
+	return strcmp(path, was ? was : "") != 0;
+}
+
 static int answer_open(struct scan *s, struct reading *r, struct err *err)
 {
 	struct worker_message *m = &s->m;
@@ -426,8 +448,6 @@ static int answer_open(struct scan *s, struct reading *r, struct err *err)
 	fd = roots_open_named(s->o->roots, role, name, from, path, &why);
 	if (fd >= 0 && role == IMAGE_DATA_FILE && fstat(fd, &st) == 0)
 		r->image.data_file = spool_identity_of(&st);
-	if (fd >= 0 && role == IMAGE_BACKING && strcmp(from, r->path) == 0)
-		snprintf(r->backing_path, sizeof(r->backing_path), "%s", path);
 	m->kind = fd >= 0 ? WORKER_FILE : WORKER_REFUSED;
 	if (fd >= 0)
 		memcpy(m->path, path, sizeof(path));
@@ -454,6 +474,7 @@ static int take_header(struct scan *s, struct reading *r, struct err *err)
 	r->image.cluster_size = i->cluster_size;
 	r->image.nr_snapshots = i->nr_snapshots;
 	r->have_header = true;
+	resolve_backing(i->backing, r->path, r->backing_path);
 	set_texts(r);
 	if (r->spool.fd >= 0)
 		return 0;
@@ -683,6 +704,8 @@ static bool unchanged(struct scan *s, const struct found *f, const struct catalo
 		return false;
 	if (i->data_file.ino || f->block_device) /* what it shows lies elsewhere, or has no time stamps */
 		return false;
+	if (backing_moved(i->backing, f->path, i->backing_path))
+		return false;
 	return (!i->error || (lasting_error(i->error_kind) && !s->o->format)) && !writer_has_it(s, f);
 }
 
@@ -694,7 +717,8 @@ static bool read_already(struct scan *s, const struct found *f, const struct cat
 
 	snprintf(name, sizeof(name), "%lld", (long long)i->id);
 	sp = spool_open(catalog_spool_dirfd(s->c), name, false, NULL);
-	return sp && !sp->image.racy && sp->image.base == i->base && spool_identity_equal(&sp->image.identity, &f->identity);
+	return sp && !sp->image.racy && sp->image.base == i->base && spool_identity_equal(&sp->image.identity, &f->identity) &&
+	       !backing_moved(spool_text(&sp->image, SPOOL_BACKING), f->path, spool_text(&sp->image, SPOOL_BACKING_PATH));
 }
 
 static int skip_unchanged(struct scan *s, const struct found *f, const struct catalog_image *i, struct err *err)

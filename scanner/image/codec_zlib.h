@@ -13,9 +13,10 @@ enum codec_zlib_wrap {
 	CODEC_ZLIB_HEADER, /* zlib stream (RFC 1950), as in VMDK grains */
 };
 
-/* Fills exactly len bytes of `ret` from the src_len bytes at `src`, of which a tail may be left over.  window_bits (8-15)
- * is the largest window a stream may ask for, and with it the memory taken.  ERR_FORMAT when the stream is broken or short. */
-int codec_zlib_decode(enum codec_zlib_wrap wrap, int window_bits, const void *src, size_t src_len, void *ret, size_t len,
-		      struct err *err);
+/* Fills exactly len bytes of `ret` from the src_len bytes at `src`, of which a tail may be left over.  window_bits
+ * (8-15) is the largest window a stream may ask for, and with it the memory taken.  ERR_FORMAT when the stream is
+ * broken or short. */
+int codec_zlib_decode(enum codec_zlib_wrap wrap, int window_bits, const void *src, size_t src_len, void *ret,
+		      size_t len, struct err *err);
 
 #endif

@@ -2,8 +2,8 @@
 #include "scanner/image/image.h"
 
 #include <errno.h>
-#include <linux/fs.h>
 #include <limits.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -13,8 +13,8 @@
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
-/* The common head of all formats: it probes, checks what callers ask and what formats answer, and makes the guest view out
- * of the stored views of a chain.
+/* The common head of all formats: it probes, checks what callers ask and what formats answer, and makes the guest
+ * view out of the stored views of a chain.
  *
  *	guest view	|   top   | base |zeros| top |  base   |
  *	top		|#########|      .     |#####|         .
@@ -130,8 +130,8 @@ static int check_opened(const struct image *img, struct err *err)
 }
 
 /* The format's part of opening; the descriptor stays the caller's. */
-static struct image *open_with(int fd, const char *path, const struct image_format *format, const struct image_opener *opener,
-			       struct err *err)
+static struct image *open_with(int fd, const char *path, const struct image_format *format,
+			       const struct image_opener *opener, struct err *err)
 {
 	struct image *img = format->open(fd, path, opener, err);
 
@@ -289,8 +289,8 @@ bool image_hole_at(struct image *img, int fd, uint64_t at, uint64_t *end)
 	return false;
 }
 
-/* Long data extents are asked of the file system: preallocated images are mostly holes, which read as zeros fast when they
- * need not be read.  Only whole units count, so that a scan meets no odd boundaries. */
+/* Long data extents are asked of the file system: preallocated images are mostly holes, which read as zeros fast
+ * when they need not be read.  Only whole units count, so that a scan meets no odd boundaries. */
 #define HOLE_UNIT ((uint64_t)64 << 10)
 #define HOLE_WORTH ((uint64_t)1 << 20)
 
@@ -308,7 +308,9 @@ static void trim_to_holes(struct image *img, struct extent *ext)
 	}
 	if (len < ext->len)
 		len = round_down(len, HOLE_UNIT);
-	*ext = (struct extent){ .offset = ext->offset, .len = len, .kind = EXTENT_ZERO, .fd = -1, .preallocated = true };
+	*ext = (struct extent){
+		.offset = ext->offset, .len = len, .kind = EXTENT_ZERO, .fd = -1, .preallocated = true
+	};
 }
 
 /* Shortens an extent to begin at `from`, which lies in it, and to at most max bytes. */
@@ -348,7 +350,8 @@ static int check_not_cut(const struct extent *ext, uint64_t end, struct err *err
 	uint64_t size = ext->fd == ext->owner->fd ? info->file_size : info->data_file_size;
 
 	if (end < size)
-		return err_set(err, ERR_STALE, "the file was cut to %llu bytes while it was read", (unsigned long long)end);
+		return err_set(err, ERR_STALE, "the file was cut to %llu bytes while it was read",
+			       (unsigned long long)end);
 	return 0;
 }
 

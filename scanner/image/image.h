@@ -13,42 +13,44 @@
  *
  * An image has two views.
  *
- * The *stored* view is what this file itself holds, each cluster once: the view for capacity.  Its addresses run over
- * [0, span) and are made of layers, each `layer` bytes long: layer 0 is the guest disk as it is now, layer k the k-th
- * internal snapshot, of which only clusters show that no layer before it holds at the same place.  Within a layer an address
- * is a guest offset.  What the file does not hold (a backing file does, or nobody) is a hole, and reads as zeros.
+ * The *stored* view is what this file itself holds, each cluster once: the view for capacity.  Its addresses run
+ * over [0, span) and are made of layers, each `layer` bytes long: layer 0 is the guest disk as it is now, layer k
+ * the k-th internal snapshot, of which only clusters show that no layer before it holds at the same place.  Within a
+ * layer an address is a guest offset.  What the file does not hold (a backing file does, or nobody) is a hole, and
+ * reads as zeros.
  *
  * The *guest* view is what the VM sees, [0, size): layer 0, holes filled from the backing chain.
  *
- * Nothing here opens a file by name: names inside an image go to the `image_opener` that the caller gives, who decides.
- * Bytes of an image are never trusted; a format error names what is wrong and ends with that image. */
+ * Nothing here opens a file by name: names inside an image go to the `image_opener` that the caller gives, who
+ * decides. Bytes of an image are never trusted; a format error names what is wrong and ends with that image. */
 
 struct image;
 
 enum extent_kind {
-	EXTENT_HOLE,	/* not in this file: stored view zeros, guest view the backing file's */
-	EXTENT_ZERO,	/* reads as zeros, says the format (not even the backing file shows) */
-	EXTENT_DATA,	/* plain bytes at file_offset of fd */
-	EXTENT_PACKED,	/* bytes that must be decoded first (a compressed cluster) */
+	EXTENT_HOLE,   /* not in this file: stored view zeros, guest view the backing file's */
+	EXTENT_ZERO,   /* reads as zeros, says the format (not even the backing file shows) */
+	EXTENT_DATA,   /* plain bytes at file_offset of fd */
+	EXTENT_PACKED, /* bytes that must be decoded first (a compressed cluster) */
 };
 
 struct extent {
-	uint64_t offset;      /* address in the view asked for */
-	uint64_t len;	      /* bytes, never 0 */
+	uint64_t offset; /* address in the view asked for */
+	uint64_t len;	 /* bytes, never 0 */
 	enum extent_kind kind;
 	const struct image *owner; /* guest view: the member of the chain that holds it; else the image itself */
-	int fd;		      /* EXTENT_DATA: where the bytes are ... */
-	uint64_t file_offset; /* ... and at which offset; a range past the file's end reads as zeros */
-	bool preallocated;    /* EXTENT_ZERO: a cluster of the file is reserved for it */
+	int fd;			   /* EXTENT_DATA: where the bytes are ... */
+	uint64_t file_offset;	   /* ... and at which offset; a range past the file's end reads as zeros */
+	bool preallocated;	   /* EXTENT_ZERO: a cluster of the file is reserved for it */
 };
 
 /* How a name inside an image becomes a descriptor.  Roles tell the caller's policy (and messages) what it is for. */
 enum image_role { IMAGE_BACKING, IMAGE_DATA_FILE };
 
 struct image_opener {
-	/* Opens what the image at `from_path` calls `name`.  Returns a descriptor to own and writes the resolved path to
-	 * ret_path (PATH_MAX bytes), or fails: ERR_REFUSED when policy forbids, ERR_IO when it is not there. */
-	int (*open)(void *ctx, enum image_role role, const char *name, const char *from_path, char *ret_path, struct err *err);
+	/* Opens what the image at `from_path` calls `name`.  Returns a descriptor to own and writes the resolved
+	 * path to ret_path (PATH_MAX bytes), or fails: ERR_REFUSED when policy forbids, ERR_IO when it is not there. */
+	int (*open)(void *ctx, enum image_role role, const char *name, const char *from_path, char *ret_path,
+		    struct err *err);
 	void *ctx;
 };
 
@@ -67,11 +69,11 @@ struct image_info {
 	char data_file[IMAGE_NAME_MAX];	   /* external data file's name, "" = none */
 	uint64_t data_file_size;	   /* bytes of it when it was opened */
 	unsigned nr_snapshots, nr_bitmaps;
-	bool encrypted;	   /* stored bytes are ciphertext; there is no guest view */
-	bool compressed;   /* may hold compressed clusters */
-	bool dirty;	   /* not closed properly: reference counts may be off */
-	bool corrupt;	   /* marked corrupt by whoever wrote it */
-	bool extended_l2;  /* has subclusters */
+	bool encrypted;	    /* stored bytes are ciphertext; there is no guest view */
+	bool compressed;    /* may hold compressed clusters */
+	bool dirty;	    /* not closed properly: reference counts may be off */
+	bool corrupt;	    /* marked corrupt by whoever wrote it */
+	bool extended_l2;   /* has subclusters */
 	char features[256]; /* one line for people: "lazy refcounts, zstd, extended L2" */
 };
 
@@ -80,16 +82,17 @@ struct image_info {
 struct image_format {
 	const char *name; /* "qcow2", as in reports and --format */
 
-	/* 0 = not this format, higher = surer.  Never fails, reads nothing more.  head has len bytes, at most 4096; tail is the
-	 * last 512 bytes of the file, or NULL when the file is shorter. */
+	/* 0 = not this format, higher = surer.  Never fails, reads nothing more.  head has len bytes, at most 4096;
+	 * tail is the last 512 bytes of the file, or NULL when the file is shorter. */
 	int (*probe)(const uint8_t *head, size_t len, const uint8_t *tail);
 
-	/* Reads and checks the metadata of the open file `fd` and returns a subclass of struct image with `size`, `span`, `layer` and
-	 * `info` set; image_open() fills in the rest.  External data files are asked of the opener.  Does not own fd. */
+	/* Reads and checks the metadata of the open file `fd` and returns a subclass of struct image with `size`,
+	 * `span`, `layer` and `info` set; image_open() fills in the rest.  External data files are asked of the
+	 * opener.  Does not own fd. */
 	struct image *(*open)(int fd, const char *path, const struct image_opener *opener, struct err *err);
 
-	/* The stored extent that holds address `from` < span, beginning exactly at `from` and as long as it is alike and
-	 * contiguous in the file (at most 1 GiB).  Never crosses a layer boundary. */
+	/* The stored extent that holds address `from` < span, beginning exactly at `from` and as long as it is alike
+	 * and contiguous in the file (at most 1 GiB).  Never crosses a layer boundary. */
 	int (*next_extent)(struct image *img, uint64_t from, struct extent *ret, struct err *err);
 
 	/* Decodes [offset, offset + len) which lies in one EXTENT_PACKED extent.  NULL when the format has none. */
@@ -108,8 +111,9 @@ struct image {
 	uint64_t layer; /* bytes from one layer to the next: >= size, a multiple of 2 MiB */
 	struct image_info info;
 	struct image *backing; /* the chain, if image_open_chain() was asked for it */
-	uint64_t solid_begin, solid_end; /* where the file with the data is known to have no holes: asking again is slow */
-	struct extent last;    /* what image_next_extent() found last, so that a walk over a chain asks each member once */
+	uint64_t solid_begin,
+		solid_end;  /* where the file with the data is known to have no holes: asking again is slow */
+	struct extent last; /* what image_next_extent() found last, so that a walk over a chain asks each member once */
 };
 
 /* Beyond this many bytes of address space, all layers together, an image is ERR_UNSUPPORTED: 2^40 blocks of 4 KiB. */
@@ -120,8 +124,9 @@ struct image {
 /* For formats: bytes of a regular file or block device; anything else is ERR_UNSUPPORTED. */
 int image_file_size(int fd, uint64_t *ret, struct err *err);
 
-/* For formats: whether file offset `at` of the file with the data is in a hole, as the file system tells; *end, of a range that
- * begins there, is cut to where this changes.  A hint: no holes are told where the file system knows none. */
+/* For formats: whether file offset `at` of the file with the data is in a hole, as the file system tells; *end, of a
+ * range that begins there, is cut to where this changes.  A hint: no holes are told where the file system knows
+ * none. */
 bool image_hole_at(struct image *img, int fd, uint64_t at, uint64_t *end);
 
 /* The formats that are read, NULL-terminated, "raw" last. */
@@ -132,13 +137,14 @@ const struct image_format *image_format_by_name(const char *name);
  * recognised but not read.  A file that nothing claims is raw. */
 const struct image_format *image_probe(int fd, struct err *err);
 
-/* Opens one image for its stored view.  Takes over fd (closed by image_close(), and at once on failure).  `format` NULL means
- * probe. */
+/* Opens one image for its stored view.  Takes over fd (closed by image_close(), and at once on failure).  `format`
+ * NULL means probe. */
 struct image *image_open(int fd, const char *path, const struct image_format *format, const struct image_opener *opener,
 			 struct err *err);
 
 /* Opens the backing chain of an image that image_open() gave, for the guest view.  Loops, chains of more than
- * IMAGE_CHAIN_MAX and names that the opener refuses fail with the name in the message; the image itself stays usable. */
+ * IMAGE_CHAIN_MAX and names that the opener refuses fail with the name in the message; the image itself stays
+ * usable. */
 int image_open_chain(struct image *img, const struct image_opener *opener, struct err *err);
 
 void image_close(struct image *img); /* the whole chain; takes NULL */

@@ -16,20 +16,22 @@
  *	stored view	|  layer 0: the disk now  |  layer 1: snapshot 1  |  layer 2: snapshot 2  | ...
  *			0			  layer			  2 * layer
  *
- * A layer is as long as the largest disk with its VM state, of the image now or any snapshot; VM state lies behind the disk.
+ * A layer is as long as the largest disk with its VM state, of the image now or any snapshot; VM state lies behind
+ * the disk.
  *
- * Tables are never held whole.  A walk looks through a *window*: one piece (up to 64 KiB) of one L2 table of one layer, or,
- * where the table is absent, the space that it would map.  When a window of a snapshot is loaded, what an earlier layer holds
- * at the same place in the same host cluster is struck out, once, by reading the pieces of the earlier layers' tables; an L2
- * table that an earlier layer uses at the same place is absent.  L1 tables are read through a small cache.
+ * Tables are never held whole.  A walk looks through a *window*: one piece (up to 64 KiB) of one L2 table of one
+ * layer, or, where the table is absent, the space that it would map.  When a window of a snapshot is loaded, what an
+ * earlier layer holds at the same place in the same host cluster is struck out, once, by reading the pieces of the
+ * earlier layers' tables; an L2 table that an earlier layer uses at the same place is absent.  L1 tables are read
+ * through a small cache.
  *
- * An L2 entry becomes a *mapping*, in which a cluster has 1 or, with extended L2, 32 subclusters, each with two bits: bit n
- * subcluster n has data, bit 32+n it reads as zeros.
+ * An L2 entry becomes a *mapping*, in which a cluster has 1 or, with extended L2, 32 subclusters, each with two
+ * bits: bit n subcluster n has data, bit 32+n it reads as zeros.
  *
  * Left out on purpose: refcounts are not read, for they do not say where data is; nor is anything decrypted. */
 
-#define PIECE ((uint64_t)64 << 10)    /* of an L2 table */
-#define L1_PIECE ((uint64_t)4 << 10)  /* of an L1 or snapshot table, in the cache */
+#define PIECE ((uint64_t)64 << 10)   /* of an L2 table */
+#define L1_PIECE ((uint64_t)4 << 10) /* of an L1 or snapshot table, in the cache */
 #define NR_L1_PIECES 256
 #define ENTRIES_MAX (PIECE / 8)
 #define WORK_MAX (1u << 16) /* tables looked at in one next_extent() before it is content with what it has */
@@ -57,8 +59,8 @@ struct qcow2 {
 	struct image img;
 	struct qcow2_header h;
 	uint64_t cluster_size;
-	unsigned entry_size;	/* bytes of an L2 entry */
-	unsigned l2_shift;	/* an L2 table maps 1 << l2_shift bytes */
+	unsigned entry_size; /* bytes of an L2 entry */
+	unsigned l2_shift;   /* an L2 table maps 1 << l2_shift bytes */
 	unsigned nr_subclusters;
 	unsigned subcluster_bits;
 	int data_fd; /* external data file, or -1 */
@@ -122,7 +124,8 @@ static int l2_offset(struct qcow2 *q, const struct layer *layer, uint64_t index,
 		return -1;
 	offset = be64_get(entry) & QCOW2_OFFSET_MASK;
 	if (offset % q->cluster_size != 0)
-		return err_set(err, ERR_FORMAT, "L2 table at offset %llu is not cluster aligned", (unsigned long long)offset);
+		return err_set(err, ERR_FORMAT, "L2 table at offset %llu is not cluster aligned",
+			       (unsigned long long)offset);
 	if (offset && !range_within(offset, q->cluster_size, q->img.info.file_size))
 		return err_set(err, ERR_FORMAT, "L2 table at offset %llu ends past the end of the file",
 			       (unsigned long long)offset);
@@ -136,7 +139,8 @@ static int check_data_file_entry(const struct mapping *m, uint64_t guest, struct
 		return err_set(err, ERR_FORMAT, "compressed cluster at guest offset %llu of an image with a data file",
 			       (unsigned long long)guest);
 	if ((m->host || (uint32_t)m->bitmap) && m->host != guest)
-		return err_set(err, ERR_FORMAT, "cluster at guest offset %llu is at offset %llu of the data file, not the same",
+		return err_set(err, ERR_FORMAT,
+			       "cluster at guest offset %llu is at offset %llu of the data file, not the same",
 			       (unsigned long long)guest, (unsigned long long)m->host);
 	return 0;
 }
@@ -412,7 +416,8 @@ static int decode_cluster(struct qcow2 *q, uint64_t descriptor, struct err *err)
 		return -1;
 	q->decoded_key = 0;
 	if (offset >= q->img.info.file_size)
-		return err_set(err, ERR_FORMAT, "it lies at offset %llu, past the end of the file", (unsigned long long)offset);
+		return err_set(err, ERR_FORMAT, "it lies at offset %llu, past the end of the file",
+			       (unsigned long long)offset);
 	if (read_compressed(q, offset, len, err) < 0)
 		return -1;
 	if (q->h.compression == QCOW2_ZSTD) {
@@ -437,7 +442,8 @@ static int read_packed(struct image *img, uint64_t offset, void *buf, size_t len
 		if (seek_window(q, offset, err) < 0)
 			return -1;
 		if (q->w.absent || window_mapping(q, offset, &m, err) < 0 || !m.packed)
-			return err_set(err, ERR_USAGE, "no compressed cluster at offset %llu", (unsigned long long)offset);
+			return err_set(err, ERR_USAGE, "no compressed cluster at offset %llu",
+				       (unsigned long long)offset);
 		if (decode_cluster(q, m.host, err) < 0)
 			return err_add(err, "compressed cluster at offset %llu", (unsigned long long)offset);
 		memcpy(p, q->decoded + in, n);

@@ -19,27 +19,27 @@
 #define QCOW2_MAGIC "QFI\xfb"
 
 struct qcow2_header_disk {
-	uint8_t magic[4];	     /* "QFI\xfb" */
-	be32 version;		     /* 2 or 3 */
-	be64 backing_file_offset;    /* of the name, which is not terminated; 0 = no backing file */
-	be32 backing_file_size;	     /* bytes of the name, at most 1023 */
-	be32 cluster_bits;	     /* 1 << cluster_bits is the cluster size; at least 9, QEMU takes up to 21 */
-	be64 size;		     /* virtual disk size in bytes */
-	be32 crypt_method;	     /* 0 none, 1 AES, 2 LUKS */
-	be32 l1_size;		     /* entries in the active L1 table */
-	be64 l1_table_offset;	     /* cluster aligned */
-	be64 refcount_table_offset;  /* cluster aligned */
+	uint8_t magic[4];	    /* "QFI\xfb" */
+	be32 version;		    /* 2 or 3 */
+	be64 backing_file_offset;   /* of the name, which is not terminated; 0 = no backing file */
+	be32 backing_file_size;	    /* bytes of the name, at most 1023 */
+	be32 cluster_bits;	    /* 1 << cluster_bits is the cluster size; at least 9, QEMU takes up to 21 */
+	be64 size;		    /* virtual disk size in bytes */
+	be32 crypt_method;	    /* 0 none, 1 AES, 2 LUKS */
+	be32 l1_size;		    /* entries in the active L1 table */
+	be64 l1_table_offset;	    /* cluster aligned */
+	be64 refcount_table_offset; /* cluster aligned */
 	be32 refcount_table_clusters;
 	be32 nb_snapshots;
-	be64 snapshots_offset;	     /* cluster aligned */
+	be64 snapshots_offset; /* cluster aligned */
 	/* version 3 */
-	be64 incompatible_features;  /* an unknown bit: refuse to open */
-	be64 compatible_features;    /* unknown bits can be ignored */
-	be64 autoclear_features;     /* unknown bits must be cleared by writers */
-	be32 refcount_order;	     /* refcounts are 1 << refcount_order bits wide; at most 6; 4 in version 2 */
-	be32 header_length;	     /* at least 104, a multiple of 8 */
+	be64 incompatible_features; /* an unknown bit: refuse to open */
+	be64 compatible_features;   /* unknown bits can be ignored */
+	be64 autoclear_features;    /* unknown bits must be cleared by writers */
+	be32 refcount_order;	    /* refcounts are 1 << refcount_order bits wide; at most 6; 4 in version 2 */
+	be32 header_length;	    /* at least 104, a multiple of 8 */
 	/* additional fields, present when header_length is larger than their offset */
-	uint8_t compression_type;    /* 0 zlib, 1 zstd */
+	uint8_t compression_type; /* 0 zlib, 1 zstd */
 	uint8_t padding[7];
 };
 static_assert(sizeof(struct qcow2_header_disk) == 112, "qcow2 header");
@@ -71,8 +71,7 @@ enum qcow2_compression { QCOW2_ZLIB, QCOW2_ZSTD };
 #define QCOW2_DATA_FILE ((uint64_t)1 << 2)   /* guest clusters are in an external file, at their guest offsets */
 #define QCOW2_COMPRESSION ((uint64_t)1 << 3) /* compression_type is there and not zero */
 #define QCOW2_EXTENDED_L2 ((uint64_t)1 << 4) /* L2 entries of 128 bits, with subclusters */
-#define QCOW2_INCOMPATIBLE_KNOWN                                                                                       \
-	(QCOW2_DIRTY | QCOW2_CORRUPT | QCOW2_DATA_FILE | QCOW2_COMPRESSION | QCOW2_EXTENDED_L2)
+#define QCOW2_INCOMPATIBLE_KNOWN (QCOW2_DIRTY | QCOW2_CORRUPT | QCOW2_DATA_FILE | QCOW2_COMPRESSION | QCOW2_EXTENDED_L2)
 
 /* compatible_features */
 #define QCOW2_LAZY_REFCOUNTS ((uint64_t)1 << 0)

@@ -10,8 +10,8 @@
  *
  *	| header | extension | extension | end | ... backing file name ... |	one cluster
  *
- * Fields are checked by themselves here; that tables lie inside the file is checked by the reader.  Unknown extensions are
- * skipped, as the specification says. */
+ * Fields are checked by themselves here; that tables lie inside the file is checked by the reader.  Unknown
+ * extensions are skipped, as the specification says. */
 
 /* For messages: a name out of the file, made printable. */
 static void copy_printable(char *ret, size_t room, const char *name, size_t len)
@@ -44,7 +44,8 @@ static int decode_version3(const struct qcow2_header_disk *d, size_t len, struct
 	h->refcount_order = be32_get(d->refcount_order);
 	h->header_length = be32_get(d->header_length);
 	if (h->header_length < QCOW2_V3_LENGTH || h->header_length % 8 != 0)
-		return err_set(err, ERR_FORMAT, "header length %u is not a multiple of 8 from 104 up", h->header_length);
+		return err_set(err, ERR_FORMAT, "header length %u is not a multiple of 8 from 104 up",
+			       h->header_length);
 	if (h->header_length > (uint64_t)1 << h->cluster_bits || h->header_length > len)
 		return err_set(err, ERR_FORMAT, "header length %u is more than the first cluster", h->header_length);
 	if (h->refcount_order > 6)
@@ -144,7 +145,8 @@ static int decode_extensions(const uint8_t *p, size_t end, struct qcow2_header *
 	size_t at = h->header_length;
 	int more;
 
-	for (size_t data = at + sizeof(ext); (more = next_extension(p, end, &at, &ext, err)) > 0; data = at + sizeof(ext))
+	for (size_t data = at + sizeof(ext); (more = next_extension(p, end, &at, &ext, err)) > 0;
+	     data = at + sizeof(ext))
 		if (decode_extension(be32_get(ext.type), p + data, be32_get(ext.length), h, err) < 0)
 			return -1;
 	return more;
@@ -153,7 +155,8 @@ static int decode_extensions(const uint8_t *p, size_t end, struct qcow2_header *
 /* ---- features ---- */
 
 /* The name that the image itself gives a feature it needs; "" = none. */
-static void name_feature(const uint8_t *p, size_t end, const struct qcow2_header *h, unsigned bit, char *ret, size_t room)
+static void name_feature(const uint8_t *p, size_t end, const struct qcow2_header *h, unsigned bit, char *ret,
+			 size_t room)
 {
 	struct qcow2_extension_disk ext;
 	size_t at = h->header_length;
@@ -182,8 +185,8 @@ static int check_known(const uint8_t *p, size_t end, const struct qcow2_header *
 	bit = (unsigned)__builtin_ctzll(unknown);
 	name_feature(p, end, h, bit, name, sizeof(name));
 	if (*name)
-		return err_set(err, ERR_UNSUPPORTED, "the image uses feature '%s' (incompatible bit %u), which is not known",
-			       name, bit);
+		return err_set(err, ERR_UNSUPPORTED,
+			       "the image uses feature '%s' (incompatible bit %u), which is not known", name, bit);
 	return err_set(err, ERR_UNSUPPORTED, "the image uses incompatible feature bit %u, which is not known", bit);
 }
 
@@ -194,9 +197,11 @@ static int check_features(const struct qcow2_header *h, struct err *err)
 	if (h->compression > QCOW2_ZSTD)
 		return err_set(err, ERR_UNSUPPORTED, "compression type %u is not known", h->compression);
 	if (other != (h->compression != QCOW2_ZLIB))
-		return err_set(err, ERR_FORMAT, "compression type %u contradicts the compression feature bit", h->compression);
+		return err_set(err, ERR_FORMAT, "compression type %u contradicts the compression feature bit",
+			       h->compression);
 	if ((h->incompatible & QCOW2_EXTENDED_L2) && h->cluster_bits < QCOW2_EXTENDED_CLUSTER_BITS_MIN)
-		return err_set(err, ERR_FORMAT, "clusters of 2^%u bytes are too small for extended L2 entries", h->cluster_bits);
+		return err_set(err, ERR_FORMAT, "clusters of 2^%u bytes are too small for extended L2 entries",
+			       h->cluster_bits);
 	if (h->crypt_method > QCOW2_CRYPT_LUKS)
 		return err_set(err, ERR_UNSUPPORTED, "encryption method %u is not known", h->crypt_method);
 	if ((h->incompatible & QCOW2_DATA_FILE) && h->nr_snapshots)
@@ -212,7 +217,8 @@ static int check_table(const struct qcow2_header *h, uint64_t offset, uint64_t b
 	if (bytes > max)
 		return err_set(err, ERR_FORMAT, "%s of %llu bytes is too large", what, (unsigned long long)bytes);
 	if (offset % ((uint64_t)1 << h->cluster_bits) != 0)
-		return err_set(err, ERR_FORMAT, "%s at offset %llu is not cluster aligned", what, (unsigned long long)offset);
+		return err_set(err, ERR_FORMAT, "%s at offset %llu is not cluster aligned", what,
+			       (unsigned long long)offset);
 	if (!range_within(offset, bytes, INT64_MAX))
 		return err_set(err, ERR_FORMAT, "%s at offset %llu is past the largest file offset", what,
 			       (unsigned long long)offset);

@@ -9,8 +9,8 @@
 #include "scanner/base/checked.h"
 #include "scanner/image/image.h"
 
-/* The bytes of a qcow2 image, opened and walked in both views.  The first files that it names are copies of itself, so that
- * chains and data files are tried too; further names are refused. */
+/* The bytes of a qcow2 image, opened and walked in both views.  The first files that it names are copies of itself,
+ * so that chains and data files are tried too; further names are refused. */
 
 #define NR_EXTENTS 512
 #define NR_FILES 2
@@ -35,7 +35,8 @@ static int file_of(const uint8_t *data, size_t size)
 	return fd;
 }
 
-static int open_copy(void *ctx, enum image_role role, const char *name, const char *from, char *ret_path, struct err *err)
+static int open_copy(void *ctx, enum image_role role, const char *name, const char *from, char *ret_path,
+		     struct err *err)
 {
 	struct files *files = ctx;
 

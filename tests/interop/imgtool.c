@@ -15,7 +15,8 @@
  *
  * map and stored print lines of `offset length kind depth file file_offset`; '-' where there is none. */
 
-static int open_beside(void *ctx, enum image_role role, const char *name, const char *from, char *ret_path, struct err *err)
+static int open_beside(void *ctx, enum image_role role, const char *name, const char *from, char *ret_path,
+		       struct err *err)
 {
 	const char *slash = strrchr(from, '/');
 	int dir = name[0] != '/' && slash ? (int)(slash - from + 1) : 0;
@@ -42,9 +43,11 @@ static void print_extent(const struct image *img, const struct extent *ext)
 	static const char *const kinds[] = { "hole", "zero", "data", "packed" };
 
 	printf("%" PRIu64 " %" PRIu64 " %s %d ", ext->offset, ext->len,
-	       ext->kind == EXTENT_ZERO && ext->preallocated ? "prealloc" : kinds[ext->kind], depth_of(img, ext->owner));
+	       ext->kind == EXTENT_ZERO && ext->preallocated ? "prealloc" : kinds[ext->kind],
+	       depth_of(img, ext->owner));
 	if (ext->kind == EXTENT_DATA)
-		printf("%s %" PRIu64 "\n", ext->fd == ext->owner->fd ? ext->owner->path : "data-file", ext->file_offset);
+		printf("%s %" PRIu64 "\n", ext->fd == ext->owner->fd ? ext->owner->path : "data-file",
+		       ext->file_offset);
 	else
 		printf("- -\n");
 }
@@ -93,8 +96,8 @@ static int info(const struct image *img)
 	printf("format %s\nversion %u\nsize %" PRIu64 "\nspan %" PRIu64 "\nlayer %" PRIu64 "\n", img->format->name,
 	       img->info.version, img->size, img->span, img->layer);
 	printf("cluster_size %" PRIu64 "\nsnapshots %u\nbitmaps %u\nencrypted %d\ndirty %d\ncorrupt %d\n",
-	       img->info.cluster_size, img->info.nr_snapshots, img->info.nr_bitmaps, img->info.encrypted, img->info.dirty,
-	       img->info.corrupt);
+	       img->info.cluster_size, img->info.nr_snapshots, img->info.nr_bitmaps, img->info.encrypted,
+	       img->info.dirty, img->info.corrupt);
 	printf("backing_name %s\nbacking_format %s\ndata_file %s\nfeatures %s\n", img->info.backing_name,
 	       img->info.backing_format, img->info.data_file, img->info.features);
 	return 0;

@@ -43,17 +43,16 @@ static int overlay(const char *backing, const char *format, uint64_t size, int a
 /* Opens any name as a copy of the descriptor of that number: "0", "1", ... */
 struct shelf {
 	int fds[4];
-	int nr_opened;
 };
 
-static int open_from_shelf(void *ctx, enum image_role role, const char *name, const char *from, char *ret_path, struct err *err)
+static int open_from_shelf(void *ctx, enum image_role role, const char *name, const char *from, char *ret_path,
+			   struct err *err)
 {
 	struct shelf *shelf = ctx;
 	int i = atoi(name);
 
 	(void)from;
 	assert_int_equal(role, IMAGE_BACKING);
-	shelf->nr_opened++;
 	if (i < 0 || i > 3 || shelf->fds[i] < 0)
 		return err_set(err, ERR_REFUSED, "policy says no");
 	snprintf(ret_path, PATH_MAX, "dir/%s", name);
@@ -83,7 +82,8 @@ static void empty_shelf(struct shelf *shelf)
 
 static void holes_show_the_backing_file(void **state)
 {
-	struct shelf s = { { overlay("1", "qcow2", DISK, 1, 'a'), overlay("2", "", DISK, 2, 'b'), overlay("", "", DISK, 3, 'c'), -1 } };
+	struct shelf s = { { overlay("1", "qcow2", DISK, 1, 'a'), overlay("2", "", DISK, 2, 'b'),
+			     overlay("", "", DISK, 3, 'c'), -1 } };
 	struct err err;
 	struct image *img = open_chain(&s, &err);
 	struct extent ext;
@@ -105,7 +105,8 @@ static void holes_show_the_backing_file(void **state)
 
 static void behind_a_short_backing_file_are_zeros_not_what_is_deeper(void **state)
 {
-	struct shelf s = { { overlay("1", "", DISK, 0, 'a'), overlay("2", "", 2 * CLUSTER, 1, 'b'), overlay("", "", DISK, 3, 'c'), -1 } };
+	struct shelf s = { { overlay("1", "", DISK, 0, 'a'), overlay("2", "", 2 * CLUSTER, 1, 'b'),
+			     overlay("", "", DISK, 3, 'c'), -1 } };
 	struct err err;
 	struct image *img = open_chain(&s, &err);
 
@@ -151,7 +152,8 @@ static void refuses_an_image_that_backs_itself(void **state)
 
 static void refuses_a_chain_that_comes_back(void **state)
 {
-	struct shelf s = { { overlay("1", "", DISK, 1, 'a'), overlay("2", "", DISK, 1, 'b'), overlay("1", "", DISK, 1, 'c'), -1 } };
+	struct shelf s = { { overlay("1", "", DISK, 1, 'a'), overlay("2", "", DISK, 1, 'b'),
+			     overlay("1", "", DISK, 1, 'c'), -1 } };
 
 	(void)state;
 	expect_chain_refused(&s, ERR_FORMAT, "backing file '1' of 'dir/2': the backing chain loops back");
@@ -195,7 +197,8 @@ static void a_broken_backing_file_is_named(void **state)
 	expect_chain_refused(&s, ERR_FORMAT, "backing file '1' of 'test.img': the file ends inside");
 }
 
-static int open_another(void *ctx, enum image_role role, const char *name, const char *from, char *ret_path, struct err *err)
+static int open_another(void *ctx, enum image_role role, const char *name, const char *from, char *ret_path,
+			struct err *err)
 {
 	int *left = ctx;
 

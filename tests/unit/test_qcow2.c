@@ -9,8 +9,8 @@
  *
  *	cluster	0 header, 1 refcount table, 2 L1, 3 L2, 4 snapshot table, 5 L1 of the snapshot, 6 its L2, 8 and on: data
  *
- * Clusters are 4 KiB (16 KiB with extended L2), so that an L2 table maps 2 MiB (16 MiB).  Every byte of the n-th cluster from
- * 8 on is n. */
+ * Clusters are 4 KiB (16 KiB with extended L2), so that an L2 table maps 2 MiB (16 MiB).  Every byte of the n-th
+ * cluster from 8 on is n. */
 
 #define NR_CLUSTERS 24
 #define MAPPED (2 * MIB)
@@ -316,7 +316,8 @@ static void refuses_subclusters_that_make_no_sense(void **state)
 	set_extended(&both, 0, 9 * both.cluster, 1 | (uint64_t)1 << 32);
 	expect_broken_at(both, 0, "cluster at guest offset 0: subclusters that both have data and read as zeros");
 	set_extended(&nowhere, 2, 0, 1);
-	expect_broken_at(nowhere, 2 * 16384 + 600, "cluster at guest offset 32768: subclusters that have data without a host");
+	expect_broken_at(nowhere, 2 * 16384 + 600,
+			 "cluster at guest offset 32768: subclusters that have data without a host");
 }
 
 static void refuses_extended_l2_in_small_clusters(void **state)
@@ -479,7 +480,7 @@ static void snapshots_are_layers_of_what_is_not_yet_there(void **state)
 	set_l2(&d, 6, 0, 8 * d.cluster);  /* the same */
 	set_l2(&d, 6, 1, 10 * d.cluster); /* another */
 	set_l2(&d, 6, 2, QCOW2_ZERO);
-	set_l2(&d, 6, 3, 9 * d.cluster);  /* the same at another place is another */
+	set_l2(&d, 6, 3, 9 * d.cluster); /* the same at another place is another */
 	add_snapshot(&d, 6, 0);
 	img = opened(&d, NULL);
 	assert_int_equal(img->info.nr_snapshots, 1);
@@ -623,7 +624,8 @@ struct data_file {
 	int fd;
 };
 
-static int open_data(void *ctx, enum image_role role, const char *name, const char *from, char *ret_path, struct err *err)
+static int open_data(void *ctx, enum image_role role, const char *name, const char *from, char *ret_path,
+		     struct err *err)
 {
 	struct data_file *f = ctx;
 
@@ -764,7 +766,8 @@ static void refuses_header_fields_that_make_no_sense(void **state)
 	expect_refused(with32(plain_disk(), 56, 0), "no refcount table");
 	expect_refused(with32(plain_disk(), 56, UINT32_MAX), "refcount table of 17592186040320 bytes is too large");
 	expect_refused(with64(plain_disk(), 48, 4097), "refcount table at offset 4097 is not cluster aligned");
-	expect_refused(with64(plain_disk(), 48, (uint64_t)1 << 63), "refcount table at offset 9223372036854775808 is past");
+	expect_refused(with64(plain_disk(), 48, (uint64_t)1 << 63),
+		       "refcount table at offset 9223372036854775808 is past");
 }
 
 static void refuses_l1_tables_that_make_no_sense(void **state)
@@ -781,9 +784,12 @@ static void refuses_l1_tables_that_make_no_sense(void **state)
 static void refuses_tables_and_clusters_that_point_nowhere(void **state)
 {
 	(void)state;
-	expect_broken_at(with64(plain_disk(), 2 * 4096, 3 * 4096 + 512), 0, "L2 table at offset 12800 is not cluster aligned");
-	expect_broken_at(with64(plain_disk(), 2 * 4096, QCOW2_OFFSET_MASK & ~4095ull), 0, "ends past the end of the file");
-	expect_broken_at(with_l2(plain_disk(), 0, 9 * 4096 + 512), 5, "cluster at guest offset 0: host offset 37376 is not aligned");
+	expect_broken_at(with64(plain_disk(), 2 * 4096, 3 * 4096 + 512), 0,
+			 "L2 table at offset 12800 is not cluster aligned");
+	expect_broken_at(with64(plain_disk(), 2 * 4096, QCOW2_OFFSET_MASK & ~4095ull), 0,
+			 "ends past the end of the file");
+	expect_broken_at(with_l2(plain_disk(), 0, 9 * 4096 + 512), 5,
+			 "cluster at guest offset 0: host offset 37376 is not aligned");
 	expect_broken_at(with_l2(disk_new(2, 12), 1, QCOW2_ZERO), 4096, "zero cluster in a version 2 image");
 }
 
