@@ -28,10 +28,12 @@
  * leaves over is swept at the next start.
  */
 
-#define PARTITION_TARGET ((uint64_t)256 * 1024) /* places; 4 MiB on disk */
+#define PARTITION_TARGET ((uint64_t)256 * 1024) /* places; 4 MiB on disk; more where OUT_BITS_MAX bounds the splitting */
 #define SLICE_BITS 8
 #define SLICE_SHIFT (32 - SLICE_BITS)
+#define OUT_BITS_MAX (SLICE_BITS + 6) /* so that a unit never has more tables than can be open at once */
 #define TABLE_ROOM (64 * 1024)
+#define TABLES_ROOM (2 * 1024 * 1024) /* for all tables of a unit */
 #define UNIT_TABLES_MAX 1000
 #define KEYS_END ((uint64_t)1 << 32)
 #define COMMIT_SEGMENTS 65536 /* rows of segments taken in one transaction */
@@ -324,7 +326,7 @@ static void choose_way(const struct merge *m, struct unit *u)
 	u->delta = !m->rewrite && u->nr_places && u->nr_requests < u->nr_places / 8 && u->max_tables < PARTITION_TABLES &&
 		   u->max_tables > 0;
 	u->out_bits = u->bits;
-	while (u->out_bits < 31 && expected >> (u->out_bits - u->bits) > PARTITION_TARGET)
+	while (u->out_bits < OUT_BITS_MAX && expected >> (u->out_bits - u->bits) > PARTITION_TARGET)
 		u->out_bits++;
 	if (u->out_bits < u->max_bits)
 		u->out_bits = u->max_bits;
@@ -452,12 +454,13 @@ static int run_unit(void *ctx, unsigned thread, size_t item, struct err *err)
 	struct merge *m = ctx;
 	struct unit *u = &m->units.items[m->batch_first + item];
 	CLEANUP(free) struct table **tables = calloc(u->tables.nr + 1, sizeof(struct table *));
+	size_t room = max_u64(min_u64(TABLE_ROOM, TABLES_ROOM / (u->tables.nr + 1) / TABLE_PAGE * TABLE_PAGE), TABLE_PAGE);
 	int rc = tables ? 0 : err_set(err, ERR_MEMORY, "no memory for tables");
 
 	if (!unit_needs_work(m, u))
 		return 0;
 	for (size_t i = 0; rc == 0 && i < u->tables.nr; i++)
-		if (!(tables[i] = table_open(catalog_index_dirfd(m->c), u->tables.items[i].name, TABLE_ROOM, err)))
+		if (!(tables[i] = table_open(catalog_index_dirfd(m->c), u->tables.items[i].name, room, err)))
 			rc = -1;
 	if (rc == 0)
 		rc = sort_requests(m, u, m->sorters[thread], err);

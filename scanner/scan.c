@@ -260,7 +260,7 @@ static int find_all(struct scan *s, struct err *err)
 
 	if (!failed)
 		return err_set(err, ERR_MEMORY, "no memory for the roots");
-	if (catalog_found_clear(s->c, err) < 0)
+	if (catalog_found_clear(s->c, err) < 0 || catalog_set_number(s->c, "scan_unfinished", 1, err) < 0)
 		return -1;
 	for (size_t i = 0; i < s->o->roots->list.nr; i++) {
 		const struct root *root = &s->o->roots->list.items[i];
@@ -338,7 +338,8 @@ static int image_failed(struct scan *s, struct reading *r, const struct err *why
 	tell_problem(s, r->path, why);
 	if (rc == 0)
 		rc = catalog_begin(s->c, err);
-	if (rc == 0 && (rc = catalog_image_failed(s->c, r->id, &r->image.identity, r->image.racy, r->says.format, why, err)) < 0)
+	if (rc == 0 && ((rc = catalog_image_failed(s->c, r->id, &r->image.identity, r->image.racy, r->says.format, why, err)) < 0 ||
+			(rc = catalog_image_set_used(s->c, r->id, r->file_used, err)) < 0))
 		catalog_rollback(s->c);
 	if (rc == 0)
 		rc = catalog_commit(s->c, err);
@@ -648,8 +649,10 @@ static int resume_or_not(struct scan *s, struct reading *r, struct err *err)
 	struct spool_image old;
 	int rc = spool_resume(&r->spool, catalog_spool_dirfd(s->c), r->name, &r->image.identity, r->image.base, &old, err);
 
-	if (rc > 0)
+	if (rc > 0) {
 		r->image = old;
+		r->image.file_used = r->file_used;
+	}
 	if (rc == 0)
 		r->spool = (struct spool_writer){ .fd = -1 };
 	return rc < 0 ? -1 : 0;
@@ -836,7 +839,9 @@ static int run(struct scan *s, struct err *err)
 	end_workers(s);
 	if (merge_prepare(s->c, s->o->stopper, err) < 0)
 		return -1;
-	return merge(s, nr_threads, err);
+	if (merge(s, nr_threads, err) < 0)
+		return -1;
+	return catalog_set_number(s->c, "scan_unfinished", 0, err);
 }
 
 int scan_run(struct catalog *c, struct scan_workers *w, const struct scan_options *o, struct scan_result *ret,

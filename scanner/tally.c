@@ -480,7 +480,11 @@ static int write_summary(struct tallying *t, struct err *err)
 static int describe_index(struct tallying *t, struct err *err)
 {
 	struct index_table tables[PARTITION_TABLES];
+	uint64_t unfinished;
 
+	if (catalog_number(t->c, "scan_unfinished", &unfinished, err) < 0)
+		return -1;
+	t->ret->complete = !unfinished;
 	for (size_t i = 0; i < t->partitions.nr; i++) {
 		const struct partition *p = &t->partitions.items[i];
 		int nr = catalog_tables(t->c, p->bits, p->prefix, tables, err);

@@ -17,7 +17,7 @@ CLEANUP_DEFINE(struct codec_zstd *, codec_zstd_free)
 
 /* Fills exactly len bytes of `ret` from the src_len bytes at `src`, of which a tail may be left over.  Several
  * frames in a row are taken as one.  The output serves as the window, so a frame that asks for a large one gets no
- * memory for it. ERR_FORMAT when the data is broken, short, or more than len bytes. */
+ * memory for it.  ERR_FORMAT when the data is broken, short, or more than len bytes. */
 int codec_zstd_decode(struct codec_zstd *z, const void *src, size_t src_len, void *ret, size_t len, struct err *err);
 
 #endif

@@ -22,7 +22,7 @@
  * The *guest* view is what the VM sees, [0, size): layer 0, holes filled from the backing chain.
  *
  * Nothing here opens a file by name: names inside an image go to the `image_opener` that the caller gives, who
- * decides. Bytes of an image are never trusted; a format error names what is wrong and ends with that image. */
+ * decides.  Bytes of an image are never trusted; a format error names what is wrong and ends with that image. */
 
 struct image;
 
@@ -110,10 +110,9 @@ struct image {
 	uint64_t span;	/* bytes of stored address space; a multiple of `layer` but for a single one */
 	uint64_t layer; /* bytes from one layer to the next: >= size, a multiple of 2 MiB */
 	struct image_info info;
-	struct image *backing; /* the chain, if image_open_chain() was asked for it */
-	uint64_t solid_begin,
-		solid_end;  /* where the file with the data is known to have no holes: asking again is slow */
-	struct extent last; /* what image_next_extent() found last, so that a walk over a chain asks each member once */
+	struct image *backing;		 /* the chain, if image_open_chain() was asked for it */
+	uint64_t solid_begin, solid_end; /* a part of the file that has no holes, for image_hole_at() */
+	struct extent last;		 /* what image_next_extent() found last, for walks over chains */
 };
 
 /* Beyond this many bytes of address space, all layers together, an image is ERR_UNSUPPORTED: 2^40 blocks of 4 KiB. */

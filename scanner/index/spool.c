@@ -134,8 +134,8 @@ static int frame_header_check(const struct spool_frame *f, struct err *err)
 
 	if (memcmp(f->magic, "DDSF", 4) != 0 || le32_get(f->header_checksum) != frame_header_checksum(f))
 		return err_set(err, ERR_FORMAT, "a spool frame is damaged");
-	if (le32_get(f->kind) == SPOOL_FRAME_END)
-		return le64_get(f->payload_len) == 0 ? 0 : err_set(err, ERR_FORMAT, "a spool end frame has a payload");
+	if (le32_get(f->kind) == SPOOL_FRAME_END && !segments && !requests && !le64_get(f->payload_len))
+		return 0;
 	if (le32_get(f->kind) != SPOOL_FRAME_DATA || segments > SPOOL_FRAME_SEGMENTS || requests > SPOOL_FRAME_REQUESTS ||
 	    le64_get(f->payload_len) != len)
 		return err_set(err, ERR_FORMAT, "a spool frame has lengths that cannot be");
@@ -168,22 +168,61 @@ static int slices_check(const uint8_t *ends, uint32_t nr_requests, struct err *e
 	return last == nr_requests ? 0 : err_set(err, ERR_FORMAT, "the slices of a spool frame do not add up");
 }
 
+static uint64_t request_block(const struct spool_request *r)
+{
+	return (le64_get(r->mid) & ~KEY_LO_MASK) | (uint64_t)le16_get(r->block_hi) << 24;
+}
+
+/* The requests of one slice: they belong there, ascend, and lie in segments of this frame that changed. */
+static int slice_check(const struct spool_request *r, uint32_t nr, unsigned slice, const struct spool_segment *s,
+		       uint32_t nr_segments, struct err *err)
+{
+	uint64_t next = 0;
+
+	for (uint32_t i = 0; i < nr; i++) {
+		uint64_t block = request_block(&r[i]), segment = block / SEGMENT_BLOCKS;
+
+		for (; nr_segments && le64_get(s->segment) < segment; s++)
+			nr_segments--;
+		if (!nr_segments || le64_get(s->segment) != segment || (le16_get(s->flags) & SPOOL_SAME) || block < next ||
+		    le64_get(r[i].hi) >> 56 != slice)
+			return err_set(err, ERR_FORMAT, "a spool frame has a request that cannot be");
+		next = block + 1;
+	}
+	return 0;
+}
+
+static int requests_check(const struct spool_segment *segments, uint32_t nr_segments, const uint8_t *ends, struct err *err)
+{
+	const struct spool_request *requests = (const void *)(ends + (SPOOL_SLICES + 1) * sizeof(le32));
+
+	for (unsigned i = 0; i < SPOOL_SLICES; i++) {
+		uint32_t from = le32_load(ends + i * sizeof(le32)), to = le32_load(ends + (i + 1) * sizeof(le32));
+
+		if (slice_check(requests + from, to - from, i, segments, nr_segments, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
 int spool_frame_check(const uint8_t *frame, size_t len, struct err *err)
 {
 	const struct spool_frame *f = (const void *)frame;
 	const struct spool_segment *segments = (const void *)(frame + sizeof(*f));
+	const uint8_t *ends;
 
 	if (len < sizeof(*f))
 		return err_set(err, ERR_FORMAT, "a spool frame is cut short");
 	if (frame_header_check(f, err) < 0)
 		return -1;
-	if (le32_get(f->kind) == SPOOL_FRAME_END)
-		return 0;
 	if (len != sizeof(*f) + le64_get(f->payload_len))
 		return err_set(err, ERR_FORMAT, "a spool frame is cut short");
-	if (segments_check(segments, le32_get(f->nr_segments), err) < 0)
+	if (le32_get(f->kind) == SPOOL_FRAME_END)
+		return 0;
+	ends = (const uint8_t *)(segments + le32_get(f->nr_segments));
+	if (segments_check(segments, le32_get(f->nr_segments), err) < 0 || slices_check(ends, le32_get(f->nr_requests), err) < 0)
 		return -1;
-	return slices_check((const uint8_t *)(segments + le32_get(f->nr_segments)), le32_get(f->nr_requests), err);
+	return requests_check(segments, le32_get(f->nr_segments), ends, err);
 }
 
 /* ---- the header ---- */
@@ -276,8 +315,22 @@ struct spool_walk {
 	int fd;
 	uint64_t offset; /* of the frame to come */
 	uint8_t *buf;	 /* SPOOL_FRAME_MAX bytes: the whole frame is read and checked; NULL = its header only */
+	uint64_t next_segment; /* the least that may come, as far as whole frames are read */
 	struct spool_frame frame;
 };
+
+/* Segments ascend from frame to frame, too. */
+static int order_check(struct spool_walk *w, struct err *err)
+{
+	const struct spool_segment *s = (const void *)(w->buf + sizeof(w->frame));
+	uint32_t nr = le32_get(w->frame.nr_segments);
+
+	if (nr && le64_get(s[0].segment) < w->next_segment)
+		return err_set(err, ERR_FORMAT, "the frames of a spool file are out of order");
+	if (nr)
+		w->next_segment = le64_get(s[nr - 1].segment) + 1;
+	return 0;
+}
 
 static void add_frame(struct spool_totals *t, const struct spool_frame *f, const struct spool_segment *s)
 {
@@ -312,6 +365,8 @@ static int walk_next(struct spool_walk *w, struct err *err)
 			return -1;
 		if (checksum32(w->buf + sizeof(w->frame), len - sizeof(w->frame), 0) != le32_get(w->frame.checksum))
 			return err_set(err, ERR_FORMAT, "a spool frame's checksum does not match");
+		if (order_check(w, err) < 0)
+			return -1;
 	}
 	w->offset += len;
 	return 1;
@@ -509,11 +564,9 @@ static int slice_range(struct spool *s, size_t frame, unsigned first, unsigned l
 
 static void decode_request(const struct spool_request *r, uint64_t shift, struct record *ret)
 {
-	uint64_t mid = le64_get(r->mid);
-
 	ret->key.hi = le64_get(r->hi);
-	ret->key.lo = mid & KEY_LO_MASK;
-	ret->value = ((mid & ~KEY_LO_MASK) | (uint64_t)le16_get(r->block_hi) << 24) + shift;
+	ret->key.lo = le64_get(r->mid) & KEY_LO_MASK;
+	ret->value = request_block(r) + shift;
 }
 
 static int add_requests(const struct spool_request *r, size_t nr, uint64_t shift, struct sorter *sorter, struct err *err)
@@ -564,7 +617,8 @@ int spool_count_slices(struct spool *s, uint64_t *counts, struct err *err)
 
 		if (file_read(s->fd, &f, sizeof(f), s->frames[i], err) < 0 ||
 		    file_read(s->fd, ends, sizeof(ends),
-			      s->frames[i] + sizeof(f) + le32_get(f.nr_segments) * sizeof(struct spool_segment), err) < 0)
+			      s->frames[i] + sizeof(f) + le32_get(f.nr_segments) * sizeof(struct spool_segment), err) < 0 ||
+		    slices_check(ends, le32_get(f.nr_requests), err) < 0)
 			return -1;
 		for (unsigned k = 0; k < SPOOL_SLICES; k++)
 			counts[k] += le32_load(ends + (k + 1) * sizeof(le32)) - le32_load(ends + k * sizeof(le32));

@@ -106,7 +106,8 @@ struct spool_pending {
 /* Makes the frame in `ret` (SPOOL_FRAME_MAX bytes) and empties p.  Returns its length. */
 size_t spool_frame_make(struct spool_pending *p, uint64_t next_address, uint8_t *ret);
 
-/* Checks a frame that another process made: all lengths and orders, not the sums. */
+/* Checks a frame that another process made: all lengths and orders, and that requests belong to its changed segments; not the
+ * sums. */
 int spool_frame_check(const uint8_t *frame, size_t len, struct err *err);
 
 /* ---- writing ---- */

@@ -209,17 +209,28 @@ static const uint8_t *get_run(struct summary *s, struct summary_run *run)
 	return p;
 }
 
+/* Block numbers have 40 bits (image.h). */
+static bool run_is_possible(const struct summary_run *r, const struct summary_run *last)
+{
+	const uint64_t max = (uint64_t)1 << 40;
+
+	return r->image > 0 && r->origin_image > 0 && r->len && r->len <= max && r->block <= max - r->len &&
+	       r->origin_block <= max - r->len && (r->image != last->image || r->block >= last->block + last->len);
+}
+
 int summary_next(struct summary *s, struct summary_run *ret, struct err *err)
 {
 	struct summary_run run;
+	const uint8_t *at;
 
 	if (s->at == s->end && !s->ended && next_page(s, err) < 0)
 		return -1;
 	if (s->ended)
 		return 0;
-	s->at = get_run(s, &run);
-	if (!s->at)
+	at = get_run(s, &run);
+	if (!at || !run_is_possible(&run, &s->last))
 		return err_set(err, ERR_FORMAT, "page %llu of the summary is damaged", (unsigned long long)s->page - 1);
+	s->at = at;
 	s->last = *ret = run;
 	return 1;
 }

@@ -66,7 +66,8 @@ class Qcow2:
         length = 72 if self.version == 2 else 112
         backing = length + len(self.extensions) + 8 if self.backing else 0
         head = b"QFI\xfb" + struct.pack(">IQIIQIIQQIIQ", self.version, backing, len(self.backing), self.bits, self.size,
-                                        self.crypt, self.l1_size, self.l1, self.refcounts, 1, len(self.snapshots), snapshots)
+                                        self.crypt, self.l1_size, self.l1, self.refcounts, 1, len(self.snapshots),
+                                        snapshots)
         if self.version > 2:
             head += struct.pack(">QQQIIB7x", self.features, 1, 0, 4, length, self.compression)
         head += self.extensions + bytes(8) + self.backing
@@ -77,7 +78,8 @@ class Qcow2:
 
 def zstd_frame(content):
     """One raw block; its size stands in the header, less 256."""
-    return b"\x28\xb5\x2f\xfd\x60" + struct.pack("<H", len(content) - 256) + struct.pack("<I", len(content) << 3 | 1)[:3] + content
+    block = struct.pack("<I", len(content) << 3 | 1)[:3]
+    return b"\x28\xb5\x2f\xfd\x60" + struct.pack("<H", len(content) - 256) + block + content
 
 
 def plain(version, bits):
@@ -149,9 +151,9 @@ def unknown_feature():
 
 
 def qcow2_seeds():
-    makers = {"v2": lambda: plain(2, 9), "v3": lambda: plain(3, 9), "clusters-4k": lambda: plain(3, 12), "compressed": compressed,
-              "zstd": zstd, "extended": extended, "snapshots": snapshots, "named": named, "data-file": data_file,
-              "encrypted": encrypted, "unknown-feature": unknown_feature}
+    makers = {"v2": lambda: plain(2, 9), "v3": lambda: plain(3, 9), "clusters-4k": lambda: plain(3, 12),
+              "compressed": compressed, "zstd": zstd, "extended": extended, "snapshots": snapshots, "named": named,
+              "data-file": data_file, "encrypted": encrypted, "unknown-feature": unknown_feature}
     for name, make in makers.items():
         whole = make().done()
         yield name, whole

@@ -77,8 +77,7 @@ class View:
                     number, any_block, sure = at // BLOCK, True, False
                     block = bytearray(BLOCK)
                 upto = min(end, (number + 1) * BLOCK)
-                f.seek(at)
-                data = f.read(upto - at)
+                data = os.pread(f.fileno(), upto - at, at)
                 block[at - number * BLOCK:at - number * BLOCK + len(data)] = data
                 sure = sure or extent_sure
                 at = upto
@@ -138,8 +137,7 @@ class Tables:
             at += round_up(40 + extra + id_len + name_len, 8)
 
     def at(self, offset, length):
-        self.file.seek(offset)
-        data = self.file.read(length)
+        data = os.pread(self.file.fileno(), length, offset)
         return data + bytes(length - len(data))
 
     def read_layer(self, l1, l1_size):
@@ -188,17 +186,15 @@ def snapshot_view(v, now):
             if any(earlier.get(guest, ())[:2] == held[:2] for earlier in t.layers[:k]):
                 continue
             length = min(held[2], v.layer - guest)
-            pieces.append((k * v.layer + guest, length, t.content(held)[:length], not t.in_hole(held)))
+            pieces.append((k * v.layer + guest, length, t.content(held)[:length], not t.in_hole(held), held))
     with tempfile.TemporaryFile() as f:
-        for at, length, data, _ in pieces:
-            f.seek(at)
-            f.write(data)
-        for at, length, data, _ in pieces:  # the walk and QEMU must agree on the disk as it is
+        for at, length, data, *_ in pieces:
+            os.pwrite(f.fileno(), data, at)
+        for at, length, data, _, held in pieces:  # the walk and QEMU must agree on the disk as it is
             if at < v.virtual_size:
-                now.seek(at)
-                if now.read(length) != data[:max(0, v.virtual_size - at)]:
-                    raise AssertionError(f"{v.path}: brute force read other bytes than QEMU at {at}")
-        v.add_extents(f, [(at, at + length, sure) for at, length, _, sure in pieces])
+                if os.pread(now.fileno(), length, at) != data[:max(0, v.virtual_size - at)]:
+                    raise AssertionError(f"{v.path}: brute force read other bytes than QEMU at {at} ({held})")
+        v.add_extents(f, [(at, at + length, sure) for at, length, _, sure, _ in pieces])
     t.file.close()
 
 

@@ -194,7 +194,8 @@ class Member:
 
     def read_size(self):
         if not (self.raw and self.size % 512):
-            self.size = json.loads(run("qemu-img", "info", "--output=json", "-f", self.format, self.path))["virtual-size"]
+            said = json.loads(run("qemu-img", "info", "--output=json", "-f", self.format, self.path))
+            self.size = said["virtual-size"]
 
     def age(self):
         """A disk that is written to and has snapshots taken all the time."""
@@ -314,7 +315,8 @@ class Tables:
     def __init__(self, path):
         with open(path, "rb") as f:
             self.bytes = f.read()
-        (_, self.version, _, _, bits, self.size, _, l1_size, l1, _, _, nr, at) = struct.unpack_from(">IIQIIQIIQQIIQ", self.bytes)
+        fields = struct.unpack_from(">IIQIIQIIQQIIQ", self.bytes)
+        _, self.version, _, _, bits, self.size, _, l1_size, l1, _, _, nr, at = fields
         self.cluster = 1 << bits
         features = struct.unpack_from(">Q", self.bytes, 72)[0] if self.version > 2 else 0
         self.entry = 16 if features & 16 else 8
@@ -399,18 +401,21 @@ def members(top):
         top = top.base
 
 
-def check_bytes(top, folder):
+def check_bytes(top, folder, spoil=False):
     theirs = os.path.join(folder, "theirs")
     ours = os.path.join(folder, "ours")
     run("qemu-img", "convert", "-f", top.format, "-O", "raw", top.path, theirs)
     with open(ours, "wb") as f:
-        done = subprocess.run([args.imgtool, "-f", top.format, "cat", top.path], stdout=f, stderr=subprocess.PIPE, check=False)
+        done = subprocess.run([args.imgtool, "-f", top.format, "cat", top.path], stdout=f, stderr=subprocess.PIPE,
+                              check=False)
+        if spoil:
+            os.pwrite(f.fileno(), b"spoilt", top.size // 2)
     if done.returncode:
         raise Failed(done.stderr.decode().strip())
     if top.raw and top.size % 512:  # QEMU rounds such a disk up
         os.truncate(ours, (top.size + 511) // 512 * 512)
-    if subprocess.run(["cmp", ours, theirs], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode:
-        out = subprocess.run(["cmp", ours, theirs], capture_output=True, check=False)
+    out = subprocess.run(["cmp", ours, theirs], capture_output=True, check=False)
+    if out.returncode:
         raise Failed(f"bytes differ: {out.stdout.decode()}{out.stderr.decode()}".strip())
 
 
@@ -437,6 +442,35 @@ def check_chain(top, folder):
         if not ragged and int(info["snapshots"]) == 0:
             check_stored_alone(ours, qemu_extents(m), f"stored {m.path}")
     return clusters
+
+
+def must_fail(what, check, *arguments):
+    try:
+        check(*arguments)
+    except Failed:
+        return
+    raise SystemExit(f"the comparison of {what} does not find what was planted")
+
+
+def control(folder):
+    """Plants a fault for each comparison to find."""
+    global here
+    here = folder
+    member = Member.__new__(Member)
+    member.format, member.path, member.raw, member.base, member.data_file = "qcow2", f"{folder}/m", False, None, None
+    member.size = MIB
+    run("qemu-img", "create", "-q", "-f", "qcow2", member.path, "1M")
+    run("qemu-io", "-c", "write -P 1 0 64k", "-c", "write -P 2 512k 128k", member.path)
+    check_chain(member, folder)
+    ours, info = our_extents("stored", member), our_info(member)
+    moved = [e if e[4] is None else e[:4] + (e[4] + 65536,) for e in ours]
+    twice = [e if e[2] != "hole" else e[:2] + ours[0][2:] for e in ours]
+    less = [e if e[4] is None else e[:2] + ("hole", 0, None) for e in ours]
+    must_fail("bytes", check_bytes, member, folder, True)
+    for planted in (moved, twice, less):
+        must_fail("maps", check_maps, planted, qemu_extents(member), "map")
+        must_fail("stored extents", check_stored_alone, planted, qemu_extents(member), "stored")
+        must_fail("layers", check_layers, member, planted, info)
 
 
 def one(seed):
@@ -471,6 +505,7 @@ def main():
     args.tmp = tempfile.mkdtemp(prefix="qcow2_random.", dir=os.environ.get("TMP"))
     failed = clusters = 0
     try:
+        control(args.tmp)
         with multiprocessing.Pool(args.jobs) as pool:
             for n, said in pool.imap(one, range(args.seed, args.seed + args.count)):
                 clusters += n

@@ -343,8 +343,8 @@ static void the_spool_file_of_the_page_holds_what_the_page_says(void **state)
 	assert_int_equal(spool_requests(s, 0, 255, 512000, sorter, NULL), 0);
 	assert_int_equal(sorter_finish(sorter, NULL), 0);
 	assert_int_equal(sorter_next(sorter, &r, NULL), 2);
-	assert_request(&r[0], 'b', 512002);
-	assert_request(&r[1], 'a', 512000);
+	assert_request(&r[0], 'a', 512000);
+	assert_request(&r[1], 'b', 512002);
 	sorter_free(sorter);
 	spool_close(s);
 }

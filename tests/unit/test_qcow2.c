@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
 #include <limits.h>
 
 #include "image_help.h"
 #include "scanner/base/checked.h"
+#include "scanner/base/file.h"
 #include "scanner/image/qcow2_format.h"
 
 /* The qcow2 reader, with images made here byte by byte:
@@ -904,6 +906,51 @@ static void try_damaged(const struct disk *d)
 	image_close(img);
 }
 
+static int reads_left;
+
+static ssize_t failing_pread(int fd, void *buf, size_t len, off_t offset)
+{
+	if (reads_left-- > 0)
+		return pread(fd, buf, len, offset);
+	errno = EIO;
+	return -1;
+}
+
+/* Opens and reads all with so many reads that work; returns whether that went well. */
+static bool try_reads(const struct disk *d, int nr)
+{
+	struct file_ops ops = file_ops_os;
+	struct err err = ERR_INIT;
+	struct image *img;
+	bool well;
+
+	ops.pread = failing_pread;
+	reads_left = nr;
+	file_ops = &ops;
+	img = image_open(file_of(d->p, d->len), "test.img", NULL, NULL, &err);
+	well = img && walk(img, &err) == 0;
+	file_ops = &file_ops_os;
+	image_close(img);
+	if (!well)
+		expect_error(&err, ERR_IO, "Input/output error");
+	return well;
+}
+
+static void a_read_that_fails_is_told_and_never_taken_for_zeros(void **state)
+{
+	struct disk d = deflated_disk();
+	int nr = 0;
+
+	(void)state;
+	set_l2(&d, 3, 1, 10 * d.cluster);
+	set_l2(&d, 6, 1, 11 * d.cluster);
+	add_snapshot(&d, 6, 5000);
+	while (!try_reads(&d, nr))
+		nr++;
+	assert_in_range(nr, 8, 40);
+	free(d.p);
+}
+
 static void any_damaged_byte_of_the_metadata_is_survived(void **state)
 {
 	static const uint8_t flips[] = { 0x01, 0x10, 0x80, 0xff };
@@ -965,6 +1012,7 @@ int main(void)
 		cmocka_unit_test(the_backing_name_is_no_extension),
 		cmocka_unit_test(refuses_extensions_that_make_no_sense),
 		cmocka_unit_test(refuses_backing_names_that_make_no_sense),
+		cmocka_unit_test(a_read_that_fails_is_told_and_never_taken_for_zeros),
 		cmocka_unit_test(any_damaged_byte_of_the_metadata_is_survived),
 	};
 
