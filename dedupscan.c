@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <linux/ioprio.h>
+#include <locale.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -86,7 +87,8 @@ static void complain(const struct err *err)
 
 static int usage_error(const struct err *err)
 {
-	complain(err);
+	if (err->text[0])
+		complain(err);
 	fprintf(stderr, "dedupscan: try 'dedupscan --help'\n");
 	return EXIT_USAGE;
 }
@@ -272,7 +274,7 @@ static int scan_option(struct settings *s, int opt, const char *arg, struct err 
 		s->help = true;
 		return 0;
 	default: /* getopt_long() has told the user */
-		return err_set(err, ERR_USAGE, "bad options");
+		return err_set(err, ERR_USAGE, "%s", "");
 	}
 }
 
@@ -391,6 +393,7 @@ static int parse(struct settings *s, int argc, char **argv, const struct option 
 	int opt, which = 0;
 
 	init_settings(s);
+	argv[0] = (char *)"dedupscan"; /* not the command: getopt_long() begins its messages with it */
 	while ((opt = getopt_long(argc, argv, "0", options, &which)) != -1)
 		if (report_option(s, opt, optarg, opt >= 256 ? options[which].name : "", err) < 0)
 			return -1;
@@ -507,6 +510,19 @@ static int fail(const struct err *err)
 	return status_of(err);
 }
 
+/* For what is printed, not written as a report: the exit status, or EXIT_FAILED if it could not be printed. */
+static int printed(int status)
+{
+	struct err err = ERR_INIT;
+
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return status;
+	if (errno == EPIPE) /* the reader has seen enough */
+		return status;
+	err_errno(&err, "cannot write to standard output");
+	return fail(&err);
+}
+
 static void print_scan_summary(const struct job *j)
 {
 	const struct scan_result *r = &j->result;
@@ -555,7 +571,8 @@ static const char scan_options_help[] =
 	"  --exclude PATTERN     leave out files and directories of that name, or path if it has a '/'\n"
 	"  --format NAME         take every file for this format: raw, qcow2\n"
 	"  --allow-backing DIR   backing and data files may be opened beneath DIR too\n"
-	"  --files-from FILE     more PATHs, one a line ('-' is standard input); -0: ended by NULs\n"
+	"  --files-from FILE     more PATHs, one a line ('-' is standard input)\n"
+	"  -0, --null            the PATHs in FILE are ended by zero bytes\n"
 	"  --memory SIZE         limit for all processes together (256M; 35M will do)\n"
 	"  --jobs N              reading processes (one a processor)\n"
 	"  --limit SIZE          read at most so many bytes a second\n"
@@ -581,7 +598,7 @@ static int run_scan(int argc, char **argv)
 	}
 	if (j.s.help) {
 		printf("%s%s", scan_help, scan_options_help);
-		return EXIT_DONE;
+		return printed(EXIT_DONE);
 	}
 	if (scan_and_tally(&j, &err) < 0) {
 		status = fail(&err);
@@ -591,9 +608,7 @@ static int run_scan(int argc, char **argv)
 		status = end_status(&j);
 	}
 	job_release(&j);
-	if (fflush(stdout) != 0 || ferror(stdout))
-		return EXIT_FAILED;
-	return status;
+	return printed(status);
 }
 
 /* ---- report ---- */
@@ -659,7 +674,7 @@ static int run_report(int argc, char **argv)
 	}
 	if (j.s.help) {
 		printf("%s%s", report_help, scan_options_help);
-		return EXIT_DONE;
+		return printed(EXIT_DONE);
 	}
 	if (j.s.nr_styles == 0)
 		add_style(&j.s, "table", NULL, &err);
@@ -681,7 +696,7 @@ static int help(void)
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
 		printf("  %-10s %s\n", commands[i].name, commands[i].what);
 	printf("\n'dedupscan COMMAND --help' tells its options; dedupscan(1) tells the rest.\n");
-	return EXIT_DONE;
+	return printed(EXIT_DONE);
 }
 
 static int version(void)
@@ -690,7 +705,16 @@ static int version(void)
 	for (const struct image_format *const *f = image_formats; *f; f++)
 		printf(" %s", (*f)->name);
 	printf("\nfingerprints: XXH3-128, %s\n", fingerprint_best()->name);
-	return EXIT_DONE;
+	return printed(EXIT_DONE);
+}
+
+/* Were one of the standard descriptors closed, a file of ours would get its number, and what is printed would go there.
+ * Now to print there fails, as it should: it is open the wrong way around. */
+static void open_standard(void)
+{
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && errno == EBADF)
+			(void)!open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
 }
 
 int main(int argc, char **argv)
@@ -702,6 +726,8 @@ int main(int argc, char **argv)
 		err_set(&err, ERR_REFUSED, "it must not be installed setuid or setgid");
 		return fail(&err);
 	}
+	open_standard();
+	setlocale(LC_CTYPE, ""); /* for the styles of reports */
 	set_signals();
 	if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0)
 		return help();

@@ -217,6 +217,21 @@ static int lock(struct catalog *c, struct err *err)
 	return err_errno(err, "cannot lock catalog '%s'", c->dir);
 }
 
+/* Before anything is written: what a newer program made is left as it is. */
+static int refuse_newer(struct catalog *c, struct err *err)
+{
+	sqlite3_stmt *s = NULL;
+	int64_t version = 0;
+
+	if (sqlite3_prepare_v2(c->db, "SELECT value FROM numbers WHERE name = 'version'", -1, &s, NULL) == SQLITE_OK &&
+	    sqlite3_step(s) == SQLITE_ROW)
+		version = sqlite3_column_int64(s, 0);
+	sqlite3_finalize(s); /* a new catalog has no such table; one that is damaged is told of later */
+	return version > (int64_t)CATALOG_VERSION ?
+		       err_set(err, ERR_UNSUPPORTED, "catalog '%s' was written by a newer dedupscan", c->dir) :
+		       0;
+}
+
 static int open_database(struct catalog *c, struct err *err)
 {
 	char path[PATH_MAX];
@@ -225,12 +240,12 @@ static int open_database(struct catalog *c, struct err *err)
 	snprintf(path, sizeof(path), "%s/catalog.db", c->dir);
 	if (sqlite3_open_v2(path, &c->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) != SQLITE_OK)
 		return sql_failed(c, err);
+	if (refuse_newer(c, err) < 0)
+		return -1;
 	if (execute(c, "PRAGMA page_size=4096; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-1024;"
 		       "PRAGMA wal_autocheckpoint=1000; PRAGMA temp_store=FILE;", err) < 0 ||
 	    execute(c, schema, err) < 0 || catalog_number(c, "version", &version, err) < 0)
 		return -1;
-	if (version > CATALOG_VERSION)
-		return err_set(err, ERR_UNSUPPORTED, "catalog '%s' was written by a newer dedupscan", c->dir);
 	return version ? 0 : catalog_set_number(c, "version", CATALOG_VERSION, err);
 }
 
@@ -246,6 +261,10 @@ struct catalog *catalog_open(const char *dir, bool create, struct err *err)
 	c->dirfd = file_open(AT_FDCWD, dir, O_RDONLY | O_DIRECTORY, 0, err);
 	if (c->dirfd < 0) {
 		err_add(err, "no catalog in '%s'", dir);
+		return NULL;
+	}
+	if (!create && faccessat(c->dirfd, "catalog.db", F_OK, 0) < 0) {
+		err_errno(err, "no catalog in '%s'", dir);
 		return NULL;
 	}
 	if (lock(c, err) < 0 || open_subdir(c, "index", &c->index_dirfd, err) < 0 ||
@@ -639,7 +658,11 @@ static int take_segments(struct catalog *c, int64_t image, struct spool *sp, uin
 			if (take_segment(c, image, &g[k], generation, base, err) < 0)
 				return -1;
 	}
-	/* A segment that vanished keeps a row: were it gone, a run of its generation would seem to go on across it. */
+	/* A segment that vanished keeps a row: were it gone, a run of its generation would seem to go on across it.  Not so behind
+	 * the end: nothing follows there, and ids that far on are the next image's. */
+	if (done(c, query(c, err, "DELETE FROM segments WHERE image = ? AND base <> ? AND segment >= ?", "iii", image, (int64_t)base,
+			  (int64_t)div_up(sp->image.span, SEGMENT_SIZE)), err) < 0)
+		return -1;
 	return done(c, query(c, err,
 			     "UPDATE segments SET generation = ?, digest = zeroblob(16), stored = 0, zero = 0, base = ?2"
 			     " WHERE image = ? AND base <> ?2", "iii", (int64_t)generation, (int64_t)base, image), err);

@@ -127,12 +127,18 @@ static int visit_file(struct walk *w, const struct stat *st, bool named, struct 
 	return w->v->file(w->v->ctx, &f, err);
 }
 
-static void not_an_image(struct walk *w, mode_t mode)
+/* In a directory it is passed by; what the user named is missed. */
+static void not_an_image(struct walk *w, mode_t mode, bool named)
 {
 	struct err why = ERR_INIT;
 
 	err_set(&why, ERR_UNSUPPORTED, "it is %s, not an image file", kind_of(mode));
-	w->v->problem(w->v->ctx, w->path, &why, false);
+	w->v->problem(w->v->ctx, w->path, &why, named);
+}
+
+static bool left_out(const struct roots *r, const struct stat *st)
+{
+	return st->st_dev == r->leave_out.dev && st->st_ino == r->leave_out.ino;
 }
 
 static int walk_dir(struct walk *w, int dirfd, dev_t dev, struct err *err);
@@ -142,7 +148,7 @@ static int enter(struct walk *w, int dirfd, const char *name, const struct stat 
 	struct err why = ERR_INIT;
 	int fd, rc;
 
-	if (st->st_dev != dev || (st->st_dev == w->roots->leave_out.dev && st->st_ino == w->roots->leave_out.ino))
+	if (st->st_dev != dev || left_out(w->roots, st))
 		return 0;
 	if (w->depth == DEPTH_MAX) {
 		err_set(&why, ERR_UNSUPPORTED, "directories are nested more than %d deep here", DEPTH_MAX);
@@ -150,8 +156,9 @@ static int enter(struct walk *w, int dirfd, const char *name, const struct stat 
 		return 0;
 	}
 	fd = file_open_beneath(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV, &why);
-	if (fd < 0) {
-		w->v->problem(w->v->ctx, w->path, &why, true);
+	if (fd < 0) { /* EXDEV: a mount of the same file system; ENOENT: gone since it was looked at */
+		if (why.errnum != EXDEV && why.errnum != ENOENT)
+			w->v->problem(w->v->ctx, w->path, &why, true);
 		return 0;
 	}
 	w->depth++;
@@ -176,7 +183,7 @@ static int visit(struct walk *w, int dirfd, const char *name, dev_t dev, struct 
 	if (S_ISREG(st.st_mode))
 		return visit_file(w, &st, false, err);
 	if (!S_ISLNK(st.st_mode))
-		not_an_image(w, st.st_mode);
+		not_an_image(w, st.st_mode, false);
 	return 0;
 }
 
@@ -229,7 +236,7 @@ int roots_walk(const struct roots *r, const struct root *root, const struct root
 		if (fstatat(root->dirfd, root->file, &st, AT_SYMLINK_NOFOLLOW) < 0)
 			return err_errno(err, "cannot look at '%s'", root->path);
 		if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
-			not_an_image(&w, st.st_mode);
+			not_an_image(&w, st.st_mode, true);
 			return 0;
 		}
 		return visit_file(&w, &st, true, err);
@@ -237,6 +244,10 @@ int roots_walk(const struct roots *r, const struct root *root, const struct root
 	fd = file_open(root->dirfd, ".", O_RDONLY | O_DIRECTORY, 0, err);
 	if (fd < 0 || fstat(fd, &st) < 0)
 		return fd < 0 ? -1 : err_errno(err, "cannot look at '%s'", root->path);
+	if (left_out(r, &st)) {
+		file_close(fd, root->path, NULL);
+		return 0;
+	}
 	return walk_dir(&w, fd, st.st_dev, err);
 }
 

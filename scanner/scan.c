@@ -1,9 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "scanner/scan.h"
-
-#include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,100 +7,22 @@
 #include <unistd.h>
 
 #include "scanner/base/checked.h"
-#include "scanner/base/proc.h"
 #include "scanner/merge.h"
-#include "scanner/worker.h"
+#include "scanner/scan_parts.h"
 
 /*
- * The parent's side: it walks the roots into the catalog's `found`, settles what vanished or moved, and then goes through what
- * was found in order of path.  An image that did not change costs the stat of the walk and a look for writers; others
- * are handed to the next idle worker.  While workers read, the parent answers them and appends their frames to spool files;
- * everything that can be lost by a kill is the frames not yet handed over, which frame_data() bounds.
+ * A scan walks the roots (scan_find.c), goes through what was found in order of path and has read what changed (scan_read.c),
+ * and merges what reading gave into the index (merge.c).  An image that did not change costs the stat of the walk and
+ * a look for writers.
  */
 
-#define POLL_MS 100
-#define LOST_MAX (224 * MIB) /* of image data may have to be read again after a kill */
-
-/* A time stamp younger than that says nothing: a write of the same moment would bear it too.  File systems that keep
- * fractions of a second have them from the kernel's tick. */
-#define FRESH_NS 100000000ll
-#define FRESH_COARSE_NS 2000000000ll
-
-#define RUNS_MAX(segments) (64 + (segments) / 512)
 #define WORKER_MEMORY (6 * MIB)
 #define PARENT_MEMORY (14 * MIB)
 
-/* One worker and what it is reading. */
-struct reading {
-	struct proc proc;
-	bool busy;
-	int fd;
-	char *path;
-	char name[32]; /* of the spool file: the image's id */
-	int64_t id;
-	bool named;
-	uint64_t file_used, counted; /* for progress */
-	bool have_header;
-	struct spool_image image;
-	struct spool_writer spool;
-	char backing_path[PATH_MAX];
-	struct worker_image says;
-};
-
-struct scan_workers {
-	unsigned nr;
-	struct reading *items;
-};
-
-struct scan {
-	struct catalog *c;
-	const struct scan_options *o;
-	struct scan_workers *w;
-	struct scan_result *ret;
-	bool stopping;
-	bool listing_failed; /* in the root being walked */
-	uint64_t bytes_done, bytes_total, images_done, images_total;
-	struct worker_message m;
-};
-
-/* ---- workers ---- */
-
-static struct worker_shared *shared_of(const struct reading *r)
-{
-	return r->proc.shared;
-}
-
-static int start_worker(struct reading *r, struct err *err)
-{
-	return proc_start(&r->proc, sizeof(struct worker_shared), worker_run, NULL, err);
-}
-
-struct scan_workers *scan_workers_new(unsigned nr, struct err *err)
-{
-	CLEANUP(scan_workers_free) struct scan_workers *w = calloc(1, sizeof(*w));
-
-	if (!w || !(w->items = calloc(nr, sizeof(*w->items))))
-		return err_null(err, ERR_MEMORY, "no memory for workers");
-	for (w->nr = 0; w->nr < nr; w->nr++) {
-		w->items[w->nr].fd = w->items[w->nr].spool.fd = -1;
-		if (start_worker(&w->items[w->nr], err) < 0)
-			return NULL;
-	}
-	return STEAL(w);
-}
-
-void scan_workers_free(struct scan_workers *w)
-{
-	if (!w)
-		return;
-	for (unsigned i = 0; i < w->nr; i++)
-		proc_end(&w->items[i].proc, 1, NULL, 0);
-	free(w->items);
-	free(w);
-}
+/* ---- memory, progress, the clock ---- */
 
 /* A value in KiB of /proc/PID/status, in bytes. */
-static uint64_t status_value(pid_t pid, const char *name)
+uint64_t scan_status_value(pid_t pid, const char *name)
 {
 	char path[64], line[256];
 	unsigned long long kib = 0;
@@ -128,30 +45,12 @@ uint64_t scan_memory_least(unsigned nr_workers)
 
 size_t scan_sort_memory(uint64_t memory)
 {
-	uint64_t used = status_value(getpid(), "VmRSS") + 3 * MIB;
+	uint64_t used = scan_status_value(getpid(), "VmRSS") + 3 * MIB;
 
 	return memory > used + 4 * MIB ? memory - used : 4 * MIB;
 }
 
-/* ---- progress, stop, schedule ---- */
-
-static uint64_t bytes_counted(struct scan *s)
-{
-	uint64_t done = s->bytes_done;
-
-	for (unsigned i = 0; i < s->w->nr; i++) {
-		struct reading *r = &s->w->items[i];
-
-		if (r->busy && r->image.span) {
-			double at = (double)atomic_load_explicit(&shared_of(r)->address, memory_order_relaxed);
-
-			done += (uint64_t)((double)r->file_used * (at < (double)r->image.span ? at / (double)r->image.span : 1));
-		}
-	}
-	return done;
-}
-
-static void tell_progress(struct scan *s, const char *stage, uint64_t done, uint64_t total)
+void scan_tell_progress(struct scan *s, const char *stage, uint64_t done, uint64_t total)
 {
 	struct scan_progress p = { .stage = stage, .done = done, .total = total, .nr_images_done = s->images_done,
 				   .nr_images = s->images_total };
@@ -161,20 +60,10 @@ static void tell_progress(struct scan *s, const char *stage, uint64_t done, uint
 		s->o->watch->progress(s->o->watch->ctx, &p);
 }
 
-static void tell_problem(struct scan *s, const char *path, const struct err *why)
+void scan_tell_problem(struct scan *s, const char *path, const struct err *why)
 {
 	if (s->o->watch)
 		s->o->watch->problem(s->o->watch->ctx, path, why);
-}
-
-static void look_at_clock(struct scan *s)
-{
-	if (s->stopping || !stopper_says(s->o->stopper))
-		return;
-	s->stopping = true;
-	for (unsigned i = 0; i < s->w->nr; i++)
-		if (s->w->items[i].busy)
-			atomic_store(&shared_of(&s->w->items[i])->stop, 1);
 }
 
 static int wait_for_window(struct scan *s, struct err *err)
@@ -182,244 +71,15 @@ static int wait_for_window(struct scan *s, struct err *err)
 	while (schedule_now(&s->o->stopper->schedule, false) == SCHEDULE_WAIT) {
 		if (atomic_load(&s->o->stopper->flag))
 			return err_set(err, ERR_CANCELED, "stopped before the window opened");
-		tell_progress(s, "waiting", 0, 0);
-		nanosleep(&(struct timespec){ .tv_nsec = POLL_MS * 1000000 }, NULL);
+		scan_tell_progress(s, "waiting", 0, 0);
+		nanosleep(&(struct timespec){ .tv_nsec = SCAN_POLL_MS * 1000000 }, NULL);
 	}
 	return 0;
 }
 
-/* ---- finding ---- */
+/* ---- what is to be read ---- */
 
-static int found_file(void *ctx, const struct found *f, struct err *err)
-{
-	struct scan *s = ctx;
-
-	if (catalog_found_add(s->c, f, err) < 0)
-		return -1;
-	tell_progress(s, "finding", 0, 0);
-	return 0;
-}
-
-static void found_problem(void *ctx, const char *path, const struct err *why, bool listing)
-{
-	struct scan *s = ctx;
-
-	s->listing_failed |= listing;
-	s->ret->nr_not_images += !listing;
-	s->ret->nr_failed += listing;
-	tell_problem(s, path, why);
-}
-
-static bool found_stop(void *ctx)
-{
-	struct scan *s = ctx;
-
-	return stopper_says(s->o->stopper);
-}
-
-static int add_new_image(void *ctx, const struct found *f, struct err *err)
-{
-	struct scan *s = ctx;
-	CLEANUP(catalog_image_release) struct catalog_image image = { 0 };
-	int rc = catalog_image_by_path(s->c, f->path, &image, err);
-	int64_t id;
-
-	s->images_total++;
-	s->bytes_total += f->file_used;
-	return rc ? (rc < 0 ? -1 : 0) : catalog_image_add(s->c, f->path, &id, err);
-}
-
-/* A root whose listing failed somewhere says nothing about what is gone. */
-static int find_beneath(struct scan *s, const struct root *root, struct err *err)
-{
-	struct roots_visitor v = { found_file, found_problem, found_stop, s };
-
-	s->listing_failed = false;
-	if (roots_walk(s->o->roots, root, &v, err) < 0)
-		return -1;
-	if (catalog_add_root(s->c, root->path, err) < 0)
-		return -1;
-	return 0;
-}
-
-static int settle_roots(struct scan *s, const bool *failed, struct err *err)
-{
-	for (size_t i = 0; i < s->o->roots->list.nr; i++) {
-		const struct root *root = &s->o->roots->list.items[i];
-
-		if (root->walked && catalog_settle_missing(s->c, root->path, !failed[i], &s->ret->nr_renamed,
-							   &s->ret->nr_removed, err) < 0)
-			return -1;
-	}
-	return 0;
-}
-
-static int find_all(struct scan *s, struct err *err)
-{
-	CLEANUP(free) bool *failed = calloc(s->o->roots->list.nr + 1, sizeof(bool));
-
-	if (!failed)
-		return err_set(err, ERR_MEMORY, "no memory for the roots");
-	if (catalog_found_clear(s->c, err) < 0 || catalog_set_number(s->c, "scan_unfinished", 1, err) < 0)
-		return -1;
-	for (size_t i = 0; i < s->o->roots->list.nr; i++) {
-		const struct root *root = &s->o->roots->list.items[i];
-
-		if (root->walked && find_beneath(s, root, err) < 0)
-			return -1;
-		failed[i] = s->listing_failed;
-	}
-	if (settle_roots(s, failed, err) < 0)
-		return -1;
-	return catalog_each_found(s->c, add_new_image, s, err);
-}
-
-static int find_images(struct scan *s, struct err *err)
-{
-	if (catalog_begin(s->c, err) < 0)
-		return -1;
-	if (find_all(s, err) < 0) {
-		catalog_rollback(s->c);
-		return -1;
-	}
-	return catalog_commit(s->c, err);
-}
-
-/* ---- one image: its end ---- */
-
-static void forget(struct scan *s, struct reading *r)
-{
-	if (r->fd >= 0)
-		file_close(r->fd, r->path, NULL);
-	spool_writer_release(&r->spool);
-	free(r->path);
-	r->path = NULL;
-	r->fd = -1;
-	r->busy = false;
-	s->bytes_done += r->file_used;
-	s->images_done++;
-}
-
-static bool open_for_writing(int fd)
-{
-	if (fcntl(fd, F_SETLEASE, F_RDLCK) == 0) {
-		fcntl(fd, F_SETLEASE, F_UNLCK);
-		return false;
-	}
-	return errno == EAGAIN;
-}
-
-static int64_t realtime_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_REALTIME, &t);
-	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
-static bool too_fresh(const struct spool_identity *i, int64_t now)
-{
-	return now - i->ctime < (i->ctime % 1000000000 ? FRESH_NS : FRESH_COARSE_NS);
-}
-
-static int drop_part(struct scan *s, const struct reading *r, struct err *err)
-{
-	char part[40];
-
-	snprintf(part, sizeof(part), "%s.part", r->name);
-	return file_unlink(catalog_spool_dirfd(s->c), part, err);
-}
-
-static int image_failed(struct scan *s, struct reading *r, const struct err *why, struct err *err)
-{
-	int rc = drop_part(s, r, err);
-
-	s->ret->nr_failed++;
-	tell_problem(s, r->path, why);
-	if (rc == 0)
-		rc = catalog_begin(s->c, err);
-	if (rc == 0 && ((rc = catalog_image_failed(s->c, r->id, &r->image.identity, r->image.racy, r->says.format, why, err)) < 0 ||
-			(rc = catalog_image_set_used(s->c, r->id, r->file_used, err)) < 0))
-		catalog_rollback(s->c);
-	if (rc == 0)
-		rc = catalog_commit(s->c, err);
-	forget(s, r);
-	return rc;
-}
-
-/* A file met in a directory that no format claims and that cannot be a disk either. */
-static int not_an_image(struct scan *s, struct reading *r, struct err *err)
-{
-	int rc = drop_part(s, r, err);
-
-	s->ret->nr_not_images++;
-	if (rc == 0)
-		rc = catalog_image_remove(s->c, r->id, err);
-	forget(s, r);
-	return rc;
-}
-
-static void set_texts(struct reading *r)
-{
-	const char *texts[SPOOL_NR_TEXTS] = {
-		[SPOOL_PATH] = r->path,
-		[SPOOL_FORMAT] = r->says.format,
-		[SPOOL_BACKING] = r->says.backing,
-		[SPOOL_BACKING_PATH] = r->backing_path,
-		[SPOOL_FEATURES] = r->says.features,
-		[SPOOL_WARNING] = r->says.warning,
-	};
-
-	spool_set_texts(&r->image, texts);
-}
-
-static int image_done(struct scan *s, struct reading *r, struct err *err)
-{
-	struct spool_identity now = { 0 };
-	struct err why = ERR_INIT;
-	struct stat st;
-
-	if (!r->have_header) {
-		err_set(&why, ERR_IO, "the reader said nothing about the image");
-		return image_failed(s, r, &why, err);
-	}
-	if (fstat(r->fd, &st) == 0)
-		now = spool_identity_of(&st);
-	if (!spool_identity_equal(&now, &r->image.identity)) {
-		r->image.racy = 1;
-		snprintf(r->says.warning, sizeof(r->says.warning), "it changed while it was read; it will be read again next time");
-	}
-	set_texts(r);
-	if (r->says.warning[0]) {
-		err_set(&why, ERR_STALE, "%s", r->says.warning);
-		tell_problem(s, r->path, &why);
-	}
-	s->ret->nr_read++;
-	s->ret->bytes_read += r->spool.totals.bytes_read;
-	if (spool_commit(&r->spool, catalog_spool_dirfd(s->c), r->name, &r->image, err) < 0)
-		return -1;
-	forget(s, r);
-	return 0;
-}
-
-static int worker_died(struct scan *s, struct reading *r, struct err *err)
-{
-	char how[128];
-	struct err why = ERR_INIT;
-
-	proc_end(&r->proc, 1, how, sizeof(how));
-	if (start_worker(r, err) < 0)
-		return -1;
-	if (!r->busy)
-		return 0;
-	err_set(&why, ERR_IO, "the process that read it died (%s)", how);
-	return image_failed(s, r, &why, err);
-}
-
-/* ---- one image: messages ---- */
-
-/* Where the backing file lies that an image names; "" when it names none or none is there. */
-static void resolve_backing(const char *name, const char *image, char ret[PATH_MAX])
+void scan_resolve_backing(const char *name, const char *image, char ret[PATH_MAX])
 {
 	ret[0] = '\0';
 	if (name && name[0] && roots_resolve_named(IMAGE_BACKING, name, image, ret, NULL) < 0)
@@ -431,261 +91,8 @@ static bool backing_moved(const char *name, const char *image, const char *was)
 {
 	char path[PATH_MAX];
 
-	resolve_backing(name, image, path);
+	scan_resolve_backing(name, image, path);
 	return strcmp(path, was ? was : "") != 0;
-}
-
-static int answer_open(struct scan *s, struct reading *r, struct err *err)
-{
-	struct worker_message *m = &s->m;
-	enum image_role role = m->open.role == IMAGE_DATA_FILE ? IMAGE_DATA_FILE : IMAGE_BACKING;
-	char path[PATH_MAX], from[PATH_MAX], name[IMAGE_NAME_MAX];
-	struct err why = ERR_INIT;
-	struct stat st;
-	int fd, rc;
-
-	snprintf(name, sizeof(name), "%.*s", (int)sizeof(m->open.name) - 1, m->open.name);
-	snprintf(from, sizeof(from), "%.*s", (int)sizeof(m->open.from) - 1, m->open.from);
-	fd = roots_open_named(s->o->roots, role, name, from, path, &why);
-	if (fd >= 0 && role == IMAGE_DATA_FILE && fstat(fd, &st) == 0)
-		r->image.data_file = spool_identity_of(&st);
-	m->kind = fd >= 0 ? WORKER_FILE : WORKER_REFUSED;
-	if (fd >= 0)
-		memcpy(m->path, path, sizeof(path));
-	else
-		m->err = why;
-	rc = worker_send(r->proc.sock, m, fd, err);
-	if (fd >= 0)
-		file_close(fd, path, NULL);
-	return rc;
-}
-
-static int take_header(struct scan *s, struct reading *r, struct err *err)
-{
-	struct worker_image *i = &s->m.image;
-	char *texts[] = { i->format, i->backing, i->features, i->warning };
-	size_t rooms[] = { sizeof(i->format), sizeof(i->backing), sizeof(i->features), sizeof(i->warning) };
-
-	for (size_t n = 0; n < ARRAY_SIZE(texts); n++)
-		texts[n][rooms[n] - 1] = '\0';
-	r->says = *i;
-	r->image.virtual_size = i->virtual_size;
-	r->image.span = i->span;
-	r->image.layer = i->layer;
-	r->image.cluster_size = i->cluster_size;
-	r->image.nr_snapshots = i->nr_snapshots;
-	r->have_header = true;
-	resolve_backing(i->backing, r->path, r->backing_path);
-	set_texts(r);
-	if (r->spool.fd >= 0)
-		return 0;
-	return spool_create(&r->spool, catalog_spool_dirfd(s->c), r->name, &r->image, err);
-}
-
-static int take_frame(struct scan *s, struct reading *r, struct err *err)
-{
-	struct worker_shared *shared = shared_of(r);
-	uint32_t slot = s->m.slot, len;
-	struct err why = ERR_INIT;
-
-	if (slot >= WORKER_SLOTS || r->spool.fd < 0 || (len = shared->slots[slot].len) > SPOOL_FRAME_MAX ||
-	    spool_frame_check(shared->slots[slot].frame, len, &why) < 0)
-		return worker_died(s, r, err); /* it does not make sense: out with it */
-	if (spool_append(&r->spool, shared->slots[slot].frame, len, err) < 0)
-		return -1;
-	s->m.kind = WORKER_FREE;
-	if (worker_send(r->proc.sock, &s->m, -1, &why) < 0)
-		return why.kind == ERR_STALE ? 0 : err_set(err, why.kind, "%s", why.text);
-	return 0;
-}
-
-static int stopped_reading(struct scan *s, struct reading *r)
-{
-	forget(s, r);
-	return 0;
-}
-
-static int handle(struct scan *s, struct reading *r, struct err *err)
-{
-	int fd = -1;
-	ssize_t n = proc_recv(r->proc.sock, &s->m, sizeof(s->m), &fd, NULL);
-
-	if (fd >= 0)
-		file_close(fd, "a worker's file", NULL);
-	if (n <= 0 || !r->busy)
-		return worker_died(s, r, err);
-	switch (s->m.kind) {
-	case WORKER_OPEN:
-		return answer_open(s, r, err);
-	case WORKER_IMAGE:
-		return take_header(s, r, err);
-	case WORKER_FRAME:
-		return take_frame(s, r, err);
-	case WORKER_DONE:
-		return image_done(s, r, err);
-	case WORKER_STOPPED:
-		return stopped_reading(s, r);
-	case WORKER_FAILED:
-		s->m.err.text[sizeof(s->m.err.text) - 1] = '\0';
-		if (s->m.err.kind == ERR_NONE)
-			return not_an_image(s, r, err);
-		struct err why = s->m.err;
-
-		return image_failed(s, r, &why, err);
-	default:
-		return worker_died(s, r, err);
-	}
-}
-
-/* Those that read share the limit. */
-static void share_limit(struct scan *s)
-{
-	unsigned nr_busy = 0;
-
-	for (unsigned i = 0; i < s->w->nr; i++)
-		nr_busy += s->w->items[i].busy;
-	for (unsigned i = 0; s->o->limit && i < s->w->nr; i++)
-		if (s->w->items[i].busy)
-			atomic_store(&shared_of(&s->w->items[i])->limit, max_u64(s->o->limit / nr_busy, 1));
-}
-
-/* Deals with what workers say; waits for it at most `ms`. */
-static int pump(struct scan *s, int ms, struct err *err)
-{
-	CLEANUP(free) struct pollfd *fds = calloc(s->w->nr, sizeof(*fds));
-
-	if (!fds)
-		return err_set(err, ERR_MEMORY, "no memory to poll workers");
-	for (unsigned i = 0; i < s->w->nr; i++)
-		fds[i] = (struct pollfd){ .fd = s->w->items[i].proc.sock, .events = POLLIN };
-	if (poll(fds, s->w->nr, ms) < 0 && errno != EINTR)
-		return err_errno(err, "cannot wait for workers");
-	for (unsigned i = 0; i < s->w->nr; i++)
-		if (fds[i].revents && handle(s, &s->w->items[i], err) < 0)
-			return -1;
-	look_at_clock(s);
-	share_limit(s);
-	tell_progress(s, "reading", bytes_counted(s), s->bytes_total);
-	return 0;
-}
-
-static struct reading *idle_worker(struct scan *s)
-{
-	for (unsigned i = 0; i < s->w->nr; i++)
-		if (!s->w->items[i].busy)
-			return &s->w->items[i];
-	return NULL;
-}
-
-/* ---- one image: its beginning ---- */
-
-/* A file of its own for what the catalog knows of the segments; -1 with no error when a fresh start is better. */
-static int make_digests(struct scan *s, const struct catalog_image *image, struct err *err)
-{
-	uint64_t nr_runs;
-	ssize_t nr;
-	int fd;
-
-	if (!image->scanned_at || image->error)
-		return -1;
-	if (catalog_count_runs(s->c, image->id, &nr_runs, err) < 0)
-		return -2;
-	if (!nr_runs || nr_runs > RUNS_MAX(image->span / SEGMENT_SIZE))
-		return -1;
-	fd = file_open(catalog_spool_dirfd(s->c), "digests", O_RDWR | O_CREAT | O_TRUNC, 0600, err);
-	if (fd < 0)
-		return -2;
-	nr = catalog_write_digests(s->c, image->id, fd, err);
-	if (file_unlink(catalog_spool_dirfd(s->c), "digests", err) < 0 || nr < 0) {
-		file_close(fd, "digests", NULL);
-		return -2;
-	}
-	return fd;
-}
-
-static uint64_t frame_data(const struct scan *s)
-{
-	return max_u64(LOST_MAX / (s->w->nr * (WORKER_SLOTS + 1)), 2 * SEGMENT_SIZE);
-}
-
-static int send_job(struct scan *s, struct reading *r, int digests_fd, struct err *err)
-{
-	struct worker_message *m = &s->m;
-
-	*m = (struct worker_message){ .kind = WORKER_JOB };
-	m->job.start = r->spool.next_address;
-	m->job.frame_data = frame_data(s);
-	m->job.keep_cache = s->o->keep_cache;
-	m->job.has_digests = digests_fd >= 0;
-	m->job.named = r->named;
-	snprintf(m->job.format, sizeof(m->job.format), "%s", s->o->format ? s->o->format : "");
-	snprintf(m->job.path, sizeof(m->job.path), "%s", r->path);
-	atomic_store(&shared_of(r)->stop, 0);
-	atomic_store(&shared_of(r)->address, 0);
-	atomic_store(&shared_of(r)->limit, s->o->limit ? max_u64(s->o->limit / s->w->nr, 1) : 0);
-	if (worker_send(r->proc.sock, m, r->fd, err) < 0)
-		return -1;
-	m->kind = WORKER_DIGESTS;
-	return digests_fd >= 0 ? worker_send(r->proc.sock, m, digests_fd, err) : 0;
-}
-
-static void begin_reading(struct reading *r, const struct found *f, const struct catalog_image *image)
-{
-	r->busy = true;
-	r->fd = -1;
-	r->id = image->id;
-	r->named = f->named;
-	r->file_used = f->file_used;
-	r->have_header = false;
-	r->backing_path[0] = '\0';
-	r->says = (struct worker_image){ 0 };
-	r->spool = (struct spool_writer){ .fd = -1 };
-	r->image = (struct spool_image){ .identity = f->identity, .base = image->base, .file_used = f->file_used };
-	snprintf(r->name, sizeof(r->name), "%lld", (long long)image->id);
-}
-
-static int resume_or_not(struct scan *s, struct reading *r, struct err *err)
-{
-	struct spool_image old;
-	int rc = spool_resume(&r->spool, catalog_spool_dirfd(s->c), r->name, &r->image.identity, r->image.base, &old, err);
-
-	if (rc > 0) {
-		r->image = old;
-		r->image.file_used = r->file_used;
-	}
-	if (rc == 0)
-		r->spool = (struct spool_writer){ .fd = -1 };
-	return rc < 0 ? -1 : 0;
-}
-
-static int read_image(struct scan *s, const struct found *f, const struct catalog_image *image, struct err *err)
-{
-	struct reading *r = idle_worker(s);
-	struct err why = ERR_INIT;
-	struct stat st;
-	int digests_fd, rc;
-
-	begin_reading(r, f, image);
-	r->path = strdup(f->path);
-	if (!r->path)
-		return err_set(err, ERR_MEMORY, "no memory for a path");
-	r->fd = roots_open_found(s->o->roots, f, &why);
-	if (r->fd < 0)
-		return image_failed(s, r, &why, err);
-	if (fstat(r->fd, &st) == 0)
-		r->image.identity = spool_identity_of(&st);
-	if (resume_or_not(s, r, err) < 0)
-		return -1;
-	r->image.racy = too_fresh(&r->image.identity, realtime_ns()) || open_for_writing(r->fd);
-	digests_fd = make_digests(s, image, err);
-	if (digests_fd == -2)
-		return -1;
-	rc = send_job(s, r, digests_fd, &why);
-	if (digests_fd >= 0)
-		file_close(digests_fd, "digests", NULL);
-	if (rc < 0 && why.kind != ERR_STALE) /* a worker that is gone shows in the next poll */
-		return err_set(err, why.kind, "%s", why.text);
-	return 0;
 }
 
 /* Errors that another look could not mend while the file stays the same. */
@@ -698,7 +105,7 @@ static bool writer_has_it(struct scan *s, const struct found *f)
 {
 	CLEANUP(close_fd) int fd = roots_open_found(s->o->roots, f, NULL);
 
-	return fd >= 0 && open_for_writing(fd);
+	return fd >= 0 && scan_open_for_writing(fd);
 }
 
 static bool unchanged(struct scan *s, const struct found *f, const struct catalog_image *i)
@@ -734,10 +141,10 @@ static int skip_unchanged(struct scan *s, const struct found *f, const struct ca
 	if (i->error) {
 		s->ret->nr_failed++;
 		err_set(&why, ERR_FORMAT, "%s", i->error);
-		tell_problem(s, f->path, &why);
+		scan_tell_problem(s, f->path, &why);
 	} else if (i->warning) {
 		err_set(&why, ERR_FORMAT, "%s", i->warning);
-		tell_problem(s, f->path, &why);
+		scan_tell_problem(s, f->path, &why);
 	}
 	return f->file_used == i->file_used ? 0 : catalog_image_set_used(s->c, i->id, f->file_used, err);
 }
@@ -759,30 +166,15 @@ static int consider(void *ctx, const struct found *f, struct err *err)
 		s->bytes_done += f->file_used;
 		return 0;
 	}
-	do {
-		if (pump(s, idle_worker(s) ? 0 : POLL_MS, err) < 0)
-			return -1;
-	} while (!s->stopping && !idle_worker(s));
-	if (s->stopping)
-		return 1;
-	return read_image(s, f, &image, err);
-}
-
-static bool any_busy(const struct scan *s)
-{
-	for (unsigned i = 0; i < s->w->nr; i++)
-		if (s->w->items[i].busy)
-			return true;
-	return false;
+	return scan_read(s, f, &image, err);
 }
 
 static int read_images(struct scan *s, struct err *err)
 {
 	int rc = catalog_each_found(s->c, consider, s, err);
 
-	while (rc >= 0 && any_busy(s))
-		if (pump(s, POLL_MS, err) < 0)
-			rc = -1;
+	if (rc >= 0)
+		rc = scan_read_rest(s, err);
 	if (rc < 0)
 		return -1;
 	return s->stopping ? err_set(err, ERR_CANCELED, "stopped; the next scan goes on from here") : 0;
@@ -790,23 +182,9 @@ static int read_images(struct scan *s, struct err *err)
 
 /* ---- the whole ---- */
 
-static void end_workers(struct scan *s)
-{
-	uint64_t memory = status_value(getpid(), "VmHWM");
-
-	for (unsigned i = 0; i < s->w->nr; i++) {
-		if (s->w->items[i].proc.pid)
-			memory += status_value(s->w->items[i].proc.pid, "VmHWM");
-		proc_end(&s->w->items[i].proc, 1, NULL, 0);
-		if (s->w->items[i].path)
-			forget(s, &s->w->items[i]);
-	}
-	s->ret->reading_memory = max_u64(s->ret->reading_memory, memory);
-}
-
 static void merge_progress(void *ctx, uint64_t done, uint64_t total)
 {
-	tell_progress(ctx, "indexing", done, total);
+	scan_tell_progress(ctx, "indexing", done, total);
 }
 
 static int merge(struct scan *s, unsigned nr_threads, struct err *err)
@@ -830,13 +208,13 @@ int scan_finish_merge(struct catalog *c, const struct scan_options *o, unsigned 
 
 static int run(struct scan *s, struct err *err)
 {
-	unsigned nr_threads = s->w->nr;
+	unsigned nr_threads = scan_workers_count(s->w);
 
 	if (wait_for_window(s, err) < 0 || scan_finish_merge(s->c, s->o, nr_threads, err) < 0)
 		return -1;
-	if (find_images(s, err) < 0 || read_images(s, err) < 0)
+	if (scan_find(s, err) < 0 || read_images(s, err) < 0)
 		return -1;
-	end_workers(s);
+	scan_end_workers(s);
 	if (merge_prepare(s->c, s->o->stopper, err) < 0)
 		return -1;
 	if (merge(s, nr_threads, err) < 0)
@@ -859,6 +237,6 @@ int scan_run(struct catalog *c, struct scan_workers *w, const struct scan_option
 	s->o = o;
 	s->ret = ret;
 	rc = run(s, err);
-	end_workers(s);
+	scan_end_workers(s);
 	return rc;
 }

@@ -6,8 +6,12 @@
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#define AGAIN_MAX 100
+#define TMP_ROOM 40
 
 static int os_openat(int dirfd, const char *name, int flags, mode_t mode)
 {
@@ -51,15 +55,16 @@ int file_open(int dirfd, const char *name, int flags, mode_t mode, struct err *e
 
 int file_open_beneath(int dirfd, const char *name, int flags, uint64_t resolve, struct err *err)
 {
-	int fd;
+	int fd, tries = 0;
 
 	if (!(flags & O_PATH))
 		flags |= O_NOCTTY;
-	/* EAGAIN: something moved while the kernel looked, so that it could not be sure. */
+	/* EAGAIN: something moved while the kernel looked, so that it could not be sure; or a lease on the file, which may
+	 * last. */
 	do
 		fd = file_ops->openat2(dirfd, name, flags | O_CLOEXEC,
 				       resolve | RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS);
-	while (fd < 0 && (errno == EINTR || errno == EAGAIN));
+	while (fd < 0 && (errno == EINTR || (errno == EAGAIN && ++tries < AGAIN_MAX)));
 	if (fd < 0)
 		return err_errno(err, "cannot open '%s'", name);
 	return fd;
@@ -231,15 +236,33 @@ void file_writer_release(struct file_writer *w)
 	w->used = 0;
 }
 
+/* A new file under a name that nobody can foresee; it need not resemble the one to come, which may be as long as names get. */
+static int open_temporary(int dirfd, mode_t mode, char ret_name[TMP_ROOM], struct err *err)
+{
+	uint64_t random = 0;
+
+	for (int tries = 0;; tries++) {
+		int fd;
+
+		if (getrandom(&random, sizeof(random), GRND_NONBLOCK) < 0)
+			random += (uint64_t)getpid() << 32 | 1;
+		snprintf(ret_name, TMP_ROOM, ".dedupscan-%016llx.tmp", (unsigned long long)random);
+		fd = file_ops->openat(dirfd, ret_name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY, mode);
+		if (fd >= 0)
+			return fd;
+		if (errno != EINTR && (errno != EEXIST || tries > 100))
+			return err_errno(err, "cannot create a file beside it");
+	}
+}
+
 int file_write_atomic(int dirfd, const char *name, const void *buf, size_t len, mode_t mode, struct err *err)
 {
-	char tmp[300];
+	char tmp[TMP_ROOM];
 	int fd, rc;
 
-	snprintf(tmp, sizeof(tmp), "%s.tmp%ld", name, (long)getpid());
-	fd = file_open(dirfd, tmp, O_WRONLY | O_CREAT | O_TRUNC, mode, err);
+	fd = open_temporary(dirfd, mode, tmp, err);
 	if (fd < 0)
-		return -1;
+		return err_add(err, "'%s'", name);
 	rc = file_write(fd, buf, len, 0, err);
 	if (rc == 0)
 		rc = file_sync(fd, tmp, err);

@@ -97,13 +97,20 @@ int proc_send(int sock, const void *msg, size_t len, int fd, struct err *err)
 	return 0;
 }
 
+/* The last descriptor that came along; others, which the room that the alignment leaves can hold, are closed. */
 static int received_fd(struct msghdr *header)
 {
 	int fd = -1;
 
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(header); c; c = CMSG_NXTHDR(header, c))
-		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
-			memcpy(&fd, CMSG_DATA(c), sizeof(int));
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(header); c; c = CMSG_NXTHDR(header, c)) {
+		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+			continue;
+		for (size_t at = 0; CMSG_LEN(at + sizeof(int)) <= c->cmsg_len; at += sizeof(int)) {
+			if (fd >= 0)
+				close(fd);
+			memcpy(&fd, CMSG_DATA(c) + at, sizeof(int));
+		}
+	}
 	return fd;
 }
 
@@ -126,13 +133,13 @@ ssize_t proc_recv(int sock, void *msg, size_t room, int *ret_fd, struct err *err
 		n = 0;
 	if (n < 0)
 		return err_errno(err, "cannot receive from another process");
-	*ret_fd = n > 0 ? received_fd(&header) : -1;
-	if (header.msg_flags & MSG_TRUNC) {
-		if (*ret_fd >= 0)
-			close(*ret_fd);
+	*ret_fd = received_fd(&header);
+	if ((n == 0 || header.msg_flags & MSG_TRUNC) && *ret_fd >= 0) {
+		close(*ret_fd);
 		*ret_fd = -1;
-		return err_set(err, ERR_FORMAT, "a message of another process is too long");
 	}
+	if (header.msg_flags & MSG_TRUNC)
+		return err_set(err, ERR_FORMAT, "a message of another process is too long");
 	return n;
 }
 

@@ -7,6 +7,8 @@
 
 #include "scanner/base/units.h"
 
+#define SECONDS_MAX ((uint64_t)1 << 32) /* for ever, and no overflow */
+
 static uint64_t boottime_ns(void)
 {
 	struct timespec t;
@@ -42,7 +44,7 @@ int schedule_set_window(struct schedule *s, const char *text, struct err *err)
 
 void schedule_set_for(struct schedule *s, uint64_t seconds)
 {
-	uint64_t end = boottime_ns() + seconds * 1000000000;
+	uint64_t end = boottime_ns() + (seconds < SECONDS_MAX ? seconds : SECONDS_MAX) * 1000000000;
 
 	if (!s->end || end < s->end)
 		s->end = end;

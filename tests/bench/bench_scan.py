@@ -6,7 +6,7 @@ import os
 import shutil
 
 import measure
-from measure import IMAGE_MIB, MIB, PLAIN_LOOP, RUNS, Run, make_image, of, ratios, scan, spread, table, take_turns, warm
+from measure import MIB, PLAIN_LOOP, RUNS, Run, make_image, of, ratios, scan, spread, table, take_turns, warm
 
 ABOUT = """
 dedupscan scan --jobs 1 --no-idle --fill-cache, whole and into a new catalog, against duperemove -b 4k with a new hash file
@@ -60,5 +60,4 @@ def run():
 
 
 if __name__ == "__main__":
-    print(f"BENCH_MIB={IMAGE_MIB}") if IMAGE_MIB != 1024 else None
     measure.main("Scan of raw images on one core", ABOUT, run)

@@ -37,7 +37,8 @@ def begin(title, about=""):
     print(f"\n{title}\n{'=' * len(title)}")
     for line in about.strip().splitlines():
         print(line.strip())
-    print(f"{processor()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}; median (least-most) of {RUNS} runs\n")
+    print(f"{processor()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}; images of {IMAGE_MIB} MiB; "
+          f"median (least-most) of {RUNS} runs\n")
 
 
 def end():

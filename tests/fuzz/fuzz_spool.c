@@ -45,25 +45,19 @@ static struct spool_image image(void)
 	return (struct spool_image){ .identity = { 1, 2, 3, 4, 5 }, .base = 6, .span = (uint64_t)1 << 40, .layer = (uint64_t)1 << 40 };
 }
 
-/* A whole spool file called `name` with these bytes for frames, and maybe an end frame. */
-static void write_file(const char *name, const uint8_t *data, size_t size, bool end)
+/* 1.req, with these bytes for frames and an end frame; or 1.part, without one. */
+static void write_file(const uint8_t *data, size_t size, bool whole)
 {
 	struct spool_image i = image();
 	struct spool_writer w;
-	int fd;
 
 	must(spool_create(&w, dir, "1", &i, NULL) == 0);
 	must(pwrite(w.fd, data, size, HEADER) == (ssize_t)size);
 	w.offset = HEADER + size;
-	if (!end) {
+	if (whole)
+		must(spool_commit(&w, dir, "1", &i, NULL) == 0);
+	else
 		spool_writer_release(&w);
-		must(renameat(dir, "1.part", dir, name) == 0);
-		return;
-	}
-	must(spool_commit(&w, dir, "1", &i, NULL) == 0);
-	fd = openat(dir, "1.req", O_RDONLY | O_CLOEXEC);
-	must(fd >= 0);
-	close(fd);
 }
 
 /* ---- what is accepted ---- */
@@ -148,10 +142,10 @@ static void try_bytes(const uint8_t *data, size_t size)
 {
 	if (size >= sizeof(struct spool_frame))
 		spool_frame_check(data, size, NULL);
-	write_file("1.req", data, size, true);
+	write_file(data, size, true);
 	read_whole(true);
 	read_whole(false);
-	write_file("1.part", data, size, false);
+	write_file(data, size, false);
 	go_on();
 }
 
@@ -200,12 +194,13 @@ static size_t fix_frame(uint8_t *p, size_t left, uint64_t *next)
 {
 	struct spool_frame *f = (struct spool_frame *)p;
 	struct spool_segment *s = (struct spool_segment *)(f + 1);
-	uint8_t what = p[0], *ends;
 	uint32_t nr_segments, nr_requests;
+	uint8_t what, *ends;
 	size_t len;
 
 	if (left < sizeof(*f) + 1028)
 		return 0;
+	what = p[0];
 	nr_segments = (uint32_t)min_u64(le32_get(f->nr_segments) % 8, (left - sizeof(*f) - 1028) / sizeof(*s));
 	ends = (uint8_t *)(s + nr_segments);
 	nr_requests = (uint32_t)min_u64(le32_get(f->nr_requests) % 600, (left - (size_t)(ends + 1028 - p)) / 18);
@@ -252,8 +247,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	try_bytes(p, size);
 	size = fix(p, max_u64(size, least));
 	try_bytes(p, size);
-	if (size > 100)
-		spool_frame_check(p, size, NULL);
 	free(p);
 	return 0;
 }

@@ -9,6 +9,7 @@ and L2 tables written here; raw files are asked by SEEK_DATA.  Blocks are compar
 A library: `Store(DIR).report()` gives what `dedupscan report --json DIR` should say, `differences()` compares.  Run with a
 directory it prints that; run without, it counts a small store whose figures were worked out by hand."""
 
+import bisect
 import hashlib
 import json
 import os
@@ -110,23 +111,36 @@ def without_backing(path):
     return "json:" + json.dumps({"driver": "qcow2", "file": {"driver": "file", "filename": path}, "backing": None})
 
 
-def qcow2_extents(name):
-    extents = []
+def qcow2_extents(name, file_data):
+    """What QEMU says is data, cut where the file's holes begin and end."""
     for e in json.loads(qemu_img("map", "--output=json", name)):
-        if e["depth"] == 0 and e["data"]:
-            extents.append((e["start"], e["start"] + e["length"], not e["zero"]))
-    return extents
+        if e["depth"] != 0 or not e["data"]:
+            continue
+        at, end = e["start"], e["start"] + e["length"]
+        if "offset" in e:
+            shift = e["start"] - e["offset"]
+            i = max(0, bisect.bisect_right(file_data, (e["offset"],)) - 1)
+            for begin, upto, _ in file_data[i:]:
+                if begin + shift >= end:
+                    break
+                if upto + shift > at:
+                    yield from ([(at, begin + shift, False)] if begin + shift > at else [])
+                    yield max(at, begin + shift), min(end, upto + shift), True
+                    at = min(end, upto + shift)
+        if at < end:
+            yield at, end, "offset" not in e
 
 
 class Tables:
-    """L1, L2 and snapshot tables of an image: what each layer stores where."""
+    """L1, L2 and snapshot tables of an image: what each layer stores where.  file_data: the parts of the file that are no holes."""
 
-    def __init__(self, path):
+    def __init__(self, path, file_data):
         self.file = open(path, "rb")  # pylint: disable=consider-using-with
         (_, self.version, _, _, bits, self.size, _, l1_size, l1, _, _, nr, at) = struct.unpack(">IIQIIQIIQQIIQ", self.at(0, 72))
         self.cluster_bits, self.cluster = bits, 1 << bits
         features = struct.unpack(">Q", self.at(72, 8))[0] if self.version > 2 else 0
         self.entry, self.subs = (16, 32) if features & 16 else (8, 1)
+        self.data = file_data
         self.layers = [self.read_layer(l1, l1_size)]
         self.end = self.size
         for _ in range(nr):
@@ -170,15 +184,13 @@ class Tables:
 
     def in_hole(self, held):
         where, packed, length = held
-        try:
-            return not packed and os.lseek(self.file.fileno(), where, os.SEEK_DATA) >= where + length
-        except OSError:
-            return True
+        i = bisect.bisect_left(self.data, (where + length,))  # extents before it begin before the cluster ends
+        return not packed and (i == 0 or self.data[i - 1][1] <= where)
 
 
-def snapshot_view(v, now):
+def snapshot_view(v, now, file_data):
     """now: a file with the disk as it is"""
-    t = Tables(v.path)
+    t = Tables(v.path, file_data)
     v.layer = max(round_up(t.end, LAYER_UNIT), LAYER_UNIT)
     pieces = []
     for k, layer in enumerate(t.layers):
@@ -204,14 +216,18 @@ def qcow2_view(path, tmp):
     info = json.loads(qemu_img("info", "--output=json", path))
     v.format, v.virtual_size, v.backing = "qcow2", info["virtual-size"], info.get("backing-filename", "")
     v.nr_snapshots = len(info.get("snapshots", []))
+    with open(path, "rb") as f:  # to ext4, space that was reserved but never written is a hole until somebody reads it
+        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        file_data = list(file_extents(f.fileno(), v.file_size))
+    extents = [] if v.nr_snapshots else list(qcow2_extents(name, file_data))
     with tempfile.NamedTemporaryFile(dir=tmp) as raw:
         qemu_img("convert", "-O", "raw", name, raw.name)
         with open(raw.name, "rb") as f:
             if v.nr_snapshots:
-                snapshot_view(v, f)
+                snapshot_view(v, f, file_data)
             else:
                 v.layer = max(round_up(v.virtual_size, LAYER_UNIT), LAYER_UNIT)
-                v.add_extents(f, qcow2_extents(name))
+                v.add_extents(f, extents)
     return v
 
 

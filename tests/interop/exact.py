@@ -125,7 +125,7 @@ def main():
     store = brute.Store(folder, tmp, ["broken.qcow2"])
     want, got = check_fresh(store, folder, tmp, "store")
     if min(want["totals"][k] for k in ("within_same", "within_other", "between_same", "between_other")) == 0 or \
-            want["runs"][-1]["nr_runs"] == 0 or want["totals"]["unsure"] > want["totals"]["stored"] / 20:
+            want["runs"][-1]["nr_runs"] == 0 or sum(not i["unsure"] for i in want["images"]) < len(want["images"]) * 2 / 3:
         fail(f"the store does not try everything: {want['totals']} {want['runs']}")
     tried = check_comparison(want, got)
     print(f"{len(want['images'])} images, {want['totals']['stored'] >> 20} MiB stored: all figures exact in {len(WAYS)} ways; "

@@ -60,6 +60,8 @@ static int print_map(struct image *img, bool guest, struct err *err)
 	for (uint64_t at = 0; at < end; at += ext.len) {
 		if ((guest ? image_next_guest_extent : image_next_extent)(img, at, &ext, err) < 0)
 			return -1;
+		if (ext.len == 0)
+			return err_set(err, ERR_FORMAT, "an extent of no bytes at offset %" PRIu64, at);
 		print_extent(img, &ext);
 	}
 	return 0;

@@ -37,6 +37,7 @@ class Failed(Exception):
 
 def run(*command, may_fail=False, **kw):
     kw.setdefault("cwd", here)
+    kw.setdefault("timeout", 100)
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, **kw)
     if done.returncode and not may_fail:
         raise Failed(f"{' '.join(command)}: {done.stderr.decode('utf-8', 'replace').strip()}")
@@ -491,7 +492,7 @@ def one(seed):
 def main():
     global args
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=2000 if LONG else 100)
+    parser.add_argument("--count", type=int, default=2000 if LONG else 300)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--keep", help="keep the images in this folder")

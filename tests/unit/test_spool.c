@@ -49,7 +49,7 @@ static void add_segment(uint64_t segment, unsigned stored, unsigned zero, unsign
 
 	*s = (struct spool_segment){ .segment = le64_from(segment), .stored = le16_from((uint16_t)stored),
 				     .zero = le16_from((uint16_t)zero), .flags = le16_from((uint16_t)flags) };
-	memset(s->digest, (int)segment + 1, sizeof(s->digest));
+	memset(s->digest, (int)(segment & 0xff) + 1, sizeof(s->digest));
 }
 
 static void add_request(struct fingerprint f, uint64_t block)
@@ -444,9 +444,13 @@ static void block_numbers_keep_all_their_forty_bits(void **state)
 
 	(void)state;
 	assert_int_equal(spool_create(&w, scratch, "7", &image, NULL), 0);
-	for (size_t i = 0; i < ARRAY_SIZE(blocks); i++)
+	for (size_t i = 0; i < ARRAY_SIZE(blocks); i++) {
+		if (i == 0 || blocks[i] / SEGMENT_BLOCKS != blocks[i - 1] / SEGMENT_BLOCKS)
+			add_segment(blocks[i] / SEGMENT_BLOCKS, 512, 0, 0);
 		add_request((struct fingerprint){ i, UINT64_MAX }, blocks[i]);
+	}
 	len = spool_frame_make(pending, 0, frame);
+	assert_int_equal(spool_frame_check(frame, len, NULL), 0);
 	assert_int_equal(spool_append(&w, frame, len, NULL), 0);
 	assert_int_equal(spool_commit(&w, scratch, "7", &image, NULL), 0);
 	s = spool_open(scratch, "7", true, NULL);
@@ -483,8 +487,9 @@ static void refuse_changed(size_t at, size_t width, uint64_t value)
 	size_t len;
 
 	add_segment(3, 5, 2, 0);
-	add_segment(4, 5, 2, 0);
-	add_request((struct fingerprint){ 1, 1 }, 1);
+	add_segment(4, 5, 0, SPOOL_SAME);
+	add_request((struct fingerprint){ 1, 1 }, 3 * SEGMENT_BLOCKS + 1);
+	add_request((struct fingerprint){ 1, 1 }, 3 * SEGMENT_BLOCKS + 2);
 	len = spool_frame_make(pending, 5 * SEGMENT_SIZE, frame);
 	memcpy(copy, frame, len);
 	memcpy(copy + at, &value, width);
@@ -497,6 +502,7 @@ static void refuse_changed(size_t at, size_t width, uint64_t value)
 static void refuses_frames_that_lie(void **state)
 {
 	size_t segments = sizeof(struct spool_frame), ends = segments + 2 * sizeof(struct spool_segment);
+	size_t requests = ends + (SPOOL_SLICES + 1) * sizeof(le32);
 
 	(void)state;
 	refuse_changed(0, 1, 'X');
@@ -505,14 +511,18 @@ static void refuses_frames_that_lie(void **state)
 	refuse_changed(offsetof(struct spool_frame, kind), 4, SPOOL_FRAME_END); /* an end with a payload */
 	refuse_changed(offsetof(struct spool_frame, nr_segments), 4, UINT32_MAX);
 	refuse_changed(offsetof(struct spool_frame, nr_segments), 4, 1);
-	refuse_changed(offsetof(struct spool_frame, nr_requests), 4, 2);
+	refuse_changed(offsetof(struct spool_frame, nr_requests), 4, 3);
 	refuse_changed(segments + offsetof(struct spool_segment, segment), 8, 4);
 	refuse_changed(segments + offsetof(struct spool_segment, segment), 8, (uint64_t)1 << 31);
 	refuse_changed(segments + offsetof(struct spool_segment, stored), 2, 513);
 	refuse_changed(segments + offsetof(struct spool_segment, stored), 2, 1); /* fewer than are zero */
 	refuse_changed(ends, 4, 1);
-	refuse_changed(ends + 4, 4, 2);
+	refuse_changed(ends + 4, 4, 3);
 	refuse_changed(ends + 256 * 4, 4, 0);
+	refuse_changed(requests + 7, 1, 1);			  /* another slice's */
+	refuse_changed(requests + 8, 3, 2 * SEGMENT_BLOCKS + 1);  /* in a segment that is not here */
+	refuse_changed(requests + 18 + 8, 3, 4 * SEGMENT_BLOCKS); /* in one that did not change */
+	refuse_changed(requests + 18 + 8, 3, 3 * SEGMENT_BLOCKS); /* before the request before it */
 }
 
 static void refuses_a_frame_cut_anywhere(void **state)
@@ -521,7 +531,7 @@ static void refuses_a_frame_cut_anywhere(void **state)
 
 	(void)state;
 	add_segment(3, 5, 2, 0);
-	add_request((struct fingerprint){ 1, 1 }, 1);
+	add_request((struct fingerprint){ 1, 1 }, 3 * SEGMENT_BLOCKS);
 	len = spool_frame_make(pending, 0, frame);
 	assert_int_equal(spool_frame_check(frame, len, NULL), 0);
 	for (size_t cut = 0; cut < len; cut++) {
@@ -531,6 +541,33 @@ static void refuses_a_frame_cut_anywhere(void **state)
 		assert_int_equal(spool_frame_check(exact, cut, NULL), -1);
 		free(exact);
 	}
+}
+
+static void refuses_an_end_frame_that_counts_something(void **state)
+{
+	struct spool_frame f = { .magic = "DDSF", .kind = le32_from(SPOOL_FRAME_END) };
+
+	(void)state;
+	for (unsigned nr = 0; nr < 2; nr++) {
+		f.nr_segments = le32_from(nr);
+		f.header_checksum = le32_from(checksum32(&f, offsetof(struct spool_frame, header_checksum), 0));
+		assert_int_equal(spool_frame_check((const void *)&f, sizeof(f), NULL), nr ? -1 : 0);
+	}
+}
+
+static void refuses_frames_that_go_back(void **state)
+{
+	struct spool_image image = image_make();
+	struct spool_writer w;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	assert_int_equal(spool_create(&w, scratch, "7", &image, &err), 0);
+	append_frames(&w, 2, 1);
+	append_frames(&w, 0, 1);
+	assert_int_equal(spool_commit(&w, scratch, "7", &image, &err), 0);
+	assert_null(spool_open(scratch, "7", true, &err));
+	assert_int_equal(err.kind, ERR_FORMAT);
 }
 
 static void texts_too_long_are_cut_and_the_rest_stays_apart(void **state)
@@ -614,6 +651,8 @@ int main(void)
 		spool_test(a_full_frame_fits_its_buffer),
 		spool_test(refuses_frames_that_lie),
 		spool_test(refuses_a_frame_cut_anywhere),
+		spool_test(refuses_an_end_frame_that_counts_something),
+		spool_test(refuses_frames_that_go_back),
 		spool_test(texts_too_long_are_cut_and_the_rest_stays_apart),
 		spool_test(a_full_disk_is_told_at_every_step),
 	};

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_SCAN_PARTS_H
+#define DEDUPSCAN_SCAN_PARTS_H
+
+#include "scanner/base/proc.h"
+#include "scanner/scan.h"
+#include "scanner/worker.h"
+
+/* What the parts of a scan share: scan.c decides, scan_find.c finds, scan_read.c has images read.  Nobody else includes
+ * this. */
+
+#define SCAN_POLL_MS 100
+
+struct reading; /* one worker and what it is reading */
+
+struct scan {
+	struct catalog *c;
+	const struct scan_options *o;
+	struct scan_workers *w;
+	struct scan_result *ret;
+	bool stopping;
+	bool listing_failed; /* in the root being walked */
+	uint64_t bytes_done, bytes_total, images_done, images_total; /* for progress; bytes of image files */
+	struct worker_message m;
+};
+
+/* ---- scan.c ---- */
+
+void scan_tell_progress(struct scan *s, const char *stage, uint64_t done, uint64_t total);
+void scan_tell_problem(struct scan *s, const char *path, const struct err *why);
+/* A value in KiB of /proc/PID/status, in bytes. */
+uint64_t scan_status_value(pid_t pid, const char *name);
+
+/* Where the backing file lies that an image names; "" when it names none or none is there. */
+void scan_resolve_backing(const char *name, const char *image, char ret[PATH_MAX]);
+
+/* ---- scan_find.c ---- */
+
+/* Walks the roots into the catalog's `found`, settles what vanished or moved and makes rows for what is new: all at once. */
+int scan_find(struct scan *s, struct err *err);
+
+/* ---- scan_read.c ---- */
+
+unsigned scan_workers_count(const struct scan_workers *w);
+
+/* True while somebody could be writing to the file: a lease that wants to be alone with readers is not to be had. */
+bool scan_open_for_writing(int fd);
+
+/* Hands an image to a worker, waiting for an idle one.  1 = the scan is stopping, nothing was begun. */
+int scan_read(struct scan *s, const struct found *f, const struct catalog_image *image, struct err *err);
+
+/* Waits for all that is being read. */
+int scan_read_rest(struct scan *s, struct err *err);
+
+/* Ends the workers; what they were at is left for the next scan. */
+void scan_end_workers(struct scan *s);
+
+#endif

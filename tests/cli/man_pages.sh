@@ -1,0 +1,70 @@
+#!/bin/bash
+# The man pages are well-formed and say of options and exit statuses what the program says.
+. tests/lib.sh
+
+# man_options PAGE: the long options that have an item of their own
+man_options()
+{
+	grep -E '^\.It Fl ' "$1" | grep -oE '\\-[a-z][a-z-]*' | sed 's/^\\-/--/' | sort -u
+}
+
+# help_options: of a --help on standard input, those at the beginning of a line
+help_options()
+{
+	grep -E '^ +-' | sed -E 's/   .*//' | grep -oE -- '--[a-z][a-z-]*' | sort -u
+}
+
+# man_statuses PAGE: "0 75 ..."
+man_statuses()
+{
+	sed -n '/^\.Sh EXIT STATUS/,/^\.Sh EXAMPLES/p' "$1" | sed -nE 's/^\.It ([0-9]+)$/\1/p'
+}
+
+enum_statuses()
+{
+	sed -n '/^enum exit_status/,/^};/p' dedupscan.c | sed -nE 's/.*= ([0-9]+),.*/\1/p'
+}
+
+# check_page PAGE: what mandoc has to say, except about which other pages are installed here
+check_page()
+{
+	mandoc -Tlint -Wstyle "$1" 2>/dev/null | grep -vE 'referenced manual not found|outdated mandoc.db' || true
+}
+
+scan=$TMP/scan report=$TMP/report
+"$DEDUPSCAN" scan --help | help_options >"$scan"
+"$DEDUPSCAN" report --help | help_options >"$report"
+[ "$(wc -l <"$scan")" -ge 14 ] || fail "scan --help lists only: $(cat "$scan")"
+
+assert_eq "$(cat "$scan")" "$(man_options contrib/man/dedupscan-scan.1)" "options of dedupscan-scan(1)"
+assert_eq "$(comm -13 "$scan" "$report")" "$(man_options contrib/man/dedupscan-report.1)" "options of dedupscan-report(1)"
+
+# every option that is told is taken: a word too many fails for another reason than an unknown one
+while read -r option; do
+	capture "$DEDUPSCAN" report "$option"
+	assert_has_not "$output" "unrecognized option|ambiguous"
+done <"$report"
+capture "$DEDUPSCAN" report --nonsense
+assert_has "$output" "unrecognized option"
+
+# and every option that is taken is told
+taken=$(sed -n '/^#define SCAN_OPTIONS/,/^$/p' dedupscan.c | grep -oE '\{ "[a-z-]+"' | sed -E 's/\{ "(.*)"/--\1/' | grep -vx -- --help | sort -u)
+assert_eq "$taken" "$(cat "$scan")" "options that are taken"
+
+assert_eq "$(enum_statuses)" "$(man_statuses contrib/man/dedupscan.1)" "exit statuses of dedupscan(1)"
+[ "$(enum_statuses | wc -l)" -eq 6 ] || fail "the enum was not understood"
+told=$("$DEDUPSCAN" scan --help | sed -n '/^Exit status/,$p' | tr '\n' ' ' | grep -oE '(^Exit status:|;) +[0-9]+' | grep -oE '[0-9]+')
+assert_eq "$(enum_statuses)" "$told" "exit statuses in the help"
+
+# controls: an option and a status that are missing are noticed
+sed 's/^\.It Fl \\-limit/.It Fl \\-limits/' contrib/man/dedupscan-scan.1 >"$TMP/page"
+[ "$(cat "$scan")" != "$(man_options "$TMP/page")" ] || fail "a wrong option is not noticed"
+sed 's/^\.It 75$/.It 76/' contrib/man/dedupscan.1 >"$TMP/page"
+[ "$(enum_statuses)" != "$(man_statuses "$TMP/page")" ] || fail "a wrong exit status is not noticed"
+
+require_tool mandoc
+for page in contrib/man/*.[1-8]; do
+	assert_eq "" "$(check_page "$page")" "$page"
+done
+sed 's/^\.El$//' contrib/man/dedupscan.1 >"$TMP/page.1"
+[ -n "$(check_page "$TMP/page.1")" ] || fail "a broken page is not noticed"
