@@ -52,7 +52,10 @@ size_t scan_sort_memory(uint64_t memory)
 
 void scan_tell_progress(struct scan *s, const char *stage, uint64_t done, uint64_t total)
 {
-	struct scan_progress p = { .stage = stage, .done = done, .total = total, .nr_images_done = s->images_done,
+	struct scan_progress p = { .stage = stage,
+				   .done = done,
+				   .total = total,
+				   .nr_images_done = s->images_done,
 				   .nr_images = s->images_total };
 
 	p.bytes = strcmp(stage, "reading") == 0;
@@ -127,8 +130,10 @@ static bool read_already(struct scan *s, const struct found *f, const struct cat
 
 	snprintf(name, sizeof(name), "%lld", (long long)i->id);
 	sp = spool_open(catalog_spool_dirfd(s->c), name, false, NULL);
-	return sp && !sp->image.racy && sp->image.base == i->base && spool_identity_equal(&sp->image.identity, &f->identity) &&
-	       !backing_moved(spool_text(&sp->image, SPOOL_BACKING), f->path, spool_text(&sp->image, SPOOL_BACKING_PATH));
+	return sp && !sp->image.racy && sp->image.base == i->base &&
+	       spool_identity_equal(&sp->image.identity, &f->identity) &&
+	       !backing_moved(spool_text(&sp->image, SPOOL_BACKING), f->path,
+			      spool_text(&sp->image, SPOOL_BACKING_PATH));
 }
 
 static int skip_unchanged(struct scan *s, const struct found *f, const struct catalog_image *i, struct err *err)
@@ -189,8 +194,11 @@ static void merge_progress(void *ctx, uint64_t done, uint64_t total)
 
 static int merge(struct scan *s, unsigned nr_threads, struct err *err)
 {
-	struct merge_options o = { .memory = scan_sort_memory(s->o->memory), .nr_threads = nr_threads, .stopper = s->o->stopper,
-				   .progress = merge_progress, .ctx = s };
+	struct merge_options o = { .memory = scan_sort_memory(s->o->memory),
+				   .nr_threads = nr_threads,
+				   .stopper = s->o->stopper,
+				   .progress = merge_progress,
+				   .ctx = s };
 
 	return merge_run(s->c, &o, err);
 }

@@ -100,4 +100,3 @@ int scan_find(struct scan *s, struct err *err)
 	}
 	return catalog_commit(s->c, err);
 }
-

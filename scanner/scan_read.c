@@ -98,7 +98,8 @@ static uint64_t bytes_counted(struct scan *s)
 		if (r->busy && r->image.span) {
 			double at = (double)atomic_load_explicit(&shared_of(r)->address, memory_order_relaxed);
 
-			done += (uint64_t)((double)r->file_used * (at < (double)r->image.span ? at / (double)r->image.span : 1));
+			done += (uint64_t)((double)r->file_used *
+					   (at < (double)r->image.span ? at / (double)r->image.span : 1));
 		}
 	}
 	return done;
@@ -167,7 +168,8 @@ static int image_failed(struct scan *s, struct reading *r, const struct err *why
 	scan_tell_problem(s, r->path, why);
 	if (rc == 0)
 		rc = catalog_begin(s->c, err);
-	if (rc == 0 && ((rc = catalog_image_failed(s->c, r->id, &r->image.identity, r->image.racy, r->says.format, why, err)) < 0 ||
+	if (rc == 0 && ((rc = catalog_image_failed(s->c, r->id, &r->image.identity, r->image.racy, r->says.format, why,
+						   err)) < 0 ||
 			(rc = catalog_image_set_used(s->c, r->id, r->file_used, err)) < 0))
 		catalog_rollback(s->c);
 	if (rc == 0)
@@ -216,7 +218,8 @@ static int image_done(struct scan *s, struct reading *r, struct err *err)
 		now = spool_identity_of(&st);
 	if (!spool_identity_equal(&now, &r->image.identity)) {
 		r->image.racy = 1;
-		snprintf(r->says.warning, sizeof(r->says.warning), "it changed while it was read; it will be read again next time");
+		snprintf(r->says.warning, sizeof(r->says.warning),
+			 "it changed while it was read; it will be read again next time");
 	}
 	set_texts(r);
 	if (r->says.warning[0]) {
@@ -459,7 +462,8 @@ static void begin_reading(struct reading *r, const struct found *f, const struct
 static int resume_or_not(struct scan *s, struct reading *r, struct err *err)
 {
 	struct spool_image old;
-	int rc = spool_resume(&r->spool, catalog_spool_dirfd(s->c), r->name, &r->image.identity, r->image.base, &old, err);
+	int rc = spool_resume(&r->spool, catalog_spool_dirfd(s->c), r->name, &r->image.identity, r->image.base, &old,
+			      err);
 
 	if (rc > 0) {
 		r->image = old;

@@ -335,6 +335,7 @@ static int read_extent(struct worker *w, const struct extent *ext, struct err *e
 		if (read_part(w, ext, offset, len, err) < 0)
 			return -1;
 		offset += len;
+		atomic_store_explicit(&w->shared->address, offset, memory_order_relaxed);
 	}
 	return 1;
 }

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_CATALOG_PARTS_H
+#define DEDUPSCAN_CATALOG_PARTS_H
+
+#include "scanner/catalog.h"
+#include "scanner/sql.h"
+
+/* What the parts of the catalog share: catalog.c opens it, catalog_images.c and catalog_index.c hold what its tables do.
+ * Nobody else includes this. */
+
+struct catalog {
+	char *dir;
+	int dirfd, index_dirfd, spool_dirfd, lock_fd;
+	struct sql *db;
+};
+
+#endif
