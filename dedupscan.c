@@ -481,6 +481,8 @@ static int scan_and_tally(struct job *j, struct err *err)
 	if (open_catalog(j, err) < 0)
 		return -1;
 	if (j->s.no_scan)
+		stopper.schedule = (struct schedule){ 0 }; /* it reads no image: nothing to spare anybody */
+	if (j->s.no_scan)
 		return scan_finish_merge(j->catalog, &j->s.scan, j->s.jobs, err) < 0 ? -1 : tally(j, err);
 	if (scan_run(j->catalog, j->workers, &j->s.scan, &j->result, err) < 0) {
 		if (err->kind == ERR_CANCELED)

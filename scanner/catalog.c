@@ -23,7 +23,7 @@ static const char schema[] =
 	"CREATE TABLE IF NOT EXISTS stores (root TEXT PRIMARY KEY, added_at INTEGER NOT NULL) WITHOUT ROWID;"
 	"CREATE TABLE IF NOT EXISTS images ("
 	" id INTEGER PRIMARY KEY AUTOINCREMENT, path TEXT NOT NULL UNIQUE,"
-	" dev INTEGER, ino INTEGER, size INTEGER, mtime INTEGER, ctime INTEGER, racy INTEGER NOT NULL DEFAULT 1,"
+	" dev INTEGER, ino INTEGER, size INTEGER, mtime INTEGER, ctime INTEGER, racy INTEGER NOT NULL DEFAULT 1, told INTEGER NOT NULL DEFAULT 0,"
 	" data_dev INTEGER, data_ino INTEGER, data_size INTEGER, data_mtime INTEGER, data_ctime INTEGER,"
 	" base INTEGER NOT NULL DEFAULT 0, format TEXT, backing TEXT, backing_path TEXT, features TEXT, warning TEXT,"
 	" error_kind TEXT, error TEXT,"
@@ -129,7 +129,12 @@ static int open_database(struct catalog *c, struct err *err)
 {
 	char path[PATH_MAX], what[PATH_MAX + 16];
 	uint64_t version;
+	int fd;
 
+	/* SQLite would make it readable for everybody. */
+	fd = file_open(c->dirfd, "catalog.db", O_RDWR | O_CREAT, 0600, err);
+	if (fd < 0 || file_close(fd, "catalog.db", err) < 0)
+		return -1;
 	snprintf(path, sizeof(path), "%s/catalog.db", c->dir);
 	snprintf(what, sizeof(what), "catalog '%s'", c->dir);
 	c->db = sql_open(path, what, err);

@@ -53,7 +53,7 @@ struct catalog_image {
 	int64_t id;
 	char *path;
 	struct spool_identity identity, data_file;
-	bool racy;
+	bool racy, told; /* as in struct spool_image */
 	uint64_t base; /* grows by one whenever its segments change */
 	char *format, *backing, *backing_path, *features, *warning;
 	char *error_kind, *error; /* NULL = it was read */
@@ -76,8 +76,8 @@ int catalog_image_add(struct catalog *c, const char *path, int64_t *ret, struct 
 int catalog_image_rename(struct catalog *c, int64_t id, const char *path, struct err *err);
 int catalog_image_remove(struct catalog *c, int64_t id, struct err *err);
 /* Records why it could not be read; what was known of its content is dropped. */
-int catalog_image_failed(struct catalog *c, int64_t id, const struct spool_identity *identity, bool racy,
-			 const char *format, const struct err *why, struct err *err);
+int catalog_image_failed(struct catalog *c, int64_t id, const struct spool_image *i, const char *format,
+			 const struct err *why, struct err *err);
 int catalog_image_set_used(struct catalog *c, int64_t id, uint64_t file_used, struct err *err);
 
 /* All images in order of path; calls until it returns non-zero. */
@@ -118,6 +118,9 @@ int catalog_count_runs(struct catalog *c, int64_t image, uint64_t *ret, struct e
 /* Takes over what a spool file says: the row of the image and its segments; changed segments get the generation.  In a
  * transaction. */
 int catalog_take_spool(struct catalog *c, int64_t image, struct spool *s, uint64_t generation, struct err *err);
+
+/* A data file belongs to its image: found as an image of its own as well, it would count twice. */
+int catalog_claim_data_files(struct catalog *c, struct err *err);
 
 /* Runs of segments with one generation: ids [generation + first, generation + last] are places of this image's segments
  * [first, last].  In order of (image, segment). */

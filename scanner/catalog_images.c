@@ -14,7 +14,7 @@
 #define IMAGE_COLUMNS                                                                                                  \
 	"id, path, dev, ino, size, mtime, ctime, racy, data_dev, data_ino, data_size, data_mtime, data_ctime, base,"   \
 	" format, backing, backing_path, features, warning, error_kind, error,"                                        \
-	" virtual_size, span, layer, cluster_size, file_used, nr_stored, nr_zero, nr_snapshots, part_of, scanned_at"
+	" virtual_size, span, layer, cluster_size, file_used, nr_stored, nr_zero, nr_snapshots, part_of, scanned_at, told"
 
 void catalog_image_release(struct catalog_image *i)
 {
@@ -60,6 +60,7 @@ static int take_image(struct sql_query *q, struct catalog_image *ret, struct err
 		.nr_snapshots = (unsigned)sql_int(q, 28),
 		.part_of = sql_int(q, 29),
 		.scanned_at = sql_int(q, 30),
+		.told = sql_int(q, 31),
 	};
 	if (take_text(q, 1, &ret->path) && take_text(q, 14, &ret->format) && take_text(q, 15, &ret->backing) &&
 	    take_text(q, 16, &ret->backing_path) && take_text(q, 17, &ret->features) &&
@@ -116,8 +117,8 @@ int catalog_image_remove(struct catalog *c, int64_t id, struct err *err)
 	return sql_run(sql_query(c->db, err, "DELETE FROM images WHERE id = ?", "i", id), err);
 }
 
-int catalog_image_failed(struct catalog *c, int64_t id, const struct spool_identity *identity, bool racy,
-			 const char *format, const struct err *why, struct err *err)
+int catalog_image_failed(struct catalog *c, int64_t id, const struct spool_image *i, const char *format,
+			 const struct err *why, struct err *err)
 {
 	struct sql_query *q;
 
@@ -125,12 +126,12 @@ int catalog_image_failed(struct catalog *c, int64_t id, const struct spool_ident
 		return -1;
 	q = sql_query(
 		c->db, err,
-		"UPDATE images SET dev = ?, ino = ?, size = ?, mtime = ?, ctime = ?, racy = ?, base = base + 1, format "
-		"= ?,"
-		" backing = NULL, backing_path = NULL, features = NULL, warning = NULL, error_kind = ?, error = ?,"
+		"UPDATE images SET dev = ?, ino = ?, size = ?, mtime = ?, ctime = ?, racy = ?, told = ?,"
+		" base = base + 1, data_ino = 0, format = ?, backing = NULL, backing_path = NULL, features = NULL, warning = NULL, error_kind = ?, error = ?,"
 		" virtual_size = 0, nr_stored = 0, nr_zero = 0, nr_snapshots = 0, scanned_at = ? WHERE id = ?",
-		"iiiiiisssii", (int64_t)identity->dev, (int64_t)identity->ino, (int64_t)identity->size, identity->mtime,
-		identity->ctime, (int64_t)racy, format, err_kind_name(why->kind), why->text, (int64_t)time(NULL), id);
+		"iiiiiiisssii", (int64_t)i->identity.dev, (int64_t)i->identity.ino, (int64_t)i->identity.size,
+		i->identity.mtime, i->identity.ctime, (int64_t)i->racy, (int64_t)i->told, format,
+		err_kind_name(why->kind), why->text, (int64_t)time(NULL), id);
 	return sql_run(q, err);
 }
 
@@ -349,15 +350,15 @@ static int update_image(struct catalog *c, int64_t id, const struct spool *sp, s
 	struct sql_query *q;
 
 	q = sql_query(c->db, err,
-		      "UPDATE images SET dev = ?, ino = ?, size = ?, mtime = ?, ctime = ?, racy = ?,"
+		      "UPDATE images SET dev = ?, ino = ?, size = ?, mtime = ?, ctime = ?, racy = ?, told = ?,"
 		      " data_dev = ?, data_ino = ?, data_size = ?, data_mtime = ?, data_ctime = ?, base = ?,"
-		      " format = ?, backing = ?, backing_path = ?, features = ?, warning = NULLIF(?, ''), error_kind = "
-		      "NULL, error = NULL,"
+		      " format = ?, backing = ?, backing_path = ?, features = ?, warning = NULLIF(?, ''),"
+		      " error_kind = NULL, error = NULL,"
 		      " virtual_size = ?, span = ?, layer = ?, cluster_size = ?, file_used = ?,"
 		      " nr_stored = ?, nr_zero = ?, nr_snapshots = ?, scanned_at = ? WHERE id = ?",
-		      "iiiiiiiiiiiisssssiiiiiiiiii", (int64_t)i->identity.dev, (int64_t)i->identity.ino,
+		      "iiiiiiiiiiiiisssssiiiiiiiiii", (int64_t)i->identity.dev, (int64_t)i->identity.ino,
 		      (int64_t)i->identity.size, i->identity.mtime, i->identity.ctime, (int64_t)i->racy,
-		      (int64_t)i->data_file.dev, (int64_t)i->data_file.ino, (int64_t)i->data_file.size,
+		      (int64_t)i->told, (int64_t)i->data_file.dev, (int64_t)i->data_file.ino, (int64_t)i->data_file.size,
 		      i->data_file.mtime, i->data_file.ctime, (int64_t)(i->base + 1), spool_text(i, SPOOL_FORMAT),
 		      spool_text(i, SPOOL_BACKING), spool_text(i, SPOOL_BACKING_PATH), spool_text(i, SPOOL_FEATURES),
 		      spool_text(i, SPOOL_WARNING), (int64_t)i->virtual_size, (int64_t)i->span, (int64_t)i->layer,
@@ -366,23 +367,19 @@ static int update_image(struct catalog *c, int64_t id, const struct spool *sp, s
 	return sql_run(q, err);
 }
 
-/* A data file belongs to its image: as an image of its own it would count twice. */
-static int claim_data_file(struct catalog *c, int64_t id, const struct spool_identity *data, struct err *err)
-{
-	if (sql_run(sql_query(c->db, err, "UPDATE images SET part_of = 0 WHERE part_of = ?", "i", id), err) < 0)
-		return -1;
-	if (!data->ino)
-		return 0;
-	return sql_run(sql_query(c->db, err, "UPDATE images SET part_of = ? WHERE dev = ? AND ino = ? AND id <> ?",
-				 "iiii", id, (int64_t)data->dev, (int64_t)data->ino, id),
-		       err);
-}
-
 int catalog_take_spool(struct catalog *c, int64_t image, struct spool *s, uint64_t generation, struct err *err)
 {
-	if (take_segments(c, image, s, generation, s->image.base + 1, err) < 0 || update_image(c, image, s, err) < 0)
+	if (take_segments(c, image, s, generation, s->image.base + 1, err) < 0)
 		return -1;
-	return claim_data_file(c, image, &s->image.data_file, err);
+	return update_image(c, image, s, err);
+}
+
+int catalog_claim_data_files(struct catalog *c, struct err *err)
+{
+	return sql_execute(c->db,
+			   "UPDATE images SET part_of = coalesce((SELECT o.id FROM images o WHERE o.data_ino <> 0"
+			   " AND o.data_ino = images.ino AND o.data_dev = images.dev AND o.id <> images.id), 0)",
+			   err);
 }
 
 int catalog_each_run(struct catalog *c, int (*call)(void *, const struct segment_run *, struct err *), void *ctx,

@@ -196,7 +196,8 @@ int merge_prepare(struct catalog *c, struct stopper *stopper, struct err *err)
 
 	if (file_sync_dir(catalog_spool_dirfd(c), err) < 0)
 		return -1;
-	if (begin(c, &p, err) == 0 && each_spool(c, take_spool, &p, err) == 0 && commit(c, &p, err) == 0)
+	if (begin(c, &p, err) == 0 && each_spool(c, take_spool, &p, err) == 0 && catalog_claim_data_files(c, err) == 0 &&
+	    commit(c, &p, err) == 0)
 		return 0;
 	catalog_rollback(c);
 	return -1;
@@ -551,7 +552,15 @@ static int run_batches(struct merge *m, uint64_t merged_to, struct err *err)
 {
 	size_t at = 0, per_batch = 8 * (size_t)m->nr_threads;
 
-	m->batch_first = 0;
+	/* Those done before we were stopped are not even committed again: that would take merge_done back. */
+	for (m->batch_first = 0; m->batch_first < m->units.nr; m->batch_first++) {
+		const struct unit *u = &m->units.items[m->batch_first];
+
+		if (first_key(u->bits, u->prefix) >= merged_to)
+			break;
+		at += u->nr_partitions;
+		m->requests_done += u->nr_requests;
+	}
 	while (m->batch_first < m->units.nr) {
 		size_t nr = 0;
 
@@ -560,8 +569,6 @@ static int run_batches(struct merge *m, uint64_t merged_to, struct err *err)
 		while (nr < per_batch && m->batch_first + nr < m->units.nr) {
 			struct unit *u = &m->units.items[m->batch_first + nr];
 
-			if (first_key(u->bits, u->prefix) < merged_to)
-				u->nr_requests = u->nr_places = 0; /* done before we were stopped */
 			choose_way(m, u);
 			if (load_tables(m, u, &at, err) < 0)
 				return -1;
@@ -601,7 +608,16 @@ static int sweep_tables(struct merge *m, struct err *err)
 	return rc;
 }
 
-/* Working files that a kill left: they have no name for longer than a moment. */
+/* What is left of an image that is gone. */
+static int drop_orphan(struct merge *m, const char *part, struct err *err)
+{
+	CLEANUP(catalog_image_release) struct catalog_image image = { 0 };
+	int rc = catalog_image_by_id(m->c, strtoll(part, NULL, 10), &image, err);
+
+	return rc ? (rc < 0 ? -1 : 0) : file_unlink(catalog_spool_dirfd(m->c), part, err);
+}
+
+/* Working files that a kill left, which have no name for longer than a moment, and beginnings of what is gone. */
 static int sweep_spool(struct merge *m, struct err *err)
 {
 	int fd = file_open(catalog_spool_dirfd(m->c), ".", O_RDONLY | O_DIRECTORY, 0, err);
@@ -611,9 +627,14 @@ static int sweep_spool(struct merge *m, struct err *err)
 
 	if (!d)
 		return fd < 0 ? -1 : err_errno(err, "cannot list the spool directory");
-	while (rc == 0 && (e = readdir(d)))
+	while (rc == 0 && (e = readdir(d))) {
+		const char *dot = strrchr(e->d_name, '.');
+
 		if (strncmp(e->d_name, "sort-", 5) == 0 || strcmp(e->d_name, "digests") == 0)
 			rc = file_unlink(catalog_spool_dirfd(m->c), e->d_name, err);
+		else if (dot && strcmp(dot, ".part") == 0)
+			rc = drop_orphan(m, e->d_name, err);
+	}
 	closedir(d);
 	return rc;
 }

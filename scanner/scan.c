@@ -104,6 +104,13 @@ static bool lasting_error(const char *kind)
 	return strcmp(kind, err_kind_name(ERR_FORMAT)) == 0 || strcmp(kind, err_kind_name(ERR_UNSUPPORTED)) == 0;
 }
 
+bool scan_told_the_same(const struct scan *s, bool told, const char *format)
+{
+	if (told != (s->o->format != NULL))
+		return false;
+	return !told || (format && strcmp(format, s->o->format) == 0);
+}
+
 static bool writer_has_it(struct scan *s, const struct found *f)
 {
 	CLEANUP(close_fd) int fd = roots_open_found(s->o->roots, f, NULL);
@@ -117,9 +124,11 @@ static bool unchanged(struct scan *s, const struct found *f, const struct catalo
 		return false;
 	if (i->data_file.ino || f->block_device) /* what it shows lies elsewhere, or has no time stamps */
 		return false;
+	if (!scan_told_the_same(s, i->told, i->format))
+		return false;
 	if (backing_moved(i->backing, f->path, i->backing_path))
 		return false;
-	return (!i->error || (lasting_error(i->error_kind) && !s->o->format)) && !writer_has_it(s, f);
+	return (!i->error || lasting_error(i->error_kind)) && !writer_has_it(s, f);
 }
 
 /* A spool file that an earlier run completed and that is still true. */
@@ -129,8 +138,8 @@ static bool read_already(struct scan *s, const struct found *f, const struct cat
 	char name[32];
 
 	snprintf(name, sizeof(name), "%lld", (long long)i->id);
-	sp = spool_open(catalog_spool_dirfd(s->c), name, false, NULL);
-	return sp && !sp->image.racy && sp->image.base == i->base &&
+	sp = spool_open(catalog_spool_dirfd(s->c), name, true, NULL);
+	return sp && !sp->image.racy && scan_told_the_same(s, sp->image.told, spool_text(&sp->image, SPOOL_FORMAT)) && sp->image.base == i->base &&
 	       spool_identity_equal(&sp->image.identity, &f->identity) &&
 	       !backing_moved(spool_text(&sp->image, SPOOL_BACKING), f->path,
 			      spool_text(&sp->image, SPOOL_BACKING_PATH));

@@ -21,8 +21,8 @@ static void found_problem(void *ctx, const char *path, const struct err *why, bo
 	struct scan *s = ctx;
 
 	s->listing_failed |= listing;
-	s->ret->nr_not_images += !listing;
-	s->ret->nr_failed += listing;
+	s->ret->nr_not_images += !listing && !s->named;
+	s->ret->nr_failed += listing || s->named;
 	scan_tell_problem(s, path, why);
 }
 
@@ -51,6 +51,7 @@ static int find_beneath(struct scan *s, const struct root *root, struct err *err
 	struct roots_visitor v = { found_file, found_problem, found_stop, s };
 
 	s->listing_failed = false;
+	s->named = root->file != NULL;
 	if (roots_walk(s->o->roots, root, &v, err) < 0)
 		return -1;
 	if (catalog_add_root(s->c, root->path, err) < 0)

@@ -19,7 +19,8 @@ struct scan {
 	struct scan_workers *w;
 	struct scan_result *ret;
 	bool stopping;
-	bool listing_failed; /* in the root being walked */
+	bool listing_failed; /* in the root being walked ... */
+	bool named;	     /* ... which is a file, not a directory */
 	uint64_t bytes_done, bytes_total, images_done, images_total; /* for progress; bytes of image files */
 	struct worker_message m;
 };
@@ -33,6 +34,9 @@ uint64_t scan_status_value(pid_t pid, const char *name);
 
 /* Where the backing file lies that an image names; "" when it names none or none is there. */
 void scan_resolve_backing(const char *name, const char *image, char ret[PATH_MAX]);
+
+/* True when what was read with a format told by the user, or without, is what the user wants now. */
+bool scan_told_the_same(const struct scan *s, bool told, const char *format);
 
 /* ---- scan_find.c ---- */
 

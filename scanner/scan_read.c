@@ -168,8 +168,7 @@ static int image_failed(struct scan *s, struct reading *r, const struct err *why
 	scan_tell_problem(s, r->path, why);
 	if (rc == 0)
 		rc = catalog_begin(s->c, err);
-	if (rc == 0 && ((rc = catalog_image_failed(s->c, r->id, &r->image.identity, r->image.racy, r->says.format, why,
-						   err)) < 0 ||
+	if (rc == 0 && ((rc = catalog_image_failed(s->c, r->id, &r->image, r->says.format, why, err)) < 0 ||
 			(rc = catalog_image_set_used(s->c, r->id, r->file_used, err)) < 0))
 		catalog_rollback(s->c);
 	if (rc == 0)
@@ -184,6 +183,7 @@ static int not_an_image(struct scan *s, struct reading *r, struct err *err)
 	int rc = drop_part(s, r, err);
 
 	s->ret->nr_not_images++;
+	s->ret->nr_images--;
 	if (rc == 0)
 		rc = catalog_image_remove(s->c, r->id, err);
 	forget(s, r);
@@ -227,7 +227,6 @@ static int image_done(struct scan *s, struct reading *r, struct err *err)
 		scan_tell_problem(s, r->path, &why);
 	}
 	s->ret->nr_read++;
-	s->ret->bytes_read += r->spool.totals.bytes_read;
 	if (spool_commit(&r->spool, catalog_spool_dirfd(s->c), r->name, &r->image, err) < 0)
 		return -1;
 	forget(s, r);
@@ -308,6 +307,7 @@ static int take_frame(struct scan *s, struct reading *r, struct err *err)
 		return worker_died(s, r, err); /* it does not make sense: out with it */
 	if (spool_append(&r->spool, shared->slots[slot].frame, len, err) < 0)
 		return -1;
+	s->ret->bytes_read += le64_get(((const struct spool_frame *)shared->slots[slot].frame)->bytes_read);
 	s->m.kind = WORKER_FREE;
 	if (worker_send(r->proc.sock, &s->m, -1, &why) < 0)
 		return why.kind == ERR_STALE ? 0 : err_set(err, why.kind, "%s", why.text);
@@ -444,7 +444,7 @@ static int send_job(struct scan *s, struct reading *r, int digests_fd, struct er
 	return digests_fd >= 0 ? worker_send(r->proc.sock, m, digests_fd, err) : 0;
 }
 
-static void begin_reading(struct reading *r, const struct found *f, const struct catalog_image *image)
+static void begin_reading(struct scan *s, struct reading *r, const struct found *f, const struct catalog_image *image)
 {
 	r->busy = true;
 	r->fd = -1;
@@ -456,6 +456,7 @@ static void begin_reading(struct reading *r, const struct found *f, const struct
 	r->says = (struct worker_image){ 0 };
 	r->spool = (struct spool_writer){ .fd = -1 };
 	r->image = (struct spool_image){ .identity = f->identity, .base = image->base, .file_used = f->file_used };
+	r->image.told = s->o->format != NULL;
 	snprintf(r->name, sizeof(r->name), "%lld", (long long)image->id);
 }
 
@@ -465,6 +466,10 @@ static int resume_or_not(struct scan *s, struct reading *r, struct err *err)
 	int rc = spool_resume(&r->spool, catalog_spool_dirfd(s->c), r->name, &r->image.identity, r->image.base, &old,
 			      err);
 
+	if (rc > 0 && !scan_told_the_same(s, old.told, spool_text(&old, SPOOL_FORMAT))) {
+		spool_writer_release(&r->spool);
+		rc = 0;
+	}
 	if (rc > 0) {
 		r->image = old;
 		r->image.file_used = r->file_used;
@@ -481,7 +486,7 @@ static int begin_image(struct scan *s, const struct found *f, const struct catal
 	struct stat st;
 	int digests_fd, rc;
 
-	begin_reading(r, f, image);
+	begin_reading(s, r, f, image);
 	r->path = strdup(f->path);
 	if (!r->path)
 		return err_set(err, ERR_MEMORY, "no memory for a path");

@@ -26,8 +26,8 @@ struct spool_header {
 	le64 dev, ino, size, mtime, ctime;
 	le64 data_dev, data_ino, data_size, data_mtime, data_ctime;
 	le64 base, virtual_size, span, layer, file_used, cluster_size;
-	le32 nr_snapshots, racy;
-	uint8_t reserved[356];
+	le32 nr_snapshots, racy, told;
+	uint8_t reserved[352];
 	le32 checksum; /* of all else, as if it were 0 */
 	char texts[SPOOL_TEXT_MAX];
 };
@@ -257,6 +257,7 @@ static void header_encode(const struct spool_image *i, struct spool_header *h)
 		.cluster_size = le64_from(i->cluster_size),
 		.nr_snapshots = le32_from(i->nr_snapshots),
 		.racy = le32_from(i->racy),
+		.told = le32_from(i->told),
 	};
 	h->magic[7] = '\n';
 	memcpy(h->texts, i->texts, sizeof(h->texts));
@@ -286,6 +287,7 @@ static int header_decode(struct spool_header *h, struct spool_image *ret, struct
 		.cluster_size = le64_get(h->cluster_size),
 		.nr_snapshots = le32_get(h->nr_snapshots),
 		.racy = le32_get(h->racy),
+		.told = le32_get(h->told),
 	};
 	memcpy(ret->texts, h->texts, sizeof(ret->texts));
 	ret->texts[sizeof(ret->texts) - 1] = '\0';

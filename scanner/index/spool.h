@@ -45,6 +45,7 @@ struct spool_image {
 	uint64_t file_used;    /* st_blocks in bytes */
 	uint64_t cluster_size;
 	uint32_t nr_snapshots;
+	uint32_t told;	       /* its format was told by the user, not found out */
 	uint32_t racy;	       /* it may have changed while or just before it was read: never taken for unchanged */
 	char texts[SPOOL_TEXT_MAX]; /* the SPOOL_NR_TEXTS strings, each NUL-terminated */
 };

@@ -56,6 +56,26 @@ assert_eq "$(enum_statuses)" "$(man_statuses contrib/man/dedupscan.1)" "exit sta
 told=$("$DEDUPSCAN" scan --help | sed -n '/^Exit status/,$p' | tr '\n' ' ' | grep -oE '(^Exit status:|;) +[0-9]+' | grep -oE '[0-9]+')
 assert_eq "$(enum_statuses)" "$told" "exit statuses in the help"
 
+# page_columns TABLE PAGE: the items of a table's section in dedupscan-catalog(5)
+page_columns()
+{
+	awk -v table="$1" '/^\.S[sh]/ { here = $0 == ".Ss " table } here && sub(/^\.It Li /, "")' "$2" | tr -d ' ' | tr ',' '\n' | sort
+}
+
+if command -v sqlite3 >/dev/null; then
+	echo data >"$TMP/image"
+	"$DEDUPSCAN" scan --catalog "$TMP/catalog" "$TMP/image" >"$TMP/out"
+	db="file:$TMP/catalog/catalog.db?mode=ro"
+	tables=$(sqlite3 "$db" "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'")
+	[ "$(wc -w <<<"$tables")" -ge 8 ] || fail "tables: $tables"
+	for table in $tables; do
+		columns=$(sqlite3 "$db" "SELECT name FROM pragma_table_info('$table')" | sort)
+		# this one's items are its rows
+		[ "$table" != numbers ] || columns=$(sqlite3 "$db" "SELECT name FROM numbers" | sort)
+		assert_eq "$columns" "$(page_columns "$table" contrib/man/dedupscan-catalog.5)" "columns of $table in dedupscan-catalog(5)"
+	done
+fi
+
 # controls: an option and a status that are missing are noticed
 sed 's/^\.It Fl \\-limit/.It Fl \\-limits/' contrib/man/dedupscan-scan.1 >"$TMP/page"
 [ "$(cat "$scan")" != "$(man_options "$TMP/page")" ] || fail "a wrong option is not noticed"
