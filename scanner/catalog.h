@@ -109,7 +109,7 @@ int catalog_settle_missing(struct catalog *c, const char *root, bool remove, uin
 
 /* ---- segments ---- */
 
-/* Writes the digests of an image's segments as struct worker_digest to an open file.  Returns how many, or -1. */
+/* Writes the digests of an image's segments as struct spool_digest to an open file.  Returns how many, or -1. */
 ssize_t catalog_write_digests(struct catalog *c, int64_t image, int fd, struct err *err);
 
 /* Into how many runs the segments of an image have fallen. */

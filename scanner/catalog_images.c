@@ -5,7 +5,6 @@
 
 #include "scanner/base/checked.h"
 #include "scanner/catalog_parts.h"
-#include "scanner/worker.h"
 
 /* Images, what a walk found, and segments. */
 
@@ -255,7 +254,7 @@ ssize_t catalog_write_digests(struct catalog *c, int64_t image, int fd, struct e
 {
 	struct sql_query *q = sql_query(
 		c->db, err, "SELECT segment, digest FROM segments WHERE image = ? ORDER BY segment", "i", image);
-	struct worker_digest buf[512];
+	struct spool_digest buf[512];
 	size_t nr = 0, total = 0, len;
 	int rc;
 

@@ -21,23 +21,6 @@
 
 /* ---- memory, progress, the clock ---- */
 
-/* A value in KiB of /proc/PID/status, in bytes. */
-uint64_t scan_status_value(pid_t pid, const char *name)
-{
-	char path[64], line[256];
-	unsigned long long kib = 0;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/%ld/status", (long)pid);
-	f = fopen(path, "re");
-	while (f && fgets(line, sizeof(line), f))
-		if (strncmp(line, name, strlen(name)) == 0)
-			sscanf(line + strlen(name), ": %llu", &kib);
-	if (f)
-		fclose(f);
-	return kib * KIB;
-}
-
 uint64_t scan_memory_least(unsigned nr_workers)
 {
 	return PARENT_MEMORY + nr_workers * WORKER_MEMORY + 2 * MIB;
@@ -48,25 +31,6 @@ size_t scan_sort_memory(uint64_t memory)
 	uint64_t used = scan_status_value(getpid(), "VmRSS") + 3 * MIB;
 
 	return memory > used + 4 * MIB ? memory - used : 4 * MIB;
-}
-
-void scan_tell_progress(struct scan *s, const char *stage, uint64_t done, uint64_t total)
-{
-	struct scan_progress p = { .stage = stage,
-				   .done = done,
-				   .total = total,
-				   .nr_images_done = s->images_done,
-				   .nr_images = s->images_total };
-
-	p.bytes = strcmp(stage, "reading") == 0;
-	if (s->o->watch)
-		s->o->watch->progress(s->o->watch->ctx, &p);
-}
-
-void scan_tell_problem(struct scan *s, const char *path, const struct err *why)
-{
-	if (s->o->watch)
-		s->o->watch->problem(s->o->watch->ctx, path, why);
 }
 
 static int wait_for_window(struct scan *s, struct err *err)
@@ -82,13 +46,6 @@ static int wait_for_window(struct scan *s, struct err *err)
 
 /* ---- what is to be read ---- */
 
-void scan_resolve_backing(const char *name, const char *image, char ret[PATH_MAX])
-{
-	ret[0] = '\0';
-	if (name && name[0] && roots_resolve_named(IMAGE_BACKING, name, image, ret, NULL) < 0)
-		ret[0] = '\0';
-}
-
 /* The rank of an image hangs on where its backing file is, which may come, go or move without a change of the image. */
 static bool backing_moved(const char *name, const char *image, const char *was)
 {
@@ -102,13 +59,6 @@ static bool backing_moved(const char *name, const char *image, const char *was)
 static bool lasting_error(const char *kind)
 {
 	return strcmp(kind, err_kind_name(ERR_FORMAT)) == 0 || strcmp(kind, err_kind_name(ERR_UNSUPPORTED)) == 0;
-}
-
-bool scan_told_the_same(const struct scan *s, bool told, const char *format)
-{
-	if (told != (s->o->format != NULL))
-		return false;
-	return !told || (format && strcmp(format, s->o->format) == 0);
 }
 
 static bool writer_has_it(struct scan *s, const struct found *f)
@@ -139,8 +89,8 @@ static bool read_already(struct scan *s, const struct found *f, const struct cat
 
 	snprintf(name, sizeof(name), "%lld", (long long)i->id);
 	sp = spool_open(catalog_spool_dirfd(s->c), name, true, NULL);
-	return sp && !sp->image.racy && scan_told_the_same(s, sp->image.told, spool_text(&sp->image, SPOOL_FORMAT)) && sp->image.base == i->base &&
-	       spool_identity_equal(&sp->image.identity, &f->identity) &&
+	return sp && !sp->image.racy && scan_told_the_same(s, sp->image.told, spool_text(&sp->image, SPOOL_FORMAT)) &&
+	       sp->image.base == i->base && spool_identity_equal(&sp->image.identity, &f->identity) &&
 	       !backing_moved(spool_text(&sp->image, SPOOL_BACKING), f->path,
 			      spool_text(&sp->image, SPOOL_BACKING_PATH));
 }

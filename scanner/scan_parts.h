@@ -6,8 +6,8 @@
 #include "scanner/scan.h"
 #include "scanner/worker.h"
 
-/* What the parts of a scan share: scan.c decides, scan_find.c finds, scan_read.c has images read.  Nobody else includes
- * this. */
+/* What the parts of a scan share: scan.c decides, scan_find.c finds, scan_read.c has images read, scan_parts.c helps
+ * them all.  Nobody else includes this. */
 
 #define SCAN_POLL_MS 100
 
@@ -25,7 +25,7 @@ struct scan {
 	struct worker_message m;
 };
 
-/* ---- scan.c ---- */
+/* ---- scan_parts.c ---- */
 
 void scan_tell_progress(struct scan *s, const char *stage, uint64_t done, uint64_t total);
 void scan_tell_problem(struct scan *s, const char *path, const struct err *why);

@@ -52,7 +52,7 @@ struct worker {
 	int digests_fd;
 	uint64_t digests_at;
 	size_t digests_nr, digests_next;
-	struct worker_digest digests[DIGESTS_AT_ONCE];
+	struct spool_digest digests[DIGESTS_AT_ONCE];
 
 	struct spool_pending *pending;
 };

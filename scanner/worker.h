@@ -17,7 +17,7 @@
  *
  *	parent                          worker
  *	JOB (fd: the image)
- *	DIGESTS (fd)                                    if the catalog has seen the image before
+ *	DIGESTS (fd: struct spool_digest ...)           if the catalog has seen the image before
  *	                                OPEN role, name                 any number of times
  *	FILE (fd) or REFUSED text
  *	                                IMAGE                           what the image says of itself
@@ -94,12 +94,6 @@ _Static_assert(sizeof(struct worker_message) <= 16384, "a message fits into one 
 
 /* Messages are sent no longer than their kind needs. */
 int worker_send(int sock, const struct worker_message *m, int fd, struct err *err);
-
-/* One entry of a DIGESTS file: ascending by segment. */
-struct worker_digest {
-	uint64_t segment;
-	uint8_t digest[16];
-};
 
 /* The main function of a worker process, for proc_start(); arg is unused. */
 int worker_run(int sock, void *shared, void *arg);

@@ -65,6 +65,12 @@ struct spool_segment {
 	le16 reserved;
 };
 
+/* What the last scan said of a segment: in files of these, ascending, a reader gets to know what is new. */
+struct spool_digest {
+	uint64_t segment;
+	uint8_t digest[16];
+};
+
 #define SPOOL_SAME 1u /* the digest is the catalog's: its places stay, no requests follow */
 
 /* One request, 18 bytes: key.hi, then 40 bits of key.lo above the lower 24 of the block number, then the block's upper 16. */

@@ -5,7 +5,7 @@
 import statistics
 
 import measure
-from measure import IMAGE_MIB, RUNS, catalog_bytes, make_image, of, ratios, scan, spread, table, take_turns, warm
+from measure import IMAGE_MIB, catalog_bytes, make_image, of, ratios, scan, spread, table, take_turns, warm
 
 ABOUT = """
 One to sixteen images, --jobs 1, files in the page cache.  What grows faster than the data shows in the last rows.
@@ -24,7 +24,7 @@ def run():
     sizes = [1, 2, 4, 8, 16]
     disk = {n: [] for n in sizes}
     warm(files)
-    runs = take_turns(RUNS, {n: lambda n=n: measured(files[:n], disk[n]) for n in sizes})
+    runs = take_turns({n: lambda n=n: measured(files[:n], disk[n]) for n in sizes}, files)
     rows = []
     for n in sizes:
         gib = n * UNIT / 1024

@@ -6,7 +6,7 @@ import os
 import subprocess
 
 import measure
-from measure import IMAGE_MIB, MIB, RUNS, make_image, of, path, ratios, scan, spread, table, take_turns, warm
+from measure import IMAGE_MIB, MIB, make_image, of, path, ratios, scan, spread, table, take_turns, warm
 
 ABOUT = """
 The same bytes as raw and as qcow2, made by qemu-img convert; --jobs 1, all processes on one core, files in the page cache.
@@ -23,7 +23,7 @@ def convert(raw, name, *options, compress=False):
 
 def compare(images, goals):
     warm(list(images.values()))
-    runs = take_turns(RUNS, {name: lambda f=f: scan([f], core=CORE) for name, f in images.items()})
+    runs = take_turns({name: lambda f=f: scan([f], core=CORE) for name, f in images.items()}, images.values())
     size = os.path.getsize(images["raw"])
     rows = []
     for name, r in runs.items():

@@ -6,7 +6,7 @@ import os
 import shutil
 
 import measure
-from measure import MIB, PLAIN_LOOP, RUNS, Run, make_image, of, ratios, scan, spread, table, take_turns, warm
+from measure import MIB, PLAIN_LOOP, Run, make_image, of, ratios, scan, spread, table, take_turns, warm
 
 ABOUT = """
 dedupscan scan --jobs 1 --no-idle --fill-cache, whole and into a new catalog, against duperemove -b 4k with a new hash file
@@ -31,7 +31,7 @@ def compare(title, files):
     if shutil.which("duperemove"):
         calls["duperemove"] = lambda: duperemove(directory)
     warm(files)
-    runs = take_turns(RUNS, calls)
+    runs = take_turns(calls, files)
     total = sum(os.path.getsize(f) for f in files)
     rows = []
     for name, r in runs.items():

@@ -34,6 +34,7 @@ ln -s /etc directory
 ln good.raw hard.raw
 echo "no image" >README
 cd "$ROOT"
+settle
 before=$(fingerprint_store)
 
 timeout 60 "$DEDUPSCAN" report --no-idle --catalog "$CATALOG" --json="$TMP/report.json" --csv="$TMP/report.csv" --table="$TMP/table" \

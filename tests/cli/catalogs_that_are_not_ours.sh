@@ -2,7 +2,6 @@
 # A catalog of a newer program, one that is damaged, and a directory that is none: told, and left as they are.
 . tests/lib.sh
 . tests/cli/lib_store.sh
-require_tool sqlite3
 
 random_file "$STORE/a.raw" 1M
 mkdir "$TMP/none"

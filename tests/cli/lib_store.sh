@@ -6,6 +6,7 @@
 STORE=$TMP/store
 CATALOG=$TMP/catalog
 mkdir -p "$STORE"
+require_tool sqlite3
 
 # scan [OPTION|PATH]..., report [OPTION|PATH]...: output and exit status in $output and $status
 scan()
@@ -31,10 +32,10 @@ random_file()
 	head -c "$2" /dev/urandom >"$1"
 }
 
-# settle: until the time stamps of what was just written are old enough to be believed
+# settle: until time stamps of what was just written are old enough to be believed (file systems that keep whole seconds want 2)
 settle()
 {
-	sleep 2.1
+	sleep 0.3
 }
 
 # figure JSON-KEY: of the report in $TMP/report.json
@@ -49,7 +50,7 @@ print(v)
 END
 }
 
-# assert_spool_empty: nothing is left over beside the catalog's own files
+# assert_tidy: nothing is left over beside the catalog's own files
 assert_tidy()
 {
 	assert_eq "" "$(ls -A "$CATALOG/spool")" "left in the spool"

@@ -20,9 +20,9 @@ static void runs_make(size_t nr, unsigned nr_images)
 
 		if (i && image != runs[i - 1].image)
 			block = 0;
-		block += random_below(3) ? random_below(100) : random_u64() >> (24 + random_below(39));
+		block += random_below(3) ? random_below(100) : random_u64() >> (42 + random_below(20));
 		runs[i] = (struct summary_run){ image, block, 1 + random_below(1000), (int64_t)(1 + random_below(nr_images)),
-						random_u64() >> (24 + random_below(40)) };
+						random_u64() >> (25 + random_below(38)) };
 		block += runs[i].len;
 	}
 }
@@ -83,9 +83,9 @@ static void gives_back_the_largest_numbers(void **state)
 	int rc;
 
 	(void)state;
-	runs[0] = (struct summary_run){ INT64_MAX, ((uint64_t)1 << 40) - 1, 1, INT64_MAX, ((uint64_t)1 << 40) - 1 };
-	runs[1] = (struct summary_run){ INT64_MAX, (uint64_t)1 << 40, (uint64_t)1 << 40, 1, 0 };
-	runs[2] = (struct summary_run){ 1, 0, 1, 2, 0 };
+	runs[0] = (struct summary_run){ INT64_MAX, ((uint64_t)1 << 40) - 2, 1, INT64_MAX, ((uint64_t)1 << 40) - 1 };
+	runs[1] = (struct summary_run){ INT64_MAX, ((uint64_t)1 << 40) - 1, 1, 1, 0 };
+	runs[2] = (struct summary_run){ 1, 0, (uint64_t)1 << 40, 2, 0 };
 	summary_make(3);
 	assert_int_equal(read_all(3, &rc), 3);
 	assert_int_equal(rc, 0);

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "scanner/scan_parts.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "scanner/base/checked.h"
+
+uint64_t scan_status_value(pid_t pid, const char *name)
+{
+	char path[64], line[256];
+	unsigned long long kib = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%ld/status", (long)pid);
+	f = fopen(path, "re");
+	while (f && fgets(line, sizeof(line), f))
+		if (strncmp(line, name, strlen(name)) == 0)
+			sscanf(line + strlen(name), ": %llu", &kib);
+	if (f)
+		fclose(f);
+	return kib * KIB;
+}
+
+void scan_tell_progress(struct scan *s, const char *stage, uint64_t done, uint64_t total)
+{
+	struct scan_progress p = { .stage = stage,
+				   .done = done,
+				   .total = total,
+				   .nr_images_done = s->images_done,
+				   .nr_images = s->images_total };
+
+	p.bytes = strcmp(stage, "reading") == 0;
+	if (s->o->watch)
+		s->o->watch->progress(s->o->watch->ctx, &p);
+}
+
+void scan_tell_problem(struct scan *s, const char *path, const struct err *why)
+{
+	if (s->o->watch)
+		s->o->watch->problem(s->o->watch->ctx, path, why);
+}
+
+void scan_resolve_backing(const char *name, const char *image, char ret[PATH_MAX])
+{
+	ret[0] = '\0';
+	if (name && name[0] && roots_resolve_named(IMAGE_BACKING, name, image, ret, NULL) < 0)
+		ret[0] = '\0';
+}
+
+bool scan_told_the_same(const struct scan *s, bool told, const char *format)
+{
+	if (told != (s->o->format != NULL))
+		return false;
+	return !told || (format && strcmp(format, s->o->format) == 0);
+}
