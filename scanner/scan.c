@@ -68,6 +68,15 @@ static bool writer_has_it(struct scan *s, const struct found *f)
 	return fd >= 0 && scan_open_for_writing(fd);
 }
 
+/* --allow-backing was given. */
+static bool allows_more(const struct scan *s)
+{
+	for (size_t i = 0; i < s->o->roots->list.nr; i++)
+		if (!s->o->roots->list.items[i].walked)
+			return true;
+	return false;
+}
+
 static bool unchanged(struct scan *s, const struct found *f, const struct catalog_image *i)
 {
 	if (!i->scanned_at || i->racy || !spool_identity_equal(&f->identity, &i->identity))
@@ -75,6 +84,8 @@ static bool unchanged(struct scan *s, const struct found *f, const struct catalo
 	if (i->data_file.ino || f->block_device) /* what it shows lies elsewhere, or has no time stamps */
 		return false;
 	if (!scan_told_the_same(s, i->told, i->format))
+		return false;
+	if (i->warning && allows_more(s)) /* it may be about a backing file that can be opened now */
 		return false;
 	if (backing_moved(i->backing, f->path, i->backing_path))
 		return false;
@@ -133,13 +144,26 @@ static int consider(void *ctx, const struct found *f, struct err *err)
 	return scan_read(s, f, &image, err);
 }
 
+static int drop_not_images(struct scan *s, struct err *err)
+{
+	if (catalog_begin(s->c, err) < 0)
+		return -1;
+	for (size_t i = 0; i < s->not_images.nr; i++) {
+		if (catalog_image_remove(s->c, s->not_images.items[i], err) < 0) {
+			catalog_rollback(s->c);
+			return -1;
+		}
+	}
+	return catalog_commit(s->c, err);
+}
+
 static int read_images(struct scan *s, struct err *err)
 {
 	int rc = catalog_each_found(s->c, consider, s, err);
 
 	if (rc >= 0)
 		rc = scan_read_rest(s, err);
-	if (rc < 0)
+	if (rc < 0 || drop_not_images(s, err) < 0)
 		return -1;
 	return s->stopping ? err_set(err, ERR_CANCELED, "stopped; the next scan goes on from here") : 0;
 }
@@ -205,5 +229,6 @@ int scan_run(struct catalog *c, struct scan_workers *w, const struct scan_option
 	s->ret = ret;
 	rc = run(s, err);
 	scan_end_workers(s);
+	vec_release(&s->not_images);
 	return rc;
 }

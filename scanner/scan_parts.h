@@ -21,6 +21,7 @@ struct scan {
 	bool stopping;
 	bool listing_failed; /* in the root being walked ... */
 	bool named;	     /* ... which is a file, not a directory */
+	VEC(int64_t) not_images; /* rows to be dropped: their files turned out to be none */
 	uint64_t bytes_done, bytes_total, images_done, images_total; /* for progress; bytes of image files */
 	struct worker_message m;
 };

@@ -184,8 +184,8 @@ static int not_an_image(struct scan *s, struct reading *r, struct err *err)
 
 	s->ret->nr_not_images++;
 	s->ret->nr_images--;
-	if (rc == 0)
-		rc = catalog_image_remove(s->c, r->id, err);
+	if (rc == 0 && vec_push(&s->not_images, r->id) < 0)
+		rc = err_set(err, ERR_MEMORY, "no memory for a list of files");
 	forget(s, r);
 	return rc;
 }

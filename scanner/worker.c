@@ -25,6 +25,7 @@
 #define PIECE_SIZE ((uint64_t)256 * 1024)
 #define PIECE_BLOCKS (PIECE_SIZE / BLOCK_SIZE)
 #define DIGESTS_AT_ONCE 512
+#define CREDIT_NS 1000000000ull /* a reader may be so far behind its limit and catch up */
 
 struct worker {
 	int sock;
@@ -150,6 +151,11 @@ static void keep_pace(struct worker *w, uint64_t bytes)
 	while (!stopped(w)) {
 		uint64_t due = w->pace_from + (uint64_t)((double)w->pace_bytes * 1e9 / (double)limit), now = now_ns();
 		uint64_t wait = due > now ? min_u64(due - now, 50000000) : 0;
+
+		if (now > due + CREDIT_NS) { /* it was idle or blocked: that is not saved up */
+			w->pace_from = now;
+			w->pace_bytes = 0;
+		}
 
 		if (!wait)
 			return;

@@ -14,7 +14,7 @@ import sys
 import time
 
 import brute
-from lib_exact import (LONG, ROOT, Maker, fail, fresh_tmp, must_be_exact, must_be_same, report, require_tools)
+from lib_exact import (LONG, ROOT, Maker, check_tidy, fail, fresh_tmp, must_be_exact, must_be_same, report, require_tools)
 
 WAYS = [("35M", 1), ("35M", 2), ("4G", 1), ("4G", 2)]
 SEED = int(os.environ.get("EXACT_SEED") or 1)
@@ -81,6 +81,7 @@ def check_changes(maker, store, folder, tmp):
         got = report(folder, catalog, memory, jobs)
         what = f"seed {SEED}, change {i}: {'; '.join(said)}"
         must_be_exact(store.report(), got, what)
+        check_tidy(catalog)
         fresh = report(folder, os.path.join(tmp, "fresh"), memory, jobs)
         shutil.rmtree(os.path.join(tmp, "fresh"))
         must_be_same(fresh, got, f"{what}: the catalog gives another report than one made anew")
@@ -111,12 +112,30 @@ def check_late_base(folder, catalog, tmp):
     must_be_same(fresh, got, "a base that was away and is back: the catalog gives another report than one made anew")
 
 
+def check_shrunk(tmp):
+    """An image that got shorter, then a new one: what the first no longer has is not taken for the other's."""
+    folder, catalog = os.path.join(tmp, "shrunk"), os.path.join(tmp, "shrunk-catalog")
+    os.mkdir(folder)
+    long, later = os.path.join(folder, "long.raw"), os.path.join(folder, "later.raw")
+    with open(long, "wb") as f:
+        f.write(os.urandom(30 << 20))
+    report(folder, catalog)
+    os.truncate(long, 8192)
+    report(folder, catalog)
+    with open(later, "wb") as f:
+        f.write(os.urandom(30 << 20))
+    os.sync()
+    must_be_exact(brute.Store(folder, tmp).report(), report(folder, catalog), "a new image after another got shorter")
+    shutil.rmtree(folder)
+
+
 def main():
     require_tools("qemu-img", "qemu-io")
     tmp = fresh_tmp()
     began = time.monotonic()
     demo = os.path.join(tmp, "demo")
     subprocess.run([os.path.join(ROOT, "contrib/make-demo-store"), demo] + ([] if LONG else ["--small"]), check=True)
+    os.sync()  # what a file takes on disk is settled only then
     check_fresh(brute.Store(demo, tmp, ["lab/interrupted-copy.qcow2"]), demo, tmp, "demo store")
     shutil.rmtree(demo)
     folder = os.path.join(tmp, "store")
@@ -130,6 +149,7 @@ def main():
     tried = check_comparison(want, got)
     print(f"{len(want['images'])} images, {want['totals']['stored'] >> 20} MiB stored: all figures exact in {len(WAYS)} ways; "
           f"{tried} planted errors found ({time.monotonic() - began:.1f} s)", flush=True)
+    check_shrunk(tmp)
     check_late_base(folder, os.path.join(tmp, "late"), tmp)
     check_changes(maker, store, folder, tmp)
     print(f"{NR_CHANGES} changes: all figures exact ({time.monotonic() - began:.1f} s)")

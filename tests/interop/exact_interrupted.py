@@ -18,7 +18,7 @@ import sys
 import time
 
 import brute
-from lib_exact import BLOCK, LONG, MIB, Maker, command, fail, fresh_tmp, lasting, must_be_exact, must_be_same, report, require_tools
+from lib_exact import BLOCK, LONG, MIB, Maker, check_tidy, command, fail, fresh_tmp, lasting, must_be_exact, must_be_same, report, require_tools
 
 SEED = int(os.environ.get("EXACT_SEED") or 1)
 NR_INTERRUPTIONS = int(os.environ.get("EXACT_INTERRUPTIONS") or (1000 if LONG else 100))
@@ -54,22 +54,6 @@ def stage(catalog, tmp):
     if any(n.endswith(".part") for n in spool):
         return "reading the first images"
     return "walking, counting or writing"
-
-
-def check_tidy(catalog):
-    """After a complete scan: nothing is left in the spool, and the index has the files that the catalog names."""
-    left = os.listdir(os.path.join(catalog, "spool"))
-    if left:
-        fail(f"left in the spool: {left}")
-    db = sqlite3.connect(os.path.join(catalog, "catalog.db"))
-    named = sorted(r[0] for r in db.execute("SELECT name FROM tables"))
-    db.close()
-    there = sorted(os.listdir(os.path.join(catalog, "index")))
-    if there != named:
-        fail(f"the index has {set(there) ^ set(named)} that catalog and directory do not agree on")
-    odd = set(os.listdir(catalog)) - {"catalog.db", "catalog.db-wal", "catalog.db-shm", "index", "spool", "summary", "lock"}
-    if odd:
-        fail(f"left in the catalog: {odd}")
 
 
 # ---- one interruption ----

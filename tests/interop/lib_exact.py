@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -85,6 +86,22 @@ def must_be_same(a, b, what):
             rows = [(x, y) for x, y in zip(a[k], b[k]) if x != y] if isinstance(a[k], list) else [(a[k], b[k])]
             print(f"{k}: {rows[:3]}")
     fail(what)
+
+
+def check_tidy(catalog):
+    """After a complete scan: nothing is left in the spool, and the index has the files that the catalog names."""
+    left = os.listdir(os.path.join(catalog, "spool"))
+    if left:
+        fail(f"left in the spool: {left}")
+    db = sqlite3.connect(os.path.join(catalog, "catalog.db"))
+    named = sorted(r[0] for r in db.execute("SELECT name FROM tables"))
+    db.close()
+    there = sorted(os.listdir(os.path.join(catalog, "index")))
+    if there != named:
+        fail(f"the index has {set(there) ^ set(named)} that catalog and directory do not agree on")
+    odd = set(os.listdir(catalog)) - {"catalog.db", "catalog.db-wal", "catalog.db-shm", "index", "spool", "summary", "lock"}
+    if odd:
+        fail(f"left in the catalog: {odd}")
 
 
 # ---- a store ----

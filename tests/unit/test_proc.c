@@ -63,6 +63,16 @@ static int signals_ignored(int sock, void *shared, void *arg)
 	return proc_send(sock, "alive", 5, -1, NULL) < 0;
 }
 
+/* Hears nothing, not even that its parent is gone. */
+static int deaf(int sock, void *shared, void *arg)
+{
+	(void)sock;
+	(void)shared;
+	(void)arg;
+	sleep(60);
+	return 0;
+}
+
 /* ---- tests ---- */
 
 static void start(struct proc *p, int (*run)(int, void *, void *), void *arg)
@@ -284,7 +294,7 @@ static void a_child_dies_with_its_parent(void **state)
 	if (middle == 0) {
 		struct proc p;
 
-		if (proc_start(&p, 4096, echo, NULL, NULL) < 0 || write(ready[1], &p.pid, sizeof(p.pid)) < 0)
+		if (proc_start(&p, 4096, deaf, NULL, NULL) < 0 || write(ready[1], &p.pid, sizeof(p.pid)) < 0)
 			_exit(1);
 		pause();
 	}

@@ -358,8 +358,8 @@ static void mounts_are_not_entered(void **state)
 	tree_file("elsewhere/secret");
 	pid = fork();
 	if (pid == 0) {
-		if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
-		    mount(in_tree("elsewhere"), in_tree("root/bind"), NULL, MS_BIND, NULL) < 0 ||
+		if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", "none", MS_REC | MS_PRIVATE, NULL) < 0 ||
+		    mount(in_tree("elsewhere"), in_tree("root/bind"), "none", MS_BIND, NULL) < 0 ||
 		    mount("none", in_tree("root/other"), "tmpfs", 0, NULL) < 0 || mkdir(in_tree("root/other/b"), 0700) < 0 ||
 		    mknod(in_tree("root/other/c"), S_IFREG | 0600, 0) < 0)
 			_exit(77);
