@@ -145,7 +145,8 @@ static int open_database(struct catalog *c, struct err *err)
 		    "PRAGMA page_size=4096; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-1024;"
 		    "PRAGMA wal_autocheckpoint=1000; PRAGMA temp_store=FILE;",
 		    err) < 0 ||
-	    sql_execute(c->db, schema, err) < 0 || catalog_number(c, "version", &version, err) < 0)
+	    sql_execute(c->db, "BEGIN", err) < 0 || sql_execute(c->db, schema, err) < 0 ||
+	    sql_execute(c->db, "COMMIT", err) < 0 || catalog_number(c, "version", &version, err) < 0)
 		return -1;
 	return version ? 0 : catalog_set_number(c, "version", CATALOG_VERSION, err);
 }

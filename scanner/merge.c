@@ -426,7 +426,8 @@ static int write_joined(struct unit_writer *uw, struct join *j, struct err *err)
 		while ((rc = join_next_place(j, &place, err)) > 0) {
 			if ((++n & 0x3fff) == 0 && stopped(m))
 				return canceled(err);
-			if (!uw->u->delta && !live_find(&m->live, place, &rank, &block))
+			/* What a scan has just asked for is live; what lay in tables may not be any more. */
+			if (uw->u->tables.nr && !live_find(&m->live, place, &rank, &block))
 				continue;
 			if (write_place(uw, key, place, err) < 0)
 				return -1;

@@ -55,6 +55,7 @@ struct tallying {
 	struct judymap rank_of; /* image id -> rank + 1 */
 	uint64_t *layers;	/* by rank */
 	struct live live;
+	bool all_live; /* every place of the index is live and of an image that is counted */
 	VEC(struct partition) partitions;
 	unsigned nr_threads;
 	struct tally_thread **threads;
@@ -242,11 +243,30 @@ static int rewind_positions(void *ctx, struct err *err)
 	return join_rewind_places(th->join, err);
 }
 
+/* Takes the key at hand if it has one place and nobody needs to know which: most keys, where no place is stale.  1 = it
+ * was taken, 0 = it was not and its places are to be begun anew. */
+static int count_single(struct tally_thread *th, struct err *err)
+{
+	uint64_t place;
+	int rc = join_next_place(th->join, &place, err);
+
+	if (rc > 0)
+		rc = join_next_place(th->join, &place, err);
+	if (rc < 0)
+		return -1;
+	if (rc > 0)
+		return join_rewind_places(th->join, err);
+	th->positions[0] = 0;
+	return group_count(&th->count, th->positions, th->scratch, 1, err) < 0 ? -1 : 1;
+}
+
 static int count_key(struct tally_thread *th, struct err *err)
 {
 	size_t nr = 0;
-	int rc;
+	int rc = th->t->all_live ? count_single(th, err) : 0;
 
+	if (rc)
+		return rc < 0 ? -1 : 0;
 	while ((rc = next_position(th, &th->positions[nr], err)) > 0) {
 		if (++nr == GROUP_MAX) {
 			struct group_stream s = { next_position, rewind_positions, th };
@@ -333,11 +353,32 @@ static int make_threads(struct tallying *t, struct err *err)
 	return t->threads ? 0 : no_memory(err);
 }
 
+/* A live block has exactly one place.  So when there are as many places as live blocks of the images counted, every place
+ * is one of these. */
+static uint64_t nr_blocks_counted(const struct tallying *t)
+{
+	uint64_t nr = 0;
+
+	for (size_t i = 0; i < t->images.nr; i++)
+		nr += (t->images.items[i].stored - t->images.items[i].zero) / BLOCK_SIZE;
+	return nr;
+}
+
+static uint64_t nr_places_of_index(const struct tallying *t)
+{
+	uint64_t nr = 0;
+
+	for (size_t i = 0; i < t->partitions.nr; i++)
+		nr += t->partitions.items[i].nr_places;
+	return nr;
+}
+
 static int count_all(struct tallying *t, struct err *err)
 {
 	if (live_load(&t->live, t->c, rank_of, t, err) < 0 || catalog_each_partition(t->c, take_partition, t, err) < 0 ||
 	    make_threads(t, err) < 0)
 		return -1;
+	t->all_live = nr_places_of_index(t) == nr_blocks_counted(t);
 	t->duplicates = sorter_new(t->o->memory, catalog_spool_dirfd(t->c), err);
 	if (!t->duplicates || pool_run(t->nr_threads, t->partitions.nr, count_partition, t, err) < 0)
 		return -1;
@@ -387,7 +428,8 @@ static void finish_image(struct image_tally *i, const struct image_count *c)
 
 	i->exclusive = (alone + c->nr_own_groups) * BLOCK_SIZE;
 	i->shared = c->nr_shared * BLOCK_SIZE;
-	i->share = (uint64_t)((share + ((share_t)1 << 63)) >> 64);
+	/* Each of fewer than 2^40 blocks had its share cut at 2^-64: half a byte may come as a little less. */
+	i->share = (uint64_t)((share + ((share_t)1 << 63) + ((share_t)1 << 40)) >> 64);
 	i->duplicate_within = c->nr_within * BLOCK_SIZE;
 	i->duplicate_between = c->nr_between * BLOCK_SIZE;
 }

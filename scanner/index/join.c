@@ -7,7 +7,7 @@
 /* A heap of the sources by key.  Those that stand on the current key are at its top; they are also listed in
  * order of age, as the group whose places are given out.  Moving on takes each to its next key and lets it sink.
  *
- * A single table has neither heap nor group: its own calls do. */
+ * A single table and requests alone have neither heap nor group: their own calls do. */
 
 struct source {
 	struct table *table; /* NULL: the requests */
@@ -17,6 +17,7 @@ struct source {
 struct join {
 	struct table *only;
 	struct sorter *requests;
+	bool only_requests;
 	const struct record *next, *end; /* of the requests' batch */
 
 	struct source *sources;
@@ -39,6 +40,7 @@ struct join *join_new(struct table *const *tables, size_t nr, struct sorter *req
 		return STEAL(j);
 	}
 	j->requests = requests;
+	j->only_requests = requests && nr == 0;
 	j->nr_sources = nr + (requests != NULL);
 	j->sources = calloc(j->nr_sources + 1, sizeof(*j->sources));
 	j->heap = calloc(j->nr_sources + 1, sizeof(*j->heap));
@@ -167,10 +169,22 @@ static void group_add(struct join *j, size_t i)
 		group_add(j, 2 * i + 1);
 }
 
+static int only_requests_next_key(struct join *j, struct key *ret, struct err *err)
+{
+	int rc = requests_next_key(j, &j->key, err);
+
+	j->started = true;
+	*ret = j->key;
+	return rc;
+}
+
 int join_next_key(struct join *j, struct key *ret, struct err *err)
 {
 	if (j->only)
 		return table_next_key(j->only, ret, err);
+	j->any = false;
+	if (j->only_requests)
+		return only_requests_next_key(j, ret, err);
 	if (advance(j, err) < 0)
 		return -1;
 	j->nr_group = j->at = 0;
@@ -178,7 +192,6 @@ int join_next_key(struct join *j, struct key *ret, struct err *err)
 		return 0;
 	*ret = j->key = j->sources[j->heap[1]].key;
 	group_add(j, 1);
-	j->any = false;
 	return 1;
 }
 
@@ -196,6 +209,8 @@ int join_next_place(struct join *j, uint64_t *ret, struct err *err)
 
 	if (j->only)
 		return table_next_place(j->only, ret, err);
+	if (j->only_requests)
+		rc = requests_next_place(j, &place, err);
 	while (j->at < j->nr_group && (rc = source_next_place(j, &place, err)) == 0)
 		j->at++;
 	if (rc <= 0)

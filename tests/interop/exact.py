@@ -14,7 +14,7 @@ import sys
 import time
 
 import brute
-from lib_exact import (LONG, ROOT, Maker, check_tidy, fail, fresh_tmp, must_be_exact, must_be_same, report, require_tools)
+from lib_exact import (LONG, ROOT, SETTLE, Maker, check_tidy, fail, fresh_tmp, must_be_exact, must_be_same, report, require_tools)
 
 WAYS = [("35M", 1), ("35M", 2), ("4G", 1), ("4G", 2)]
 SEED = int(os.environ.get("EXACT_SEED") or 1)
@@ -75,7 +75,7 @@ def check_changes(maker, store, folder, tmp):
     for i in range(NR_CHANGES):
         said = [maker.change() for _ in range(maker.rng.choice([1, 1, 1, 2, 4]))]
         if maker.rng.random() < 0.15:
-            time.sleep(2.1)  # time stamps are old enough to be believed
+            time.sleep(SETTLE)  # time stamps are old enough to be believed
         os.sync()
         memory, jobs = WAYS[i % len(WAYS)]
         got = report(folder, catalog, memory, jobs)
@@ -87,7 +87,7 @@ def check_changes(maker, store, folder, tmp):
         must_be_same(fresh, got, f"{what}: the catalog gives another report than one made anew")
         if i % 10 == 0:
             check_no_scan(folder, catalog, got)
-    time.sleep(2.1)
+    time.sleep(SETTLE)
     store.forget()
     os.sync()
     report(folder, catalog)
@@ -101,7 +101,7 @@ def check_late_base(folder, catalog, tmp):
     overlay = os.path.join(folder, "0-clone.qcow2")
     os.rename(base, away)
     os.utime(overlay)
-    time.sleep(2.1)
+    time.sleep(SETTLE)
     report(folder, catalog)
     report(folder, catalog)
     os.rename(away, base)

@@ -14,14 +14,14 @@ import sys
 import time
 
 import brute
-from lib_exact import BLOCK, LONG, MIB, command, fail, fresh_tmp, must_be_exact, require_tools
+from lib_exact import BLOCK, LONG, MIB, SETTLE, command, fail, fresh_tmp, must_be_exact, require_tools
 
 CLUSTER = 2 * MIB
 PER_CLUSTER = CLUSTER // BLOCK
 NR_BLOCKS = 100_000_000 if LONG else 10_000_000
 LIMIT = 35 * MIB
 NR_HOSTS = 4
-FAR = 1 << 26  # blocks: farther than offsets are looked at in one go
+FAR = 1 << 28  # blocks: farther than offsets are looked at in one go
 
 
 def make_hot(path, block):
@@ -152,7 +152,7 @@ def main():
     make_second(os.path.join(folder, "second.raw"), block, other)
     os.sync()
     want = wanted(folder, nr)
-    time.sleep(2.1)
+    time.sleep(SETTLE)
     for jobs in (2, 1) if LONG else (2,):
         got = check(folder, os.path.join(tmp, f"catalog{jobs}"), jobs, want)
     # the control: one block less in the image, and the figures are others

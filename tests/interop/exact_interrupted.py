@@ -18,7 +18,8 @@ import sys
 import time
 
 import brute
-from lib_exact import BLOCK, LONG, MIB, Maker, check_tidy, command, fail, fresh_tmp, lasting, must_be_exact, must_be_same, report, require_tools
+from lib_exact import (BLOCK, LONG, MIB, SETTLE, Maker, check_tidy, command, fail, fresh_tmp, lasting, must_be_exact, must_be_same,
+                       report, require_tools)
 
 SEED = int(os.environ.get("EXACT_SEED") or 1)
 NR_INTERRUPTIONS = int(os.environ.get("EXACT_INTERRUPTIONS") or (1000 if LONG else 100))
@@ -149,7 +150,7 @@ class Rounds:
         self.stages = {}
         self.nr = self.nr_in_calls = 0
         self.strace = shutil.which("strace")
-        time.sleep(2.1)
+        time.sleep(SETTLE)
         report(self.folder, self.old)
         for _ in range(12):
             self.maker.change()
@@ -158,7 +159,7 @@ class Rounds:
     def settle(self):
         """The store as it is now, and what is to be said of it."""
         os.sync()
-        time.sleep(2.1)  # else everything is read again each time, for its time stamps are too young
+        time.sleep(SETTLE)  # else everything is read again each time, for its time stamps are too young
         self.want = self.fresh()
         must_be_exact(self.store.report(), self.want, "uninterrupted")
 
@@ -200,7 +201,7 @@ class Rounds:
         got = report(self.folder, self.catalog, rng.choice(["35M", "4G"]), rng.choice([1, 2]))
         if kind == "changing":
             must_be_exact(self.store.report(), got, what)
-            time.sleep(2.1)
+            time.sleep(SETTLE)
             report(self.folder, self.catalog)
             self.settle()
             got = report(self.folder, self.catalog)
@@ -213,7 +214,7 @@ class Rounds:
 
     def run(self):
         began = time.monotonic()
-        while self.nr < NR_INTERRUPTIONS:
+        while self.nr < NR_INTERRUPTIONS or self.nr < 2 * NR_INTERRUPTIONS and not self.stages.get("merging"):
             for kind in ("new", "old", "changing"):
                 self.round(kind)
         print(f"{self.nr} interruptions, {self.nr_in_calls} of them at a system call ({time.monotonic() - began:.1f} s), found in: " +
@@ -281,7 +282,7 @@ def check_lost(tmp):
     for i in range(2):
         make_large(os.path.join(folder, f"{i}.raw"), size, bytes([i]) * 4)
     os.sync()
-    time.sleep(2.1)
+    time.sleep(SETTLE)
     want = None
     for jobs in (1, 2):
         for _ in range(6 if LONG else 2):

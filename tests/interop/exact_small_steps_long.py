@@ -53,7 +53,7 @@ def main():
         folder = os.path.join(tmp, script)
         os.mkdir(folder)
         env = dict(os.environ, DEDUPSCAN=program, ROOT=ROOT, TMP=folder, LONG="", EXACT_SEED="5", EXACT_CHANGES="60",
-                   EXACT_INTERRUPTIONS="400")
+                   EXACT_INTERRUPTIONS="200")
         done = subprocess.run([sys.executable, os.path.join(ROOT, "tests/interop", script)], env=env, check=False)
         if done.returncode:
             fail(f"{script} with small steps")

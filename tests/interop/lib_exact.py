@@ -17,6 +17,7 @@ ROOT = os.environ.get("ROOT") or os.getcwd()
 LONG = bool(os.environ.get("LONG"))
 KIB, MIB = 1 << 10, 1 << 20
 BLOCK = 4096
+SETTLE = 0.5  # seconds after which time stamps are old enough to be believed
 
 
 def fail(text):
@@ -159,7 +160,8 @@ class Maker:
         return f"write {flags} -s {source} {at} {length}" if length else f"write -P 7 {at} {min(512, size)}"
 
     def fill(self, path, size, nr, unit=BLOCK, flags=""):
-        self.io(path, *[self.write_command(size, unit, flags) for _ in range(nr)])
+        """Compressed clusters cannot be written over."""
+        self.io(path, *[self.write_command(size, unit, flags) for _ in range(nr)], may_fail=bool(flags))
 
     def raw(self, name, data, at=0, size=None):
         path = os.path.join(os.fsencode(self.folder), os.fsencode(name))
@@ -228,8 +230,8 @@ class Maker:
         self.raw("hot2.raw", some[:3 * BLOCK] + hot * 2000 + pool[2] + hot * 3001)
         self.raw("hot3.raw", hot * 5000, 2048 * BLOCK)
         # shares that come out at exactly half a byte: 1/8192 of a block, and thirds that add up to a whole one
-        half = self.rng.randbytes(BLOCK)
-        self.raw("half1.raw", half + pool[3] * 3)
+        half, third = self.rng.randbytes(BLOCK), self.rng.randbytes(BLOCK)
+        self.raw("half1.raw", half + third * 3)
         self.raw("half2.raw", half * 8191)
 
     def make_others(self):
