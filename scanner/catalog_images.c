@@ -332,7 +332,7 @@ static int take_segments(struct catalog *c, int64_t image, struct spool *sp, uin
 	/* A segment that vanished keeps a row: were it gone, a run of its generation would seem to go on across it.  Not so behind
 	 * the end: nothing follows there, and ids that far on are the next image's. */
 	if (sql_run(sql_query(c->db, err, "DELETE FROM segments WHERE image = ? AND base <> ? AND segment >= ?", "iii",
-			      image, (int64_t)base, (int64_t)div_up(sp->image.span, SEGMENT_SIZE)),
+			      image, (int64_t)base, (int64_t)div_up(sp->image->span, SEGMENT_SIZE)),
 		    err) < 0)
 		return -1;
 	return sql_run(
@@ -345,7 +345,7 @@ static int take_segments(struct catalog *c, int64_t image, struct spool *sp, uin
 
 static int update_image(struct catalog *c, int64_t id, const struct spool *sp, struct err *err)
 {
-	const struct spool_image *i = &sp->image;
+	const struct spool_image *i = sp->image;
 	struct sql_query *q;
 
 	q = sql_query(c->db, err,
@@ -368,7 +368,7 @@ static int update_image(struct catalog *c, int64_t id, const struct spool *sp, s
 
 int catalog_take_spool(struct catalog *c, int64_t image, struct spool *s, uint64_t generation, struct err *err)
 {
-	if (take_segments(c, image, s, generation, s->image.base + 1, err) < 0)
+	if (take_segments(c, image, s, generation, s->image->base + 1, err) < 0)
 		return -1;
 	return update_image(c, image, s, err);
 }

@@ -18,6 +18,7 @@ struct stretch {
 
 struct measure {
 	struct fiemap *map; /* with room for EXTENTS_AT_ONCE */
+	uint64_t *devices;  /* of the images */
 	struct stretch *items;
 	size_t nr, room;
 	uint64_t dev;	    /* the device at hand ... */
@@ -119,28 +120,34 @@ static uint64_t measure_round(struct measure *m, const struct roots *roots, cons
 	m->nr = 0;
 	m->high = UINT64_MAX;
 	for (size_t i = 0; i < t->nr_images; i++) {
-		CLEANUP(close_fd) int fd = open_image(roots, &t->images[i]);
-		struct stat st;
+		CLEANUP(close_fd) int fd = m->devices[i] == m->dev ? open_image(roots, &t->images[i]) : -1;
 
-		if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_dev == m->dev)
+		if (fd >= 0)
 			add_file(m, fd);
 	}
 	m->saved += overlap(m);
 	return m->high;
 }
 
-/* The smallest device number above `dev` that an image lies on. */
-static bool next_device(const struct roots *roots, const struct tally *t, uint64_t *dev)
+/* The devices that the images lie on; 0 = a file that cannot be opened. */
+static void find_devices(const struct roots *roots, const struct tally *t, uint64_t *ret)
 {
-	uint64_t best = UINT64_MAX;
-
 	for (size_t i = 0; i < t->nr_images; i++) {
 		CLEANUP(close_fd) int fd = open_image(roots, &t->images[i]);
 		struct stat st;
 
-		if (fd >= 0 && fstat(fd, &st) == 0 && (uint64_t)st.st_dev > *dev)
-			best = min_u64(best, st.st_dev);
+		ret[i] = fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) ? st.st_dev : 0;
 	}
+}
+
+/* The smallest device number above `dev` that an image lies on. */
+static bool next_device(const struct measure *m, const struct tally *t, uint64_t *dev)
+{
+	uint64_t best = UINT64_MAX;
+
+	for (size_t i = 0; i < t->nr_images; i++)
+		if (m->devices[i] > *dev)
+			best = min_u64(best, m->devices[i]);
 	*dev = best;
 	return best != UINT64_MAX;
 }
@@ -152,12 +159,15 @@ int fs_shared_measure(const struct roots *roots, struct tally *t, size_t memory,
 	m.room = min_u64(m.room, 256 * 1024);
 	m.items = malloc(m.room * sizeof(*m.items));
 	m.map = malloc(sizeof(*m.map) + EXTENTS_AT_ONCE * sizeof(struct fiemap_extent));
-	if (!m.items || !m.map) {
+	m.devices = calloc(t->nr_images + 1, sizeof(*m.devices));
+	if (!m.items || !m.map || !m.devices) {
 		free(m.items);
 		free(m.map);
+		free(m.devices);
 		return err_set(err, ERR_MEMORY, "no memory to look at shared extents");
 	}
-	while (next_device(roots, t, &m.dev)) {
+	find_devices(roots, t, m.devices);
+	while (next_device(&m, t, &m.dev)) {
 		m.low = 0;
 		while ((m.low = measure_round(&m, roots, t)) != UINT64_MAX)
 			;
@@ -165,5 +175,6 @@ int fs_shared_measure(const struct roots *roots, struct tally *t, size_t memory,
 	t->fs_shared = m.any_answer ? (int64_t)m.saved : -1;
 	free(m.items);
 	free(m.map);
+	free(m.devices);
 	return 0;
 }

@@ -102,12 +102,21 @@ static uint64_t take_generation(const struct spool *s, uint64_t *next)
 {
 	uint64_t generation = *next;
 
-	*next += div_up(s->image.span, SEGMENT_SIZE) + 1;
+	*next += div_up(s->image->span, SEGMENT_SIZE) + 1;
 	return generation;
 }
 
+/* A complete spool file. */
+struct ready {
+	int64_t id;
+	bool damaged;
+	struct spool_totals totals;
+};
+
 struct preparing {
+	struct catalog *c;
 	struct stopper *stopper;
+	VEC(struct ready) ready;
 	uint64_t next;	      /* segment id */
 	uint64_t nr_segments; /* taken since the last commit */
 };
@@ -131,9 +140,7 @@ static int take_one(struct catalog *c, int64_t id, struct spool *s, struct prepa
 {
 	uint64_t generation = take_generation(s, &p->next);
 
-	if (stopper_says(p->stopper))
-		return canceled(err);
-	if (spool_sync(s, err) < 0 || catalog_take_spool(c, id, s, generation, err) < 0)
+	if (catalog_take_spool(c, id, s, generation, err) < 0)
 		return -1;
 	if (s->totals.nr_requests && catalog_add_merge_input(c, id, generation * SEGMENT_BLOCKS, err) < 0)
 		return -1;
@@ -144,28 +151,49 @@ static int take_one(struct catalog *c, int64_t id, struct spool *s, struct prepa
 }
 
 /* A spool file that is damaged is thrown away: its image has no row that is up to date, and is read again. */
-static int take_spool(struct catalog *c, int64_t id, void *arg, struct err *err)
+static int take_ready(struct catalog *c, const struct ready *r, struct preparing *p, struct err *err)
 {
 	CLEANUP(catalog_image_release) struct catalog_image image = { 0 };
 	CLEANUP(spool_close) struct spool *s = NULL;
 	char name[32], file[40];
-	struct err why = ERR_INIT;
-	int rc = catalog_image_by_id(c, id, &image, err);
+	int rc = catalog_image_by_id(c, r->id, &image, err);
 
 	if (rc < 0)
 		return -1;
-	snprintf(name, sizeof(name), "%lld", (long long)id);
+	snprintf(name, sizeof(name), "%lld", (long long)r->id);
 	snprintf(file, sizeof(file), "%s.req", name);
-	if (rc > 0)
-		s = spool_open(catalog_spool_dirfd(c), name, true, &why);
-	if (why.kind != ERR_NONE && why.kind != ERR_FORMAT && why.kind != ERR_UNSUPPORTED) {
-		if (err)
-			*err = why;
+	if (rc == 0 || r->damaged)
+		return file_unlink(catalog_spool_dirfd(c), file, err);
+	s = spool_open(catalog_spool_dirfd(c), name, false, err);
+	if (!s)
 		return -1;
-	}
-	if (s && s->image.base == image.base)
-		return take_one(c, id, s, arg, err);
+	s->totals = r->totals;
+	if (s->image->base == image.base)
+		return take_one(c, r->id, s, p, err);
 	return file_unlink(catalog_spool_dirfd(c), file, err);
+}
+
+/* Looks at every byte of a spool file, and makes it durable. */
+static int check_ready(void *ctx, unsigned thread, size_t item, struct err *err)
+{
+	struct preparing *p = ctx;
+	struct ready *r = &p->ready.items[item];
+	CLEANUP(spool_close) struct spool *s = NULL;
+	struct err why = ERR_INIT;
+	char name[32];
+
+	(void)thread;
+	if (stopper_says(p->stopper))
+		return canceled(err);
+	snprintf(name, sizeof(name), "%lld", (long long)r->id);
+	s = spool_open(catalog_spool_dirfd(p->c), name, true, &why);
+	r->damaged = !s && (why.kind == ERR_FORMAT || why.kind == ERR_UNSUPPORTED);
+	if (r->damaged)
+		return 0;
+	if (!s)
+		return err_set(err, why.kind, "%s", why.text);
+	r->totals = s->totals;
+	return spool_sync(s, err);
 }
 
 static int each_spool(struct catalog *c, int (*call)(struct catalog *c, int64_t id, void *arg, struct err *err), void *arg,
@@ -190,17 +218,42 @@ static int each_spool(struct catalog *c, int (*call)(struct catalog *c, int64_t 
 	return rc;
 }
 
-int merge_prepare(struct catalog *c, struct stopper *stopper, struct err *err)
+static int add_ready(struct catalog *c, int64_t id, void *arg, struct err *err)
 {
-	struct preparing p = { .stopper = stopper };
+	struct preparing *p = arg;
 
-	if (file_sync_dir(catalog_spool_dirfd(c), err) < 0)
+	(void)c;
+	return vec_push(&p->ready, (struct ready){ .id = id }) < 0 ?
+		       err_set(err, ERR_MEMORY, "no memory for a list of spool files") :
+		       0;
+}
+
+static int take_all(struct catalog *c, struct preparing *p, struct err *err)
+{
+	if (begin(c, p, err) < 0)
 		return -1;
-	if (begin(c, &p, err) == 0 && each_spool(c, take_spool, &p, err) == 0 && catalog_claim_data_files(c, err) == 0 &&
-	    commit(c, &p, err) == 0)
-		return 0;
-	catalog_rollback(c);
-	return -1;
+	for (size_t i = 0; i < p->ready.nr; i++) {
+		if (stopper_says(p->stopper))
+			return canceled(err);
+		if (take_ready(c, &p->ready.items[i], p, err) < 0)
+			return -1;
+	}
+	return catalog_claim_data_files(c, err) < 0 ? -1 : commit(c, p, err);
+}
+
+int merge_prepare(struct catalog *c, struct stopper *stopper, unsigned nr_threads, struct err *err)
+{
+	struct preparing p = { .c = c, .stopper = stopper };
+	int rc = each_spool(c, add_ready, &p, err);
+
+	if (rc == 0)
+		rc = pool_run(nr_threads, p.ready.nr, check_ready, &p, err);
+	if (rc == 0)
+		rc = file_sync_dir(catalog_spool_dirfd(c), err);
+	if (rc == 0 && (rc = take_all(c, &p, err)) < 0)
+		catalog_rollback(c);
+	vec_release(&p.ready);
+	return rc;
 }
 
 int merge_pending(struct catalog *c, bool *ret, struct err *err)
@@ -225,6 +278,7 @@ static int load_input(void *ctx, int64_t image, uint64_t shift, struct err *err)
 	input.spool = spool_open(catalog_spool_dirfd(m->c), name, false, err);
 	if (!input.spool)
 		return -1;
+	spool_forget_image(input.spool);
 	if (vec_push(&m->inputs, input) < 0) {
 		spool_close(input.spool);
 		return err_set(err, ERR_MEMORY, "no memory for a list of spool files");
@@ -665,7 +719,7 @@ static int drop_taken(struct catalog *c, int64_t id, void *unused, struct err *e
 		return -1;
 	snprintf(name, sizeof(name), "%lld", (long long)id);
 	snprintf(file, sizeof(file), "%s.req", name);
-	if (rc > 0 && (s = spool_open(catalog_spool_dirfd(c), name, false, NULL)) && s->image.base == image.base)
+	if (rc > 0 && (s = spool_open(catalog_spool_dirfd(c), name, false, NULL)) && s->image->base == image.base)
 		return 0;
 	return file_unlink(catalog_spool_dirfd(c), file, err);
 }

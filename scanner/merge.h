@@ -18,7 +18,7 @@ struct merge_options {
 
 /* Takes every complete spool file into the catalog's segments and marks it for merging, image by image: what was taken
  * stays taken when it is stopped. */
-int merge_prepare(struct catalog *c, struct stopper *stopper, struct err *err);
+int merge_prepare(struct catalog *c, struct stopper *stopper, unsigned nr_threads, struct err *err);
 
 /* Brings the index up to date with the catalog: merges what is marked, or goes on with it. */
 int merge_run(struct catalog *c, const struct merge_options *o, struct err *err);

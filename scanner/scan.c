@@ -100,10 +100,10 @@ static bool read_already(struct scan *s, const struct found *f, const struct cat
 
 	snprintf(name, sizeof(name), "%lld", (long long)i->id);
 	sp = spool_open(catalog_spool_dirfd(s->c), name, true, NULL);
-	return sp && !sp->image.racy && scan_told_the_same(s, sp->image.told, spool_text(&sp->image, SPOOL_FORMAT)) &&
-	       sp->image.base == i->base && spool_identity_equal(&sp->image.identity, &f->identity) &&
-	       !backing_moved(spool_text(&sp->image, SPOOL_BACKING), f->path,
-			      spool_text(&sp->image, SPOOL_BACKING_PATH));
+	return sp && !sp->image->racy && scan_told_the_same(s, sp->image->told, spool_text(sp->image, SPOOL_FORMAT)) &&
+	       sp->image->base == i->base && spool_identity_equal(&sp->image->identity, &f->identity) &&
+	       !backing_moved(spool_text(sp->image, SPOOL_BACKING), f->path,
+			      spool_text(sp->image, SPOOL_BACKING_PATH));
 }
 
 static int skip_unchanged(struct scan *s, const struct found *f, const struct catalog_image *i, struct err *err)
@@ -206,7 +206,7 @@ static int run(struct scan *s, struct err *err)
 	if (scan_find(s, err) < 0 || read_images(s, err) < 0)
 		return -1;
 	scan_end_workers(s);
-	if (merge_prepare(s->c, s->o->stopper, err) < 0)
+	if (merge_prepare(s->c, s->o->stopper, nr_threads, err) < 0)
 		return -1;
 	if (merge(s, nr_threads, err) < 0)
 		return -1;

@@ -296,6 +296,15 @@ static int take_header(struct scan *s, struct reading *r, struct err *err)
 	return spool_create(&r->spool, catalog_spool_dirfd(s->c), r->name, &r->image, err);
 }
 
+/* Ids of segments are given out by an image's span: beyond it they would be another image's. */
+static bool within_span(const struct reading *r, const uint8_t *frame)
+{
+	const struct spool_segment *segments = (const void *)(frame + sizeof(struct spool_frame));
+	uint32_t nr = le32_get(((const struct spool_frame *)frame)->nr_segments);
+
+	return nr == 0 || le64_get(segments[nr - 1].segment) < div_up(r->image.span, SEGMENT_SIZE);
+}
+
 static int take_frame(struct scan *s, struct reading *r, struct err *err)
 {
 	struct worker_shared *shared = shared_of(r);
@@ -305,6 +314,8 @@ static int take_frame(struct scan *s, struct reading *r, struct err *err)
 	if (slot >= WORKER_SLOTS || r->spool.fd < 0 || (len = shared->slots[slot].len) > SPOOL_FRAME_MAX ||
 	    spool_frame_check(shared->slots[slot].frame, len, &why) < 0)
 		return worker_died(s, r, err); /* it does not make sense: out with it */
+	if (!within_span(r, shared->slots[slot].frame))
+		return worker_died(s, r, err);
 	if (spool_append(&r->spool, shared->slots[slot].frame, len, err) < 0)
 		return -1;
 	s->ret->bytes_read += le64_get(((const struct spool_frame *)shared->slots[slot].frame)->bytes_read);

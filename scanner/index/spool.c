@@ -500,13 +500,17 @@ struct spool *spool_open(int dirfd, const char *name, bool full_check, struct er
 	CLEANUP(spool_close) struct spool *s = calloc(1, sizeof(*s));
 	char whole[64];
 
-	if (!s)
+	if (s) {
+		s->fd = -1;
+		s->image = malloc(sizeof(*s->image));
+	}
+	if (!s || !s->image)
 		return err_null(err, ERR_MEMORY, "no memory for a spool file");
 	part_name(whole, name, "req");
 	s->fd = file_open(dirfd, whole, O_RDWR, 0, err);
 	if (s->fd < 0)
 		return NULL;
-	if (header_read(s->fd, &s->image, err) < 0 || index_frames(s, full_check, err) < 0) {
+	if (header_read(s->fd, s->image, err) < 0 || index_frames(s, full_check, err) < 0) {
 		err_add(err, "spool file '%s'", whole);
 		return NULL;
 	}
@@ -519,8 +523,15 @@ void spool_close(struct spool *s)
 		return;
 	if (s->fd >= 0)
 		file_close(s->fd, "spool file", NULL);
+	spool_forget_image(s);
 	free(s->frames);
 	free(s);
+}
+
+void spool_forget_image(struct spool *s)
+{
+	free(s->image);
+	s->image = NULL;
 }
 
 int spool_sync(struct spool *s, struct err *err)

@@ -151,7 +151,7 @@ void spool_writer_release(struct spool_writer *w);
 
 struct spool {
 	int fd;
-	struct spool_image image;
+	struct spool_image *image; /* NULL after spool_forget_image() */
 	struct spool_totals totals;
 	uint64_t *frames; /* offsets of the data frames */
 	size_t nr_frames;
@@ -161,6 +161,9 @@ struct spool {
 struct spool *spool_open(int dirfd, const char *name, bool full_check, struct err *err);
 void spool_close(struct spool *s);
 CLEANUP_DEFINE(struct spool *, spool_close)
+
+/* Frees what is not needed to read requests: many spool files are open while they are merged. */
+void spool_forget_image(struct spool *s);
 
 int spool_sync(struct spool *s, struct err *err);
 

@@ -333,7 +333,7 @@ static void the_spool_file_of_the_page_holds_what_the_page_says(void **state)
 	file_of_dump("spool", "7.req");
 	s = spool_open(scratch, "7", true, NULL);
 	assert_non_null(s);
-	assert_image_is_the_sample(&s->image);
+	assert_image_is_the_sample(s->image);
 	assert_int_equal(s->nr_frames, 1);
 	assert_int_equal(s->totals.nr_stored, 515);
 	assert_int_equal(s->totals.nr_zero, 1);

@@ -43,7 +43,7 @@ static void merge(void)
 {
 	struct err err = ERR_INIT;
 
-	if (merge_prepare(catalog, &never, &err) < 0 || run(&err) < 0)
+	if (merge_prepare(catalog, &never, 2, &err) < 0 || run(&err) < 0)
 		fail_msg("%s", err.text);
 }
 
@@ -233,7 +233,7 @@ static void a_merge_that_was_stopped_goes_on(void **state)
 	fill(2, 1000, 2);
 	put(1, NULL);
 	put(2, NULL);
-	assert_int_equal(merge_prepare(catalog, &never, NULL), 0);
+	assert_int_equal(merge_prepare(catalog, &never, 2, NULL), 0);
 	stopper = &now;
 	assert_int_equal(run(&err), -1);
 	assert_int_equal(err.kind, ERR_CANCELED);
@@ -286,7 +286,7 @@ static void a_merge_that_fails_anywhere_goes_on_next_time(void **state)
 	fill(2, 1000, 2);
 	put(1, NULL);
 	put(2, NULL);
-	assert_int_equal(merge_prepare(catalog, &never, NULL), 0);
+	assert_int_equal(merge_prepare(catalog, &never, 2, NULL), 0);
 	for (int step = 0; step < 100; step++) {
 		struct err err = ERR_INIT;
 		int rc;

@@ -128,7 +128,7 @@ static bool gives_what_went_in(void)
 	static struct record got[4096], sorted[4096];
 	size_t nr;
 
-	if (!s || memcmp(&s->image, &image, sizeof(image)) != 0)
+	if (!s || memcmp(s->image, &image, sizeof(image)) != 0)
 		return false;
 	nr = sorted_requests(s, 0, SPOOL_SLICES - 1, 0, got);
 	memcpy(sorted, wanted, nr_wanted * sizeof(*wanted));
@@ -178,8 +178,8 @@ static void gives_back_image_segments_and_requests(void **state)
 	write_spool(3, true);
 	assert_true(gives_what_went_in());
 	s = spool_open(scratch, "7", true, NULL);
-	assert_string_equal(spool_text(&s->image, SPOOL_BACKING_PATH), "/store/base.qcow2");
-	assert_string_equal(spool_text(&s->image, SPOOL_WARNING), "");
+	assert_string_equal(spool_text(s->image, SPOOL_BACKING_PATH), "/store/base.qcow2");
+	assert_string_equal(spool_text(s->image, SPOOL_WARNING), "");
 	assert_int_equal(s->nr_frames, 3);
 	assert_int_equal(s->totals.nr_stored, 3 * (6 + 512));
 	assert_int_equal(s->totals.nr_zero, 3);
@@ -384,8 +384,8 @@ static void the_header_written_at_the_end_is_the_one_that_counts(void **state)
 	assert_int_equal(spool_commit(&w, scratch, "7", &image, NULL), 0);
 	s = spool_open(scratch, "7", true, NULL);
 	assert_non_null(s);
-	assert_int_equal(s->image.racy, 1);
-	assert_string_equal(spool_text(&s->image, SPOOL_WARNING), "it changed");
+	assert_int_equal(s->image->racy, 1);
+	assert_string_equal(spool_text(s->image, SPOOL_WARNING), "it changed");
 	assert_int_equal(s->nr_frames, 0);
 }
 
