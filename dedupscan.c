@@ -447,7 +447,7 @@ static int open_catalog(struct job *j, struct err *err)
 
 static int tally(struct job *j, struct err *err)
 {
-	struct tally_options o = { .memory = scan_sort_memory(j->s.scan.memory) / 2, .nr_threads = j->s.jobs, .stopper = &stopper };
+	struct tally_options o = { .memory = j->s.scan.memory, .nr_threads = j->s.jobs, .stopper = &stopper };
 
 	if (tally_run(j->catalog, &j->s.roots, &o, &j->tally, err) < 0)
 		return -1;

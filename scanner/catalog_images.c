@@ -373,11 +373,16 @@ int catalog_take_spool(struct catalog *c, int64_t image, struct spool *s, uint64
 	return update_image(c, image, s, err);
 }
 
+/* Two files that name each other are each an image.  Who was part of an image and is no more has to be read again. */
+#define OWNER                                                                                                          \
+	"(SELECT o.id FROM images o WHERE o.data_ino <> 0 AND o.data_ino = images.ino AND o.data_dev = images.dev"     \
+	" AND o.id <> images.id AND NOT (images.data_ino = o.ino AND images.data_dev = o.dev))"
+
 int catalog_claim_data_files(struct catalog *c, struct err *err)
 {
 	return sql_execute(c->db,
-			   "UPDATE images SET part_of = coalesce((SELECT o.id FROM images o WHERE o.data_ino <> 0"
-			   " AND o.data_ino = images.ino AND o.data_dev = images.dev AND o.id <> images.id), 0)",
+			   "UPDATE images SET scanned_at = NULL WHERE part_of <> 0 AND " OWNER " IS NULL;"
+			   "UPDATE images SET part_of = coalesce(" OWNER ", 0)",
 			   err);
 }
 

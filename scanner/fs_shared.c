@@ -115,11 +115,12 @@ static int open_image(const struct roots *roots, const struct image_tally *i)
 }
 
 /* One stretch of one device; returns where the next round has to go on. */
-static uint64_t measure_round(struct measure *m, const struct roots *roots, const struct tally *t)
+static uint64_t measure_round(struct measure *m, const struct roots *roots, const struct tally *t,
+			      struct stopper *stopper)
 {
 	m->nr = 0;
 	m->high = UINT64_MAX;
-	for (size_t i = 0; i < t->nr_images; i++) {
+	for (size_t i = 0; i < t->nr_images && !stopper_says(stopper); i++) {
 		CLEANUP(close_fd) int fd = m->devices[i] == m->dev ? open_image(roots, &t->images[i]) : -1;
 
 		if (fd >= 0)
@@ -152,7 +153,8 @@ static bool next_device(const struct measure *m, const struct tally *t, uint64_t
 	return best != UINT64_MAX;
 }
 
-int fs_shared_measure(const struct roots *roots, struct tally *t, size_t memory, struct err *err)
+int fs_shared_measure(const struct roots *roots, struct tally *t, size_t memory, struct stopper *stopper,
+		      struct err *err)
 {
 	struct measure m = { .room = max_u64(memory / sizeof(struct stretch), 1024) };
 
@@ -169,12 +171,13 @@ int fs_shared_measure(const struct roots *roots, struct tally *t, size_t memory,
 	find_devices(roots, t, m.devices);
 	while (next_device(&m, t, &m.dev)) {
 		m.low = 0;
-		while ((m.low = measure_round(&m, roots, t)) != UINT64_MAX)
-			;
+		do {
+			m.low = measure_round(&m, roots, t, stopper);
+		} while (m.low != UINT64_MAX && !stopper_says(stopper));
 	}
 	t->fs_shared = m.any_answer ? (int64_t)m.saved : -1;
 	free(m.items);
 	free(m.map);
 	free(m.devices);
-	return 0;
+	return stopper_says(stopper) ? err_set(err, ERR_CANCELED, "stopped while shared extents were counted") : 0;
 }

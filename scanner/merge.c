@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "scanner/base/checked.h"
+#include "scanner/base/memory.h"
 #include "scanner/base/pool.h"
 #include "scanner/base/vec.h"
 #include "scanner/index/join.h"
@@ -278,12 +279,14 @@ static int load_input(void *ctx, int64_t image, uint64_t shift, struct err *err)
 	input.spool = spool_open(catalog_spool_dirfd(m->c), name, false, err);
 	if (!input.spool)
 		return -1;
-	spool_forget_image(input.spool);
 	if (vec_push(&m->inputs, input) < 0) {
 		spool_close(input.spool);
 		return err_set(err, ERR_MEMORY, "no memory for a list of spool files");
 	}
-	return spool_count_slices(input.spool, m->slices, err);
+	if (spool_count_slices(input.spool, m->slices, err) < 0)
+		return -1;
+	spool_let_go(input.spool);
+	return 0;
 }
 
 static int load_partition(void *ctx, const struct partition *p, struct err *err)
@@ -650,7 +653,7 @@ static int sweep_tables(struct merge *m, struct err *err)
 
 	if (!d)
 		return fd < 0 ? -1 : err_errno(err, "cannot list the index");
-	while (rc == 0 && (e = readdir(d))) {
+	while (rc == 0 && (errno = 0, e = readdir(d))) {
 		bool known = true;
 
 		if (e->d_name[0] == '.')
@@ -659,6 +662,8 @@ static int sweep_tables(struct merge *m, struct err *err)
 		if (rc == 0 && !known)
 			rc = file_unlink(catalog_index_dirfd(m->c), e->d_name, err);
 	}
+	if (rc == 0 && errno)
+		rc = err_errno(err, "cannot list the index");
 	closedir(d);
 	return rc;
 }
@@ -682,7 +687,7 @@ static int sweep_spool(struct merge *m, struct err *err)
 
 	if (!d)
 		return fd < 0 ? -1 : err_errno(err, "cannot list the spool directory");
-	while (rc == 0 && (e = readdir(d))) {
+	while (rc == 0 && (errno = 0, e = readdir(d))) {
 		const char *dot = strrchr(e->d_name, '.');
 
 		if (strncmp(e->d_name, "sort-", 5) == 0 || strcmp(e->d_name, "digests") == 0)
@@ -690,6 +695,8 @@ static int sweep_spool(struct merge *m, struct err *err)
 		else if (dot && strcmp(dot, ".part") == 0)
 			rc = drop_orphan(m, e->d_name, err);
 	}
+	if (rc == 0 && errno)
+		rc = err_errno(err, "cannot list the spool directory");
 	closedir(d);
 	return rc;
 }
@@ -726,12 +733,12 @@ static int drop_taken(struct catalog *c, int64_t id, void *unused, struct err *e
 
 static int make_sorters(struct merge *m, struct err *err)
 {
-	size_t each, least = 2 * 24 * PARTITION_TARGET; /* what sorts a partition's requests without going to disk */
+	size_t each, memory = memory_left(m->o->memory), least = 2 * 24 * PARTITION_TARGET; /* what sorts a partition's requests without going to disk */
 
 	m->nr_threads = m->o->nr_threads ? m->o->nr_threads : 1;
-	while (m->nr_threads > 1 && m->o->memory / m->nr_threads < least / 2)
+	while (m->nr_threads > 1 && memory / m->nr_threads < least / 2)
 		m->nr_threads--;
-	each = m->o->memory / m->nr_threads;
+	each = memory / m->nr_threads;
 	if (each > m->requests_total * 48 + MIB)
 		each = m->requests_total * 48 + MIB;
 	m->sorters = calloc(m->nr_threads, sizeof(*m->sorters));

@@ -9,7 +9,7 @@
 /* The second stage of a scan: the requests in the spool go into the index, one partition at a time. */
 
 struct merge_options {
-	size_t memory;	 /* bytes for sorting, all threads together */
+	uint64_t memory; /* bytes that this process may take */
 	unsigned nr_threads;
 	struct stopper *stopper; /* ends it with ERR_CANCELED; the next merge goes on from there */
 	void (*progress)(void *ctx, uint64_t done, uint64_t total); /* requests; may be NULL */

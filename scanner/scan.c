@@ -26,13 +26,6 @@ uint64_t scan_memory_least(unsigned nr_workers)
 	return PARENT_MEMORY + nr_workers * WORKER_MEMORY + 2 * MIB;
 }
 
-size_t scan_sort_memory(uint64_t memory)
-{
-	uint64_t used = scan_status_value(getpid(), "VmRSS") + 3 * MIB;
-
-	return memory > used + 4 * MIB ? memory - used : 4 * MIB;
-}
-
 static int wait_for_window(struct scan *s, struct err *err)
 {
 	while (schedule_now(&s->o->stopper->schedule, false) == SCHEDULE_WAIT) {
@@ -99,11 +92,19 @@ static bool read_already(struct scan *s, const struct found *f, const struct cat
 	char name[32];
 
 	snprintf(name, sizeof(name), "%lld", (long long)i->id);
-	sp = spool_open(catalog_spool_dirfd(s->c), name, true, NULL);
-	return sp && !sp->image->racy && scan_told_the_same(s, sp->image->told, spool_text(sp->image, SPOOL_FORMAT)) &&
+	sp = spool_open(catalog_spool_dirfd(s->c), name, false, NULL);
+	if (!sp || sp->image->data_file.ino || f->block_device) /* the file's time stamps do not tell */
+		return false;
+	return !sp->image->racy && scan_told_the_same(s, sp->image->told, spool_text(sp->image, SPOOL_FORMAT)) &&
 	       sp->image->base == i->base && spool_identity_equal(&sp->image->identity, &f->identity) &&
 	       !backing_moved(spool_text(sp->image, SPOOL_BACKING), f->path,
 			      spool_text(sp->image, SPOOL_BACKING_PATH));
+}
+
+/* It is some image's data file, and still the very file. */
+static bool is_known_part(const struct found *f, const struct catalog_image *i)
+{
+	return i->part_of && f->identity.dev == i->identity.dev && f->identity.ino == i->identity.ino;
 }
 
 static int skip_unchanged(struct scan *s, const struct found *f, const struct catalog_image *i, struct err *err)
@@ -132,8 +133,11 @@ static int consider(void *ctx, const struct found *f, struct err *err)
 
 	if (rc <= 0)
 		return rc;
+	scan_look_at_clock(s);
+	if (s->stopping)
+		return 1;
 	s->ret->nr_images++;
-	if (image.part_of || unchanged(s, f, &image))
+	if (is_known_part(f, &image) || unchanged(s, f, &image))
 		return skip_unchanged(s, f, &image, err);
 	if (read_already(s, f, &image)) {
 		s->ret->nr_read++;
@@ -177,7 +181,7 @@ static void merge_progress(void *ctx, uint64_t done, uint64_t total)
 
 static int merge(struct scan *s, unsigned nr_threads, struct err *err)
 {
-	struct merge_options o = { .memory = scan_sort_memory(s->o->memory),
+	struct merge_options o = { .memory = s->o->memory,
 				   .nr_threads = nr_threads,
 				   .stopper = s->o->stopper,
 				   .progress = merge_progress,

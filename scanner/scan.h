@@ -56,7 +56,4 @@ int scan_run(struct catalog *c, struct scan_workers *w, const struct scan_option
 /* Finishes a merge that an earlier scan left; reads no image. */
 int scan_finish_merge(struct catalog *c, const struct scan_options *o, unsigned nr_threads, struct err *err);
 
-/* Bytes for sorting that are left of `memory` beside what this process holds now. */
-size_t scan_sort_memory(uint64_t memory);
-
 #endif

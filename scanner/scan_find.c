@@ -79,10 +79,14 @@ static int find_all(struct scan *s, struct err *err)
 		return err_set(err, ERR_MEMORY, "no memory for the roots");
 	if (catalog_found_clear(s->c, err) < 0 || catalog_set_number(s->c, "scan_unfinished", 1, err) < 0)
 		return -1;
-	for (size_t i = 0; i < s->o->roots->list.nr; i++) {
+	/* Named files first: met again in a directory they stay named. */
+	for (size_t n = 0; n < 2 * s->o->roots->list.nr; n++) {
+		size_t i = n % s->o->roots->list.nr;
 		const struct root *root = &s->o->roots->list.items[i];
 
-		if (root->walked && find_beneath(s, root, err) < 0)
+		if (!root->walked || (root->file != NULL) != (n < s->o->roots->list.nr))
+			continue;
+		if (find_beneath(s, root, err) < 0)
 			return -1;
 		failed[i] = s->listing_failed;
 	}

@@ -6,22 +6,6 @@
 
 #include "scanner/base/checked.h"
 
-uint64_t scan_status_value(pid_t pid, const char *name)
-{
-	char path[64], line[256];
-	unsigned long long kib = 0;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/%ld/status", (long)pid);
-	f = fopen(path, "re");
-	while (f && fgets(line, sizeof(line), f))
-		if (strncmp(line, name, strlen(name)) == 0)
-			sscanf(line + strlen(name), ": %llu", &kib);
-	if (f)
-		fclose(f);
-	return kib * KIB;
-}
-
 void scan_tell_progress(struct scan *s, const char *stage, uint64_t done, uint64_t total)
 {
 	struct scan_progress p = { .stage = stage,

@@ -30,8 +30,6 @@ struct scan {
 
 void scan_tell_progress(struct scan *s, const char *stage, uint64_t done, uint64_t total);
 void scan_tell_problem(struct scan *s, const char *path, const struct err *why);
-/* A value in KiB of /proc/PID/status, in bytes. */
-uint64_t scan_status_value(pid_t pid, const char *name);
 
 /* Where the backing file lies that an image names; "" when it names none or none is there. */
 void scan_resolve_backing(const char *name, const char *image, char ret[PATH_MAX]);
@@ -56,6 +54,9 @@ int scan_read(struct scan *s, const struct found *f, const struct catalog_image 
 
 /* Waits for all that is being read. */
 int scan_read_rest(struct scan *s, struct err *err);
+
+/* Tells the readers to stop when the time is over or the user says so; sets s->stopping then. */
+void scan_look_at_clock(struct scan *s);
 
 /* Ends the workers; what they were at is left for the next scan. */
 void scan_end_workers(struct scan *s);

@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "scanner/base/checked.h"
+#include "scanner/base/memory.h"
 #include "scanner/scan_parts.h"
 
 /* Reading: the parent's side of the conversation in worker.h.
@@ -105,7 +106,7 @@ static uint64_t bytes_counted(struct scan *s)
 	return done;
 }
 
-static void look_at_clock(struct scan *s)
+void scan_look_at_clock(struct scan *s)
 {
 	if (s->stopping || !stopper_says(s->o->stopper))
 		return;
@@ -261,7 +262,7 @@ static int answer_open(struct scan *s, struct reading *r, struct err *err)
 	snprintf(name, sizeof(name), "%.*s", (int)sizeof(m->open.name) - 1, m->open.name);
 	snprintf(from, sizeof(from), "%.*s", (int)sizeof(m->open.from) - 1, m->open.from);
 	fd = roots_open_named(s->o->roots, role, name, from, path, &why);
-	if (fd >= 0 && role == IMAGE_DATA_FILE && fstat(fd, &st) == 0)
+	if (fd >= 0 && role == IMAGE_DATA_FILE && strcmp(from, r->path) == 0 && fstat(fd, &st) == 0)
 		r->image.data_file = spool_identity_of(&st);
 	m->kind = fd >= 0 ? WORKER_FILE : WORKER_REFUSED;
 	if (fd >= 0)
@@ -389,7 +390,7 @@ static int pump(struct scan *s, int ms, struct err *err)
 	for (unsigned i = 0; i < s->w->nr; i++)
 		if (fds[i].revents && handle(s, &s->w->items[i], err) < 0)
 			return -1;
-	look_at_clock(s);
+	scan_look_at_clock(s);
 	share_limit(s);
 	scan_tell_progress(s, "reading", bytes_counted(s), s->bytes_total);
 	return 0;
@@ -471,13 +472,15 @@ static void begin_reading(struct scan *s, struct reading *r, const struct found 
 	snprintf(r->name, sizeof(r->name), "%lld", (long long)image->id);
 }
 
-static int resume_or_not(struct scan *s, struct reading *r, struct err *err)
+static int resume_or_not(struct scan *s, struct reading *r, bool block_device, struct err *err)
 {
 	struct spool_image old;
 	int rc = spool_resume(&r->spool, catalog_spool_dirfd(s->c), r->name, &r->image.identity, r->image.base, &old,
 			      err);
 
-	if (rc > 0 && !scan_told_the_same(s, old.told, spool_text(&old, SPOOL_FORMAT))) {
+	/* Of a device, and of a data file, the time stamps at hand do not tell whether it is the same still. */
+	if (rc > 0 && (block_device || old.data_file.ino ||
+		       !scan_told_the_same(s, old.told, spool_text(&old, SPOOL_FORMAT)))) {
 		spool_writer_release(&r->spool);
 		rc = 0;
 	}
@@ -506,7 +509,7 @@ static int begin_image(struct scan *s, const struct found *f, const struct catal
 		return image_failed(s, r, &why, err);
 	if (fstat(r->fd, &st) == 0)
 		r->image.identity = spool_identity_of(&st);
-	if (resume_or_not(s, r, err) < 0)
+	if (resume_or_not(s, r, f->block_device, err) < 0)
 		return -1;
 	r->image.racy = too_fresh(&r->image.identity, realtime_ns()) || scan_open_for_writing(r->fd);
 	digests_fd = make_digests(s, image, err);
@@ -547,11 +550,11 @@ int scan_read_rest(struct scan *s, struct err *err)
 
 void scan_end_workers(struct scan *s)
 {
-	uint64_t memory = scan_status_value(getpid(), "VmHWM");
+	uint64_t memory = memory_of(getpid(), "VmHWM");
 
 	for (unsigned i = 0; i < s->w->nr; i++) {
 		if (s->w->items[i].proc.pid)
-			memory += scan_status_value(s->w->items[i].proc.pid, "VmHWM");
+			memory += memory_of(s->w->items[i].proc.pid, "VmHWM");
 		proc_end(&s->w->items[i].proc, 1, NULL, 0);
 		if (s->w->items[i].path)
 			forget(s, &s->w->items[i]);

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "scanner/base/checked.h"
+#include "scanner/base/memory.h"
 #include "scanner/base/pool.h"
 #include "scanner/base/vec.h"
 #include "scanner/fs_shared.h"
@@ -55,6 +56,7 @@ struct tallying {
 	struct judymap rank_of; /* image id -> rank + 1 */
 	uint64_t *layers;	/* by rank */
 	struct live live;
+	bool missing; /* an image was found and has not been read yet */
 	bool all_live; /* every place of the index is live and of an image that is counted */
 	VEC(struct partition) partitions;
 	unsigned nr_threads;
@@ -111,8 +113,12 @@ static int take_image(void *ctx, const struct catalog_image *i, struct err *err)
 	struct tallying *t = ctx;
 	struct ranked r = { .id = i->id, .image = t->images.nr, .layer = i->layer };
 
-	if (!roots_cover(t->roots, i->path) || i->part_of || (!i->scanned_at && !i->error))
+	if (!roots_cover(t->roots, i->path) || i->part_of)
 		return 0;
+	if (!i->scanned_at && !i->error) {
+		t->missing = true;
+		return 0;
+	}
 	r.path = copy(i->path);
 	r.backing_path = copy(i->backing_path);
 	if (!r.path || !r.backing_path || vec_push(&t->ranked, r) < 0 ||
@@ -379,7 +385,7 @@ static int count_all(struct tallying *t, struct err *err)
 	    make_threads(t, err) < 0)
 		return -1;
 	t->all_live = nr_places_of_index(t) == nr_blocks_counted(t);
-	t->duplicates = sorter_new(t->o->memory, catalog_spool_dirfd(t->c), err);
+	t->duplicates = sorter_new(memory_left(t->o->memory) / 2, catalog_spool_dirfd(t->c), err);
 	if (!t->duplicates || pool_run(t->nr_threads, t->partitions.nr, count_partition, t, err) < 0)
 		return -1;
 	for (unsigned i = 0; i < t->nr_threads; i++)
@@ -526,7 +532,7 @@ static int describe_index(struct tallying *t, struct err *err)
 
 	if (catalog_number(t->c, "scan_unfinished", &unfinished, err) < 0)
 		return -1;
-	t->ret->complete = !unfinished;
+	t->ret->complete = !unfinished && !t->missing;
 	for (size_t i = 0; i < t->partitions.nr; i++) {
 		const struct partition *p = &t->partitions.items[i];
 		int nr = catalog_tables(t->c, p->bits, p->prefix, tables, err);
@@ -551,7 +557,7 @@ static int run(struct tallying *t, struct err *err)
 	t->ret->taken_at = time(NULL);
 	t->ret->nr_images = t->images.nr;
 	t->ret->images = STEAL(t->images.items);
-	return fs_shared_measure(t->roots, t->ret, t->o->memory, err);
+	return fs_shared_measure(t->roots, t->ret, memory_left(t->o->memory) / 2, t->o->stopper, err);
 }
 
 int tally_run(struct catalog *c, const struct roots *roots, const struct tally_options *o, struct tally *ret,

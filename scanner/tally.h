@@ -88,7 +88,7 @@ struct catalog;
 struct roots;
 
 struct tally_options {
-	size_t memory; /* bytes for sorting */
+	uint64_t memory; /* bytes that this process may take */
 	unsigned nr_threads;
 	struct stopper *stopper;
 };

@@ -361,8 +361,11 @@ static int walk_next(struct spool_walk *w, struct err *err)
 		return -1;
 	len = sizeof(w->frame) + le64_get(w->frame.payload_len);
 	if (w->buf) {
-		if (file_read(w->fd, w->buf, len, w->offset, err) < 0)
+		n = file_read_some(w->fd, w->buf, len, w->offset, err);
+		if (n < 0)
 			return -1;
+		if ((uint64_t)n < len)
+			return err_set(err, ERR_FORMAT, "a spool frame is cut short");
 		if (spool_frame_check(w->buf, len, err) < 0)
 			return -1;
 		if (checksum32(w->buf + sizeof(w->frame), len - sizeof(w->frame), 0) != le32_get(w->frame.checksum))
@@ -498,40 +501,41 @@ static int index_frames(struct spool *s, bool full_check, struct err *err)
 struct spool *spool_open(int dirfd, const char *name, bool full_check, struct err *err)
 {
 	CLEANUP(spool_close) struct spool *s = calloc(1, sizeof(*s));
-	char whole[64];
 
 	if (s) {
+		s->dirfd = dirfd;
 		s->fd = -1;
 		s->image = malloc(sizeof(*s->image));
 	}
 	if (!s || !s->image)
 		return err_null(err, ERR_MEMORY, "no memory for a spool file");
-	part_name(whole, name, "req");
-	s->fd = file_open(dirfd, whole, O_RDWR, 0, err);
+	part_name(s->file, name, "req");
+	s->fd = file_open(dirfd, s->file, O_RDWR, 0, err);
 	if (s->fd < 0)
 		return NULL;
 	if (header_read(s->fd, s->image, err) < 0 || index_frames(s, full_check, err) < 0) {
-		err_add(err, "spool file '%s'", whole);
+		err_add(err, "spool file '%s'", s->file);
 		return NULL;
 	}
 	return STEAL(s);
+}
+
+void spool_let_go(struct spool *s)
+{
+	if (s->fd >= 0)
+		file_close(s->fd, s->file, NULL);
+	s->fd = -1;
+	free(s->image);
+	s->image = NULL;
 }
 
 void spool_close(struct spool *s)
 {
 	if (!s)
 		return;
-	if (s->fd >= 0)
-		file_close(s->fd, "spool file", NULL);
-	spool_forget_image(s);
+	spool_let_go(s);
 	free(s->frames);
 	free(s);
-}
-
-void spool_forget_image(struct spool *s)
-{
-	free(s->image);
-	s->image = NULL;
 }
 
 int spool_sync(struct spool *s, struct err *err)
@@ -553,18 +557,18 @@ ssize_t spool_segments(struct spool *s, size_t frame, struct spool_segment *ret,
 }
 
 /* Where in the file the requests of a frame's slices [first, last] lie. */
-static int slice_range(struct spool *s, size_t frame, unsigned first, unsigned last, uint64_t *ret_at, uint32_t *ret_nr,
+static int slice_range(int fd, uint64_t frame, unsigned first, unsigned last, uint64_t *ret_at, uint32_t *ret_nr,
 		       struct err *err)
 {
 	struct spool_frame f;
 	uint8_t ends[(SPOOL_SLICES + 1) * sizeof(le32)];
-	uint64_t at = s->frames[frame] + sizeof(f);
+	uint64_t at = frame + sizeof(f);
 	uint32_t from, to;
 
-	if (file_read(s->fd, &f, sizeof(f), s->frames[frame], err) < 0)
+	if (file_read(fd, &f, sizeof(f), frame, err) < 0)
 		return -1;
 	at += le32_get(f.nr_segments) * sizeof(struct spool_segment);
-	if (file_read(s->fd, ends, (last - first + 2) * sizeof(le32), at + first * sizeof(le32), err) < 0)
+	if (file_read(fd, ends, (last - first + 2) * sizeof(le32), at + first * sizeof(le32), err) < 0)
 		return -1;
 	from = le32_load(ends);
 	to = le32_load(ends + (last - first + 1) * sizeof(le32));
@@ -604,16 +608,20 @@ static int add_requests(const struct spool_request *r, size_t nr, uint64_t shift
 int spool_requests(struct spool *s, unsigned first, unsigned last, uint64_t shift, struct sorter *sorter, struct err *err)
 {
 	CLEANUP(free) struct spool_request *buf = malloc(SPOOL_FRAME_REQUESTS * sizeof(*buf));
+	CLEANUP(close_fd) int fd = -1; /* of this call: several threads read from one spool file */
 
 	if (!buf)
 		return err_set(err, ERR_MEMORY, "no memory for spool requests");
+	fd = file_open(s->dirfd, s->file, O_RDONLY, 0, err);
+	if (fd < 0)
+		return -1;
 	for (size_t i = 0; i < s->nr_frames; i++) {
 		uint64_t at;
 		uint32_t nr;
 
-		if (slice_range(s, i, first, last, &at, &nr, err) < 0)
+		if (slice_range(fd, s->frames[i], first, last, &at, &nr, err) < 0)
 			return -1;
-		if (nr && file_read(s->fd, buf, nr * sizeof(*buf), at, err) < 0)
+		if (nr && file_read(fd, buf, nr * sizeof(*buf), at, err) < 0)
 			return -1;
 		if (add_requests(buf, nr, shift, sorter, err) < 0)
 			return -1;

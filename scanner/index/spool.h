@@ -150,8 +150,9 @@ void spool_writer_release(struct spool_writer *w);
 /* ---- reading ---- */
 
 struct spool {
-	int fd;
-	struct spool_image *image; /* NULL after spool_forget_image() */
+	int dirfd, fd; /* fd -1 after spool_let_go() */
+	char file[64];
+	struct spool_image *image; /* NULL after spool_let_go() */
 	struct spool_totals totals;
 	uint64_t *frames; /* offsets of the data frames */
 	size_t nr_frames;
@@ -162,8 +163,9 @@ struct spool *spool_open(int dirfd, const char *name, bool full_check, struct er
 void spool_close(struct spool *s);
 CLEANUP_DEFINE(struct spool *, spool_close)
 
-/* Frees what is not needed to read requests: many spool files are open while they are merged. */
-void spool_forget_image(struct spool *s);
+/* Closes the file and frees its header, for there may be any number of spool files in a merge; spool_requests() opens it
+ * again for as long as it reads. */
+void spool_let_go(struct spool *s);
 
 int spool_sync(struct spool *s, struct err *err);
 
