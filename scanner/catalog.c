@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -23,7 +22,8 @@ static const char schema[] =
 	"CREATE TABLE IF NOT EXISTS stores (root TEXT PRIMARY KEY, added_at INTEGER NOT NULL) WITHOUT ROWID;"
 	"CREATE TABLE IF NOT EXISTS images ("
 	" id INTEGER PRIMARY KEY AUTOINCREMENT, path TEXT NOT NULL UNIQUE,"
-	" dev INTEGER, ino INTEGER, size INTEGER, mtime INTEGER, ctime INTEGER, racy INTEGER NOT NULL DEFAULT 1, told INTEGER NOT NULL DEFAULT 0,"
+	" dev INTEGER, ino INTEGER, size INTEGER, mtime INTEGER, ctime INTEGER, racy INTEGER NOT NULL DEFAULT 1, told "
+	"INTEGER NOT NULL DEFAULT 0,"
 	" data_dev INTEGER, data_ino INTEGER, data_size INTEGER, data_mtime INTEGER, data_ctime INTEGER,"
 	" base INTEGER NOT NULL DEFAULT 0, format TEXT, backing TEXT, backing_path TEXT, features TEXT, warning TEXT,"
 	" error_kind TEXT, error TEXT,"
@@ -275,20 +275,29 @@ int catalog_add_scan(struct catalog *c, const struct catalog_scan *s, struct err
 		       err);
 }
 
-static int sizes_in(int dirfd, uint64_t *sum, struct err *err)
+struct sizes {
+	int dirfd;
+	uint64_t sum;
+};
+
+static int add_size(void *ctx, const char *name, struct err *err)
 {
-	int fd = file_open(dirfd, ".", O_RDONLY | O_DIRECTORY, 0, err);
-	DIR *d = fd < 0 ? NULL : fdopendir(fd);
-	struct dirent *e;
+	struct sizes *s = ctx;
 	struct stat st;
 
-	if (!d)
-		return fd < 0 ? -1 : err_errno(err, "cannot list a directory of the catalog");
-	while ((e = readdir(d)))
-		if (fstatat(dirfd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
-			*sum += (uint64_t)st.st_size;
-	closedir(d);
+	(void)err;
+	if (fstatat(s->dirfd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
+		s->sum += (uint64_t)st.st_size;
 	return 0;
+}
+
+static int sizes_in(int dirfd, uint64_t *sum, struct err *err)
+{
+	struct sizes s = { dirfd, 0 };
+	int rc = file_each_name(dirfd, add_size, &s, err);
+
+	*sum += s.sum;
+	return rc;
 }
 
 int catalog_disk_use(struct catalog *c, uint64_t *ret_index, uint64_t *ret_all, struct err *err)

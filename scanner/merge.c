@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "scanner/merge.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -29,7 +28,8 @@
  * leaves over is swept at the next start.
  */
 
-#define PARTITION_TARGET ((uint64_t)256 * 1024) /* places; 4 MiB on disk; more where OUT_BITS_MAX bounds the splitting */
+#define PARTITION_TARGET                                                                                               \
+	((uint64_t)256 * 1024) /* places; 4 MiB on disk; more where OUT_BITS_MAX bounds the splitting */
 #define SLICE_BITS 8
 #define SLICE_SHIFT (32 - SLICE_BITS)
 #define OUT_BITS_MAX (SLICE_BITS + 6) /* so that a unit never has more tables than can be open at once */
@@ -52,7 +52,7 @@ struct output {
 };
 
 struct unit {
-	unsigned bits;	 /* at most SLICE_BITS */
+	unsigned bits; /* at most SLICE_BITS */
 	uint32_t prefix;
 	unsigned out_bits;
 	bool delta;
@@ -132,7 +132,8 @@ static int begin(struct catalog *c, struct preparing *p, struct err *err)
 
 static int commit(struct catalog *c, struct preparing *p, struct err *err)
 {
-	if (catalog_set_number(c, "next_segment", p->next, err) < 0 || catalog_set_number(c, "merge_pending", 1, err) < 0)
+	if (catalog_set_number(c, "next_segment", p->next, err) < 0 ||
+	    catalog_set_number(c, "merge_pending", 1, err) < 0)
 		return -1;
 	return catalog_commit(c, err);
 }
@@ -197,26 +198,26 @@ static int check_ready(void *ctx, unsigned thread, size_t item, struct err *err)
 	return spool_sync(s, err);
 }
 
-static int each_spool(struct catalog *c, int (*call)(struct catalog *c, int64_t id, void *arg, struct err *err), void *arg,
-		      struct err *err)
+struct spool_call {
+	struct catalog *c;
+	int (*call)(struct catalog *c, int64_t id, void *arg, struct err *err);
+	void *arg;
+};
+
+static int call_for_spool(void *ctx, const char *name, struct err *err)
 {
-	int fd = file_open(catalog_spool_dirfd(c), ".", O_RDONLY | O_DIRECTORY, 0, err);
-	DIR *d = fd < 0 ? NULL : fdopendir(fd);
-	struct dirent *e;
-	int rc = 0;
+	struct spool_call *s = ctx;
+	int64_t id = image_of_spool(name);
 
-	if (!d)
-		return fd < 0 ? -1 : err_errno(err, "cannot list the spool directory");
-	while (rc == 0 && (errno = 0, e = readdir(d))) {
-		int64_t id = image_of_spool(e->d_name);
+	return id ? s->call(s->c, id, s->arg, err) : 0;
+}
 
-		if (id)
-			rc = call(c, id, arg, err);
-	}
-	if (rc == 0 && errno)
-		rc = err_errno(err, "cannot list the spool directory");
-	closedir(d);
-	return rc;
+static int each_spool(struct catalog *c, int (*call)(struct catalog *c, int64_t id, void *arg, struct err *err),
+		      void *arg, struct err *err)
+{
+	struct spool_call s = { c, call, arg };
+
+	return file_each_name(catalog_spool_dirfd(c), call_for_spool, &s, err);
 }
 
 static int add_ready(struct catalog *c, int64_t id, void *arg, struct err *err)
@@ -224,9 +225,9 @@ static int add_ready(struct catalog *c, int64_t id, void *arg, struct err *err)
 	struct preparing *p = arg;
 
 	(void)c;
-	return vec_push(&p->ready, (struct ready){ .id = id }) < 0 ?
-		       err_set(err, ERR_MEMORY, "no memory for a list of spool files") :
-		       0;
+	return vec_push(&p->ready, (struct ready){ .id = id }) < 0
+		       ? err_set(err, ERR_MEMORY, "no memory for a list of spool files")
+		       : 0;
 }
 
 static int take_all(struct catalog *c, struct preparing *p, struct err *err)
@@ -330,7 +331,8 @@ static int split_empty_partitions(struct merge *m, struct err *err)
 
 		if (p->nr_tables || p->bits >= SLICE_BITS)
 			continue;
-		if (catalog_drop_partitions(m->c, p->bits, p->prefix, err) < 0 || split_empty(m, p->bits, p->prefix, err) < 0) {
+		if (catalog_drop_partitions(m->c, p->bits, p->prefix, err) < 0 ||
+		    split_empty(m, p->bits, p->prefix, err) < 0) {
 			catalog_rollback(m->c);
 			return -1;
 		}
@@ -381,8 +383,8 @@ static void choose_way(const struct merge *m, struct unit *u)
 {
 	uint64_t expected = u->nr_places + u->nr_requests;
 
-	u->delta = !m->rewrite && u->nr_places && u->nr_requests < u->nr_places / 8 && u->max_tables < PARTITION_TABLES &&
-		   u->max_tables > 0;
+	u->delta = !m->rewrite && u->nr_places && u->nr_requests < u->nr_places / 8 &&
+		   u->max_tables < PARTITION_TABLES && u->max_tables > 0;
 	u->out_bits = u->bits;
 	while (u->out_bits < OUT_BITS_MAX && expected >> (u->out_bits - u->bits) > PARTITION_TARGET)
 		u->out_bits++;
@@ -494,10 +496,12 @@ static int write_joined(struct unit_writer *uw, struct join *j, struct err *err)
 	}
 	if (rc < 0)
 		return -1;
-	return move_to(uw, ((uw->u->prefix + 1) << (uw->out.bits - uw->u->bits)) - 1, err) < 0 ? -1 : finish_output(uw, err);
+	return move_to(uw, ((uw->u->prefix + 1) << (uw->out.bits - uw->u->bits)) - 1, err) < 0 ? -1
+											       : finish_output(uw, err);
 }
 
-static int join_and_write(struct merge *m, struct unit *u, struct table **tables, struct sorter *sorter, struct err *err)
+static int join_and_write(struct merge *m, struct unit *u, struct table **tables, struct sorter *sorter,
+			  struct err *err)
 {
 	unsigned bits = u->delta ? u->max_bits : u->out_bits;
 	struct unit_writer uw = { .m = m, .u = u, .out = { .bits = bits, .prefix = u->prefix << (bits - u->bits) } };
@@ -513,7 +517,8 @@ static int run_unit(void *ctx, unsigned thread, size_t item, struct err *err)
 	struct merge *m = ctx;
 	struct unit *u = &m->units.items[m->batch_first + item];
 	CLEANUP(free) struct table **tables = calloc(u->tables.nr + 1, sizeof(struct table *));
-	size_t room = max_u64(min_u64(TABLE_ROOM, TABLES_ROOM / (u->tables.nr + 1) / TABLE_PAGE * TABLE_PAGE), TABLE_PAGE);
+	size_t room =
+		max_u64(min_u64(TABLE_ROOM, TABLES_ROOM / (u->tables.nr + 1) / TABLE_PAGE * TABLE_PAGE), TABLE_PAGE);
 	int rc = tables ? 0 : err_set(err, ERR_MEMORY, "no memory for tables");
 
 	if (!unit_needs_work(m, u))
@@ -552,7 +557,8 @@ static int load_tables(struct merge *m, struct unit *u, size_t *at, struct err *
 				return err_set(err, ERR_MEMORY, "no memory for a list of tables");
 		(*at)++;
 	}
-	return u->tables.nr <= UNIT_TABLES_MAX ? 0 : err_set(err, ERR_UNSUPPORTED, "the index is too large for one merge");
+	return u->tables.nr <= UNIT_TABLES_MAX ? 0
+					       : err_set(err, ERR_UNSUPPORTED, "the index is too large for one merge");
 }
 
 static int commit_unit(struct merge *m, const struct unit *u, struct err *err)
@@ -585,7 +591,8 @@ static int commit_batch(struct merge *m, size_t nr, struct err *err)
 		}
 	}
 	if (catalog_set_number(m->c, "table_serial", m->serial, err) < 0 ||
-	    catalog_set_number(m->c, "merge_done", first_key(last->bits, last->prefix) + (KEYS_END >> last->bits), err) < 0) {
+	    catalog_set_number(m->c, "merge_done", first_key(last->bits, last->prefix) + (KEYS_END >> last->bits),
+			       err) < 0) {
 		catalog_rollback(m->c);
 		return -1;
 	}
@@ -644,28 +651,14 @@ static int run_batches(struct merge *m, uint64_t merged_to, struct err *err)
 
 /* ---- the whole ---- */
 
-static int sweep_tables(struct merge *m, struct err *err)
+static int drop_unknown_table(void *ctx, const char *name, struct err *err)
 {
-	int fd = file_open(catalog_index_dirfd(m->c), ".", O_RDONLY | O_DIRECTORY, 0, err);
-	DIR *d = fd < 0 ? NULL : fdopendir(fd);
-	struct dirent *e;
-	int rc = 0;
+	struct merge *m = ctx;
+	bool known;
 
-	if (!d)
-		return fd < 0 ? -1 : err_errno(err, "cannot list the index");
-	while (rc == 0 && (errno = 0, e = readdir(d))) {
-		bool known = true;
-
-		if (e->d_name[0] == '.')
-			continue;
-		rc = catalog_knows_table(m->c, e->d_name, &known, err);
-		if (rc == 0 && !known)
-			rc = file_unlink(catalog_index_dirfd(m->c), e->d_name, err);
-	}
-	if (rc == 0 && errno)
-		rc = err_errno(err, "cannot list the index");
-	closedir(d);
-	return rc;
+	if (catalog_knows_table(m->c, name, &known, err) < 0)
+		return -1;
+	return known ? 0 : file_unlink(catalog_index_dirfd(m->c), name, err);
 }
 
 /* What is left of an image that is gone. */
@@ -678,27 +671,14 @@ static int drop_orphan(struct merge *m, const char *part, struct err *err)
 }
 
 /* Working files that a kill left, which have no name for longer than a moment, and beginnings of what is gone. */
-static int sweep_spool(struct merge *m, struct err *err)
+static int drop_leftover(void *ctx, const char *name, struct err *err)
 {
-	int fd = file_open(catalog_spool_dirfd(m->c), ".", O_RDONLY | O_DIRECTORY, 0, err);
-	DIR *d = fd < 0 ? NULL : fdopendir(fd);
-	struct dirent *e;
-	int rc = 0;
+	struct merge *m = ctx;
+	const char *dot = strrchr(name, '.');
 
-	if (!d)
-		return fd < 0 ? -1 : err_errno(err, "cannot list the spool directory");
-	while (rc == 0 && (errno = 0, e = readdir(d))) {
-		const char *dot = strrchr(e->d_name, '.');
-
-		if (strncmp(e->d_name, "sort-", 5) == 0 || strcmp(e->d_name, "digests") == 0)
-			rc = file_unlink(catalog_spool_dirfd(m->c), e->d_name, err);
-		else if (dot && strcmp(dot, ".part") == 0)
-			rc = drop_orphan(m, e->d_name, err);
-	}
-	if (rc == 0 && errno)
-		rc = err_errno(err, "cannot list the spool directory");
-	closedir(d);
-	return rc;
+	if (strncmp(name, "sort-", 5) == 0 || strcmp(name, "digests") == 0)
+		return file_unlink(catalog_spool_dirfd(m->c), name, err);
+	return dot && strcmp(dot, ".part") == 0 ? drop_orphan(m, name, err) : 0;
 }
 
 static int finish(struct merge *m, struct err *err)
@@ -733,7 +713,8 @@ static int drop_taken(struct catalog *c, int64_t id, void *unused, struct err *e
 
 static int make_sorters(struct merge *m, struct err *err)
 {
-	size_t each, memory = memory_left(m->o->memory), least = 2 * 24 * PARTITION_TARGET; /* what sorts a partition's requests without going to disk */
+	size_t each, memory = memory_left(m->o->memory),
+		     least = 2 * 24 * PARTITION_TARGET; /* what sorts a partition's requests without going to disk */
 
 	m->nr_threads = m->o->nr_threads ? m->o->nr_threads : 1;
 	while (m->nr_threads > 1 && memory / m->nr_threads < least / 2)
@@ -754,8 +735,11 @@ static int run(struct merge *m, struct err *err)
 {
 	uint64_t serial, merged_to;
 
-	if (catalog_number(m->c, "table_serial", &serial, err) < 0 || catalog_number(m->c, "merge_done", &merged_to, err) < 0 ||
-	    sweep_tables(m, err) < 0 || sweep_spool(m, err) < 0 || catalog_each_merge_input(m->c, load_input, m, err) < 0 || load_partitions(m, err) < 0)
+	if (catalog_number(m->c, "table_serial", &serial, err) < 0 ||
+	    catalog_number(m->c, "merge_done", &merged_to, err) < 0 ||
+	    file_each_name(catalog_index_dirfd(m->c), drop_unknown_table, m, err) < 0 ||
+	    file_each_name(catalog_spool_dirfd(m->c), drop_leftover, m, err) < 0 ||
+	    catalog_each_merge_input(m->c, load_input, m, err) < 0 || load_partitions(m, err) < 0)
 		return -1;
 	m->serial = serial;
 	for (unsigned i = 0; i < SPOOL_SLICES; i++)
@@ -765,8 +749,8 @@ static int run(struct merge *m, struct err *err)
 	if (choose_rewrite(m, err) < 0)
 		return -1;
 	if (m->requests_total || m->rewrite) {
-		if (live_load(&m->live, m->c, NULL, NULL, err) < 0 || make_sorters(m, err) < 0 || make_units(m, err) < 0 ||
-		    run_batches(m, merged_to, err) < 0)
+		if (live_load(&m->live, m->c, NULL, NULL, err) < 0 || make_sorters(m, err) < 0 ||
+		    make_units(m, err) < 0 || run_batches(m, merged_to, err) < 0)
 			return -1;
 	}
 	if (finish(m, err) < 0)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "scanner/base/file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
@@ -104,7 +105,8 @@ int file_read(int fd, void *buf, size_t len, uint64_t offset, struct err *err)
 	if (n < 0)
 		return -1;
 	if ((size_t)n < len)
-		return err_set(err, ERR_STALE, "the file ends at offset %llu, inside the %zu bytes wanted at offset %llu",
+		return err_set(err, ERR_STALE,
+			       "the file ends at offset %llu, inside the %zu bytes wanted at offset %llu",
 			       (unsigned long long)(offset + (size_t)n), len, (unsigned long long)offset);
 	return 0;
 }
@@ -168,6 +170,24 @@ int file_mkdir(int dirfd, const char *name, mode_t mode, struct err *err)
 	if (file_ops->mkdirat(dirfd, name, mode) < 0 && errno != EEXIST)
 		return err_errno(err, "cannot make the directory '%s'", name);
 	return 0;
+}
+
+int file_each_name(int dirfd, int (*call)(void *ctx, const char *name, struct err *err), void *ctx, struct err *err)
+{
+	int fd = file_open(dirfd, ".", O_RDONLY | O_DIRECTORY, 0, err); /* its own position */
+	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *e;
+	int rc = 0;
+
+	if (!d)
+		return fd < 0 ? -1 : err_errno(err, "cannot list a directory");
+	while (rc == 0 && (errno = 0, e = readdir(d)))
+		if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+			rc = call(ctx, e->d_name, err);
+	if (rc == 0 && errno)
+		rc = err_errno(err, "cannot list a directory");
+	closedir(d);
+	return rc;
 }
 
 int file_writer_open(struct file_writer *w, int dirfd, const char *name, size_t room, struct err *err)
@@ -247,7 +267,8 @@ static int open_temporary(int dirfd, mode_t mode, char ret_name[TMP_ROOM], struc
 		if (getrandom(&random, sizeof(random), GRND_NONBLOCK) < 0)
 			random += (uint64_t)getpid() << 32 | 1;
 		snprintf(ret_name, TMP_ROOM, ".dedupscan-%016llx.tmp", (unsigned long long)random);
-		fd = file_ops->openat(dirfd, ret_name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY, mode);
+		fd = file_ops->openat(dirfd, ret_name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY,
+				      mode);
 		if (fd >= 0)
 			return fd;
 		if (errno != EINTR && (errno != EEXIST || tries > 100))

@@ -60,6 +60,9 @@ int file_unlink(int dirfd, const char *name, struct err *err);
 /* A directory that is there already is no error. */
 int file_mkdir(int dirfd, const char *name, mode_t mode, struct err *err);
 
+/* Calls for every name in a directory but "." and "..", until a call returns other than 0; that is returned then. */
+int file_each_name(int dirfd, int (*call)(void *ctx, const char *name, struct err *err), void *ctx, struct err *err);
+
 /* A buffered, append-only writer of one new file. */
 struct file_writer {
 	int fd;
