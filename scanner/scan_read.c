@@ -33,7 +33,7 @@ struct reading {
 	char name[32]; /* of the spool file: the image's id */
 	int64_t id;
 	bool named;
-	uint64_t file_used, counted; /* for progress */
+	uint64_t file_used; /* for progress */
 	bool have_header;
 	struct spool_image image;
 	struct spool_writer spool;
