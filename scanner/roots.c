@@ -339,7 +339,7 @@ static int plain_name(const char **name, const char *what, struct err *err)
 
 int roots_resolve_named(enum image_role role, const char *name, const char *from_path, char *ret_path, struct err *err)
 {
-	const char *what = role == IMAGE_BACKING ? "backing file" : "data file";
+	const char *what = image_role_names[role];
 	CLEANUP(free) char *real = NULL;
 	char joined[2 * PATH_MAX];
 
@@ -364,5 +364,5 @@ int roots_open_named(const struct roots *r, enum image_role role, const char *na
 	if (roots_resolve_named(role, name, from_path, ret_path, err) < 0)
 		return -1;
 	fd = open_beneath_roots(r, ret_path, false, err);
-	return fd < 0 ? err_add(err, role == IMAGE_BACKING ? "backing file" : "data file") : fd;
+	return fd < 0 ? err_add(err, "%s", image_role_names[role]) : fd;
 }

@@ -317,7 +317,7 @@ static int read_part(struct worker *w, const struct extent *ext, uint64_t offset
 
 	claim_blocks(w, within, len);
 	if (ext->kind == EXTENT_DATA)
-		cache_keeper_before(&w->keeper, ext->fd, ext->file_offset + (offset - ext->offset), len);
+		cache_keeper_before(&w->keeper, ext->file->fd, ext->file_offset + (offset - ext->offset), len);
 	if (image_read_extent(ext, offset, w->buf + within, len, err) < 0)
 		return -1;
 	w->pending->bytes_read += len;
@@ -385,9 +385,9 @@ static int check_unshrunk(const struct image *img, struct err *err)
 {
 	struct stat st;
 
-	if (fstat(img->fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size < img->info.file_size)
+	if (fstat(img->file.fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size < img->file.size)
 		return err_set(err, ERR_STALE, "the file was cut from %llu to %llu bytes while it was read",
-			       (unsigned long long)img->info.file_size, (unsigned long long)st.st_size);
+			       (unsigned long long)img->file.size, (unsigned long long)st.st_size);
 	return 0;
 }
 
@@ -395,11 +395,11 @@ static int send_image(struct worker *w, const struct image *img, const char *war
 {
 	struct worker_message m = { .kind = WORKER_IMAGE };
 
-	m.image.virtual_size = img->size;
+	m.image.virtual_size = max_u64(img->size, img->info.total_size);
 	m.image.span = img->span;
 	m.image.layer = img->layer;
 	m.image.cluster_size = img->info.cluster_size;
-	m.image.file_size = img->info.file_size;
+	m.image.file_size = img->file.size;
 	m.image.nr_snapshots = img->info.nr_snapshots;
 	snprintf(m.image.format, sizeof(m.image.format), "%s", img->format->name);
 	snprintf(m.image.backing, sizeof(m.image.backing), "%s", img->info.backing_name);
@@ -412,7 +412,8 @@ static int scan_image(struct worker *w, int fd, struct err *err)
 {
 	struct image_opener opener = { .open = ask_for_file, .ctx = w };
 	const struct image_format *format = w->job.format[0] ? image_format_by_name(w->job.format) : NULL;
-	CLEANUP(image_close) struct image *img = image_open(fd, w->job.path, format, &opener, err);
+	struct image_choice choice = { .doubt = "" };
+	CLEANUP(image_close) struct image *img = image_open(fd, w->job.path, format, &opener, &choice, err);
 	struct err chain = ERR_INIT;
 	int rc;
 
@@ -422,6 +423,8 @@ static int scan_image(struct worker *w, int fd, struct err *err)
 		chain.text[0] = '\0';
 	if (img->info.corrupt && !chain.text[0])
 		err_set(&chain, ERR_FORMAT, "the image is marked corrupt by whoever wrote it last");
+	if (choice.doubt[0] && !chain.text[0])
+		err_set(&chain, ERR_FORMAT, "%s", choice.doubt);
 	if (send_image(w, img, chain.text, err) < 0)
 		return -1;
 	rc = read_image(w, img, err);
@@ -447,9 +450,12 @@ static bool may_be_raw(const struct worker *w, int fd)
 /* True when the file is none of ours, which is no error. */
 static bool is_no_image(const struct worker *w, int fd)
 {
-	const struct image_format *format = may_be_raw(w, fd) ? NULL : image_probe(fd, NULL);
+	struct image_file file = { .fd = fd, .path = (char *)(uintptr_t)w->job.path };
+	struct image_choice choice;
 
-	return format && strcmp(format->name, "raw") == 0;
+	if (may_be_raw(w, fd) || image_file_size(fd, &file.size, NULL) < 0 || image_choose(&file, &choice, NULL) < 0)
+		return false;
+	return strcmp(choice.format->name, "raw") == 0;
 }
 
 static int serve(struct worker *w, struct worker_message *m, int fd)

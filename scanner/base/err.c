@@ -76,6 +76,7 @@ const char *err_kind_name(enum err_kind kind)
 {
 	static const char *const names[] = {
 		[ERR_NONE] = "none", [ERR_IO] = "io",	      [ERR_FORMAT] = "format",	 [ERR_UNSUPPORTED] = "unsupported",
+		[ERR_AMBIGUOUS] = "ambiguous", [ERR_PART] = "part",
 		[ERR_REFUSED] = "refused", [ERR_BUSY] = "busy", [ERR_MEMORY] = "memory", [ERR_FULL] = "full",
 		[ERR_STALE] = "stale", [ERR_CANCELED] = "canceled", [ERR_USAGE] = "usage",
 	};

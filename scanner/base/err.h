@@ -15,6 +15,8 @@ enum err_kind {
 	ERR_IO,		 /* the operating system said no; errnum says how */
 	ERR_FORMAT,	 /* bytes that break their format's rules */
 	ERR_UNSUPPORTED, /* valid, but nothing here reads it */
+	ERR_AMBIGUOUS,	 /* bytes that can be taken for several things */
+	ERR_PART,	 /* a part of something larger, nothing of its own */
 	ERR_REFUSED,	 /* could be done, but must not: a name that leads outside the roots, say */
 	ERR_BUSY,	 /* somebody else has it; try later */
 	ERR_MEMORY,	 /* an allocation failed or the limit is too small */

@@ -2,6 +2,7 @@
 #include "scanner/image/image.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/fs.h>
 #include <stdio.h>
@@ -22,42 +23,11 @@
  *
  * Each image keeps the extent it found last, so that small extents of a base do not make its overlays search again. */
 
-extern const struct image_format image_format_qcow2, image_format_raw;
-
-const struct image_format *const image_formats[] = { &image_format_qcow2, &image_format_raw, NULL };
-
-/* What is recognised, so that it is not scanned as a raw disk, but not read. */
-static const struct foreign {
-	const char *name, *magic;
-	size_t len;
-	size_t offset; /* in the first bytes of the file, or in its last 512 */
-	bool at_end;
-} foreigns[] = {
-	{ "qcow (version 1)", "QFI\xfb\0\0\0\1", 8, 0, false },
-	{ "VMDK", "KDMV", 4, 0, false },
-	{ "VMDK", "COWD", 4, 0, false },
-	{ "VMDK descriptor", "# Disk DescriptorFile", 21, 0, false },
-	{ "VHD", "conectix", 8, 0, false },
-	{ "VHD", "conectix", 8, 0, true },
-	{ "VHD", "conectix", 8, 1, true }, /* the 511-byte footer of Virtual PC before 2004 */
-	{ "VHDX", "vhdxfile", 8, 0, false },
-	{ "VDI", "\x7f\x10\xda\xbe", 4, 0x40, false },
-	{ "QED", "QED\0", 4, 0, false },
-	{ "Parallels", "WithoutFreeSpace", 16, 0, false },
-	{ "Parallels", "WithouFreSpacExt", 16, 0, false },
-	{ "Bochs", "Bochs Virtual HD Image", 22, 0, false },
-	{ "cloop", "#!/bin/sh\n#V2.0 Format\n", 23, 0, false },
-	{ "Apple disk image", "koly", 4, 0, true },
-	{ "Expert Witness", "EVF\x09\x0d\x0a\xff\0", 8, 0, false },
+const char *const image_role_names[IMAGE_NR_ROLES] = {
+	[IMAGE_BACKING] = "backing file", [IMAGE_DATA_FILE] = "external data file", [IMAGE_EXTENT] = "extent"
 };
 
-const struct image_format *image_format_by_name(const char *name)
-{
-	for (size_t i = 0; image_formats[i]; i++)
-		if (strcmp(image_formats[i]->name, name) == 0)
-			return image_formats[i];
-	return NULL;
-}
+/* ---- files ---- */
 
 int image_file_size(int fd, uint64_t *ret, struct err *err)
 {
@@ -74,48 +44,79 @@ int image_file_size(int fd, uint64_t *ret, struct err *err)
 	return 0;
 }
 
-static const char *foreign_name(const uint8_t *head, size_t len, const uint8_t *tail)
+/* How many of len bytes at `offset` may be looked for. */
+static size_t within_file(const struct image_file *f, size_t len, uint64_t offset)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(foreigns); i++) {
-		const struct foreign *f = &foreigns[i];
-		const uint8_t *p = f->at_end ? tail : head;
-		size_t room = f->at_end ? 512 : len;
-
-		if (p && range_within(f->offset, f->len, room) && memcmp(p + f->offset, f->magic, f->len) == 0)
-			return f->name;
-	}
-	return NULL;
+	return f->inside ? (size_t)min_u64(len, f->size - min_u64(offset, f->size)) : len;
 }
 
-const struct image_format *image_probe(int fd, struct err *err)
+ssize_t image_file_read_some(const struct image_file *f, void *buf, size_t len, uint64_t offset, struct err *err)
 {
-	const struct image_format *best = NULL;
-	uint8_t head[4096], end[512], *tail = NULL;
-	uint64_t size;
-	ssize_t len;
-	int best_score = 0;
+	uint64_t at;
 
-	if (image_file_size(fd, &size, err) < 0)
-		return NULL;
-	len = file_read_some(fd, head, sizeof(head), 0, err);
-	if (len < 0)
-		return NULL;
-	if (size >= sizeof(end)) {
-		if (file_read(fd, end, sizeof(end), size - sizeof(end), err) < 0)
-			return NULL;
-		tail = end;
-	}
-	for (size_t i = 0; image_formats[i]; i++) {
-		int score = image_formats[i]->probe(head, (size_t)len, tail);
+	if (__builtin_add_overflow(f->base, offset, &at) || at > INT64_MAX)
+		return err_set(err, ERR_FORMAT, "offset %llu is past the largest file offset",
+			       (unsigned long long)offset);
+	return file_read_some(f->fd, buf, within_file(f, len, offset), at, err);
+}
 
-		if (score > best_score) {
-			best_score = score;
-			best = image_formats[i];
-		}
-	}
-	if (best == &image_format_raw && foreign_name(head, (size_t)len, tail))
-		return err_null(err, ERR_UNSUPPORTED, "%s images are not read", foreign_name(head, (size_t)len, tail));
-	return best;
+int image_file_read(const struct image_file *f, void *buf, size_t len, uint64_t offset, struct err *err)
+{
+	if (!range_within(offset, len, f->size))
+		return err_set(err, ERR_FORMAT, "%zu bytes at offset %llu end past the end of the file", len,
+			       (unsigned long long)offset);
+	return file_read(f->fd, buf, len, f->base + offset, err);
+}
+
+static bool same_file(int a, int b)
+{
+	struct stat x, y;
+
+	return fstat(a, &x) == 0 && fstat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+static void file_free(struct image_file *f)
+{
+	if (!f)
+		return;
+	if (f->fd >= 0)
+		close(f->fd);
+	free(f->path);
+	free(f);
+}
+CLEANUP_DEFINE(struct image_file *, file_free)
+
+/* Room for one more: the list doubles when it is full. */
+static int grow_parts(struct image *img, struct err *err)
+{
+	size_t room = img->nr_parts ? 2 * (size_t)img->nr_parts : 1;
+	void *grown;
+
+	if (img->nr_parts & (img->nr_parts - 1))
+		return 0;
+	grown = realloc(img->parts, room * sizeof(*img->parts));
+	if (!grown)
+		return err_set(err, ERR_MEMORY, "no memory for the parts of an image");
+	img->parts = grown;
+	return 0;
+}
+
+struct image_file *image_open_part(struct image *img, enum image_role role, const char *name,
+				   const struct image_opener *opener, struct err *err)
+{
+	CLEANUP(file_free) struct image_file *f = calloc(1, sizeof(*f));
+	char path[PATH_MAX] = "";
+
+	if (!f || grow_parts(img, err) < 0)
+		return err_null(err, ERR_MEMORY, "no memory for the parts of an image");
+	f->fd = opener ? opener->open(opener->ctx, role, name, img->file.path, path, err)
+		       : err_set(err, ERR_REFUSED, "names inside the image are not followed");
+	if (f->fd >= 0 && same_file(f->fd, img->file.fd))
+		err_set(err, ERR_FORMAT, "it is the image itself");
+	else if (f->fd >= 0 && image_file_size(f->fd, &f->size, err) == 0 && (f->path = strdup(path)))
+		return img->parts[img->nr_parts++] = STEAL(f);
+	err_add(err, "%s '%s'", image_role_names[role], name);
+	return NULL;
 }
 
 /* ---- opening ---- */
@@ -129,69 +130,101 @@ static int check_opened(const struct image *img, struct err *err)
 	return 0;
 }
 
-/* The format's part of opening; the descriptor stays the caller's. */
-static struct image *open_with(int fd, const char *path, const struct image_format *format,
-			       const struct image_opener *opener, struct err *err)
+static void image_free(struct image *img)
 {
-	struct image *img = format->open(fd, path, opener, err);
-
 	if (!img)
-		return NULL;
-	img->format = format;
-	img->fd = fd;
-	img->path = strdup(path);
-	if (img->path && check_opened(img, err) == 0)
-		return img;
-	if (!img->path)
-		err_set(err, ERR_MEMORY, "no memory to open an image");
-	free(img->path);
-	format->close(img);
-	return NULL;
+		return;
+	if (img->format->release)
+		img->format->release(img);
+	for (unsigned i = 0; i < img->nr_parts; i++)
+		file_free(img->parts[i]);
+	free(img->parts);
+	if (img->file.fd >= 0)
+		close(img->file.fd);
+	free(img->file.path);
+	free(img);
 }
-
-struct image *image_open(int fd, const char *path, const struct image_format *format, const struct image_opener *opener,
-			 struct err *err)
-{
-	CLEANUP(close_fd) int own = fd;
-	struct image *img;
-	uint64_t size;
-
-	if (image_file_size(fd, &size, err) < 0)
-		return NULL;
-	if (!format)
-		format = image_probe(fd, err);
-	if (!format)
-		return NULL;
-	img = open_with(fd, path, format, opener, err);
-	if (img)
-		own = -1;
-	return img;
-}
-
-static void close_one(struct image *img)
-{
-	int fd = img->fd;
-
-	free(img->path);
-	img->format->close(img);
-	close(fd);
-}
+CLEANUP_DEFINE(struct image *, image_free)
 
 void image_close(struct image *img)
 {
 	while (img) {
 		struct image *backing = img->backing;
 
-		close_one(img);
+		image_free(img);
 		img = backing;
 	}
 }
 
-static bool same_file(int a, int b)
+/* Opens what lies in *file, whose descriptor and path it takes over, on failure too. */
+static struct image *open_file(struct image_file *file, const struct image_format *format,
+			       const struct image_opener *opener, struct err *err)
 {
-	struct stat x, y;
+	CLEANUP(image_free) struct image *img = calloc(1, format->instance);
 
-	return fstat(a, &x) == 0 && fstat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+	if (!img) {
+		close(file->fd);
+		free(file->path);
+		return err_null(err, ERR_MEMORY, "no memory to open an image");
+	}
+	img->format = format;
+	img->file = *file;
+	if (format->open(img, opener, err) < 0 || check_opened(img, err) < 0)
+		return NULL;
+	return STEAL(img);
+}
+
+static struct image *choose_and_open(struct image_file *file, const struct image_format *format,
+				     const struct image_opener *opener, struct image_choice *ret_choice,
+				     struct err *err)
+{
+	struct image_choice choice = { .format = format, .certainty = IMAGE_TOLD };
+	struct image *img;
+
+	if (!file->path)
+		err_set(err, ERR_MEMORY, "no memory to open an image");
+	if (!file->path || (!format && image_choose(file, &choice, err) < 0)) {
+		close(file->fd);
+		free(file->path);
+		return NULL;
+	}
+	img = open_file(file, choice.format, opener, err);
+	if (img && ret_choice)
+		*ret_choice = choice;
+	return img;
+}
+
+struct image *image_open(int fd, const char *path, const struct image_format *format, const struct image_opener *opener,
+			 struct image_choice *ret_choice, struct err *err)
+{
+	struct image_file file = { .fd = fd };
+
+	if (image_file_size(fd, &file.size, err) < 0) {
+		close(fd);
+		return NULL;
+	}
+	file.path = strdup(path);
+	return choose_and_open(&file, format, opener, ret_choice, err);
+}
+
+struct image *image_open_inside(const struct image *img, const char *name, uint64_t base, uint64_t size,
+				struct err *err)
+{
+	struct image_file file = { .fd = fcntl(img->file.fd, F_DUPFD_CLOEXEC, 0), .inside = true, .size = size };
+	struct image *inner;
+
+	if (file.fd < 0)
+		return err_errno(err, "cannot open '%s' again", img->file.path), NULL;
+	if (!range_within(base, size, img->file.size)) {
+		close(file.fd);
+		return err_null(err, ERR_FORMAT, "'%s' ends past the end of the file", name);
+	}
+	file.base = img->file.base + base;
+	file.path = strdup(name);
+	inner = choose_and_open(&file, NULL, NULL, NULL, err);
+	if (!inner)
+		err_add(err, "'%s'", name);
+	return inner;
 }
 
 static int check_chain(const struct image *top, int fd, const char *path, struct err *err)
@@ -199,7 +232,7 @@ static int check_chain(const struct image *top, int fd, const char *path, struct
 	unsigned nr = 1;
 
 	for (const struct image *m = top; m; m = m->backing, nr++)
-		if (same_file(m->fd, fd))
+		if (same_file(m->file.fd, fd))
 			return err_set(err, ERR_FORMAT, "the backing chain loops back to '%s'", path);
 	if (nr > IMAGE_CHAIN_MAX)
 		return err_set(err, ERR_UNSUPPORTED, "the backing chain has more than %d members", IMAGE_CHAIN_MAX);
@@ -217,6 +250,17 @@ static int stated_format(const char *name, const struct image_format **ret, stru
 	return 0;
 }
 
+/* A parent that changed, or another file of that name, would show through as wrong data. */
+static struct image *check_identity(const struct image *img, struct image *backing, struct err *err)
+{
+	if (!backing || !img->info.backing_id[0] || strcmp(img->info.backing_id, backing->info.id) == 0)
+		return backing;
+	err_set(err, ERR_STALE, "the image was made on %s, but this is %s: it was changed or replaced since",
+		img->info.backing_id, backing->info.id[0] ? backing->info.id : "something without such a mark");
+	image_close(backing);
+	return NULL;
+}
+
 static struct image *open_backing(const struct image *top, const struct image *img, const struct image_opener *opener,
 				  struct err *err)
 {
@@ -228,14 +272,14 @@ static struct image *open_backing(const struct image *top, const struct image *i
 		return err_null(err, ERR_REFUSED, "backing files are not followed");
 	if (stated_format(img->info.backing_format, &format, err) < 0)
 		return NULL;
-	fd = opener->open(opener->ctx, IMAGE_BACKING, img->info.backing_name, img->path, path, err);
+	fd = opener->open(opener->ctx, IMAGE_BACKING, img->info.backing_name, img->file.path, path, err);
 	if (fd < 0)
 		return NULL;
 	if (check_chain(top, fd, path, err) < 0) {
 		close(fd);
 		return NULL;
 	}
-	return image_open(fd, path, format, opener, err);
+	return check_identity(img, image_open(fd, path, format, opener, NULL, err), err);
 }
 
 int image_open_chain(struct image *img, const struct image_opener *opener, struct err *err)
@@ -244,7 +288,7 @@ int image_open_chain(struct image *img, const struct image_opener *opener, struc
 		if (!m->backing)
 			m->backing = open_backing(img, m, opener, err);
 		if (!m->backing) {
-			err_add(err, "backing file '%s' of '%s'", m->info.backing_name, m->path);
+			err_add(err, "backing file '%s' of '%s'", m->info.backing_name, m->file.path);
 			image_close(img->backing);
 			img->backing = NULL;
 			return -1;
@@ -262,28 +306,29 @@ static int check_extent(const struct image *img, uint64_t from, const struct ext
 
 	if (ext->offset != from || ext->len == 0 || ext->len > min_u64(room, IMAGE_EXTENT_MAX))
 		return err_set(err, ERR_FORMAT, "the %s reader gives an extent out of range", img->format->name);
-	if (data && (ext->fd < 0 || !range_within(ext->file_offset, ext->len, INT64_MAX)))
+	if (data && (!ext->file || !range_within(ext->file_offset, ext->len, (uint64_t)INT64_MAX - ext->file->base)))
 		return err_set(err, ERR_FORMAT, "an extent lies past the largest file offset");
 	if (ext->kind == EXTENT_PACKED && !img->format->read_packed)
 		return err_set(err, ERR_FORMAT, "the %s reader cannot decode its own extent", img->format->name);
 	return 0;
 }
 
-bool image_hole_at(struct image *img, int fd, uint64_t at, uint64_t *end)
+bool image_hole_at(struct image *img, const struct image_file *f, uint64_t at, uint64_t *end)
 {
 	off_t data, hole;
 
-	if (at < img->solid_begin || at >= img->solid_end) {
-		data = lseek(fd, (off_t)at, SEEK_DATA);
+	if (img->solid != f || at < img->solid_begin || at >= img->solid_end) {
+		data = lseek(f->fd, (off_t)(f->base + at), SEEK_DATA);
 		if (data < 0)
 			return errno == ENXIO;
-		if ((uint64_t)data > at) {
-			*end = min_u64(*end, (uint64_t)data);
+		if ((uint64_t)data > f->base + at) {
+			*end = min_u64(*end, (uint64_t)data - f->base);
 			return true;
 		}
-		hole = lseek(fd, data, SEEK_HOLE);
+		hole = lseek(f->fd, data, SEEK_HOLE);
+		img->solid = f;
 		img->solid_begin = at;
-		img->solid_end = hole > data ? (uint64_t)hole : UINT64_MAX;
+		img->solid_end = hole > data ? (uint64_t)hole - f->base : UINT64_MAX;
 	}
 	*end = min_u64(*end, img->solid_end);
 	return false;
@@ -297,7 +342,7 @@ bool image_hole_at(struct image *img, int fd, uint64_t at, uint64_t *end)
 static void trim_to_holes(struct image *img, struct extent *ext)
 {
 	uint64_t at = ext->file_offset, end = at + ext->len;
-	bool hole = image_hole_at(img, ext->fd, at, &end);
+	bool hole = image_hole_at(img, ext->file, at, &end);
 	uint64_t len = end - at;
 
 	if (hole && len < HOLE_UNIT)
@@ -308,9 +353,12 @@ static void trim_to_holes(struct image *img, struct extent *ext)
 	}
 	if (len < ext->len)
 		len = round_down(len, HOLE_UNIT);
-	*ext = (struct extent){
-		.offset = ext->offset, .len = len, .kind = EXTENT_ZERO, .fd = -1, .preallocated = true
-	};
+	*ext = (struct extent){ .offset = ext->offset, .len = len, .kind = EXTENT_ZERO, .preallocated = true };
+}
+
+void image_extent_init(struct extent *ret, enum extent_kind kind, uint64_t offset, uint64_t len)
+{
+	*ret = (struct extent){ .kind = kind, .offset = offset, .len = len };
 }
 
 /* Shortens an extent to begin at `from`, which lies in it, and to at most max bytes. */
@@ -326,15 +374,17 @@ static void trim_extent(struct extent *ext, uint64_t from, uint64_t max)
 
 int image_next_extent(struct image *img, uint64_t from, struct extent *ret, struct err *err)
 {
-	struct extent ext = { .fd = -1 };
+	struct extent ext = { 0 };
 
 	if (from >= img->span)
 		return err_set(err, ERR_USAGE, "offset %llu is past the end of the image", (unsigned long long)from);
 	if (from < img->last.offset || from - img->last.offset >= img->last.len) {
 		if (img->format->next_extent(img, from, &ext, err) < 0 || check_extent(img, from, &ext, err) < 0)
 			return -1;
-		if (ext.kind == EXTENT_DATA && ext.len >= HOLE_WORTH && img->format != &image_format_raw)
+		if (ext.kind == EXTENT_DATA && ext.len >= HOLE_WORTH)
 			trim_to_holes(img, &ext);
+		if (ext.kind == EXTENT_DATA)
+			ext.file_offset += ext.file->base;
 		ext.owner = img;
 		img->last = ext;
 	}
@@ -343,29 +393,21 @@ int image_next_extent(struct image *img, uint64_t from, struct extent *ret, stru
 	return 0;
 }
 
-/* After a read that met the end of the file: fine where the file always ended there, not where it shrank. */
-static int check_not_cut(const struct extent *ext, uint64_t end, struct err *err)
-{
-	const struct image_info *info = &ext->owner->info;
-	uint64_t size = ext->fd == ext->owner->fd ? info->file_size : info->data_file_size;
-
-	if (end < size)
-		return err_set(err, ERR_STALE, "the file was cut to %llu bytes while it was read",
-			       (unsigned long long)end);
-	return 0;
-}
-
 static int read_data(const struct extent *ext, uint64_t offset, void *buf, size_t len, struct err *err)
 {
-	uint64_t at = ext->file_offset + (offset - ext->offset);
-	ssize_t n = file_read_some(ext->fd, buf, len, at, err);
+	const struct image_file *f = ext->file;
+	uint64_t at = ext->file_offset + (offset - ext->offset) - f->base;
+	ssize_t n = image_file_read_some(f, buf, len, at, err);
 
 	if (n < 0)
 		return -1;
 	if ((size_t)n == len)
 		return 0;
+	if (at + (uint64_t)n < f->size) /* fine where the file always ended there, not where it shrank */
+		return err_set(err, ERR_STALE, "the file was cut to %llu bytes while it was read",
+			       (unsigned long long)(f->base + at + (uint64_t)n));
 	memset((uint8_t *)buf + n, 0, len - (size_t)n);
-	return check_not_cut(ext, at + (uint64_t)n, err);
+	return 0;
 }
 
 int image_read_extent(const struct extent *ext, uint64_t offset, void *buf, size_t len, struct err *err)
@@ -387,13 +429,14 @@ int image_read_extent(const struct extent *ext, uint64_t offset, void *buf, size
 static int member_extent(struct image *m, uint64_t from, uint64_t max, struct extent *ret, struct err *err)
 {
 	if (from >= m->size) {
-		*ret = (struct extent){ .offset = from, .len = max, .kind = EXTENT_HOLE, .owner = m, .fd = -1 };
+		*ret = (struct extent){ .offset = from, .len = max, .kind = EXTENT_HOLE, .owner = m };
 		return 0;
 	}
 	if (m->info.encrypted)
-		return err_set(err, ERR_UNSUPPORTED, "'%s' is encrypted: only its stored bytes can be read", m->path);
+		return err_set(err, ERR_UNSUPPORTED, "'%s' is encrypted: only its stored bytes can be read",
+			       m->file.path);
 	if (image_next_extent(m, from, ret, err) < 0)
-		return err_add(err, "'%s'", m->path);
+		return err_add(err, "'%s'", m->file.path);
 	trim_extent(ret, from, min_u64(max, m->size - from));
 	return 0;
 }
@@ -408,7 +451,7 @@ int image_next_guest_extent(struct image *img, uint64_t from, struct extent *ret
 	max = min_u64(img->size - from, IMAGE_EXTENT_MAX);
 	for (struct image *m = img; m; m = m->backing) {
 		if (m->info.backing_name[0] && !m->backing)
-			return err_set(err, ERR_USAGE, "the backing chain of '%s' is not open", m->path);
+			return err_set(err, ERR_USAGE, "the backing chain of '%s' is not open", m->file.path);
 		if (member_extent(m, from, max, &ext, err) < 0)
 			return -1;
 		max = ext.len;

@@ -21,10 +21,21 @@
  *
  * The *guest* view is what the VM sees, [0, size): layer 0, holes filled from the backing chain.
  *
- * Nothing here opens a file by name: names inside an image go to the `image_opener` that the caller gives, who
+ * An image lies in one file or more: its own, and *parts* that it names (an external data file, the extents of a
+ * VMDK).  Nothing here opens a file by name: names inside an image go to the `image_opener` that the caller gives, who
  * decides.  Bytes of an image are never trusted; a format error names what is wrong and ends with that image. */
 
 struct image;
+
+/* A file that holds bytes of an image.  Formats count offsets from `base`, which is 0 but for an image inside another
+ * file (a member of an OVA): that ends at base + size, while a file of its own may have grown since it was opened. */
+struct image_file {
+	int fd;
+	bool inside;   /* a part of a larger file, or of one with something behind the image */
+	uint64_t base; /* where in the file it begins */
+	uint64_t size; /* bytes from there on, when it was opened */
+	char *path;    /* for messages, and what relative names inside it are relative to */
+};
 
 enum extent_kind {
 	EXTENT_HOLE,   /* not in this file: stored view zeros, guest view the backing file's */
@@ -38,13 +49,15 @@ struct extent {
 	uint64_t len;	 /* bytes, never 0 */
 	enum extent_kind kind;
 	const struct image *owner; /* guest view: the member of the chain that holds it; else the image itself */
-	int fd;			   /* EXTENT_DATA: where the bytes are ... */
-	uint64_t file_offset;	   /* ... and at which offset; a range past the file's end reads as zeros */
+	const struct image_file *file; /* EXTENT_DATA: where the bytes are ... */
+	uint64_t file_offset; /* ... and at which offset of file->fd (a format says: from file->base on).  A range past
+			       * the file's end reads as zeros */
 	bool preallocated;	   /* EXTENT_ZERO: a cluster of the file is reserved for it */
 };
 
 /* How a name inside an image becomes a descriptor.  Roles tell the caller's policy (and messages) what it is for. */
-enum image_role { IMAGE_BACKING, IMAGE_DATA_FILE };
+enum image_role { IMAGE_BACKING, IMAGE_DATA_FILE, IMAGE_EXTENT, IMAGE_NR_ROLES };
+extern const char *const image_role_names[IMAGE_NR_ROLES]; /* "backing file", ... */
 
 struct image_opener {
 	/* Opens what the image at `from_path` calls `name`.  Returns a descriptor to own and writes the resolved
@@ -61,35 +74,55 @@ struct image_opener {
 
 /* What an image says about itself; filled by its format's open(). */
 struct image_info {
-	uint64_t file_size;		   /* bytes of the file when it was opened */
 	unsigned version;		   /* of the format, 0 if it has none */
-	uint64_t cluster_size;		   /* bytes, 0 if it has none */
+	char kind[32];			   /* of the format: "monolithicSparse", "dynamic"; "" if it has none */
+	uint64_t cluster_size;		   /* bytes (of a grain, of a block), 0 if it has none */
+	uint64_t total_size;		   /* guest bytes of all disks, where it holds several; else 0 */
 	char backing_name[IMAGE_NAME_MAX]; /* as written in the image, "" = none */
-	char backing_format[32];	   /* as written in the image, "" = not said */
-	char data_file[IMAGE_NAME_MAX];	   /* external data file's name, "" = none */
-	uint64_t data_file_size;	   /* bytes of it when it was opened */
+	char backing_format[32];	   /* as written in the image or as the format demands, "" = not said */
+	char id[64], backing_id[64];	   /* which it is, and which the backing file must be: CID, UUID; "" = not said */
 	unsigned nr_snapshots, nr_bitmaps;
 	bool encrypted;	    /* stored bytes are ciphertext; there is no guest view */
 	bool compressed;    /* may hold compressed clusters */
-	bool dirty;	    /* not closed properly: reference counts may be off */
+	bool dirty;	    /* not closed properly */
 	bool corrupt;	    /* marked corrupt by whoever wrote it */
 	bool extended_l2;   /* has subclusters */
 	char features[256]; /* one line for people: "lazy refcounts, zstd, extended L2" */
 };
 
+/* What there is of a file before it is opened as an image. */
+struct image_look {
+	const uint8_t *head; /* its first bytes ... */
+	size_t len;	     /* ... at most IMAGE_HEAD */
+	const uint8_t *tail; /* its last 512 bytes, NULL when it is shorter */
+	uint64_t size;	     /* of the file, in bytes */
+};
+#define IMAGE_HEAD 4096
+
+/* How a file looks to a format. */
+enum image_claim {
+	IMAGE_NOT_MINE,
+	IMAGE_MAYBE, /* nothing speaks against it: raw */
+	IMAGE_TAIL,  /* only its end says so, which belongs to the guest if it is a raw disk */
+	IMAGE_HEADER,
+};
+
 /* An image format: how to recognise it and how to read it.  All calls but open may run from several threads on
  * different images, never on the same one. */
 struct image_format {
-	const char *name; /* "qcow2", as in reports and --format */
+	const char *name;	      /* "qcow2", as in reports and --format */
+	const char *alias;	      /* how QEMU calls it, NULL = the same */
+	const char *const *extensions; /* of file names that say this format: { "qcow2", NULL } */
+	const char *const *part_names; /* shell patterns of files that are parts, when no format claims them; or NULL */
+	size_t instance;	      /* bytes of its subclass of struct image */
 
-	/* 0 = not this format, higher = surer.  Never fails, reads nothing more.  head has len bytes, at most 4096;
-	 * tail is the last 512 bytes of the file, or NULL when the file is shorter. */
-	int (*probe)(const uint8_t *head, size_t len, const uint8_t *tail);
+	/* Never fails, reads nothing more. */
+	enum image_claim (*probe)(const struct image_look *look);
 
-	/* Reads and checks the metadata of the open file `fd` and returns a subclass of struct image with `size`,
-	 * `span`, `layer` and `info` set; image_open() fills in the rest.  External data files are asked of the
-	 * opener.  Does not own fd. */
-	struct image *(*open)(int fd, const char *path, const struct image_opener *opener, struct err *err);
+	/* Reads and checks the metadata.  `img` comes zeroed but for `format` and `file`; `size`, `span`, `layer`
+	 * and `info` are to be set.  Parts are opened with image_open_part().  After a failure release() is
+	 * called all the same. */
+	int (*open)(struct image *img, const struct image_opener *opener, struct err *err);
 
 	/* The stored extent that holds address `from` < span, beginning exactly at `from` and as long as it is alike
 	 * and contiguous in the file (at most 1 GiB).  Never crosses a layer boundary. */
@@ -98,20 +131,23 @@ struct image_format {
 	/* Decodes [offset, offset + len) which lies in one EXTENT_PACKED extent.  NULL when the format has none. */
 	int (*read_packed)(struct image *img, uint64_t offset, void *buf, size_t len, struct err *err);
 
-	void (*close)(struct image *img); /* frees; does not close img->fd */
+	/* Frees what open() allocated, but not img, its files or its parts.  NULL when there is nothing. */
+	void (*release)(struct image *img);
 };
 
 /* The common head of every open image. */
 struct image {
 	const struct image_format *format;
-	char *path; /* for messages, and what relative names inside it are relative to */
-	int fd;
+	struct image_file file;
+	struct image_file **parts; /* other files that hold its bytes */
+	unsigned nr_parts;
 	uint64_t size;	/* guest bytes */
 	uint64_t span;	/* bytes of stored address space; a multiple of `layer` but for a single one */
 	uint64_t layer; /* bytes from one layer to the next: >= size, a multiple of 2 MiB */
 	struct image_info info;
 	struct image *backing;		 /* the chain, if image_open_chain() was asked for it */
-	uint64_t solid_begin, solid_end; /* a part of the file that has no holes, for image_hole_at() */
+	const struct image_file *solid;	 /* a part of a file that has no holes, for image_hole_at() */
+	uint64_t solid_begin, solid_end;
 	struct extent last;		 /* what image_next_extent() found last, for walks over chains */
 };
 
@@ -120,30 +156,68 @@ struct image {
 #define IMAGE_LAYER_UNIT ((uint64_t)2 << 20)
 #define IMAGE_EXTENT_MAX ((uint64_t)1 << 30)
 
-/* For formats: bytes of a regular file or block device; anything else is ERR_UNSUPPORTED. */
+/* ---- for formats ---- */
+
+/* Bytes of a regular file or block device; anything else is ERR_UNSUPPORTED. */
 int image_file_size(int fd, uint64_t *ret, struct err *err);
 
-/* For formats: whether file offset `at` of the file with the data is in a hole, as the file system tells; *end, of a
- * range that begins there, is cut to where this changes.  A hint: no holes are told where the file system knows
- * none. */
-bool image_hole_at(struct image *img, int fd, uint64_t at, uint64_t *end);
+/* Reads exactly len bytes that must lie in the file as it was when it was opened: past its end is ERR_FORMAT; where the file
+ * shrank since, ERR_STALE. */
+int image_file_read(const struct image_file *f, void *buf, size_t len, uint64_t offset, struct err *err);
+
+/* Reads up to len bytes, less only at the end of the file.  Returns how many, or -1. */
+ssize_t image_file_read_some(const struct image_file *f, void *buf, size_t len, uint64_t offset, struct err *err);
+
+/* Opens a part that the image names, and owns it for the image.  A part that is the image's own file is ERR_FORMAT. */
+struct image_file *image_open_part(struct image *img, enum image_role role, const char *name,
+				   const struct image_opener *opener, struct err *err);
+
+/* For containers: opens the image that lies in bytes [base, base + size) of img's own file and is called `name` there.
+ * Names inside it are refused.  The container keeps it and closes it with image_close(). */
+struct image *image_open_inside(const struct image *img, const char *name, uint64_t base, uint64_t size, struct err *err);
+
+/* Whether offset `at` of the file with the data is in a hole, as the file system tells; *end, of a range that begins there, is cut
+ * to where this changes.  A hint: no holes are told where the file system knows none. */
+bool image_hole_at(struct image *img, const struct image_file *f, uint64_t at, uint64_t *end);
+
+/* Fills *ret: `kind` from `offset` on. */
+void image_extent_init(struct extent *ret, enum extent_kind kind, uint64_t offset, uint64_t len);
+
+/* ---- which format ---- */
 
 /* The formats that are read, NULL-terminated, "raw" last. */
 extern const struct image_format *const image_formats[];
+/* By name or alias; NULL = there is none. */
 const struct image_format *image_format_by_name(const char *name);
 
-/* Which format the file looks like; NULL with err when it is none that is read: ERR_UNSUPPORTED names a format that is
- * recognised but not read.  A file that nothing claims is raw. */
-const struct image_format *image_probe(int fd, struct err *err);
+/* How sure it is that a file is of its format. */
+enum image_certainty {
+	IMAGE_GUESSED,	/* only its content or only its name says so: nothing to base a rewrite on */
+	IMAGE_AGREED,	/* name, header and structure say the same */
+	IMAGE_TOLD,	/* the user said it */
+};
+
+struct image_choice {
+	const struct image_format *format;
+	enum image_certainty certainty;
+	char doubt[256]; /* what speaks against it, for people; "" = nothing */
+};
+
+/* Which format a file is taken for, by its name, first and last bytes.  ERR_UNSUPPORTED names a format that is recognised but
+ * not read; ERR_AMBIGUOUS: several claim it and the name does not decide; ERR_PART: its name says that it belongs to another image.  A file that nothing claims is raw, and so is one
+ * that is named as such, whatever a guest wrote into it. */
+int image_choose(const struct image_file *f, struct image_choice *ret, struct err *err);
+
+/* ---- for everybody ---- */
 
 /* Opens one image for its stored view.  Takes over fd (closed by image_close(), and at once on failure).  `format`
- * NULL means probe. */
+ * NULL means as image_choose() says; what it said goes to *ret_choice unless NULL. */
 struct image *image_open(int fd, const char *path, const struct image_format *format, const struct image_opener *opener,
-			 struct err *err);
+			 struct image_choice *ret_choice, struct err *err);
 
 /* Opens the backing chain of an image that image_open() gave, for the guest view.  Loops, chains of more than
- * IMAGE_CHAIN_MAX and names that the opener refuses fail with the name in the message; the image itself stays
- * usable. */
+ * IMAGE_CHAIN_MAX, names that the opener refuses and backing files that are not the one that the image was made on (by
+ * info.backing_id) fail with the name in the message; the image itself stays usable. */
 int image_open_chain(struct image *img, const struct image_opener *opener, struct err *err);
 
 void image_close(struct image *img); /* the whole chain; takes NULL */

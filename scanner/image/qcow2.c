@@ -1,11 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "scanner/base/checked.h"
-#include "scanner/base/file.h"
 #include "scanner/image/codec_zlib.h"
 #include "scanner/image/codec_zstd.h"
 #include "scanner/image/image.h"
@@ -63,7 +60,7 @@ struct qcow2 {
 	unsigned l2_shift;   /* an L2 table maps 1 << l2_shift bytes */
 	unsigned nr_subclusters;
 	unsigned subcluster_bits;
-	int data_fd; /* external data file, or -1 */
+	const struct image_file *data_file; /* where data lies: the image's own file or an external one */
 
 	struct layer *layers;
 	unsigned nr_layers;
@@ -94,11 +91,11 @@ static int read_table(struct qcow2 *q, uint64_t offset, void *ret, size_t len, s
 		unsigned slot = (unsigned)(base / L1_PIECE % NR_L1_PIECES);
 		uint8_t *piece = q->l1_pieces + slot * L1_PIECE;
 		size_t n = (size_t)min_u64(len, base + L1_PIECE - offset);
-		size_t have = (size_t)min_u64(L1_PIECE, q->img.info.file_size - base);
+		size_t have = (size_t)min_u64(L1_PIECE, q->img.file.size - base);
 
 		if (q->l1_tags[slot] != base + 1) {
 			q->l1_tags[slot] = 0;
-			if (file_read(q->img.fd, piece, have, base, err) < 0)
+			if (image_file_read(&q->img.file, piece, have, base, err) < 0)
 				return -1;
 			q->l1_tags[slot] = base + 1;
 		}
@@ -126,7 +123,7 @@ static int l2_offset(struct qcow2 *q, const struct layer *layer, uint64_t index,
 	if (offset % q->cluster_size != 0)
 		return err_set(err, ERR_FORMAT, "L2 table at offset %llu is not cluster aligned",
 			       (unsigned long long)offset);
-	if (offset && !range_within(offset, q->cluster_size, q->img.info.file_size))
+	if (offset && !range_within(offset, q->cluster_size, q->img.file.size))
 		return err_set(err, ERR_FORMAT, "L2 table at offset %llu ends past the end of the file",
 			       (unsigned long long)offset);
 	*ret = offset;
@@ -147,7 +144,7 @@ static int check_data_file_entry(const struct mapping *m, uint64_t guest, struct
 
 static int decode_bitmap(const struct qcow2 *q, const uint8_t *p, uint64_t entry, struct mapping *m, struct err *err)
 {
-	bool allocated = m->host || (q->data_fd >= 0 && (entry & QCOW2_COPIED));
+	bool allocated = m->host || (q->data_file != &q->img.file && (entry & QCOW2_COPIED));
 
 	if (q->nr_subclusters == 1) {
 		m->bitmap = entry & QCOW2_ZERO ? (uint64_t)1 << 32 : allocated;
@@ -178,7 +175,7 @@ static int decode_entry(const struct qcow2 *q, const uint8_t *p, uint64_t guest,
 		if (decode_bitmap(q, p, entry, &m, err) < 0)
 			return err_add(err, "cluster at guest offset %llu", (unsigned long long)guest);
 	}
-	if (q->data_fd >= 0 && check_data_file_entry(&m, guest, err) < 0)
+	if (q->data_file != &q->img.file && check_data_file_entry(&m, guest, err) < 0)
 		return -1;
 	*ret = m;
 	return 0;
@@ -216,7 +213,7 @@ static int strike_earlier(struct qcow2 *q, unsigned layer, uint64_t index, uint6
 			return -1;
 		if (l2 == 0 || l2 == last)
 			continue;
-		if (file_read(q->img.fd, q->w.other, nr * q->entry_size, l2 + piece, err) < 0)
+		if (image_file_read(&q->img.file, q->w.other, nr * q->entry_size, l2 + piece, err) < 0)
 			return -1;
 		q->work += 1 + (unsigned)(nr / 512);
 		if (strike_piece(q, nr, guest, err) < 0)
@@ -249,7 +246,7 @@ static int load_piece(struct qcow2 *q, unsigned layer, uint64_t guest, uint64_t 
 	uint64_t begin = (index << q->l2_shift) + piece / q->entry_size * q->cluster_size;
 
 	q->work++;
-	if (file_read(q->img.fd, q->w.entries, len, l2 + piece, err) < 0)
+	if (image_file_read(&q->img.file, q->w.entries, len, l2 + piece, err) < 0)
 		return -1;
 	if (layer && strike_earlier(q, layer, index, piece, nr, err) < 0)
 		return -1;
@@ -314,7 +311,7 @@ static void mapping_extent(const struct qcow2 *q, const struct mapping *m, uint6
 	unsigned sub = m->packed ? 0 : (unsigned)(in >> q->subcluster_bits);
 	unsigned nr = m->packed ? q->nr_subclusters : count_alike(m->bitmap, sub, q->nr_subclusters);
 
-	*ret = (struct extent){ .offset = addr, .fd = -1 };
+	*ret = (struct extent){ .offset = addr };
 	ret->len = ((uint64_t)(sub + nr) << q->subcluster_bits) - in;
 	if (m->bitmap >> 32 >> sub & 1) {
 		ret->kind = EXTENT_ZERO;
@@ -325,7 +322,7 @@ static void mapping_extent(const struct qcow2 *q, const struct mapping *m, uint6
 		ret->kind = EXTENT_PACKED;
 	} else {
 		ret->kind = EXTENT_DATA;
-		ret->fd = q->data_fd >= 0 ? q->data_fd : q->img.fd;
+		ret->file = q->data_file;
 		ret->file_offset = m->host + in;
 	}
 }
@@ -338,7 +335,7 @@ static int extent_at(struct qcow2 *q, uint64_t addr, struct extent *ret, struct 
 	if (seek_window(q, addr, err) < 0)
 		return -1;
 	if (q->w.absent) {
-		*ret = (struct extent){ .offset = addr, .len = q->w.end - addr, .kind = EXTENT_HOLE, .fd = -1 };
+		*ret = (struct extent){ .offset = addr, .len = q->w.end - addr, .kind = EXTENT_HOLE };
 		return 0;
 	}
 	if (window_mapping(q, addr, &m, err) < 0)
@@ -392,11 +389,11 @@ static int alloc_decoder(struct qcow2 *q, struct err *err)
 /* Reads the compressed bytes; a last sector that the file does not have whole reads as zeros. */
 static int read_compressed(struct qcow2 *q, uint64_t offset, size_t len, struct err *err)
 {
-	ssize_t n = file_read_some(q->img.fd, q->packed, len, offset, err);
+	ssize_t n = image_file_read_some(&q->img.file, q->packed, len, offset, err);
 
 	if (n < 0)
 		return -1;
-	if ((size_t)n < len && offset + (size_t)n < q->img.info.file_size)
+	if ((size_t)n < len && offset + (size_t)n < q->img.file.size)
 		return err_set(err, ERR_STALE, "the file was cut to %llu bytes while it was read",
 			       (unsigned long long)(offset + (size_t)n));
 	memset(q->packed + n, 0, len - (size_t)n);
@@ -415,7 +412,7 @@ static int decode_cluster(struct qcow2 *q, uint64_t descriptor, struct err *err)
 	if (alloc_decoder(q, err) < 0)
 		return -1;
 	q->decoded_key = 0;
-	if (offset >= q->img.info.file_size)
+	if (offset >= q->img.file.size)
 		return err_set(err, ERR_FORMAT, "it lies at offset %llu, past the end of the file",
 			       (unsigned long long)offset);
 	if (read_compressed(q, offset, len, err) < 0)
@@ -465,7 +462,7 @@ static int check_l1(const struct qcow2 *q, const struct layer *layer, struct err
 	if (layer->l1_offset % q->cluster_size != 0)
 		return err_set(err, ERR_FORMAT, "L1 table at offset %llu is not cluster aligned",
 			       (unsigned long long)layer->l1_offset);
-	if (bytes && !range_within(layer->l1_offset, bytes, q->img.info.file_size))
+	if (bytes && !range_within(layer->l1_offset, bytes, q->img.file.size))
 		return err_set(err, ERR_FORMAT, "L1 table ends past the end of the file");
 	return 0;
 }
@@ -486,7 +483,7 @@ static int read_snapshot(struct qcow2 *q, uint64_t *at, struct layer *ret, uint6
 {
 	struct qcow2_snapshot_disk d;
 	struct qcow2_snapshot_extra_disk extra;
-	uint64_t size = q->img.info.file_size, vm_state_size, disk_size = q->h.size, len;
+	uint64_t size = q->img.file.size, vm_state_size, disk_size = q->h.size, len;
 	uint32_t extra_size;
 
 	if (!range_within(*at, sizeof(d), size))
@@ -552,11 +549,11 @@ static void set_span(struct qcow2 *q, uint64_t farthest)
 
 /* ---- opening ---- */
 
-static int read_header(struct qcow2 *q, int fd, struct err *err)
+static int read_header(struct qcow2 *q, struct err *err)
 {
 	struct qcow2_header_disk d;
 	CLEANUP(free) uint8_t *cluster = NULL;
-	ssize_t len = file_read_some(fd, &d, sizeof(d), 0, err);
+	ssize_t len = image_file_read_some(&q->img.file, &d, sizeof(d), 0, err);
 	unsigned bits;
 
 	if (len < 0)
@@ -569,7 +566,7 @@ static int read_header(struct qcow2 *q, int fd, struct err *err)
 	cluster = malloc((size_t)1 << bits);
 	if (!cluster)
 		return err_set(err, ERR_MEMORY, "no memory for the qcow2 header");
-	len = file_read_some(fd, cluster, (size_t)1 << bits, 0, err);
+	len = image_file_read_some(&q->img.file, cluster, (size_t)1 << bits, 0, err);
 	return len < 0 ? -1 : qcow2_header_decode(cluster, (size_t)len, &q->h, err);
 }
 
@@ -592,8 +589,6 @@ static void set_info(struct qcow2 *q)
 	info->cluster_size = q->cluster_size;
 	memcpy(info->backing_name, q->h.backing_name, sizeof(q->h.backing_name));
 	memcpy(info->backing_format, q->h.backing_format, sizeof(q->h.backing_format));
-	if (q->h.incompatible & QCOW2_DATA_FILE)
-		memcpy(info->data_file, q->h.data_file, sizeof(q->h.data_file));
 	info->nr_snapshots = q->h.nr_snapshots;
 	info->nr_bitmaps = q->h.nr_bitmaps;
 	info->encrypted = q->h.crypt_method != QCOW2_CRYPT_NONE;
@@ -604,20 +599,15 @@ static void set_info(struct qcow2 *q)
 	qcow2_header_describe(&q->h, info->features, sizeof(info->features));
 }
 
-static int open_data_file(struct qcow2 *q, const char *path, const struct image_opener *opener, struct err *err)
+static int open_data_file(struct qcow2 *q, const struct image_opener *opener, struct err *err)
 {
-	char resolved[PATH_MAX] = "";
-
+	q->data_file = &q->img.file;
 	if (!(q->h.incompatible & QCOW2_DATA_FILE))
 		return 0;
 	if (!q->h.data_file[0])
 		return err_set(err, ERR_UNSUPPORTED, "the data is in an external file that the image does not name");
-	if (!opener)
-		return err_set(err, ERR_REFUSED, "external data file '%s' is not followed", q->h.data_file);
-	q->data_fd = opener->open(opener->ctx, IMAGE_DATA_FILE, q->h.data_file, path, resolved, err);
-	if (q->data_fd < 0 || image_file_size(q->data_fd, &q->img.info.data_file_size, err) < 0)
-		return err_add(err, "external data file '%s'", q->h.data_file);
-	return 0;
+	q->data_file = image_open_part(&q->img, IMAGE_DATA_FILE, q->h.data_file, opener, err);
+	return q->data_file ? 0 : -1;
 }
 
 static int alloc_window(struct qcow2 *q, struct err *err)
@@ -633,14 +623,10 @@ static int alloc_window(struct qcow2 *q, struct err *err)
 	return 0;
 }
 
-static void close_qcow2(struct image *img)
+static void release_qcow2(struct image *img)
 {
 	struct qcow2 *q = qcow2_of(img);
 
-	if (!q)
-		return;
-	if (q->data_fd >= 0)
-		close(q->data_fd);
 	codec_zstd_free(q->zstd);
 	free(q->decoded);
 	free(q->packed);
@@ -649,7 +635,6 @@ static void close_qcow2(struct image *img)
 	free(q->w.other);
 	free(q->l1_pieces);
 	free(q->layers);
-	free(q);
 }
 
 static int open_tables(struct qcow2 *q, struct err *err)
@@ -664,33 +649,31 @@ static int open_tables(struct qcow2 *q, struct err *err)
 	return 0;
 }
 
-static struct image *open_qcow2(int fd, const char *path, const struct image_opener *opener, struct err *err)
+static int open_qcow2(struct image *img, const struct image_opener *opener, struct err *err)
 {
-	struct qcow2 *q = calloc(1, sizeof(*q));
+	struct qcow2 *q = qcow2_of(img);
 
-	if (!q)
-		return err_null(err, ERR_MEMORY, "no memory to open an image");
-	q->data_fd = -1;
-	q->img.fd = fd;
-	if (image_file_size(fd, &q->img.info.file_size, err) == 0 && read_header(q, fd, err) == 0 &&
-	    open_tables(q, err) == 0 && open_data_file(q, path, opener, err) == 0)
-		return &q->img;
-	close_qcow2(&q->img);
-	return NULL;
+	if (read_header(q, err) < 0 || open_tables(q, err) < 0 || open_data_file(q, opener, err) < 0)
+		return -1;
+	return 0;
 }
 
-static int probe_qcow2(const uint8_t *head, size_t len, const uint8_t *tail)
+static enum image_claim probe_qcow2(const struct image_look *look)
 {
-	(void)tail;
-	return len >= 8 && memcmp(head, QCOW2_MAGIC, 4) == 0 && be32_load(head + 4) >= 2 ? 100 : 0;
+	const uint8_t *p = look->head;
+
+	return look->len >= 8 && memcmp(p, QCOW2_MAGIC, 4) == 0 && be32_load(p + 4) >= 2 ? IMAGE_HEADER
+											 : IMAGE_NOT_MINE;
 }
 
 extern const struct image_format image_format_qcow2;
 const struct image_format image_format_qcow2 = {
 	.name = "qcow2",
+	.extensions = (const char *const[]){ "qcow2", "qcow", NULL },
+	.instance = sizeof(struct qcow2),
 	.probe = probe_qcow2,
 	.open = open_qcow2,
 	.next_extent = next_qcow2_extent,
 	.read_packed = read_packed,
-	.close = close_qcow2,
+	.release = release_qcow2,
 };

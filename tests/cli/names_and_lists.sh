@@ -3,7 +3,7 @@
 . tests/lib.sh
 . tests/cli/lib_store.sh
 
-names=($'new\nline.raw' $'esc\033[31mred.raw' $'bad\xff\xfeutf8.raw' '-rf.raw' '--help.raw' ' blank .raw' "quote'.raw" '*.raw' $'tab\t.raw'
+names=($'new\nline.raw' $'esc\033[31mred.qcow2' $'bad\xff\xfeutf8.raw' '-rf.raw' '--help.raw' ' blank .raw' "quote'.raw" '*.raw' $'tab\t.raw'
 	"$(printf 'n%.0s' {1..251}).raw")
 for name in "${names[@]}"; do
 	random_file "$STORE/$name" 1M
@@ -19,11 +19,11 @@ assert_has_not "$output" $'\033|\t'
 assert_has "$output" 'new\\x0aline.raw'
 
 # a problem with such a name is told on one line
-printf 'QFI\373\0\0\0\143%01000000d' 0 >"$STORE/"$'esc\033[31mred.raw'
+printf 'QFI\373\0\0\0\143%01000000d' 0 >"$STORE/"$'esc\033[31mred.qcow2'
 scan "$STORE"
 assert_status 1
 assert_has_not "$output" $'\033'
-assert_has "$output" 'esc\\x1b\[31mred.raw.: qcow2 version'
+assert_has "$output" 'esc\\x1b\[31mred.qcow2.: qcow2 version'
 rm -r "$STORE" "$CATALOG"
 
 mkdir -p "$STORE/d/skip"

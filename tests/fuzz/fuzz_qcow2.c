@@ -102,7 +102,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct files files = { .data = data, .size = size };
 	struct image_opener opener = { .open = open_copy, .ctx = &files };
 	struct err err = ERR_INIT;
-	struct image *img = image_open(file_of(data, size), "input", image_format_by_name("qcow2"), &opener, &err);
+	struct image *img = image_open(file_of(data, size), "input", image_format_by_name("qcow2"), &opener, NULL, &err);
 
 	if (!img) {
 		must(err.kind != ERR_NONE && err.text[0]);

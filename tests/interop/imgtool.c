@@ -46,7 +46,7 @@ static void print_extent(const struct image *img, const struct extent *ext)
 	       ext->kind == EXTENT_ZERO && ext->preallocated ? "prealloc" : kinds[ext->kind],
 	       depth_of(img, ext->owner));
 	if (ext->kind == EXTENT_DATA)
-		printf("%s %" PRIu64 "\n", ext->fd == ext->owner->fd ? ext->owner->path : "data-file",
+		printf("%s %" PRIu64 "\n", ext->file == &ext->owner->file ? ext->file->path : "data-file",
 		       ext->file_offset);
 	else
 		printf("- -\n");
@@ -100,8 +100,9 @@ static int info(const struct image *img)
 	printf("cluster_size %" PRIu64 "\nsnapshots %u\nbitmaps %u\nencrypted %d\ndirty %d\ncorrupt %d\n",
 	       img->info.cluster_size, img->info.nr_snapshots, img->info.nr_bitmaps, img->info.encrypted,
 	       img->info.dirty, img->info.corrupt);
-	printf("backing_name %s\nbacking_format %s\ndata_file %s\nfeatures %s\n", img->info.backing_name,
-	       img->info.backing_format, img->info.data_file, img->info.features);
+	printf("backing_name %s\nbacking_format %s\nbacking_id %s\nid %s\nparts %u\nkind %s\nfeatures %s\n",
+	       img->info.backing_name, img->info.backing_format, img->info.backing_id, img->info.id, img->nr_parts,
+	       img->info.kind, img->info.features);
 	return 0;
 }
 
@@ -113,7 +114,7 @@ static int run(const char *verb, const char *path, const char *format, struct er
 
 	if (fd < 0)
 		return -1;
-	img = image_open(fd, path, format ? image_format_by_name(format) : NULL, &opener, err);
+	img = image_open(fd, path, format ? image_format_by_name(format) : NULL, &opener, NULL, err);
 	if (!img || (chain && image_open_chain(img, &opener, err) < 0))
 		return -1;
 	if (strcmp(verb, "info") == 0)

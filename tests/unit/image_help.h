@@ -31,7 +31,7 @@ static inline int file_of(const void *bytes, size_t len)
 static inline struct image *must_open(int fd, const char *format, const struct image_opener *opener)
 {
 	struct err err = ERR_INIT;
-	struct image *img = image_open(fd, "test.img", format ? image_format_by_name(format) : NULL, opener, &err);
+	struct image *img = image_open(fd, "test.img", format ? image_format_by_name(format) : NULL, opener, NULL, &err);
 
 	if (!img)
 		fail_msg("not opened: %s", err.text);

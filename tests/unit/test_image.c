@@ -98,7 +98,7 @@ static void holes_show_the_backing_file(void **state)
 	assert_int_equal(image_next_guest_extent(img, 2 * CLUSTER + 5, &ext, &err), 0);
 	assert_ptr_equal(ext.owner, img->backing);
 	assert_int_equal(ext.len, CLUSTER - 5);
-	assert_string_equal(img->backing->path, "dir/1");
+	assert_string_equal(img->backing->file.path, "dir/1");
 	image_close(img);
 	empty_shelf(&s);
 }
@@ -251,7 +251,7 @@ static void expect_foreign(const void *magic, size_t len, size_t at, size_t size
 	struct err err = ERR_INIT;
 
 	memcpy(p + at, magic, len);
-	assert_null(image_open(file_of(p, size), "x", NULL, NULL, &err));
+	assert_null(image_open(file_of(p, size), "x", NULL, NULL, NULL, &err));
 	expect_error(&err, ERR_UNSUPPORTED, name);
 	image_close(must_open(file_of(p, size), "raw", NULL)); /* the user knows better */
 }

@@ -97,7 +97,7 @@ static struct image *opened(struct disk *d, const struct image_opener *opener)
 static void expect_refused_by(struct disk *d, const struct image_opener *opener, enum err_kind kind, const char *text)
 {
 	struct err err = ERR_INIT;
-	struct image *img = image_open(file_of(d->p, d->len), "test.img", image_format_by_name("qcow2"), opener, &err);
+	struct image *img = image_open(file_of(d->p, d->len), "test.img", image_format_by_name("qcow2"), opener, NULL, &err);
 
 	free(d->p);
 	if (img)
@@ -659,8 +659,8 @@ static void reads_an_external_data_file(void **state)
 	struct image *img = opened(&d, &opener);
 
 	(void)state;
-	assert_string_equal(img->info.data_file, "data.raw");
-	assert_int_equal(img->info.data_file_size, 5000);
+	assert_string_equal(img->parts[0]->path, "data.raw");
+	assert_int_equal(img->parts[0]->size, 5000);
 	expect_extent(img, 0, 8192, EXTENT_DATA);
 	expect_guest_bytes(img, 0, 5000, 'd');
 	expect_guest_bytes(img, 5000, 8192, 0);
@@ -696,7 +696,7 @@ static void a_data_file_that_policy_refuses_is_named(void **state)
 	(void)state;
 	expect_refused_by(&d, &opener, ERR_REFUSED, "external data file 'data.raw': not in the roots");
 	d = data_file_disk();
-	expect_refused_by(&d, NULL, ERR_REFUSED, "external data file 'data.raw' is not followed");
+	expect_refused_by(&d, NULL, ERR_REFUSED, "external data file 'data.raw': names inside the image are not followed");
 	be32_store(unnamed.p + 104, 1);
 	expect_unsupported(unnamed, "in an external file that the image does not name");
 	add_snapshot(&snapshots, 6, 0);
@@ -897,7 +897,7 @@ static int walk(struct image *img, struct err *err)
 static void try_damaged(const struct disk *d)
 {
 	struct err err = ERR_INIT;
-	struct image *img = image_open(file_of(d->p, d->len), "test.img", NULL, NULL, &err);
+	struct image *img = image_open(file_of(d->p, d->len), "test.img", NULL, NULL, NULL, &err);
 
 	if (img && walk(img, &err) == 0)
 		assert_int_equal(err.kind, ERR_NONE);
@@ -927,7 +927,7 @@ static bool try_reads(const struct disk *d, int nr)
 	ops.pread = failing_pread;
 	reads_left = nr;
 	file_ops = &ops;
-	img = image_open(file_of(d->p, d->len), "test.img", NULL, NULL, &err);
+	img = image_open(file_of(d->p, d->len), "test.img", NULL, NULL, NULL, &err);
 	well = img && walk(img, &err) == 0;
 	file_ops = &file_ops_os;
 	image_close(img);

@@ -92,7 +92,7 @@ static void refuses_a_disk_of_four_pib(void **state)
 		print_message("no file of 4 PiB can be made here\n");
 		skip();
 	}
-	assert_null(image_open(fd, "x", NULL, NULL, &err));
+	assert_null(image_open(fd, "x", NULL, NULL, NULL, &err));
 	expect_error(&err, ERR_UNSUPPORTED, "4 PiB");
 }
 
@@ -136,7 +136,7 @@ static void refuses_what_is_neither_file_nor_disk(void **state)
 	struct err err = ERR_INIT;
 
 	(void)state;
-	assert_null(image_open(open("/dev/null", O_RDONLY | O_CLOEXEC), "null", NULL, NULL, &err));
+	assert_null(image_open(open("/dev/null", O_RDONLY | O_CLOEXEC), "null", NULL, NULL, NULL, &err));
 	expect_error(&err, ERR_UNSUPPORTED, "neither a regular file nor a block device");
 }
 
