@@ -33,7 +33,7 @@ int image_file_size(int fd, uint64_t *ret, struct err *err)
 {
 	struct stat st;
 
-	if (fstat(fd, &st) < 0)
+	if (file_stat(fd, &st) < 0)
 		return err_errno(err, "cannot stat the image");
 	if (S_ISREG(st.st_mode))
 		*ret = (uint64_t)st.st_size;
@@ -68,11 +68,21 @@ int image_file_read(const struct image_file *f, void *buf, size_t len, uint64_t 
 	return file_read(f->fd, buf, len, f->base + offset, err);
 }
 
-static bool same_file(int a, int b)
+/* Fills in what belongs to the descriptor. */
+static int look_at_file(struct image_file *f, struct err *err)
 {
-	struct stat x, y;
+	struct stat st;
 
-	return fstat(a, &x) == 0 && fstat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+	if (file_stat(f->fd, &st) < 0)
+		return err_errno(err, "cannot stat the image");
+	f->dev = st.st_dev;
+	f->ino = st.st_ino;
+	return image_file_size(f->fd, &f->size, err);
+}
+
+static bool same_file(const struct image_file *a, const struct image_file *b)
+{
+	return a->dev == b->dev && a->ino == b->ino;
 }
 
 static void file_free(struct image_file *f)
@@ -101,6 +111,11 @@ static int grow_parts(struct image *img, struct err *err)
 	return 0;
 }
 
+static int check_part(const struct image *img, const struct image_file *f, struct err *err)
+{
+	return same_file(f, &img->file) ? err_set(err, ERR_FORMAT, "it is the image itself") : 0;
+}
+
 struct image_file *image_open_part(struct image *img, enum image_role role, const char *name,
 				   const struct image_opener *opener, struct err *err)
 {
@@ -111,12 +126,17 @@ struct image_file *image_open_part(struct image *img, enum image_role role, cons
 		return err_null(err, ERR_MEMORY, "no memory for the parts of an image");
 	f->fd = opener ? opener->open(opener->ctx, role, name, img->file.path, path, err)
 		       : err_set(err, ERR_REFUSED, "names inside the image are not followed");
-	if (f->fd >= 0 && same_file(f->fd, img->file.fd))
-		err_set(err, ERR_FORMAT, "it is the image itself");
-	else if (f->fd >= 0 && image_file_size(f->fd, &f->size, err) == 0 && (f->path = strdup(path)))
-		return img->parts[img->nr_parts++] = STEAL(f);
-	err_add(err, "%s '%s'", image_role_names[role], name);
-	return NULL;
+	if (f->fd < 0 || look_at_file(f, err) < 0 || check_part(img, f, err) < 0) {
+		err_add(err, "%s '%s'", image_role_names[role], name);
+		return NULL;
+	}
+	for (unsigned i = 0; i < img->nr_parts; i++)
+		if (same_file(img->parts[i], f))
+			return img->parts[i];
+	f->path = strdup(path);
+	if (!f->path)
+		return err_null(err, ERR_MEMORY, "no memory for the parts of an image");
+	return img->parts[img->nr_parts++] = STEAL(f);
 }
 
 /* ---- opening ---- */
@@ -199,7 +219,7 @@ struct image *image_open(int fd, const char *path, const struct image_format *fo
 {
 	struct image_file file = { .fd = fd };
 
-	if (image_file_size(fd, &file.size, err) < 0) {
+	if (look_at_file(&file, err) < 0) {
 		close(fd);
 		return NULL;
 	}
@@ -210,16 +230,19 @@ struct image *image_open(int fd, const char *path, const struct image_format *fo
 struct image *image_open_inside(const struct image *img, const char *name, uint64_t base, uint64_t size,
 				struct err *err)
 {
-	struct image_file file = { .fd = fcntl(img->file.fd, F_DUPFD_CLOEXEC, 0), .inside = true, .size = size };
+	struct image_file file = img->file;
 	struct image *inner;
 
-	if (file.fd < 0)
-		return err_errno(err, "cannot open '%s' again", img->file.path), NULL;
-	if (!range_within(base, size, img->file.size)) {
-		close(file.fd);
+	if (!range_within(base, size, img->file.size))
 		return err_null(err, ERR_FORMAT, "'%s' ends past the end of the file", name);
+	file.fd = fcntl(img->file.fd, F_DUPFD_CLOEXEC, 0);
+	if (file.fd < 0) {
+		err_errno(err, "cannot open '%s' again", img->file.path);
+		return NULL;
 	}
-	file.base = img->file.base + base;
+	file.inside = true;
+	file.base += base;
+	file.size = size;
 	file.path = strdup(name);
 	inner = choose_and_open(&file, NULL, NULL, NULL, err);
 	if (!inner)
@@ -229,10 +252,13 @@ struct image *image_open_inside(const struct image *img, const char *name, uint6
 
 static int check_chain(const struct image *top, int fd, const char *path, struct err *err)
 {
+	struct image_file file = { .fd = fd };
 	unsigned nr = 1;
 
+	if (look_at_file(&file, err) < 0)
+		return -1;
 	for (const struct image *m = top; m; m = m->backing, nr++)
-		if (same_file(m->file.fd, fd))
+		if (same_file(&m->file, &file))
 			return err_set(err, ERR_FORMAT, "the backing chain loops back to '%s'", path);
 	if (nr > IMAGE_CHAIN_MAX)
 		return err_set(err, ERR_UNSUPPORTED, "the backing chain has more than %d members", IMAGE_CHAIN_MAX);
@@ -261,6 +287,12 @@ static struct image *check_identity(const struct image *img, struct image *backi
 	return NULL;
 }
 
+/* Some images know no more of their backing file than which it is: VDI, and what lies in an archive. */
+static bool has_backing(const struct image *img)
+{
+	return img->info.backing_name[0] || img->info.backing_id[0];
+}
+
 static struct image *open_backing(const struct image *top, const struct image *img, const struct image_opener *opener,
 				  struct err *err)
 {
@@ -268,6 +300,8 @@ static struct image *open_backing(const struct image *top, const struct image *i
 	char path[PATH_MAX] = "";
 	int fd;
 
+	if (!img->info.backing_name[0])
+		return err_null(err, ERR_UNSUPPORTED, "the image does not say where that is");
 	if (!opener)
 		return err_null(err, ERR_REFUSED, "backing files are not followed");
 	if (stated_format(img->info.backing_format, &format, err) < 0)
@@ -284,13 +318,12 @@ static struct image *open_backing(const struct image *top, const struct image *i
 
 int image_open_chain(struct image *img, const struct image_opener *opener, struct err *err)
 {
-	for (struct image *m = img; m->info.backing_name[0]; m = m->backing) {
+	for (struct image *m = img; has_backing(m); m = m->backing) {
 		if (!m->backing)
 			m->backing = open_backing(img, m, opener, err);
 		if (!m->backing) {
-			err_add(err, "backing file '%s' of '%s'", m->info.backing_name, m->file.path);
-			image_close(img->backing);
-			img->backing = NULL;
+			err_add(err, "backing file '%s' of '%s'",
+				m->info.backing_name[0] ? m->info.backing_name : m->info.backing_id, m->file.path);
 			return -1;
 		}
 	}
@@ -310,6 +343,47 @@ static int check_extent(const struct image *img, uint64_t from, const struct ext
 		return err_set(err, ERR_FORMAT, "an extent lies past the largest file offset");
 	if (ext->kind == EXTENT_PACKED && !img->format->read_packed)
 		return err_set(err, ERR_FORMAT, "the %s reader cannot decode its own extent", img->format->name);
+	return 0;
+}
+
+static uint64_t bytes_held(const struct image *img)
+{
+	uint64_t held = img->file.size;
+
+	for (unsigned i = 0; i < img->nr_parts; i++)
+		if (__builtin_add_overflow(held, img->parts[i]->size, &held))
+			return UINT64_MAX;
+	return held;
+}
+
+static bool out_of_proportion(uint64_t work, uint64_t spare, uint64_t times, uint64_t held)
+{
+	return work > spare && (work - spare) / times > held;
+}
+
+/* Counts what a walk meets for the first time. */
+static int count_work(struct image *img, const struct extent *ext, struct err *err)
+{
+	struct image_work *w = &img->work;
+	uint64_t held, bytes;
+
+	if (ext->offset < w->walked)
+		return 0;
+	w->walked = ext->offset + ext->len;
+	w->nr_extents++;
+	w->data += ext->kind == EXTENT_DATA ? ext->len : 0;
+	w->packed += ext->kind == EXTENT_PACKED ? ext->len : 0;
+	if (w->nr_extents <= IMAGE_EXTENTS_SPARE && w->data <= IMAGE_DATA_SPARE && w->packed <= IMAGE_PACKED_SPARE)
+		return 0;
+	held = bytes_held(img);
+	bytes = w->data + w->packed;
+	if (out_of_proportion(w->data, IMAGE_DATA_SPARE, IMAGE_DATA_TIMES, held) ||
+	    out_of_proportion(w->packed, IMAGE_PACKED_SPARE, IMAGE_PACKED_TIMES, held))
+		return err_set(err, ERR_REFUSED, "its tables make %llu MiB of a file of %llu KiB: the same data many times over",
+			       (unsigned long long)(bytes >> 20), (unsigned long long)(held >> 10));
+	if (out_of_proportion(w->nr_extents, IMAGE_EXTENTS_SPARE, IMAGE_EXTENTS_TIMES, held))
+		return err_set(err, ERR_REFUSED, "its tables make %llu extents of a file of %llu KiB: the same table many times over",
+			       (unsigned long long)w->nr_extents, (unsigned long long)(held >> 10));
 	return 0;
 }
 
@@ -379,7 +453,8 @@ int image_next_extent(struct image *img, uint64_t from, struct extent *ret, stru
 	if (from >= img->span)
 		return err_set(err, ERR_USAGE, "offset %llu is past the end of the image", (unsigned long long)from);
 	if (from < img->last.offset || from - img->last.offset >= img->last.len) {
-		if (img->format->next_extent(img, from, &ext, err) < 0 || check_extent(img, from, &ext, err) < 0)
+		if (img->format->next_extent(img, from, &ext, err) < 0 || check_extent(img, from, &ext, err) < 0 ||
+		    count_work(img, &ext, err) < 0)
 			return -1;
 		if (ext.kind == EXTENT_DATA && ext.len >= HOLE_WORTH)
 			trim_to_holes(img, &ext);
@@ -450,7 +525,7 @@ int image_next_guest_extent(struct image *img, uint64_t from, struct extent *ret
 		return err_set(err, ERR_USAGE, "offset %llu is past the end of the disk", (unsigned long long)from);
 	max = min_u64(img->size - from, IMAGE_EXTENT_MAX);
 	for (struct image *m = img; m; m = m->backing) {
-		if (m->info.backing_name[0] && !m->backing)
+		if (has_backing(m) && !m->backing)
 			return err_set(err, ERR_USAGE, "the backing chain of '%s' is not open", m->file.path);
 		if (member_extent(m, from, max, &ext, err) < 0)
 			return -1;

@@ -34,7 +34,8 @@ struct image_file {
 	bool inside;   /* a part of a larger file, or of one with something behind the image */
 	uint64_t base; /* where in the file it begins */
 	uint64_t size; /* bytes from there on, when it was opened */
-	char *path;    /* for messages, and what relative names inside it are relative to */
+	uint64_t dev, ino;
+	char *path; /* for messages, and what relative names inside it are relative to */
 };
 
 enum extent_kind {
@@ -90,6 +91,20 @@ struct image_info {
 	char features[256]; /* one line for people: "lazy refcounts, zstd, extended L2" */
 };
 
+/* Names of these are bytes as they stand in the image, cut where they are too long. */
+struct image_snapshot {
+	char id[128], name[IMAGE_NAME_MAX];
+	int64_t date; /* seconds since 1970 */
+	uint64_t vm_state_size, disk_size;
+};
+
+struct image_bitmap {
+	char name[IMAGE_NAME_MAX];
+	uint64_t granularity;  /* bytes of the disk for each bit */
+	uint32_t automatic;    /* writes are recorded in it */
+	uint32_t inconsistent; /* it was not saved properly: nobody may rely on it */
+};
+
 /* What there is of a file before it is opened as an image. */
 struct image_look {
 	const uint8_t *head; /* its first bytes ... */
@@ -131,8 +146,18 @@ struct image_format {
 	/* Decodes [offset, offset + len) which lies in one EXTENT_PACKED extent.  NULL when the format has none. */
 	int (*read_packed)(struct image *img, uint64_t offset, void *buf, size_t len, struct err *err);
 
+	/* The next internal snapshot or persistent bitmap, of info.nr_snapshots and info.nr_bitmaps: *at is 0 for the first
+	 * one, and is moved on.  NULL when the format has none. */
+	int (*next_snapshot)(struct image *img, uint64_t *at, struct image_snapshot *ret, struct err *err);
+	int (*next_bitmap)(struct image *img, uint64_t *at, struct image_bitmap *ret, struct err *err);
+
 	/* Frees what open() allocated, but not img, its files or its parts.  NULL when there is nothing. */
 	void (*release)(struct image *img);
+};
+
+/* What a walk has met so far, up to the address `walked`: work has to stay in proportion to what the files hold. */
+struct image_work {
+	uint64_t walked, nr_extents, data, packed; /* bytes, of EXTENT_DATA and EXTENT_PACKED */
 };
 
 /* The common head of every open image. */
@@ -149,12 +174,23 @@ struct image {
 	const struct image_file *solid;	 /* a part of a file that has no holes, for image_hole_at() */
 	uint64_t solid_begin, solid_end;
 	struct extent last;		 /* what image_next_extent() found last, for walks over chains */
+	struct image_work work;
 };
 
 /* Beyond this many bytes of address space, all layers together, an image is ERR_UNSUPPORTED: 2^40 blocks of 4 KiB. */
 #define IMAGE_SPAN_MAX ((uint64_t)1 << 52)
 #define IMAGE_LAYER_UNIT ((uint64_t)2 << 20)
 #define IMAGE_EXTENT_MAX ((uint64_t)1 << 30)
+
+/* Tables may claim anything.  What a walk over all of an image costs is bounded by what its files hold: so many times these
+ * bytes of plain data, of decoded data and of extents, each with something to spare for small files; else ERR_REFUSED.  An honest
+ * image stores each cluster once or shares it among some; deflate packs 1032 : 1 at best, and zstd better only what hardly occurs. */
+#define IMAGE_DATA_TIMES 4096 /* half a second for each MiB held */
+#define IMAGE_PACKED_TIMES 1100
+#define IMAGE_EXTENTS_TIMES 2
+#define IMAGE_DATA_SPARE ((uint64_t)64 << 20)
+#define IMAGE_PACKED_SPARE ((uint64_t)256 << 20)
+#define IMAGE_EXTENTS_SPARE ((uint64_t)1 << 20)
 
 /* ---- for formats ---- */
 
@@ -168,7 +204,8 @@ int image_file_read(const struct image_file *f, void *buf, size_t len, uint64_t 
 /* Reads up to len bytes, less only at the end of the file.  Returns how many, or -1. */
 ssize_t image_file_read_some(const struct image_file *f, void *buf, size_t len, uint64_t offset, struct err *err);
 
-/* Opens a part that the image names, and owns it for the image.  A part that is the image's own file is ERR_FORMAT. */
+/* Opens a part that the image names, and owns it for the image; a file that is a part already is the same part again.  A part
+ * that is the image's own file is ERR_FORMAT. */
 struct image_file *image_open_part(struct image *img, enum image_role role, const char *name,
 				   const struct image_opener *opener, struct err *err);
 
@@ -217,7 +254,8 @@ struct image *image_open(int fd, const char *path, const struct image_format *fo
 
 /* Opens the backing chain of an image that image_open() gave, for the guest view.  Loops, chains of more than
  * IMAGE_CHAIN_MAX, names that the opener refuses and backing files that are not the one that the image was made on (by
- * info.backing_id) fail with the name in the message; the image itself stays usable. */
+ * info.backing_id) fail with the name in the message; the image itself stays usable, and what was opened of the chain stays
+ * open. */
 int image_open_chain(struct image *img, const struct image_opener *opener, struct err *err);
 
 void image_close(struct image *img); /* the whole chain; takes NULL */

@@ -14,9 +14,13 @@
  * and a file that is named as raw is raw.  What a guest gains by the rest is nothing: whatever the format, names inside an
  * image are opened beneath the roots only, and nothing is rewritten on a guess. */
 
-extern const struct image_format image_format_qcow2, image_format_raw;
+extern const struct image_format image_format_ova, image_format_qcow2, image_format_raw, image_format_vhd,
+	image_format_vdi, image_format_vhdx, image_format_vmdk;
 
-const struct image_format *const image_formats[] = { &image_format_qcow2, &image_format_raw, NULL };
+const struct image_format *const image_formats[] = { &image_format_qcow2, &image_format_ova,
+						     &image_format_vdi,	  &image_format_vhd,
+						     &image_format_vhdx,  &image_format_vmdk,
+						     &image_format_raw,	  NULL };
 
 /* What is recognised, so that it is not scanned as a raw disk, but not read. */
 static const struct foreign {
@@ -26,14 +30,6 @@ static const struct foreign {
 	bool at_end;
 } foreigns[] = {
 	{ "qcow (version 1)", "QFI\xfb\0\0\0\1", 8, 0, false },
-	{ "VMDK", "KDMV", 4, 0, false },
-	{ "VMDK", "COWD", 4, 0, false },
-	{ "VMDK descriptor", "# Disk DescriptorFile", 21, 0, false },
-	{ "VHD", "conectix", 8, 0, false },
-	{ "VHD", "conectix", 8, 0, true },
-	{ "VHD", "conectix", 8, 1, true }, /* the 511-byte footer of Virtual PC before 2004 */
-	{ "VHDX", "vhdxfile", 8, 0, false },
-	{ "VDI", "\x7f\x10\xda\xbe", 4, 0x40, false },
 	{ "QED", "QED\0", 4, 0, false },
 	{ "Parallels", "WithoutFreeSpace", 16, 0, false },
 	{ "Parallels", "WithouFreSpacExt", 16, 0, false },

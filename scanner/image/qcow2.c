@@ -478,34 +478,53 @@ static uint64_t layer_end(const struct qcow2 *q, const struct layer *layer, uint
 	return vm_state_size < mapped - end ? end + vm_state_size : mapped;
 }
 
+/* An entry of the snapshot table, without its strings. */
+struct snapshot_entry {
+	struct qcow2_snapshot_disk d;
+	uint64_t vm_state_size, disk_size;
+	uint64_t strings, end; /* offsets: of id and name, and behind it all */
+};
+
+static int read_snapshot_entry(struct qcow2 *q, uint64_t at, struct snapshot_entry *ret, struct err *err)
+{
+	struct snapshot_entry e = { .disk_size = q->h.size };
+	struct qcow2_snapshot_extra_disk extra;
+	uint64_t size = q->img.file.size, len;
+	uint32_t extra_size;
+
+	if (!range_within(at, sizeof(e.d), size))
+		return err_set(err, ERR_FORMAT, "the snapshot table ends past the end of the file");
+	if (read_table(q, at, &e.d, sizeof(e.d), err) < 0)
+		return -1;
+	extra_size = be32_get(e.d.extra_size);
+	len = sizeof(e.d) + (uint64_t)extra_size + be16_get(e.d.id_size) + be16_get(e.d.name_size);
+	if (extra_size > QCOW2_SNAPSHOT_EXTRA_MAX)
+		return err_set(err, ERR_FORMAT, "extra data of %u bytes is too large", extra_size);
+	if (!range_within(at, len, size))
+		return err_set(err, ERR_FORMAT, "the snapshot table ends past the end of the file");
+	if (read_table(q, at + sizeof(e.d), &extra, min_u64(extra_size, sizeof(extra)), err) < 0)
+		return -1;
+	e.vm_state_size = extra_size >= 8 ? be64_get(extra.vm_state_size) : be32_get(e.d.vm_state_size);
+	if (extra_size >= 16)
+		e.disk_size = be64_get(extra.disk_size);
+	e.strings = at + sizeof(e.d) + extra_size;
+	e.end = at + round_up(len, 8);
+	*ret = e;
+	return 0;
+}
+
 /* Decodes the snapshot table entry at *at, which then moves behind it. */
 static int read_snapshot(struct qcow2 *q, uint64_t *at, struct layer *ret, uint64_t *ret_end, struct err *err)
 {
-	struct qcow2_snapshot_disk d;
-	struct qcow2_snapshot_extra_disk extra;
-	uint64_t size = q->img.file.size, vm_state_size, disk_size = q->h.size, len;
-	uint32_t extra_size;
+	struct snapshot_entry e;
 
-	if (!range_within(*at, sizeof(d), size))
-		return err_set(err, ERR_FORMAT, "the snapshot table ends past the end of the file");
-	if (read_table(q, *at, &d, sizeof(d), err) < 0)
+	if (read_snapshot_entry(q, *at, &e, err) < 0)
 		return -1;
-	extra_size = be32_get(d.extra_size);
-	len = sizeof(d) + (uint64_t)extra_size + be16_get(d.id_size) + be16_get(d.name_size);
-	if (extra_size > QCOW2_SNAPSHOT_EXTRA_MAX)
-		return err_set(err, ERR_FORMAT, "extra data of %u bytes is too large", extra_size);
-	if (!range_within(*at, len, size))
-		return err_set(err, ERR_FORMAT, "the snapshot table ends past the end of the file");
-	if (read_table(q, *at + sizeof(d), &extra, min_u64(extra_size, sizeof(extra)), err) < 0)
-		return -1;
-	vm_state_size = extra_size >= 8 ? be64_get(extra.vm_state_size) : be32_get(d.vm_state_size);
-	if (extra_size >= 16)
-		disk_size = be64_get(extra.disk_size);
-	*ret = (struct layer){ .l1_offset = be64_get(d.l1_table_offset), .l1_size = be32_get(d.l1_size) };
+	*ret = (struct layer){ .l1_offset = be64_get(e.d.l1_table_offset), .l1_size = be32_get(e.d.l1_size) };
 	if (check_l1(q, ret, err) < 0)
 		return -1;
-	*ret_end = layer_end(q, ret, disk_size, vm_state_size);
-	*at += round_up(len, 8);
+	*ret_end = layer_end(q, ret, e.disk_size, e.vm_state_size);
+	*at = e.end;
 	return 0;
 }
 
@@ -545,6 +564,66 @@ static void set_span(struct qcow2 *q, uint64_t farthest)
 	img->span = q->nr_layers == 1 ? img->size : img->layer;
 	if (q->nr_layers > 1 && !mul_fits(img->layer, q->nr_layers, &img->span))
 		img->span = UINT64_MAX;
+}
+
+/* ---- what else there is ---- */
+
+/* Reads a string of len bytes, cut to what there is room for; zero bytes end it. */
+static int read_name(struct qcow2 *q, uint64_t offset, size_t len, char *ret, size_t room, struct err *err)
+{
+	len = (size_t)min_u64(len, room - 1);
+	ret[len] = '\0';
+	return image_file_read(&q->img.file, ret, len, offset, err);
+}
+
+static int next_snapshot(struct image *img, uint64_t *at, struct image_snapshot *ret, struct err *err)
+{
+	struct qcow2 *q = qcow2_of(img);
+	uint64_t offset = *at ? *at : q->h.snapshots_offset;
+	struct snapshot_entry e;
+	size_t id_size;
+
+	if (read_snapshot_entry(q, offset, &e, err) < 0)
+		return -1;
+	id_size = be16_get(e.d.id_size);
+	if (read_name(q, e.strings, id_size, ret->id, sizeof(ret->id), err) < 0 ||
+	    read_name(q, e.strings + id_size, be16_get(e.d.name_size), ret->name, sizeof(ret->name), err) < 0)
+		return -1;
+	ret->date = be32_get(e.d.date_seconds);
+	ret->vm_state_size = e.vm_state_size;
+	ret->disk_size = e.disk_size;
+	*at = e.end;
+	return 0;
+}
+
+static int next_bitmap(struct image *img, uint64_t *at, struct image_bitmap *ret, struct err *err)
+{
+	struct qcow2 *q = qcow2_of(img);
+	uint64_t offset = *at ? *at : q->h.bitmaps_offset, end, len;
+	struct qcow2_bitmap_disk d;
+
+	if (q->h.bitmaps_size > QCOW2_BITMAP_DIRECTORY_MAX)
+		return err_set(err, ERR_FORMAT, "the bitmap directory of %llu bytes is too large",
+			       (unsigned long long)q->h.bitmaps_size);
+	if (!range_within(q->h.bitmaps_offset, q->h.bitmaps_size, q->img.file.size))
+		return err_set(err, ERR_FORMAT, "the bitmap directory ends past the end of the file");
+	end = q->h.bitmaps_offset + q->h.bitmaps_size;
+	if (!range_within(offset, sizeof(d), end))
+		return err_set(err, ERR_FORMAT, "the bitmap directory is too short");
+	if (image_file_read(&q->img.file, &d, sizeof(d), offset, err) < 0)
+		return -1;
+	len = sizeof(d) + (uint64_t)be32_get(d.extra_data_size) + be16_get(d.name_size);
+	if (!range_within(offset, len, end))
+		return err_set(err, ERR_FORMAT, "the bitmap directory is too short");
+	if (d.granularity_bits > 63)
+		return err_set(err, ERR_FORMAT, "a bitmap has granularity 2^%u", d.granularity_bits);
+	if (read_name(q, offset + len - be16_get(d.name_size), be16_get(d.name_size), ret->name, sizeof(ret->name), err) < 0)
+		return -1;
+	ret->granularity = (uint64_t)1 << d.granularity_bits;
+	ret->automatic = (be32_get(d.flags) & QCOW2_BITMAP_AUTO) != 0;
+	ret->inconsistent = (be32_get(d.flags) & QCOW2_BITMAP_IN_USE) || !(q->h.autoclear & QCOW2_BITMAPS_VALID);
+	*at = offset + round_up(len, 8);
+	return 0;
 }
 
 /* ---- opening ---- */
@@ -675,5 +754,7 @@ const struct image_format image_format_qcow2 = {
 	.open = open_qcow2,
 	.next_extent = next_qcow2_extent,
 	.read_packed = read_packed,
+	.next_snapshot = next_snapshot,
+	.next_bitmap = next_bitmap,
 	.release = release_qcow2,
 };

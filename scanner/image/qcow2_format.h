@@ -142,6 +142,21 @@ struct qcow2_snapshot_extra_disk {
 };
 static_assert(sizeof(struct qcow2_snapshot_extra_disk) == 16, "qcow2 snapshot extra data");
 
+struct qcow2_bitmap_disk {
+	be64 bitmap_table_offset; /* cluster aligned */
+	be32 bitmap_table_size;	  /* entries */
+	be32 flags;
+	uint8_t type;		  /* 1 = dirty tracking bitmap */
+	uint8_t granularity_bits; /* 1 << granularity_bits bytes of the disk for each bit; at most 63 */
+	be16 name_size;		  /* at most 1023 */
+	be32 extra_data_size;	  /* of the extra data that follow, then name, padding to a multiple of 8 */
+};
+static_assert(sizeof(struct qcow2_bitmap_disk) == 24, "qcow2 bitmap directory entry");
+
+#define QCOW2_BITMAP_IN_USE 1u /* was not saved properly */
+#define QCOW2_BITMAP_AUTO 2u   /* records all writes */
+#define QCOW2_BITMAP_DIRECTORY_MAX ((uint64_t)64 << 20)
+
 /* The header and its extensions, decoded. */
 struct qcow2_header {
 	unsigned version, cluster_bits;

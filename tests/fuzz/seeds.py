@@ -6,6 +6,7 @@ import os
 import random
 import struct
 import sys
+import tempfile
 import zlib
 
 COPIED, COMPRESSED = 1 << 63, 1 << 62
@@ -160,6 +161,272 @@ def qcow2_seeds():
         yield name + "-cut", whole[:len(whole) * 2 // 3]
 
 
+def vdi(kind=1, block=512, extra=0, entries=(0, 0xFFFFFFFF, 1, 0xFFFFFFFE, 2), parent=bytes(16), size=None, cut=0, map_at=512):
+    """A small VDI image; each block of the file is filled with its number, from 1 on."""
+    data_at = (map_at + 4 * len(entries) + 511) // 512 * 512
+    nr_file = sum(e < 0xFFFFFFFE for e in entries)
+    head = struct.pack("<64sIIIII256sII4IIQIIII16s16s16s16s", b"<<< seed >>>\n", 0xBEDA107F, 0x10001, 400, kind, 0, b"",
+                       map_at, data_at, 0, 0, 0, 512, 0, size or block * len(entries), block, extra, len(entries), nr_file,
+                       b"i" * 16, b"m" * 16, parent, bytes(16))
+    image = head.ljust(map_at, b"\0") + struct.pack(f"<{len(entries)}I", *entries)
+    image = image.ljust(data_at, b"\0")
+    for i in range(nr_file):
+        image += b"x" * extra + bytes([i + 1]) * block
+    return image[:len(image) - cut]
+
+
+def vdi_seeds():
+    yield "dynamic", vdi()
+    yield "fixed", vdi(kind=2, entries=range(9))
+    yield "undo", vdi(kind=3)
+    yield "differencing", vdi(kind=4, parent=b"p" * 16)
+    yield "extra", vdi(extra=64, block=1024)
+    yield "odd", vdi(block=4096, size=4096 * 4 + 1, cut=700)
+    yield "long-map", vdi(entries=[0xFFFFFFFF] * 20000 + [0] + [0xFFFFFFFE] * 2000)
+    yield "no-blocks", vdi(entries=())
+    yield "twice", vdi(entries=(0, 0, 0))
+    yield "old", vdi()[:68].replace(b"<", b"!") + struct.pack("<I", 2) + vdi()[72:]
+
+
+def tar_entry(name, content, kind=b"0", size=None, magic=b"ustar\0" + b"00", prefix=b""):
+    """A header of tar and what follows it."""
+    size = b"%011o\0" % len(content) if size is None else size
+    head = struct.pack("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x", name, b"0000644\0", b"0000000\0", b"0000000\0", size,
+                       b"%011o\0" % 0, b" " * 8, kind, b"", magic, b"", b"", b"", b"", prefix)
+    head = head[:148] + b"%06o\0 " % sum(head) + head[156:]
+    return head + content + bytes(-len(content) % 512)
+
+
+def ova(*entries, files=("disk1.vdi",), more="", end=bytes(1024)):
+    """An archive with a descriptor of these files."""
+    text = "<?xml version='1.0'?><ovf:Envelope><!-- no --><References>"
+    text += "".join(f"<ovf:File ovf:href='{f}' ovf:id=\"file{i}\" {more}/>" for i, f in enumerate(files))
+    text += "</References><DiskSection>"
+    text += "".join(f"<Disk ovf:capacity='9' ovf:fileRef='file{i}'/>" for i in range(len(files)))
+    return tar_entry(b"vm.ovf", (text + "<Disk/></DiskSection></ovf:Envelope>").encode()) + b"".join(entries) + end
+
+
+def pax(kind, **records):
+    content = b""
+    for key, value in records.items():
+        rest = b" " + key.replace("_", ".").encode() + b"=" + value + b"\n"
+        length = len(rest) + 1
+        length += len(str(length)) - 1 + (len(str(length + len(str(length)) - 1)) > len(str(length)))
+        content += str(length).encode() + rest
+    return tar_entry(b"././@PaxHeader", content, kind)
+
+
+def ova_seeds():
+    disk, layered = vdi(), snapshots().done()
+    yield "one", ova(tar_entry(b"disk1.vdi", disk))
+    yield "no-disk", ova(files=())
+    yield "missing", ova(files=("a.img",))
+    yield "manifest", ova(tar_entry(b"vm.mf", b"SHA256(vm.ovf)= 0\n"), tar_entry(b"disk1.vdi", disk), end=b"")
+    yield "three", ova(tar_entry(b"./c.img", b"raw" * 300), tar_entry(b"a disk.vdi", disk), tar_entry(b"b.qcow2", layered),
+                       files=("a%20disk.vdi", "b.qcow2", "c.img"))
+    yield "packed", ova(tar_entry(b"p.qcow2", compressed().done()), files=())
+    yield "pax", ova(pax(b"g", comment=b"all"), pax(b"x", path=b"disk1.vdi", size=b"%d" % len(disk)),
+                     tar_entry(b"short", disk, size=b"%011o\0" % 1))
+    yield "gnu", ova(tar_entry(b"././@LongLink", b"disk1.vdi\0", b"L", magic=b"ustar  \0"),
+                     tar_entry(b"short", disk, size=b"\x80" + bytes(7) + struct.pack(">I", len(disk)), magic=b"ustar  \0"))
+    yield "folder", tar_entry(b"./", b"", b"5") + ova(tar_entry(b"disk1.vdi", disk, prefix=b"sub"), files=("sub/disk1.vdi",))
+    yield "sparse", ova(pax(b"x", GNU_sparse_major=b"1"), tar_entry(b"disk1.vdi", disk))
+    yield "sparse-old", ova(tar_entry(b"disk1.vdi", disk, b"S"))
+    yield "gzip", ova(tar_entry(b"disk1.vdi", disk), more="ovf:compression='gzip'")
+    yield "chunks", ova(tar_entry(b"disk1.vdi.000000000", disk), more="ovf:chunkSize='9'")
+    yield "cut", ova(tar_entry(b"disk1.vdi", disk))[:-2000]
+    yield "nested", ova(tar_entry(b"a.ova", ova(tar_entry(b"disk1.vdi", disk))), files=("a.ova",))
+    yield "differencing", ova(tar_entry(b"disk1.vdi", vdi(kind=4, parent=b"p" * 16)))
+    yield "entities", ova(tar_entry(b"a&\xe2\x82\xac.img", b"x" * 600), files=("a&amp;&#x20AC;.img",))
+
+
+# ---- VHDX: pieces of an image, as fuzz_vhdx lays them out; it makes the checksums ----
+
+def guid(text):
+    a, b, c, d, e = text.split("-")
+    return struct.pack("<IHH", int(a, 16), int(b, 16), int(c, 16)) + bytes.fromhex(d + e)
+
+
+VHDX_LOG = guid("11111111-2222-3333-4444-555555555555")
+VHDX_PARENT = "{ABABABAB-CDCD-EFEF-0101-232323232323}"
+
+
+def vhdx_header(number, log=bytes(16)):
+    return struct.pack("<4sIQ16s16s16sHHIQ", b"head", 0, number, bytes(16), guid(VHDX_PARENT[1:-1]), log, 0, 1, 1 << 20,
+                       1 << 20)
+
+
+def vhdx_regions(more=b""):
+    known = struct.pack("<16sQII", guid("8B7CA206-4790-4B9A-B8FE-575F050F886E"), 2 << 20, 1 << 20, 1)
+    known += struct.pack("<16sQII", guid("2DC27766-F623-4200-9D64-115E9BFD4A08"), 3 << 20, 1 << 20, 1)
+    return (struct.pack("<4sIII", b"regi", 0, 2 + len(more) // 32, 0) + known + more).ljust(144, b"\0")
+
+
+def vhdx_locator():
+    texts, entries = b"", b""
+    for pair in ("parent_linkage", VHDX_PARENT), ("relative_path", "p.vhdx"):
+        key, value = (t.encode("utf-16-le") for t in pair)
+        at = 20 + 24 + len(texts)
+        entries += struct.pack("<IIHH", at, at + len(key), len(key), len(value))
+        texts += key + value
+    return guid("B04AEFB7-D19E-4A81-B789-25B8E9445913") + struct.pack("<HH", 0, 2) + entries + texts
+
+
+def vhdx_log_entry(number, tail, updates):
+    """updates: (offset, 4096 bytes) or (offset, length of zeros)"""
+    descriptors, data = b"", b""
+    for offset, what in updates:
+        if isinstance(what, int):
+            descriptors += struct.pack("<4sIQQQ", b"zero", 0, what, offset, number)
+        else:
+            descriptors += struct.pack("<4s4s8sQQ", b"desc", what[-4:], what[:8], offset, number)
+            data += b"data" + struct.pack("<I", number >> 32) + what[8:-4] + struct.pack("<I", number & 0xFFFFFFFF)
+    head = struct.pack("<4sIIIQII16sQQ", b"loge", 0, 4096 + len(data), tail, number, len(updates), 0, VHDX_LOG, 4 << 20,
+                       12 << 20)
+    return (head + descriptors).ljust(4096, b"\0") + data
+
+
+def vhdx(bat, block=1 << 20, size=32 << 20, sector=512, flags=0, length=12 << 20, log=b"", more=b"", headers=None,
+         bitmap=b"", entries=()):
+    items = [("CAA16737-FA36-4D43-B3B6-33F0AA44E76B", struct.pack("<II", block, flags)),
+             ("2FA54224-CD1B-4876-B211-5DBED83BF4B8", struct.pack("<Q", size)),
+             ("BECA12AB-B2E6-4523-93EF-C309E000C746", bytes(16)),
+             ("8141BF1D-A96F-4709-BA47-F233A8FAAB5F", struct.pack("<I", sector)),
+             ("CDA348C7-445D-4471-9CC9-E9885251C556", struct.pack("<I", 4096))]
+    if flags & 2:
+        items.append(("A8D35F2D-B30B-454D-ABF7-D3D84834AB0C", vhdx_locator()))
+    table, area = struct.pack("<8sHH20x", b"metadata", 0, len(items)), b""
+    for kind, content in items:
+        table += struct.pack("<16sIIII", guid(kind), 65536 + len(area), len(content), 4, 0)
+        area += content
+    whole = struct.pack("<II", 0, length)
+    whole += headers or vhdx_header(1) + vhdx_header(2, VHDX_LOG if log else bytes(16))
+    whole += vhdx_regions(more) * 2 + table.ljust(288, b"\0") + area.ljust(512, b"\0")
+    whole += b"".join(struct.pack("<Q", e) for e in bat).ljust(256, b"\0") + bitmap.ljust(320, b"\0")
+    entries = list(entries) + [(100 + i, 0) for i in range(4 - len(entries))]
+    return whole + b"".join(struct.pack("<IQ", *e) for e in entries) + log
+
+
+def vhdx_seeds():
+    states = [5 << 20 | 6, 6 << 20 | 6, 2, 1, 3, 5, 0, 8 << 20 | 6]
+    child = [7 << 20 | 7, 0, 2, 9 << 20 | 6, 5 << 20 | 7]
+    bits = bytes([0x0F, 0, 0xFF, 0xA5]) * 64 + b"\xff" * 64
+    bat = struct.pack("<4Q", 10 << 20 | 6, 0, 2, 11 << 20 | 6).ljust(4096, b"\0")
+    one = vhdx_log_entry(7, 0, [(3 << 20, bat)])
+    two = vhdx_log_entry(8, 0, [(5 << 20, b"\x77" * 4096), (6 << 20, 65536), (3 << 20, 8192), (3 << 20, bat)])
+    three = vhdx_log_entry(9, len(one), [((12 << 20) - 4096, 1 << 20)])
+    stale = vhdx_log_entry(3, 0, [(3 << 20, bytes(4096))])
+    yield "states", vhdx(states)
+    yield "states-unsummed", b"\1" + vhdx(states)[1:]
+    yield "states-cut", vhdx(states, length=7 << 20)
+    yield "blocks-8m", vhdx([8 << 20 | 6, 0, 4 << 20 | 6], block=8 << 20, size=(20 << 20) + 512)
+    yield "blocks-256m", vhdx([3, 2, 4 << 20 | 6], block=256 << 20, size=(512 << 20) + 4096)
+    yield "sectors-4096", vhdx(child, sector=4096, flags=2, bitmap=bits, entries=[(32768, 4 << 20 | 6)])
+    yield "fixed", vhdx([5 << 20 | 6, 6 << 20 | 6], size=2 << 20, flags=1)
+    yield "child", vhdx(child, flags=2, bitmap=bits, entries=[(4096, 4 << 20 | 6)])
+    yield "child-without-bitmap", vhdx(child, flags=2)
+    yield "unknown-region", vhdx(states, more=struct.pack("<16sQII", bytes(range(16)), 9 << 20, 1 << 20, 0))
+    yield "one-header", vhdx(states, headers=bytes(80) + vhdx_header(2))
+    yield "log", vhdx(states, log=one)
+    yield "log-of-three", vhdx(states, log=one + two + three)
+    yield "log-child", vhdx(child, flags=2, bitmap=bits, entries=[(4096, 4 << 20 | 6)], log=one + stale)
+    yield "log-torn", vhdx(states, log=one + two[:5000] + stale[:3000])
+    yield "log-empty", vhdx(states, log=bytes(8192))
+
+
+def vmdk_header(capacity, flags=3, version=1, grain=8, text=4, gtes=512, rgd=10, gd=8, overhead=24, compression=0):
+    return struct.pack("<4sIIQQQQIQQQB4sH433x", b"KDMV", version, flags, capacity, grain, 1 if text else 0, text, gtes, rgd, gd,
+                       overhead, 0, b"\n \r\n", compression)
+
+
+def vmdk_text(*lines, kind="custom", cid=1, parent=0xFFFFFFFF, more=""):
+    head = f'# Disk DescriptorFile\nversion=1\nCID={cid:08x}\nparentCID={parent:08x}\ncreateType="{kind}"\n{more}'
+    return (head + "".join(line + "\n" for line in lines) + '#DDB\nddb.adapterType = "ide"\n').encode()
+
+
+def vmdk_sparse(capacity=64, gtes=None, text=None, **header):
+    """Directory at sector 8, table at 12, their copies at 10 and 16; grains of 4 KiB from sector 24 on."""
+    gtes = gtes or {0: 24, 1: 32, 3: 1}
+    table = struct.pack("<512I", *(gtes.get(i, 0) for i in range(512)))
+    size = len(text) // 512 + 1 if text else 0
+    image = (vmdk_header(capacity, text=size, **header) + (text or b"")).ljust(8 * 512, b"\0")
+    image += struct.pack("<I", 12).ljust(1024, b"\0") + struct.pack("<I", 16).ljust(1024, b"\0") + table + table
+    return image.ljust(24 * 512, b"\0") + b"".join(bytes([i]) * 4096 for i in (1, 2, 3))
+
+
+def vmdk_stream(footer=True):
+    def marker(value, kind):
+        return struct.pack("<QII496x", value, 0, kind)
+    text = vmdk_text('RW 20 SPARSE "x"', kind="streamOptimized")
+    image = bytearray(vmdk_header(20, text=2)) + text.ljust(1024, b"\0")
+    gtes = {}
+    for i, content in enumerate((b"a" * 4096, random.randbytes(4096), b"short" * 410)):
+        gtes[i] = len(image) // 512
+        packed = zlib.compress(content)
+        image += struct.pack("<QI", 8 * i, len(packed)) + packed
+        image += bytes(-len(image) % 512)
+    image += marker(4, 1)
+    table = len(image) // 512
+    image += struct.pack("<3I", *(gtes[i] for i in range(3))).ljust(512, b"\0") + marker(1, 2)
+    gd = len(image) // 512
+    image += struct.pack("<I", table).ljust(512, b"\0")
+    options = {"flags": 0x30001, "version": 3, "text": 2, "rgd": 0, "overhead": 3, "compression": 1}
+    if footer:
+        image += marker(1, 3) + vmdk_header(20, gd=gd, **options)
+    image[:512] = vmdk_header(20, gd=(1 << 64) - 1 if footer else gd, **options)
+    return bytes(image) + marker(0, 0)
+
+
+def vmdk_seeds():
+    between = b"\n--file--\n"
+    one = vmdk_text('RW 64 SPARSE "x.vmdk"', kind="monolithicSparse")
+    child = vmdk_text('RW 64 SPARSE "x.vmdk"', kind="monolithicSparse", parent=1, more='parentFileNameHint="base.vmdk"\n')
+    split = vmdk_text('RW 64 SPARSE "a-s001.vmdk"', 'RW 4 FLAT "a-flat.vmdk" 1', "RW 9 ZERO", 'RDONLY 3 VMFS "a-flat.vmdk"')
+    yield "monolithic", vmdk_sparse(text=one)
+    yield "zeroed", vmdk_sparse(text=one, flags=7, version=2)
+    yield "redundant", vmdk_sparse(text=one, gd=1 << 30)
+    yield "small-tables", vmdk_sparse(text=one, gtes={0: 24}, grain=1)
+    yield "large-grains", vmdk_sparse(text=one, grain=128)
+    yield "part", vmdk_sparse(text=None)
+    yield "no-capacity", vmdk_sparse(capacity=0, text=split) + between + vmdk_sparse() + between + b"flat" * 1000
+    yield "stream", vmdk_stream()
+    yield "stream-without-footer", vmdk_stream(False)
+    yield "split", split + between + vmdk_sparse(flags=7) + between + b"flat" * 1000
+    yield "child", vmdk_sparse(text=child) + between + split + between + vmdk_sparse() + between + b"flat" * 1000
+    yield "child-of-stream", vmdk_sparse(text=child) + between + vmdk_stream()
+    yield "crlf", b"\xef\xbb\xbf" + split.replace(b"\n", b"\r\n").replace(b"=", b" = ").lower()
+    yield "device", vmdk_text('RW 9 FLAT "/dev/sda" 0', kind="fullDevice")
+    yield "devices", vmdk_text('RW 9 VMFSRDM "a"', 'NOACCESS 9 FLAT "b"', more="encryptionKeys=\"x\"\nchangeTrackPath=\"y\"\n")
+    yield "cowd", b"COWD" + vmdk_sparse()[4:]
+    yield "sesparse", struct.pack("<QQ", 0xCAFEBABE, 0x200000001) + bytes(496)
+
+
+def vhd_seeds():
+    """Written by the writer of the interoperability tests, into files of a few KiB."""
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "interop"))
+    import lib_vhd  # pylint: disable=import-outside-toplevel
+    relative = (b"W2ru", ".\\sub\\p.vhd".encode("utf-16-le"), 1)
+    absolute = (b"W2ku", "C:\\dir\\\u20ac.vhd".encode("utf-16-le"), 512)
+    url = (b"MacX", b"file://./a%20b.vhd", 1)
+    cases = {"dynamic": {}, "small-blocks": {"block_size": 512}, "old": {"end": "511"}, "lost": {"end": "none"},
+             "broken": {"end": "broken"}, "all-set": {"set_bits": "all"}, "none-set": {"set_bits": "none"},
+             "odd": {"layout": {"header": 700, "table": 3001, "gap": 512, "spare": 70}}, "fixed": {"kind": lib_vhd.FIXED},
+             "fixed-old": {"kind": lib_vhd.FIXED, "end": "511"}, "relative": {"locators": [relative]},
+             "absolute": {"locators": [absolute, url]}, "url": {"locators": [url]}, "named": {"name": "C:\\p\u20ac.vhd"},
+             "geometry": {"footer_options": {"creator": b"vpc ", "geometry": (3, 2, 5)}}}
+    for name, changes in cases.items():
+        with tempfile.TemporaryDirectory() as folder:
+            d = lib_vhd.Disk(os.path.join(folder, "d"), 40 * 512, b"0123456789abcdef")
+            d.block_size = 4096
+            d.sectors = {s: bytes([s]) * 512 for s in (0, 1, 5, 8, 16, 17, 18, 19, 20, 21, 22, 23, 39)}
+            if "name" in changes or "locators" in changes:
+                d.parent, d.kind = d, lib_vhd.DIFFERENCING  # whose id it has, too
+            vars(d).update(changes)
+            d.write(random)
+            with open(d.path, "rb") as f:
+                yield name, f.read()
+
+
 def any_seeds():
     """For targets whose inputs need no form."""
     yield "empty", b""
@@ -171,7 +438,7 @@ def any_seeds():
 def main():
     _, name, folder = sys.argv
     random.seed(1)
-    for title, content in {"qcow2": qcow2_seeds}.get(name, any_seeds)():
+    for title, content in {"qcow2": qcow2_seeds, "vhd": vhd_seeds, "vhdx": vhdx_seeds, "vdi": vdi_seeds, "ova": ova_seeds, "vmdk": vmdk_seeds}.get(name, any_seeds)():
         with open(os.path.join(folder, title), "wb") as f:
             f.write(content)
 

@@ -11,7 +11,7 @@
 #include "scanner/base/file.h"
 #include "scanner/image/image.h"
 
-/* imgtool [-f FORMAT] info|map|cat|stored IMAGE: what the image floor says of an image, for tests.
+/* imgtool [-f FORMAT] info|map|cat|stored|cat-stored IMAGE: what the image floor says of an image, for tests.
  *
  * map and stored print lines of `offset length kind depth file file_offset`; '-' where there is none. */
 
@@ -83,12 +83,14 @@ static int cat_extent(const struct extent *ext, struct err *err)
 	return 0;
 }
 
-static int cat(struct image *img, struct err *err)
+static int cat(struct image *img, bool guest, struct err *err)
 {
+	uint64_t end = guest ? img->size : img->span;
 	struct extent ext;
 
-	for (uint64_t at = 0; at < img->size; at += ext.len)
-		if (image_next_guest_extent(img, at, &ext, err) < 0 || cat_extent(&ext, err) < 0)
+	for (uint64_t at = 0; at < end; at += ext.len)
+		if ((guest ? image_next_guest_extent : image_next_extent)(img, at, &ext, err) < 0 ||
+		    cat_extent(&ext, err) < 0)
 			return -1;
 	return 0;
 }
@@ -119,8 +121,8 @@ static int run(const char *verb, const char *path, const char *format, struct er
 		return -1;
 	if (strcmp(verb, "info") == 0)
 		return info(img);
-	if (strcmp(verb, "cat") == 0)
-		return cat(img, err);
+	if (strncmp(verb, "cat", 3) == 0)
+		return cat(img, chain, err);
 	return print_map(img, chain, err);
 }
 
@@ -135,7 +137,7 @@ int main(int argc, char **argv)
 		argc -= 2;
 	}
 	if (argc != 3) {
-		fprintf(stderr, "usage: imgtool [-f FORMAT] info|map|cat|stored IMAGE\n");
+		fprintf(stderr, "usage: imgtool [-f FORMAT] info|map|cat|stored|cat-stored IMAGE\n");
 		return 2;
 	}
 	if (run(argv[1], argv[2], format, &err) == 0 && fflush(stdout) == 0)

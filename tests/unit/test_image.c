@@ -67,7 +67,6 @@ static struct image *open_chain(struct shelf *shelf, struct err *err)
 	*err = ERR_INIT;
 	if (image_open_chain(img, &opener, err) == 0)
 		return img;
-	assert_null(img->backing);
 	expect_extent(img, 0, CLUSTER, EXTENT_HOLE); /* still usable */
 	image_close(img);
 	return NULL;
@@ -169,10 +168,10 @@ static void names_the_backing_file_that_policy_refuses(void **state)
 
 static void refuses_a_backing_format_that_is_not_read(void **state)
 {
-	struct shelf s = { { overlay("1", "vdi", DISK, 1, 'a'), overlay("", "", DISK, 1, 'b'), -1, -1 } };
+	struct shelf s = { { overlay("1", "qed", DISK, 1, 'a'), overlay("", "", DISK, 1, 'b'), -1, -1 } };
 
 	(void)state;
-	expect_chain_refused(&s, ERR_UNSUPPORTED, "backing file '1' of 'test.img': format 'vdi' is not read");
+	expect_chain_refused(&s, ERR_UNSUPPORTED, "backing file '1' of 'test.img': format 'qed' is not read");
 }
 
 static void a_stated_raw_backing_file_is_not_probed(void **state)
@@ -245,34 +244,6 @@ static void the_guest_view_wants_its_chain_open(void **state)
 	image_close(img);
 }
 
-static void expect_foreign(const void *magic, size_t len, size_t at, size_t size, const char *name)
-{
-	uint8_t p[8192] = "";
-	struct err err = ERR_INIT;
-
-	memcpy(p + at, magic, len);
-	assert_null(image_open(file_of(p, size), "x", NULL, NULL, NULL, &err));
-	expect_error(&err, ERR_UNSUPPORTED, name);
-	image_close(must_open(file_of(p, size), "raw", NULL)); /* the user knows better */
-}
-
-static void names_formats_that_it_knows_but_does_not_read(void **state)
-{
-	(void)state;
-	expect_foreign("KDMV", 4, 0, 8192, "VMDK images are not read");
-	expect_foreign("COWD", 4, 0, 8192, "VMDK");
-	expect_foreign("# Disk DescriptorFile", 21, 0, 512, "VMDK descriptor");
-	expect_foreign("conectix", 8, 0, 8192, "VHD");
-	expect_foreign("conectix", 8, 8192 - 512, 8192, "VHD");
-	expect_foreign("conectix", 8, 8192 - 511, 8192, "VHD");
-	expect_foreign("vhdxfile", 8, 0, 8192, "VHDX");
-	expect_foreign("\x7f\x10\xda\xbe", 4, 0x40, 8192, "VDI");
-	expect_foreign("QED", 4, 0, 8192, "QED");
-	expect_foreign("WithoutFreeSpace", 16, 0, 8192, "Parallels");
-	expect_foreign("WithouFreSpacExt", 16, 0, 8192, "Parallels");
-	expect_foreign("QFI\xfb\0\0\0\1", 8, 0, 8192, "qcow (version 1)");
-}
-
 static void what_nothing_claims_is_raw(void **state)
 {
 	uint8_t p[8192] = "KDM";
@@ -285,12 +256,209 @@ static void what_nothing_claims_is_raw(void **state)
 	image_close(img);
 }
 
-static void formats_are_found_by_name(void **state)
+/* ---- work in proportion to what is held: E12 ---- */
+
+/* A made-up format whose tables claim what the test likes: 64 KiB extents of one kind, all of the same place. */
+struct liar {
+	struct image img;
+	enum extent_kind kind, other; /* alternating */
+};
+
+static enum extent_kind liar_kind, liar_other;
+
+static int open_liar(struct image *img, const struct image_opener *opener, struct err *err)
 {
+	(void)opener, (void)err;
+	img->size = img->span = img->layer = (uint64_t)64 << 40;
+	return 0;
+}
+
+static int next_liar_extent(struct image *img, uint64_t from, struct extent *ret, struct err *err)
+{
+	(void)err;
+	image_extent_init(ret, from / 65536 % 2 ? liar_other : liar_kind, from, 65536 - from % 65536);
+	if (ret->kind == EXTENT_DATA)
+		ret->file = &img->file;
+	return 0;
+}
+
+static int read_liar(struct image *img, uint64_t offset, void *buf, size_t len, struct err *err)
+{
+	(void)img, (void)offset, (void)err;
+	memset(buf, 1, len);
+	return 0;
+}
+
+static const struct image_format liar = {
+	.name = "liar",
+	.instance = sizeof(struct liar),
+	.open = open_liar,
+	.next_extent = next_liar_extent,
+	.read_packed = read_liar,
+};
+
+/* Walks up to `most` bytes; returns how far it came. */
+static uint64_t walk_liar(enum extent_kind kind, enum extent_kind other, size_t file_size, uint64_t most, struct err *err)
+{
+	CLEANUP(free) uint8_t *bytes = calloc(1, file_size);
+	struct image *img = image_open(file_of(bytes, file_size), "liar", &liar, NULL, NULL, err);
+	struct extent ext;
+	uint64_t at = 0;
+
+	liar_kind = kind;
+	liar_other = other;
+	assert_non_null(img);
+	while (at < most && image_next_extent(img, at, &ext, err) == 0)
+		at += ext.len;
+	image_close(img);
+	return at;
+}
+
+static void e12_data_that_is_referred_to_many_times_over_is_refused(void **state)
+{
+	uint64_t held = 1 << 20, bound = IMAGE_DATA_SPARE + IMAGE_DATA_TIMES * held, at;
+	struct err err = ERR_INIT;
+
 	(void)state;
-	assert_string_equal(image_format_by_name("qcow2")->name, "qcow2");
-	assert_null(image_format_by_name("qcow"));
-	assert_null(image_format_by_name(""));
+	at = walk_liar(EXTENT_DATA, EXTENT_DATA, held, (uint64_t)1 << 40, &err);
+	expect_error(&err, ERR_REFUSED, "MiB of a file of 1024 KiB: the same data many times over");
+	assert_in_range(at, bound, bound + IMAGE_DATA_TIMES * 65536);
+	assert_int_equal(walk_liar(EXTENT_DATA, EXTENT_DATA, 2 * held, bound, &err), bound);
+}
+
+static void e12_packed_data_that_is_referred_to_many_times_over_is_refused(void **state)
+{
+	uint64_t held = 65536, bound = IMAGE_PACKED_SPARE + IMAGE_PACKED_TIMES * held, at;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	at = walk_liar(EXTENT_PACKED, EXTENT_PACKED, held, (uint64_t)1 << 40, &err);
+	expect_error(&err, ERR_REFUSED, "the same data many times over");
+	assert_in_range(at, bound, bound + IMAGE_PACKED_TIMES * 65536);
+}
+
+static void e12_tables_that_are_referred_to_many_times_over_are_refused(void **state)
+{
+	struct err err = ERR_INIT;
+	uint64_t at = walk_liar(EXTENT_ZERO, EXTENT_HOLE, 4096, (uint64_t)64 << 40, &err);
+
+	(void)state;
+	expect_error(&err, ERR_REFUSED, "extents of a file of 4 KiB: the same table many times over");
+	assert_in_range(at / 65536, IMAGE_EXTENTS_SPARE, IMAGE_EXTENTS_SPARE + 3 * 4096);
+}
+
+/* What was met before costs nothing: several passes over an honest image are as good as one. */
+static void only_what_is_met_for_the_first_time_counts(void **state)
+{
+	struct image *img = image_open(file_of("x", 1), "liar", &liar, NULL, NULL, NULL);
+	struct extent ext;
+
+	(void)state;
+	liar_kind = liar_other = EXTENT_DATA;
+	for (unsigned i = 0; i < 3000; i++)
+		for (uint64_t at = 0; at < 2 * 65536; at += 65536)
+			assert_int_equal(image_next_extent(img, at, &ext, NULL), 0);
+	image_close(img);
+}
+
+/* ---- parts ---- */
+
+static int open_part_from_shelf(void *ctx, enum image_role role, const char *name, const char *from, char *ret_path,
+				struct err *err)
+{
+	assert_int_equal(role, IMAGE_EXTENT);
+	return open_from_shelf(ctx, IMAGE_BACKING, name, from, ret_path, err);
+}
+
+static void a_file_is_a_part_once_and_never_of_itself(void **state)
+{
+	struct shelf s = { { file_of("0", 1), file_of("11", 2), -1, -1 } };
+	struct image_opener opener = { open_part_from_shelf, &s };
+	struct image *img = must_open(dup(s.fds[0]), "raw", NULL);
+	struct image_file *part = image_open_part(img, IMAGE_EXTENT, "1", &opener, NULL);
+	struct err err = ERR_INIT;
+
+	(void)state;
+	assert_non_null(part);
+	assert_int_equal(part->size, 2);
+	assert_string_equal(part->path, "dir/1");
+	assert_ptr_equal(image_open_part(img, IMAGE_EXTENT, "1", &opener, NULL), part);
+	assert_int_equal(img->nr_parts, 1);
+	assert_null(image_open_part(img, IMAGE_EXTENT, "0", &opener, &err));
+	expect_error(&err, ERR_FORMAT, "extent '0': it is the image itself");
+	assert_null(image_open_part(img, IMAGE_EXTENT, "3", &opener, &err));
+	expect_error(&err, ERR_REFUSED, "extent '3': policy says no");
+	assert_null(image_open_part(img, IMAGE_EXTENT, "1", NULL, &err));
+	image_close(img);
+	close(s.fds[0]);
+	close(s.fds[1]);
+}
+
+/* ---- images inside files ---- */
+
+static void an_image_inside_a_file_ends_where_it_ends(void **state)
+{
+	uint8_t bytes[5 * 4096], buf[4096];
+	struct image *outer, *img;
+	struct err err = ERR_INIT;
+	struct extent ext;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(bytes); i++)
+		bytes[i] = (uint8_t)('a' + i / 4096);
+	outer = must_open(file_of(bytes, sizeof(bytes)), "raw", NULL);
+	img = image_open_inside(outer, "disk", 4096, 2 * 4096 + 100, &err);
+	assert_non_null(img);
+	assert_int_equal(img->size, 2 * 4096 + 100);
+	expect_guest_bytes(img, 0, 4096, 'b');
+	expect_guest_bytes(img, 4096, 4096, 'c');
+	expect_guest_bytes(img, 8192, 100, 'd');
+	assert_int_equal(image_next_extent(img, 4096, &ext, &err), 0);
+	assert_int_equal(ext.file_offset, 2 * 4096);
+	assert_int_equal(image_file_read_some(&img->file, buf, sizeof(buf), 8192, &err), 100);
+	assert_int_equal(image_file_read(&img->file, buf, 101, 8192, &err), -1);
+	expect_error(&err, ERR_FORMAT, "101 bytes at offset 8192 end past the end of the file");
+	image_close(img);
+	assert_null(image_open_inside(outer, "disk", 4096, 4 * 4096 + 1, &err));
+	expect_error(&err, ERR_FORMAT, "'disk' ends past the end of the file");
+	image_close(outer);
+}
+
+/* ---- the identity of backing files ---- */
+
+static int open_marked(struct image *img, const struct image_opener *opener, struct err *err)
+{
+	char byte;
+
+	(void)opener;
+	img->size = img->span = 4096;
+	img->layer = IMAGE_LAYER_UNIT;
+	if (image_file_read(&img->file, &byte, 1, 0, err) < 0)
+		return -1;
+	snprintf(img->info.id, sizeof(img->info.id), "id %c", byte);
+	if (byte == 'c') { /* a child that wants a parent "id p" */
+		snprintf(img->info.backing_id, sizeof(img->info.backing_id), "id p");
+		snprintf(img->info.backing_name, sizeof(img->info.backing_name), "1");
+	}
+	return 0;
+}
+
+static void a_backing_file_that_is_another_one_by_now_is_refused(void **state)
+{
+	static const struct image_format marked = { .name = "marked", .instance = sizeof(struct image), .open = open_marked,
+						    .next_extent = next_liar_extent };
+	struct shelf s = { { file_of("c", 1), file_of("q", 1), -1, -1 } };
+	struct image_opener opener = { open_from_shelf, &s };
+	struct image *img = image_open(s.fds[0], "child", &marked, &opener, NULL, NULL);
+	struct err err = ERR_INIT;
+
+	(void)state;
+	assert_non_null(img);
+	assert_int_equal(image_open_chain(img, &opener, &err), -1);
+	expect_error(&err, ERR_STALE, "the image was made on id p, but this is something without such a mark");
+	assert_null(img->backing);
+	image_close(img);
+	close(s.fds[1]);
 }
 
 int main(void)
@@ -307,9 +475,14 @@ int main(void)
 		cmocka_unit_test(a_broken_backing_file_is_named),
 		cmocka_unit_test(chains_end_at_the_limit),
 		cmocka_unit_test(the_guest_view_wants_its_chain_open),
-		cmocka_unit_test(names_formats_that_it_knows_but_does_not_read),
 		cmocka_unit_test(what_nothing_claims_is_raw),
-		cmocka_unit_test(formats_are_found_by_name),
+		cmocka_unit_test(e12_data_that_is_referred_to_many_times_over_is_refused),
+		cmocka_unit_test(e12_packed_data_that_is_referred_to_many_times_over_is_refused),
+		cmocka_unit_test(e12_tables_that_are_referred_to_many_times_over_are_refused),
+		cmocka_unit_test(only_what_is_met_for_the_first_time_counts),
+		cmocka_unit_test(a_file_is_a_part_once_and_never_of_itself),
+		cmocka_unit_test(an_image_inside_a_file_ends_where_it_ends),
+		cmocka_unit_test(a_backing_file_that_is_another_one_by_now_is_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
