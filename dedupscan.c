@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <libgen.h>
 #include <linux/ioprio.h>
 #include <locale.h>
 #include <sched.h>
@@ -18,6 +19,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "reports/info.h"
+#include "reports/json_tree.h"
 #include "reports/report.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/progress.h"
@@ -168,7 +171,7 @@ static void set_signals(void)
 enum {
 	OPT_CATALOG = 256, OPT_EXCLUDE, OPT_FORMAT, OPT_ALLOW_BACKING, OPT_FILES_FROM, OPT_MEMORY, OPT_JOBS, OPT_LIMIT, OPT_WINDOW,
 	OPT_FOR, OPT_UNTIL, OPT_NO_IDLE, OPT_KEEP_CACHE, OPT_NO_SCAN, OPT_STYLE, OPT_OUTPUT, OPT_SORT, OPT_TOP, OPT_BYTES,
-	OPT_HELP,
+	OPT_HELP, OPT_SANDBOX, OPT_GUEST,
 };
 
 #define SCAN_OPTIONS                                                                                                   \
@@ -180,7 +183,7 @@ enum {
 	{ "limit", required_argument, NULL, OPT_LIMIT }, { "window", required_argument, NULL, OPT_WINDOW },            \
 	{ "for", required_argument, NULL, OPT_FOR }, { "until", required_argument, NULL, OPT_UNTIL },                  \
 	{ "no-idle", no_argument, NULL, OPT_NO_IDLE }, { "fill-cache", no_argument, NULL, OPT_KEEP_CACHE },            \
-	{ "help", no_argument, NULL, OPT_HELP }
+	{ "sandbox", required_argument, NULL, OPT_SANDBOX }, { "help", no_argument, NULL, OPT_HELP }
 
 struct settings {
 	struct scan_options scan;
@@ -188,6 +191,7 @@ struct settings {
 	char catalog[PATH_MAX];
 	const char *files_from;
 	bool nul, idle, no_scan, help;
+	enum jail_mode sandbox;
 	unsigned jobs;
 	/* report */
 	struct report_options report;
@@ -270,6 +274,8 @@ static int scan_option(struct settings *s, int opt, const char *arg, struct err 
 	case OPT_KEEP_CACHE:
 		s->scan.keep_cache = false;
 		return 0;
+	case OPT_SANDBOX:
+		return jail_mode_by_name(arg, &s->sandbox, err);
 	case OPT_HELP:
 		s->help = true;
 		return 0;
@@ -429,6 +435,29 @@ struct job {
 	bool scanned;
 };
 
+static int plan_jail(enum jail_mode mode, struct jail *ret, struct err *err)
+{
+	struct err lacking = ERR_INIT;
+
+	if (jail_plan(ret, mode, err) < 0)
+		return -1;
+	if (mode == JAIL_BEST && jail_missing(ret)[0]) {
+		err_set(&lacking, ERR_UNSUPPORTED, "the sandbox is not whole: the kernel lacks %s", jail_missing(ret));
+		complain(&lacking);
+	}
+	return 0;
+}
+
+static int start_workers(struct job *j, struct err *err)
+{
+	struct jail jail;
+
+	if (plan_jail(j->s.sandbox, &jail, err) < 0)
+		return -1;
+	j->workers = scan_workers_new(j->s.jobs, &jail, err);
+	return j->workers ? 0 : -1;
+}
+
 static int open_catalog(struct job *j, struct err *err)
 {
 	static const struct scan_watch watch = { show_progress, show_problem, NULL };
@@ -436,7 +465,7 @@ static int open_catalog(struct job *j, struct err *err)
 	j->s.scan.watch = &watch;
 	if (j->s.idle)
 		be_idle();
-	if (!j->s.no_scan && !(j->workers = scan_workers_new(j->s.jobs, err)))
+	if (!j->s.no_scan && start_workers(j, err) < 0)
 		return -1;
 	j->catalog = catalog_open(j->s.catalog, !j->s.no_scan, err);
 	if (!j->catalog)
@@ -583,6 +612,7 @@ static const char scan_options_help[] =
 	"  --until HH:MM         stop at this time of the day\n"
 	"  --no-idle             do not run in the idle classes of CPU and disk\n"
 	"  --fill-cache          let what is read stay in the page cache\n"
+	"  --sandbox MODE        require (the default), best, or off: see dedupscan(1)\n"
 	"\n"
 	"Exit status: 0 done; 1 done, some images could not be read; 2 usage; 3 failed;\n"
 	"4 catalog in use; 75 stopped, run it again to go on.\n";
@@ -685,11 +715,178 @@ static int run_report(int argc, char **argv)
 	return status;
 }
 
+/* ---- info ---- */
+
+static const char info_help[] =
+	"usage: dedupscan info [OPTION]... IMAGE...\n"
+	"\n"
+	"Tells what each IMAGE is: its format, sizes, backing chain, and where its data lies.\n"
+	"Nothing of its data is read, and no catalog is needed.\n"
+	"\n"
+	"  --guest               look inside too: operating systems, partitions, file systems\n"
+	"  --json                for programs\n"
+	"  --bytes               exact bytes in the table\n"
+	"  --format NAME         take every IMAGE for this format: raw, qcow2, ...\n"
+	"  --allow-backing DIR   backing and data files may be opened beneath DIR too\n"
+	"  --sandbox MODE        require (the default), best, or off: see dedupscan(1)\n"
+	"\n"
+	"Exit status: 0 done; 1 done, some images could not be read; 2 usage; 3 failed;\n"
+	"75 stopped.\n";
+
+/* Its settings are few, and it shares those that scan has too. */
+struct info {
+	struct settings s;
+	struct inspect_options o;
+	struct jail jail;
+	struct inspection *found;
+	struct json_t *json;
+	bool guest, failed;
+};
+
+static int info_option(struct info *f, int opt, const char *arg, struct err *err)
+{
+	switch (opt) {
+	case OPT_GUEST:
+		f->guest = true;
+		return 0;
+	case OPT_STYLE:
+		f->json = f->json ? f->json : info_json_new(err);
+		return f->json ? 0 : -1;
+	case OPT_BYTES:
+		f->s.report.exact = true;
+		return 0;
+	default:
+		return scan_option(&f->s, opt, arg, err);
+	}
+}
+
+/* Each image is a root, and so is its directory, which is not walked. */
+static int add_image(struct roots *roots, const char *path, struct err *err)
+{
+	CLEANUP(free) char *dir = NULL;
+
+	if (roots_add(roots, path, true, err) < 0)
+		return -1;
+	dir = strdup(roots->list.items[roots->list.nr - 1].path);
+	if (!dir)
+		return err_set(err, ERR_MEMORY, "no memory for a path");
+	return roots_add(roots, dirname(dir), false, err);
+}
+
+static int parse_info(struct info *f, int argc, char **argv, struct err *err)
+{
+	static const struct option options[] = {
+		{ "guest", no_argument, NULL, OPT_GUEST },
+		{ "json", no_argument, NULL, OPT_STYLE },
+		{ "bytes", no_argument, NULL, OPT_BYTES },
+		{ "format", required_argument, NULL, OPT_FORMAT },
+		{ "allow-backing", required_argument, NULL, OPT_ALLOW_BACKING },
+		{ "sandbox", required_argument, NULL, OPT_SANDBOX },
+		{ "help", no_argument, NULL, OPT_HELP },
+		{ 0 },
+	};
+	int opt;
+
+	init_settings(&f->s);
+	argv[0] = (char *)"dedupscan"; /* not the command: getopt_long() begins its messages with it */
+	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1)
+		if (info_option(f, opt, optarg, err) < 0)
+			return -1;
+	if (optind == argc && !f->s.help)
+		return err_set(err, ERR_USAGE, "no IMAGE is given");
+	for (int i = optind; i < argc && !f->s.help; i++)
+		if (add_image(&f->s.roots, argv[i], err) < 0)
+			return -1;
+	return 0;
+}
+
+/* 1 = there is something to tell, 0 = what kept it is one of the image's problems now. */
+static int look_inside(struct info *f, struct guest *ret, struct err *err)
+{
+	if (!f->guest || guest_look(f->found, &stopper, ret, err) == 0)
+		return f->guest;
+	if (err->kind == ERR_CANCELED)
+		return -1;
+	inspect_add_problem(f->found, INSPECT_GUEST, err);
+	f->failed = true;
+	return 0;
+}
+
+static int tell_image(struct info *f, const struct root *image, bool first, struct err *err)
+{
+	struct guest guest = { .text = NULL };
+	int rc = inspect_image(image, &f->o, f->found, err), inside;
+
+	if (rc < 0)
+		return -1;
+	f->failed = f->failed || inspect_failed(f->found);
+	inside = look_inside(f, &guest, err);
+	if (inside >= 0 && !f->json && !first)
+		putchar('\n');
+	if (inside < 0)
+		rc = -1;
+	else if (f->json)
+		rc = info_json_add(f->json, f->found, inside ? &guest : NULL, err);
+	else
+		rc = info_write_table(stdout, f->found, inside ? &guest : NULL, &f->s.report, err);
+	guest_release(&guest);
+	return rc;
+}
+
+static int info(struct info *f, struct err *err)
+{
+	char program[PATH_MAX];
+	bool first = true;
+
+	f->found = malloc(sizeof(*f->found));
+	if (!f->found)
+		return err_set(err, ERR_MEMORY, "no memory to inspect an image");
+	if (f->guest && !guest_program(program))
+		return err_set(err, ERR_UNSUPPORTED, "--guest needs dedupscan-guest, which is built where libguestfs is found");
+	if (plan_jail(f->s.sandbox, &f->jail, err) < 0)
+		return -1;
+	f->o = (struct inspect_options){
+		.roots = &f->s.roots, .format = f->s.scan.format, .jail = &f->jail, .stopper = &stopper
+	};
+	for (size_t i = 0; i < f->s.roots.list.nr; i++) {
+		if (!f->s.roots.list.items[i].walked)
+			continue;
+		if (tell_image(f, &f->s.roots.list.items[i], first, err) < 0)
+			return -1;
+		first = false;
+	}
+	if (f->json)
+		tree_print(stdout, f->json); /* printed() looks whether that went well */
+	return f->failed ? EXIT_SKIPS : EXIT_DONE;
+}
+
+static int run_info(int argc, char **argv)
+{
+	struct info f = { .json = NULL };
+	struct err err = ERR_INIT;
+	int status;
+
+	if (parse_info(&f, argc, argv, &err) < 0) {
+		status = err.kind == ERR_USAGE ? usage_error(&err) : fail(&err);
+	} else if (f.s.help) {
+		fputs(info_help, stdout);
+		status = printed(EXIT_DONE);
+	} else {
+		status = info(&f, &err);
+		status = printed(status < 0 ? fail(&err) : status);
+	}
+	roots_release(&f.s.roots);
+	tree_free(f.json);
+	free(f.found);
+	return status;
+}
+
 /* ---- the door ---- */
 
 static const struct command commands[] = {
 	{ "report", run_report, "scan images and report what is stored twice" },
 	{ "scan", run_scan, "scan images into the catalog" },
+	{ "info", run_info, "tell what images are" },
 };
 
 static int help(void)
@@ -703,10 +900,16 @@ static int help(void)
 
 static int version(void)
 {
+	char sandbox[128], program[PATH_MAX];
+	struct jail jail;
+
+	jail_plan(&jail, JAIL_BEST, NULL);
 	printf("dedupscan " VERSION "\nformats:");
 	for (const struct image_format *const *f = image_formats; *f; f++)
 		printf(" %s", (*f)->name);
 	printf("\nfingerprints: XXH3-128, %s\n", fingerprint_best()->name);
+	printf("sandbox: %s\n", jail_describe(&jail, sandbox, sizeof(sandbox)));
+	printf("guest: %s\n", guest_program(program) ? "yes" : "no");
 	return printed(EXIT_DONE);
 }
 

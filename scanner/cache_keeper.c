@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "scanner/base/checked.h"
+#include "scanner/base/file.h"
 
 #define PAGE 4096u
 #define WINDOW_PAGES (CACHE_WINDOW / PAGE)
@@ -22,7 +23,7 @@ static void look(struct cache_window *w, int fd, uint64_t number)
 
 	*w = (struct cache_window){ .number = number, .known = true };
 	memset(w->resident, 0xff, sizeof(w->resident));
-	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size <= offset)
+	if (file_stat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size <= offset)
 		return;
 	len = min_u64(CACHE_WINDOW, (uint64_t)st.st_size - offset);
 	map = mmap(NULL, len, PROT_READ, MAP_SHARED, fd, (off_t)offset);

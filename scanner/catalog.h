@@ -52,15 +52,16 @@ int catalog_set_number(struct catalog *c, const char *name, uint64_t value, stru
 struct catalog_image {
 	int64_t id;
 	char *path;
-	struct spool_identity identity, data_file;
-	bool racy, told; /* as in struct spool_image */
+	struct spool_identity identity;
+	struct fingerprint parts; /* as in struct spool_image */
+	bool racy, told;	  /* as in struct spool_image */
 	uint64_t base; /* grows by one whenever its segments change */
 	char *format, *backing, *backing_path, *features, *warning;
 	char *error_kind, *error; /* NULL = it was read */
 	uint64_t virtual_size, span, layer, cluster_size, file_used;
 	uint64_t nr_stored, nr_zero; /* blocks */
 	unsigned nr_snapshots;
-	int64_t part_of; /* the image whose data file it is, 0 = none */
+	int64_t part_of; /* the image whose data file or extent it is, 0 = none */
 	int64_t scanned_at;
 };
 
@@ -83,6 +84,30 @@ int catalog_image_set_used(struct catalog *c, int64_t id, uint64_t file_used, st
 /* All images in order of path; calls until it returns non-zero. */
 int catalog_each_image(struct catalog *c, int (*call)(void *ctx, const struct catalog_image *i, struct err *err), void *ctx,
 		       struct err *err);
+
+/* ---- the other files that images lie in ---- */
+
+struct catalog_part {
+	struct spool_identity identity;
+	char *path;
+};
+
+/* What changes when any of the files does, or their number or order; null for none. */
+struct fingerprint catalog_parts_digest(const struct catalog_part *parts, size_t nr);
+
+/* Replaces what is known of an image's parts.  They are the image's when their digest is the one of its row or spool file. */
+int catalog_set_parts(struct catalog *c, int64_t image, const struct catalog_part *parts, size_t nr, struct err *err);
+/* In order; calls until it returns non-zero, which is returned. */
+int catalog_each_part(struct catalog *c, int64_t image, int (*call)(void *ctx, const struct catalog_part *p, struct err *err),
+		      void *ctx, struct err *err);
+/* All parts that are not images of their own too, each file once. */
+int catalog_each_part_once(struct catalog *c, int (*call)(void *ctx, const struct catalog_part *p, struct err *err),
+			   void *ctx, struct err *err);
+/* Is it a part of an image? */
+int catalog_is_part(struct catalog *c, const struct spool_identity *file, bool *ret, struct err *err);
+
+/* Parts belong to their image: found as images of their own as well, they would count twice. */
+int catalog_claim_parts(struct catalog *c, struct err *err);
 
 /* ---- what a walk found ---- */
 
@@ -118,9 +143,6 @@ int catalog_count_runs(struct catalog *c, int64_t image, uint64_t *ret, struct e
 /* Takes over what a spool file says: the row of the image and its segments; changed segments get the generation.  In a
  * transaction. */
 int catalog_take_spool(struct catalog *c, int64_t image, struct spool *s, uint64_t generation, struct err *err);
-
-/* A data file belongs to its image: found as an image of its own as well, it would count twice. */
-int catalog_claim_data_files(struct catalog *c, struct err *err);
 
 /* Runs of segments with one generation: ids [generation + first, generation + last] are places of this image's segments
  * [first, last].  In order of (image, segment). */

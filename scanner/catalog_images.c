@@ -11,9 +11,9 @@
 /* ---- images ---- */
 
 #define IMAGE_COLUMNS                                                                                                  \
-	"id, path, dev, ino, size, mtime, ctime, racy, data_dev, data_ino, data_size, data_mtime, data_ctime, base,"   \
+	"id, path, dev, ino, size, mtime, ctime, racy, told, parts, part_of, scanned_at, nr_snapshots, base,"	       \
 	" format, backing, backing_path, features, warning, error_kind, error,"                                        \
-	" virtual_size, span, layer, cluster_size, file_used, nr_stored, nr_zero, nr_snapshots, part_of, scanned_at, told"
+	" virtual_size, span, layer, cluster_size, file_used, nr_stored, nr_zero"
 
 void catalog_image_release(struct catalog_image *i)
 {
@@ -34,10 +34,19 @@ static bool take_text(struct sql_query *q, int i, char **ret)
 	return !text || *ret;
 }
 
-static struct spool_identity take_identity(struct sql_query *q, int i)
+struct spool_identity catalog_take_identity(struct sql_query *q, int i)
 {
 	return (struct spool_identity){ (uint64_t)sql_int(q, i), (uint64_t)sql_int(q, i + 1),
 					(uint64_t)sql_int(q, i + 2), sql_int(q, i + 3), sql_int(q, i + 4) };
+}
+
+static struct fingerprint take_digest(struct sql_query *q, int i)
+{
+	size_t len;
+	const uint8_t *p = sql_bytes(q, i, &len);
+
+	return p && len == 16 ? (struct fingerprint){ .hi = le64_load(p), .lo = le64_load(p + 8) } :
+				(struct fingerprint){ 0 };
 }
 
 static int take_image(struct sql_query *q, struct catalog_image *ret, struct err *err)
@@ -45,9 +54,13 @@ static int take_image(struct sql_query *q, struct catalog_image *ret, struct err
 	catalog_image_release(ret);
 	*ret = (struct catalog_image){
 		.id = sql_int(q, 0),
-		.identity = take_identity(q, 2),
+		.identity = catalog_take_identity(q, 2),
 		.racy = sql_int(q, 7),
-		.data_file = take_identity(q, 8),
+		.told = sql_int(q, 8),
+		.parts = take_digest(q, 9),
+		.part_of = sql_int(q, 10),
+		.scanned_at = sql_int(q, 11),
+		.nr_snapshots = (unsigned)sql_int(q, 12),
 		.base = (uint64_t)sql_int(q, 13),
 		.virtual_size = (uint64_t)sql_int(q, 21),
 		.span = (uint64_t)sql_int(q, 22),
@@ -56,10 +69,6 @@ static int take_image(struct sql_query *q, struct catalog_image *ret, struct err
 		.file_used = (uint64_t)sql_int(q, 25),
 		.nr_stored = (uint64_t)sql_int(q, 26),
 		.nr_zero = (uint64_t)sql_int(q, 27),
-		.nr_snapshots = (unsigned)sql_int(q, 28),
-		.part_of = sql_int(q, 29),
-		.scanned_at = sql_int(q, 30),
-		.told = sql_int(q, 31),
 	};
 	if (take_text(q, 1, &ret->path) && take_text(q, 14, &ret->format) && take_text(q, 15, &ret->backing) &&
 	    take_text(q, 16, &ret->backing_path) && take_text(q, 17, &ret->features) &&
@@ -110,7 +119,7 @@ static int remove_segments(struct catalog *c, int64_t id, struct err *err)
 
 int catalog_image_remove(struct catalog *c, int64_t id, struct err *err)
 {
-	if (remove_segments(c, id, err) < 0 ||
+	if (remove_segments(c, id, err) < 0 || catalog_set_parts(c, id, NULL, 0, err) < 0 ||
 	    sql_run(sql_query(c->db, err, "UPDATE images SET part_of = 0 WHERE part_of = ?", "i", id), err) < 0)
 		return -1;
 	return sql_run(sql_query(c->db, err, "DELETE FROM images WHERE id = ?", "i", id), err);
@@ -121,12 +130,12 @@ int catalog_image_failed(struct catalog *c, int64_t id, const struct spool_image
 {
 	struct sql_query *q;
 
-	if (remove_segments(c, id, err) < 0)
+	if (remove_segments(c, id, err) < 0 || catalog_set_parts(c, id, NULL, 0, err) < 0)
 		return -1;
 	q = sql_query(
 		c->db, err,
 		"UPDATE images SET dev = ?, ino = ?, size = ?, mtime = ?, ctime = ?, racy = ?, told = ?,"
-		" base = base + 1, data_ino = 0, format = ?, backing = NULL, backing_path = NULL, features = NULL, warning = NULL, error_kind = ?, error = ?,"
+		" base = base + 1, parts = NULL, format = ?, backing = NULL, backing_path = NULL, features = NULL, warning = NULL, error_kind = ?, error = ?,"
 		" virtual_size = 0, nr_stored = 0, nr_zero = 0, nr_snapshots = 0, scanned_at = ? WHERE id = ?",
 		"iiiiiiisssii", (int64_t)i->identity.dev, (int64_t)i->identity.ino, (int64_t)i->identity.size,
 		i->identity.mtime, i->identity.ctime, (int64_t)i->racy, (int64_t)i->told, format,
@@ -185,7 +194,7 @@ int catalog_each_found(struct catalog *c, int (*call)(void *, const struct found
 
 	while ((rc = sql_step(q, err)) > 0) {
 		struct found f = { .path = strdup(sql_text(q, 0)),
-				   .identity = take_identity(q, 1),
+				   .identity = catalog_take_identity(q, 1),
 				   .file_used = (uint64_t)sql_int(q, 6),
 				   .named = sql_int(q, 7),
 				   .block_device = sql_int(q, 8) };
@@ -346,19 +355,21 @@ static int take_segments(struct catalog *c, int64_t image, struct spool *sp, uin
 static int update_image(struct catalog *c, int64_t id, const struct spool *sp, struct err *err)
 {
 	const struct spool_image *i = sp->image;
+	uint8_t parts[16];
 	struct sql_query *q;
 
+	le64_store(parts, i->parts.hi);
+	le64_store(parts + 8, i->parts.lo);
 	q = sql_query(c->db, err,
 		      "UPDATE images SET dev = ?, ino = ?, size = ?, mtime = ?, ctime = ?, racy = ?, told = ?,"
-		      " data_dev = ?, data_ino = ?, data_size = ?, data_mtime = ?, data_ctime = ?, base = ?,"
+		      " parts = ?, base = ?,"
 		      " format = ?, backing = ?, backing_path = ?, features = ?, warning = NULLIF(?, ''),"
 		      " error_kind = NULL, error = NULL,"
 		      " virtual_size = ?, span = ?, layer = ?, cluster_size = ?, file_used = ?,"
 		      " nr_stored = ?, nr_zero = ?, nr_snapshots = ?, scanned_at = ? WHERE id = ?",
-		      "iiiiiiiiiiiiisssssiiiiiiiiii", (int64_t)i->identity.dev, (int64_t)i->identity.ino,
+		      "iiiiiiibisssssiiiiiiiiii", (int64_t)i->identity.dev, (int64_t)i->identity.ino,
 		      (int64_t)i->identity.size, i->identity.mtime, i->identity.ctime, (int64_t)i->racy,
-		      (int64_t)i->told, (int64_t)i->data_file.dev, (int64_t)i->data_file.ino, (int64_t)i->data_file.size,
-		      i->data_file.mtime, i->data_file.ctime, (int64_t)(i->base + 1), spool_text(i, SPOOL_FORMAT),
+		      (int64_t)i->told, parts, (int)sizeof(parts), (int64_t)(i->base + 1), spool_text(i, SPOOL_FORMAT),
 		      spool_text(i, SPOOL_BACKING), spool_text(i, SPOOL_BACKING_PATH), spool_text(i, SPOOL_FEATURES),
 		      spool_text(i, SPOOL_WARNING), (int64_t)i->virtual_size, (int64_t)i->span, (int64_t)i->layer,
 		      (int64_t)i->cluster_size, (int64_t)i->file_used, (int64_t)sp->totals.nr_stored,
@@ -371,19 +382,6 @@ int catalog_take_spool(struct catalog *c, int64_t image, struct spool *s, uint64
 	if (take_segments(c, image, s, generation, s->image->base + 1, err) < 0)
 		return -1;
 	return update_image(c, image, s, err);
-}
-
-/* Two files that name each other are each an image.  Who was part of an image and is no more has to be read again. */
-#define OWNER                                                                                                          \
-	"(SELECT o.id FROM images o WHERE o.data_ino <> 0 AND o.data_ino = images.ino AND o.data_dev = images.dev"     \
-	" AND o.id <> images.id AND NOT (images.data_ino = o.ino AND images.data_dev = o.dev))"
-
-int catalog_claim_data_files(struct catalog *c, struct err *err)
-{
-	return sql_execute(c->db,
-			   "UPDATE images SET scanned_at = NULL WHERE part_of <> 0 AND " OWNER " IS NULL;"
-			   "UPDATE images SET part_of = coalesce(" OWNER ", 0)",
-			   err);
 }
 
 int catalog_each_run(struct catalog *c, int (*call)(void *, const struct segment_run *, struct err *), void *ctx,

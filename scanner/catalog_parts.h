@@ -5,7 +5,7 @@
 #include "scanner/catalog.h"
 #include "scanner/sql.h"
 
-/* What the parts of the catalog share: catalog.c opens it, catalog_images.c and catalog_index.c hold what its tables do.
+/* What the parts of the catalog share: catalog.c opens it, catalog_images.c, catalog_files.c and catalog_index.c hold what its tables do.
  * Nobody else includes this. */
 
 struct catalog {
@@ -13,5 +13,8 @@ struct catalog {
 	int dirfd, index_dirfd, spool_dirfd, lock_fd;
 	struct sql *db;
 };
+
+/* Five columns from i on: dev, ino, size, mtime, ctime. */
+struct spool_identity catalog_take_identity(struct sql_query *q, int i);
 
 #endif

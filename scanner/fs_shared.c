@@ -17,6 +17,8 @@ struct stretch {
 };
 
 struct measure {
+	struct catalog *c;
+	const struct roots *roots;
 	struct fiemap *map; /* with room for EXTENTS_AT_ONCE */
 	uint64_t *devices;  /* of the images */
 	struct stretch *items;
@@ -109,23 +111,33 @@ static uint64_t overlap(struct measure *m)
 
 static int open_image(const struct roots *roots, const struct image_tally *i)
 {
-	char path[PATH_MAX];
+	return i->error ? -1 : roots_open_again(roots, i->path, NULL);
+}
 
-	return i->error ? -1 : roots_open_named(roots, IMAGE_DATA_FILE, i->path, i->path, path, NULL);
+/* The extents and data files of images; on the devices of images only. */
+static int add_part(void *ctx, const struct catalog_part *p, struct err *err)
+{
+	struct measure *m = ctx;
+	CLEANUP(close_fd) int fd = p->identity.dev == m->dev ? roots_open_again(m->roots, p->path, err) : -1;
+	struct stat st;
+
+	if (fd >= 0 && fstat(fd, &st) == 0 && st.st_ino == p->identity.ino)
+		add_file(m, fd);
+	return 0;
 }
 
 /* One stretch of one device; returns where the next round has to go on. */
-static uint64_t measure_round(struct measure *m, const struct roots *roots, const struct tally *t,
-			      struct stopper *stopper)
+static uint64_t measure_round(struct measure *m, const struct tally *t, struct stopper *stopper)
 {
 	m->nr = 0;
 	m->high = UINT64_MAX;
 	for (size_t i = 0; i < t->nr_images && !stopper_says(stopper); i++) {
-		CLEANUP(close_fd) int fd = m->devices[i] == m->dev ? open_image(roots, &t->images[i]) : -1;
+		CLEANUP(close_fd) int fd = m->devices[i] == m->dev ? open_image(m->roots, &t->images[i]) : -1;
 
 		if (fd >= 0)
 			add_file(m, fd);
 	}
+	catalog_each_part_once(m->c, add_part, m, NULL);
 	m->saved += overlap(m);
 	return m->high;
 }
@@ -153,10 +165,10 @@ static bool next_device(const struct measure *m, const struct tally *t, uint64_t
 	return best != UINT64_MAX;
 }
 
-int fs_shared_measure(const struct roots *roots, struct tally *t, size_t memory, struct stopper *stopper,
-		      struct err *err)
+int fs_shared_measure(struct catalog *c, const struct roots *roots, struct tally *t, size_t memory,
+		      struct stopper *stopper, struct err *err)
 {
-	struct measure m = { .room = max_u64(memory / sizeof(struct stretch), 1024) };
+	struct measure m = { .c = c, .roots = roots, .room = max_u64(memory / sizeof(struct stretch), 1024) };
 
 	m.room = min_u64(m.room, 256 * 1024);
 	m.items = malloc(m.room * sizeof(*m.items));
@@ -172,7 +184,7 @@ int fs_shared_measure(const struct roots *roots, struct tally *t, size_t memory,
 	while (next_device(&m, t, &m.dev)) {
 		m.low = 0;
 		do {
-			m.low = measure_round(&m, roots, t, stopper);
+			m.low = measure_round(&m, t, stopper);
 		} while (m.low != UINT64_MAX && !stopper_says(stopper));
 	}
 	t->fs_shared = m.any_answer ? (int64_t)m.saved : -1;

@@ -240,7 +240,7 @@ static int take_all(struct catalog *c, struct preparing *p, struct err *err)
 		if (take_ready(c, &p->ready.items[i], p, err) < 0)
 			return -1;
 	}
-	return catalog_claim_data_files(c, err) < 0 ? -1 : commit(c, p, err);
+	return catalog_claim_parts(c, err) < 0 ? -1 : commit(c, p, err);
 }
 
 int merge_prepare(struct catalog *c, struct stopper *stopper, unsigned nr_threads, struct err *err)

@@ -274,19 +274,22 @@ bool roots_cover(const struct roots *r, const char *path)
 }
 
 /* Looks before it opens, so that a FIFO or a tape is never opened, and looks again at what was opened. */
-static int open_regular(int dirfd, const char *name, bool block_too, struct err *err)
+static int open_regular(int dirfd, const char *name, uint64_t resolve, bool block_too, struct err *err)
 {
-	CLEANUP(close_fd) int look = file_open_beneath(dirfd, name, O_PATH | O_NOFOLLOW, RESOLVE_NO_SYMLINKS, err);
+	CLEANUP(close_fd) int look =
+		file_open_beneath(dirfd, name, O_PATH | O_NOFOLLOW, resolve | RESOLVE_NO_SYMLINKS, err);
 	struct stat st, opened;
 	int fd;
 
+	if (look < 0 && errno == EXDEV)
+		return err_set(err, ERR_REFUSED, "'%s' is mounted from elsewhere; it is read when it is named itself", name);
 	if (look < 0)
 		return -1;
 	if (fstat(look, &st) < 0)
 		return err_errno(err, "cannot look at '%s'", name);
 	if (!S_ISREG(st.st_mode) && !(block_too && S_ISBLK(st.st_mode)))
 		return err_set(err, ERR_REFUSED, "'%s' is %s, not an image file", name, kind_of(st.st_mode));
-	fd = file_open_beneath(dirfd, name, O_RDONLY | O_NONBLOCK | O_NOFOLLOW, RESOLVE_NO_SYMLINKS, err);
+	fd = file_open_beneath(dirfd, name, O_RDONLY | O_NONBLOCK | O_NOFOLLOW, resolve | RESOLVE_NO_SYMLINKS, err);
 	if (fd < 0)
 		return -1;
 	if (fstat(fd, &opened) < 0 || opened.st_dev != st.st_dev || opened.st_ino != st.st_ino) {
@@ -296,15 +299,52 @@ static int open_regular(int dirfd, const char *name, bool block_too, struct err 
 	return fd;
 }
 
-static int open_beneath_roots(const struct roots *r, const char *path, bool block_too, struct err *err)
+/* The name of what lies in the same directory as a root that is a file. */
+static const char *beside(const struct root *root, const char *path)
+{
+	size_t len = root->file ? strlen(root->path) - strlen(root->file) : 0;
+
+	return len && strncmp(path, root->path, len) == 0 && !strchr(path + len, '/') ? path + len : NULL;
+}
+
+static int open_beside_roots(const struct roots *r, const char *path, struct err *err)
 {
 	for (size_t i = 0; i < r->list.nr; i++) {
-		const char *name = beneath(&r->list.items[i], path);
+		const char *name = beside(&r->list.items[i], path);
 
 		if (name)
-			return open_regular(r->list.items[i].dirfd, name, block_too, err);
+			return open_regular(r->list.items[i].dirfd, name, RESOLVE_NO_XDEV, false, err);
 	}
 	return err_set(err, ERR_REFUSED, "'%s' lies outside the directories given; --allow-backing DIR would admit it", path);
+}
+
+/* The root that the path is or lies beneath, the innermost where they lie in each other; NULL = none. */
+static const struct root *root_of(const struct roots *r, const char *path, const char **ret_name)
+{
+	const struct root *best = NULL;
+
+	for (size_t i = 0; i < r->list.nr; i++) {
+		const struct root *root = &r->list.items[i];
+		const char *name = beneath(root, path);
+
+		if (!name || (best && strlen(root->path) <= strlen(best->path)))
+			continue;
+		best = root;
+		*ret_name = name;
+	}
+	return best;
+}
+
+/* What is mounted beneath a root is not beneath it, as in a walk; a file that was named may be a mount itself. */
+static int open_beneath_roots(const struct roots *r, const char *path, bool block_too, struct err *err)
+{
+	const char *name;
+	const struct root *root = root_of(r, path, &name);
+
+	if (!root)
+		return err_set(err, ERR_REFUSED, "'%s' lies outside the directories given; --allow-backing DIR would admit it",
+			       path);
+	return open_regular(root->dirfd, name, root->file ? 0 : RESOLVE_NO_XDEV, block_too, err);
 }
 
 int roots_open_found(const struct roots *r, const struct found *f, struct err *err)
@@ -318,6 +358,13 @@ int roots_open_found(const struct roots *r, const struct found *f, struct err *e
 		return fd;
 	file_close(fd, f->path, NULL);
 	return err_set(err, ERR_STALE, "it was replaced by another file meanwhile");
+}
+
+int roots_open_root(const struct root *root, struct err *err)
+{
+	if (!root->file)
+		return err_set(err, ERR_UNSUPPORTED, "it is a directory, not an image file");
+	return open_regular(root->dirfd, root->file, 0, true, err);
 }
 
 /* As QEMU sees it: "nbd:...", "json:{...}" and their like are protocols; a colon after a slash is part of a name. */
@@ -356,13 +403,54 @@ int roots_resolve_named(enum image_role role, const char *name, const char *from
 	return 0;
 }
 
-int roots_open_named(const struct roots *r, enum image_role role, const char *name, const char *from_path, char *ret_path,
-		     struct err *err)
+int roots_open_again(const struct roots *r, const char *path, struct err *err)
+{
+	int fd = open_beneath_roots(r, path, false, NULL);
+
+	return fd < 0 ? open_beside_roots(r, path, err) : fd;
+}
+
+/* The catalog is no part of an image; closing a file of its database would even end the locks on that. */
+static int check_not_catalog(const struct roots *r, const char *path, struct err *err)
+{
+	char dir[PATH_MAX], *slash;
+	struct stat st;
+
+	snprintf(dir, sizeof(dir), "%s", path);
+	while ((slash = strrchr(dir, '/'))) {
+		*slash = '\0';
+		if (stat(*dir ? dir : "/", &st) == 0 && left_out(r, &st))
+			return err_set(err, ERR_REFUSED, "'%s' belongs to the catalog", path);
+	}
+	return 0;
+}
+
+/* Who may write an image must not make another user's file a part of it. */
+static int check_owner(int fd, const char *path, const struct stat *image, struct err *err)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return err_errno(err, "cannot look at '%s'", path);
+	if (st.st_uid == image->st_uid || st.st_uid == 0 || image->st_uid == 0 || image->st_uid == geteuid())
+		return 0;
+	return err_set(err, ERR_REFUSED, "'%s' belongs to user %u, the image to user %u", path, (unsigned)st.st_uid,
+		       (unsigned)image->st_uid);
+}
+
+int roots_open_named(const struct roots *r, enum image_role role, const char *name, const char *from_path,
+		     const struct stat *image, char *ret_path, struct err *err)
 {
 	int fd;
 
 	if (roots_resolve_named(role, name, from_path, ret_path, err) < 0)
 		return -1;
-	fd = open_beneath_roots(r, ret_path, false, err);
+	if (check_not_catalog(r, ret_path, err) < 0)
+		return err_add(err, "%s", image_role_names[role]);
+	fd = role == IMAGE_EXTENT ? roots_open_again(r, ret_path, err) : open_beneath_roots(r, ret_path, false, err);
+	if (fd >= 0 && check_owner(fd, ret_path, image, err) < 0) {
+		file_close(fd, ret_path, NULL);
+		fd = -1;
+	}
 	return fd < 0 ? err_add(err, "%s", image_role_names[role]) : fd;
 }

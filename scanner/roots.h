@@ -47,13 +47,20 @@ int roots_walk(const struct roots *r, const struct root *root, const struct root
 /* Opens for reading a file that a walk found; fails with ERR_STALE when it is another file by now. */
 int roots_open_found(const struct roots *r, const struct found *f, struct err *err);
 
+/* Opens for reading the file that a root is. */
+int roots_open_root(const struct root *root, struct err *err);
+
 /* Where that is what the image at from_path calls `name`, inside a root or not; fails when it is not there.  Relative names are
  * relative to the image's directory.  Writes the resolved path to ret_path (PATH_MAX bytes). */
 int roots_resolve_named(enum image_role role, const char *name, const char *from_path, char *ret_path, struct err *err);
 
-/* Opens what the image at from_path calls `name`: beneath a root, a regular file, or not at all (ERR_REFUSED). */
-int roots_open_named(const struct roots *r, enum image_role role, const char *name, const char *from_path, char *ret_path,
-		     struct err *err);
+/* Opens what the image at from_path, whose file is `image`, calls `name`: beneath a root (an extent also beside an image that
+ * was itself named), a regular file, no other user's than the image's or root's, or not at all (ERR_REFUSED). */
+int roots_open_named(const struct roots *r, enum image_role role, const char *name, const char *from_path,
+		     const struct stat *image, char *ret_path, struct err *err);
+
+/* Opens a file by the absolute path at which one of the above found it before. */
+int roots_open_again(const struct roots *r, const char *path, struct err *err);
 
 /* True when the path is a root's or beneath one that is walked. */
 bool roots_cover(const struct roots *r, const char *path);

@@ -74,7 +74,9 @@ static bool unchanged(struct scan *s, const struct found *f, const struct catalo
 {
 	if (!i->scanned_at || i->racy || !spool_identity_equal(&f->identity, &i->identity))
 		return false;
-	if (i->data_file.ino || f->block_device) /* what it shows lies elsewhere, or has no time stamps */
+	if (f->block_device) /* it has no time stamps that tell */
+		return false;
+	if (!scan_files_as_known(s, i->id, i->parts))
 		return false;
 	if (!scan_told_the_same(s, i->told, i->format))
 		return false;
@@ -93,7 +95,7 @@ static bool read_already(struct scan *s, const struct found *f, const struct cat
 
 	snprintf(name, sizeof(name), "%lld", (long long)i->id);
 	sp = spool_open(catalog_spool_dirfd(s->c), name, false, NULL);
-	if (!sp || sp->image->data_file.ino || f->block_device) /* the file's time stamps do not tell */
+	if (!sp || f->block_device || !scan_files_as_known(s, i->id, sp->image->parts))
 		return false;
 	return !sp->image->racy && scan_told_the_same(s, sp->image->told, spool_text(sp->image, SPOOL_FORMAT)) &&
 	       sp->image->base == i->base && spool_identity_equal(&sp->image->identity, &f->identity) &&
@@ -101,7 +103,7 @@ static bool read_already(struct scan *s, const struct found *f, const struct cat
 			      spool_text(sp->image, SPOOL_BACKING_PATH));
 }
 
-/* It is some image's data file, and still the very file. */
+/* It is some image's data file or extent, and still the very file. */
 static bool is_known_part(const struct found *f, const struct catalog_image *i)
 {
 	return i->part_of && f->identity.dev == i->identity.dev && f->identity.ino == i->identity.ino;
@@ -122,7 +124,9 @@ static int skip_unchanged(struct scan *s, const struct found *f, const struct ca
 		err_set(&why, ERR_FORMAT, "%s", i->warning);
 		scan_tell_problem(s, f->path, &why);
 	}
-	return f->file_used == i->file_used ? 0 : catalog_image_set_used(s->c, i->id, f->file_used, err);
+	if (f->file_used == i->file_used || !fingerprint_is_null(i->parts))
+		return 0;
+	return catalog_image_set_used(s->c, i->id, f->file_used, err);
 }
 
 static int consider(void *ctx, const struct found *f, struct err *err)
@@ -207,7 +211,7 @@ static int run(struct scan *s, struct err *err)
 
 	if (wait_for_window(s, err) < 0 || scan_finish_merge(s->c, s->o, nr_threads, err) < 0)
 		return -1;
-	if (scan_find(s, err) < 0 || read_images(s, err) < 0)
+	if (scan_find(s, err) < 0 || read_images(s, err) < 0 || scan_tell_strays(s, err) < 0)
 		return -1;
 	scan_end_workers(s);
 	if (merge_prepare(s->c, s->o->stopper, nr_threads, err) < 0)
@@ -234,5 +238,6 @@ int scan_run(struct catalog *c, struct scan_workers *w, const struct scan_option
 	rc = run(s, err);
 	scan_end_workers(s);
 	vec_release(&s->not_images);
+	scan_files_release(&s->strays);
 	return rc;
 }

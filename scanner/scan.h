@@ -2,6 +2,7 @@
 #ifndef DEDUPSCAN_SCAN_H
 #define DEDUPSCAN_SCAN_H
 
+#include "scanner/base/jail.h"
 #include "scanner/base/schedule.h"
 #include "scanner/catalog.h"
 #include "scanner/roots.h"
@@ -39,9 +40,10 @@ struct scan_result {
 	int64_t started;
 };
 
-/* The reading processes.  They are to be started before anything large is in memory: each begins as a copy of it. */
+/* The reading processes.  They are to be started before anything large is in memory: each begins as a copy of it.
+ * They work in the jail. */
 struct scan_workers;
-struct scan_workers *scan_workers_new(unsigned nr, struct err *err);
+struct scan_workers *scan_workers_new(unsigned nr, const struct jail *jail, struct err *err);
 void scan_workers_free(struct scan_workers *w);
 CLEANUP_DEFINE(struct scan_workers *, scan_workers_free)
 

@@ -9,9 +9,14 @@
 
 #include "scanner/base/checked.h"
 #include "scanner/base/memory.h"
+#include "scanner/leash.h"
+#include "scanner/opening.h"
 #include "scanner/scan_parts.h"
 
 /* Reading: the parent's side of the conversation in worker.h.
+ *
+ * A worker may be in the hands of the image that it reads: nothing that it says or shares is believed, and one that does not make
+ * sense is ended and costs the image.  What it shares is copied before it is looked at, for it may write there at any time.
  *
  * The parent opens files, answers its workers and appends their frames to spool files.  All that a kill can lose is frames not
  * yet handed over, which frame_data() bounds. */
@@ -24,9 +29,15 @@
 #define FRESH_NS 100000000ll
 #define FRESH_COARSE_NS 2000000000ll
 
+#define STOP_PATIENCE_NS 5000000000ull /* that a reader is given to stop by itself */
+
+int (*scan_worker_run)(int sock, void *shared, void *arg) = worker_run;
+
 /* One worker and what it is reading. */
 struct reading {
 	struct proc proc;
+	const struct jail *jail;
+	struct leash leash;
 	bool busy;
 	int fd;
 	char *path;
@@ -35,6 +46,8 @@ struct reading {
 	bool named;
 	uint64_t file_used; /* for progress */
 	bool have_header;
+	struct stat st; /* of the file when it was opened */
+	struct scan_files files;
 	struct spool_image image;
 	struct spool_writer spool;
 	char backing_path[PATH_MAX];
@@ -44,6 +57,9 @@ struct reading {
 struct scan_workers {
 	unsigned nr;
 	struct reading *items;
+	struct jail jail;
+	uint64_t stop_at; /* ns: when readers that did not stop yet are ended */
+	uint8_t frame[SPOOL_FRAME_MAX]; /* out of their reach */
 };
 
 /* ---- workers ---- */
@@ -55,7 +71,7 @@ static struct worker_shared *shared_of(const struct reading *r)
 
 static int start_worker(struct reading *r, struct err *err)
 {
-	return proc_start(&r->proc, sizeof(struct worker_shared), worker_run, NULL, err);
+	return proc_start(&r->proc, sizeof(struct worker_shared), r->jail, scan_worker_run, NULL, err);
 }
 
 unsigned scan_workers_count(const struct scan_workers *w)
@@ -63,13 +79,15 @@ unsigned scan_workers_count(const struct scan_workers *w)
 	return w->nr;
 }
 
-struct scan_workers *scan_workers_new(unsigned nr, struct err *err)
+struct scan_workers *scan_workers_new(unsigned nr, const struct jail *jail, struct err *err)
 {
 	CLEANUP(scan_workers_free) struct scan_workers *w = calloc(1, sizeof(*w));
 
 	if (!w || !(w->items = calloc(nr, sizeof(*w->items))))
 		return err_null(err, ERR_MEMORY, "no memory for workers");
+	w->jail = *jail;
 	for (w->nr = 0; w->nr < nr; w->nr++) {
+		w->items[w->nr].jail = &w->jail;
 		w->items[w->nr].fd = w->items[w->nr].spool.fd = -1;
 		if (start_worker(&w->items[w->nr], err) < 0)
 			return NULL;
@@ -124,6 +142,7 @@ static void forget(struct scan *s, struct reading *r)
 		file_close(r->fd, r->path, NULL);
 	spool_writer_release(&r->spool);
 	free(r->path);
+	scan_files_release(&r->files);
 	r->path = NULL;
 	r->fd = -1;
 	r->busy = false;
@@ -148,6 +167,14 @@ static int64_t realtime_ns(void)
 	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+static uint64_t monotonic_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
 static bool too_fresh(const struct spool_identity *i, int64_t now)
 {
 	return now - i->ctime < (i->ctime % 1000000000 ? FRESH_NS : FRESH_COARSE_NS);
@@ -165,6 +192,7 @@ static int image_failed(struct scan *s, struct reading *r, const struct err *why
 {
 	int rc = drop_part(s, r, err);
 
+	r->image.racy |= r->files.list.nr != 0; /* whatever it is, another file may be the reason */
 	s->ret->nr_failed++;
 	scan_tell_problem(s, r->path, why);
 	if (rc == 0)
@@ -178,11 +206,13 @@ static int image_failed(struct scan *s, struct reading *r, const struct err *why
 	return rc;
 }
 
-/* A file met in a directory that no format claims and that cannot be a disk either. */
-static int not_an_image(struct scan *s, struct reading *r, struct err *err)
+/* A file met in a directory that no format claims and that cannot be a disk either, or that is a part of another image. */
+static int not_an_image(struct scan *s, struct reading *r, bool is_part, struct err *err)
 {
 	int rc = drop_part(s, r, err);
 
+	if (rc == 0 && is_part)
+		rc = scan_files_add(&s->strays, &r->image.identity, r->path, err);
 	s->ret->nr_not_images++;
 	s->ret->nr_images--;
 	if (rc == 0 && vec_push(&s->not_images, r->id) < 0)
@@ -217,7 +247,7 @@ static int image_done(struct scan *s, struct reading *r, struct err *err)
 	}
 	if (fstat(r->fd, &st) == 0)
 		now = spool_identity_of(&st);
-	if (!spool_identity_equal(&now, &r->image.identity)) {
+	if (!spool_identity_equal(&now, &r->image.identity) || !scan_files_unchanged(s, &r->files)) {
 		r->image.racy = 1;
 		snprintf(r->says.warning, sizeof(r->says.warning),
 			 "it changed while it was read; it will be read again next time");
@@ -248,31 +278,86 @@ static int worker_died(struct scan *s, struct reading *r, struct err *err)
 	return image_failed(s, r, &why, err);
 }
 
+/* It lies or takes more than its image is worth: out with it. */
+static int put_out(struct scan *s, struct reading *r, const struct err *why, struct err *err)
+{
+	proc_end(&r->proc, 1, NULL, 0);
+	if (start_worker(r, err) < 0)
+		return -1;
+	return r->busy ? image_failed(s, r, why, err) : 0;
+}
+
+static int put_out_liar(struct scan *s, struct reading *r, const char *what, struct err *err)
+{
+	struct err why = ERR_INIT;
+
+	err_set(&why, ERR_REFUSED, "the process that read it was stopped: it %s", what);
+	return put_out(s, r, &why, err);
+}
+
 /* ---- one image: messages ---- */
+
+/* Another file that the image lies in: what changes it changes the image. */
+static int take_file(struct reading *r, int fd, const char *path, struct err *err)
+{
+	struct spool_identity identity;
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return err_errno(err, "cannot look at '%s'", path);
+	identity = spool_identity_of(&st);
+	r->image.file_used += (uint64_t)st.st_blocks * 512;
+	r->image.racy |= too_fresh(&identity, realtime_ns()) || scan_open_for_writing(fd);
+	return scan_files_add(&r->files, &identity, path, err);
+}
 
 static int answer_open(struct scan *s, struct reading *r, struct err *err)
 {
-	struct worker_message *m = &s->m;
-	enum image_role role = m->open.role == IMAGE_DATA_FILE ? IMAGE_DATA_FILE : IMAGE_BACKING;
-	char path[PATH_MAX], from[PATH_MAX], name[IMAGE_NAME_MAX];
 	struct err why = ERR_INIT;
-	struct stat st;
-	int fd, rc;
+	struct opening o;
+	int rc = 0;
 
-	snprintf(name, sizeof(name), "%.*s", (int)sizeof(m->open.name) - 1, m->open.name);
-	snprintf(from, sizeof(from), "%.*s", (int)sizeof(m->open.from) - 1, m->open.from);
-	fd = roots_open_named(s->o->roots, role, name, from, path, &why);
-	if (fd >= 0 && role == IMAGE_DATA_FILE && strcmp(from, r->path) == 0 && fstat(fd, &st) == 0)
-		r->image.data_file = spool_identity_of(&st);
-	m->kind = fd >= 0 ? WORKER_FILE : WORKER_REFUSED;
-	if (fd >= 0)
-		memcpy(m->path, path, sizeof(path));
-	else
-		m->err = why;
-	rc = worker_send(r->proc.sock, m, fd, &why);
-	if (fd >= 0)
-		file_close(fd, path, NULL);
-	return rc < 0 ? worker_died(s, r, err) : 0;
+	if (opening_answer(r->proc.sock, &s->m, s->o->roots, &r->st, &r->leash, &o, &why) < 0)
+		return why.kind == ERR_REFUSED ? put_out(s, r, &why, err) : put_out_liar(s, r, "does not listen", err);
+	if (o.fd >= 0 && o.role != IMAGE_BACKING && strcmp(o.from, r->path) == 0)
+		rc = take_file(r, o.fd, o.path, err);
+	if (o.fd >= 0)
+		file_close(o.fd, o.path, NULL);
+	return rc;
+}
+
+static int record_files(struct scan *s, struct reading *r, struct err *err)
+{
+	if (!r->files.list.nr)
+		return 0;
+	if (catalog_begin(s->c, err) < 0)
+		return -1;
+	if (catalog_set_parts(s->c, r->id, r->files.list.items, r->files.list.nr, err) < 0) {
+		catalog_rollback(s->c);
+		return -1;
+	}
+	return catalog_commit(s->c, err);
+}
+
+/* What an earlier run began is gone on with, if it was of the same files. */
+static int go_on(struct scan *s, struct reading *r, struct err *err)
+{
+	struct fingerprint f = scan_files_digest(&r->files);
+	struct err why = ERR_INIT;
+
+	if (f.hi == r->image.parts.hi && f.lo == r->image.parts.lo)
+		return 0;
+	err_set(&why, ERR_STALE, "a file that it lies in was replaced while it was opened");
+	proc_end(&r->proc, 1, NULL, 0);
+	return start_worker(r, err) < 0 ? -1 : image_failed(s, r, &why, err);
+}
+
+/* As image_open() leaves it, and not less than what an earlier run read of it. */
+static bool header_can_be(const struct reading *r, const struct worker_image *i)
+{
+	return image_format_by_name(i->format) && i->span < IMAGE_SPAN_MAX && i->layer && i->layer <= IMAGE_SPAN_MAX &&
+	       i->layer % IMAGE_LAYER_UNIT == 0 && i->virtual_size <= INT64_MAX / 2 && i->cluster_size <= IMAGE_SPAN_MAX &&
+	       r->leash.next_segment <= div_up(i->span, SEGMENT_SIZE);
 }
 
 static int take_header(struct scan *s, struct reading *r, struct err *err)
@@ -283,6 +368,8 @@ static int take_header(struct scan *s, struct reading *r, struct err *err)
 
 	for (size_t n = 0; n < ARRAY_SIZE(texts); n++)
 		texts[n][rooms[n] - 1] = '\0';
+	if (r->have_header || !header_can_be(r, i))
+		return put_out_liar(s, r, "told of an image that cannot be", err);
 	r->says = *i;
 	r->image.virtual_size = i->virtual_size;
 	r->image.span = i->span;
@@ -293,37 +380,34 @@ static int take_header(struct scan *s, struct reading *r, struct err *err)
 	scan_resolve_backing(i->backing, r->path, r->backing_path);
 	set_texts(r);
 	if (r->spool.fd >= 0)
-		return 0;
+		return go_on(s, r, err);
+	r->image.parts = scan_files_digest(&r->files);
+	if (record_files(s, r, err) < 0)
+		return -1;
 	return spool_create(&r->spool, catalog_spool_dirfd(s->c), r->name, &r->image, err);
-}
-
-/* Ids of segments are given out by an image's span: beyond it they would be another image's. */
-static bool within_span(const struct reading *r, const uint8_t *frame)
-{
-	const struct spool_segment *segments = (const void *)(frame + sizeof(struct spool_frame));
-	uint32_t nr = le32_get(((const struct spool_frame *)frame)->nr_segments);
-
-	return nr == 0 || le64_get(segments[nr - 1].segment) < div_up(r->image.span, SEGMENT_SIZE);
 }
 
 static int take_frame(struct scan *s, struct reading *r, struct err *err)
 {
 	struct worker_shared *shared = shared_of(r);
-	uint32_t slot = s->m.slot, len;
+	uint32_t slot = s->m.slot, len = slot < WORKER_SLOTS ? *(volatile uint32_t *)&shared->slots[slot].len : 0;
+	const struct spool_frame *frame = (const void *)s->w->frame;
 	struct err why = ERR_INIT;
 
-	if (slot >= WORKER_SLOTS || r->spool.fd < 0 || (len = shared->slots[slot].len) > SPOOL_FRAME_MAX ||
-	    spool_frame_check(shared->slots[slot].frame, len, &why) < 0)
-		return worker_died(s, r, err); /* it does not make sense: out with it */
-	if (!within_span(r, shared->slots[slot].frame))
-		return worker_died(s, r, err);
-	if (spool_append(&r->spool, shared->slots[slot].frame, len, err) < 0)
+	if (!r->have_header || len > sizeof(s->w->frame))
+		return put_out_liar(s, r, "handed over what cannot be", err);
+	memcpy(s->w->frame, shared->slots[slot % WORKER_SLOTS].frame, len);
+	if (spool_frame_check(s->w->frame, len, &why) < 0)
+		return put_out_liar(s, r, "handed over what cannot be", err);
+	if (leash_take_frame(&r->leash, s->w->frame, r->image.span, &why) < 0)
+		return put_out(s, r, &why, err);
+	if (spool_append(&r->spool, s->w->frame, len, err) < 0)
 		return -1;
-	s->ret->bytes_read += le64_get(((const struct spool_frame *)shared->slots[slot].frame)->bytes_read);
+	s->ret->bytes_read += min_u64(le64_get(frame->bytes_read), (le32_get(frame->nr_segments) + 1) * SEGMENT_SIZE);
 	s->m.kind = WORKER_FREE;
-	if (worker_send(r->proc.sock, &s->m, -1, &why) < 0)
-		return why.kind == ERR_STALE ? 0 : err_set(err, why.kind, "%s", why.text);
-	return 0;
+	if (worker_send(r->proc.sock, &s->m, -1, &why) < 0 && why.kind != ERR_STALE)
+		return put_out_liar(s, r, "does not listen", err);
+	return 0; /* one that is gone shows in the next poll */
 }
 
 static int stopped_reading(struct scan *s, struct reading *r)
@@ -339,8 +423,10 @@ static int handle(struct scan *s, struct reading *r, struct err *err)
 
 	if (fd >= 0)
 		file_close(fd, "a worker's file", NULL);
-	if (n <= 0 || !r->busy)
+	if (n <= 0)
 		return worker_died(s, r, err);
+	if (!r->busy || (size_t)n < sizeof(s->m.kind) || (size_t)n < worker_message_len(s->m.kind))
+		return put_out_liar(s, r, "spoke out of turn", err);
 	switch (s->m.kind) {
 	case WORKER_OPEN:
 		return answer_open(s, r, err);
@@ -351,16 +437,18 @@ static int handle(struct scan *s, struct reading *r, struct err *err)
 	case WORKER_DONE:
 		return image_done(s, r, err);
 	case WORKER_STOPPED:
-		return stopped_reading(s, r);
+		return s->stopping ? stopped_reading(s, r) : put_out_liar(s, r, "stopped unasked", err);
 	case WORKER_FAILED:
 		s->m.err.text[sizeof(s->m.err.text) - 1] = '\0';
-		if (s->m.err.kind == ERR_NONE)
-			return not_an_image(s, r, err);
+		if ((unsigned)s->m.err.kind > ERR_USAGE)
+			s->m.err.kind = ERR_IO;
+		if (s->m.err.kind == ERR_NONE || (s->m.err.kind == ERR_PART && !r->named))
+			return not_an_image(s, r, s->m.err.kind == ERR_PART, err);
 		struct err why = s->m.err;
 
 		return image_failed(s, r, &why, err);
 	default:
-		return worker_died(s, r, err);
+		return put_out_liar(s, r, "spoke out of turn", err);
 	}
 }
 
@@ -374,6 +462,33 @@ static void share_limit(struct scan *s)
 	for (unsigned i = 0; s->o->limit && i < s->w->nr; i++)
 		if (s->w->items[i].busy)
 			atomic_store(&shared_of(&s->w->items[i])->limit, max_u64(s->o->limit / nr_busy, 1));
+}
+
+static int look_at_leashes(struct scan *s, struct err *err)
+{
+	for (unsigned i = 0; i < s->w->nr; i++) {
+		struct reading *r = &s->w->items[i];
+		struct err why = ERR_INIT;
+
+		if (r->busy && leash_check(&r->leash, &why) < 0 && put_out(s, r, &why, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+/* What the others handed over so far is kept as if they had stopped. */
+static void end_those_that_do_not_stop(struct scan *s)
+{
+	uint64_t now = monotonic_ns();
+
+	if (s->stopping && !s->w->stop_at)
+		s->w->stop_at = now + STOP_PATIENCE_NS;
+	for (unsigned i = 0; i < s->w->nr && s->stopping && now > s->w->stop_at; i++) {
+		if (s->w->items[i].busy) {
+			proc_end(&s->w->items[i].proc, 1, NULL, 0);
+			stopped_reading(s, &s->w->items[i]);
+		}
+	}
 }
 
 /* Deals with what workers say; waits for it at most `ms`. */
@@ -390,7 +505,10 @@ static int pump(struct scan *s, int ms, struct err *err)
 	for (unsigned i = 0; i < s->w->nr; i++)
 		if (fds[i].revents && handle(s, &s->w->items[i], err) < 0)
 			return -1;
+	if (look_at_leashes(s, err) < 0)
+		return -1;
 	scan_look_at_clock(s);
+	end_those_that_do_not_stop(s);
 	share_limit(s);
 	scan_tell_progress(s, "reading", bytes_counted(s), s->bytes_total);
 	return 0;
@@ -478,8 +596,8 @@ static int resume_or_not(struct scan *s, struct reading *r, bool block_device, s
 	int rc = spool_resume(&r->spool, catalog_spool_dirfd(s->c), r->name, &r->image.identity, r->image.base, &old,
 			      err);
 
-	/* Of a device, and of a data file, the time stamps at hand do not tell whether it is the same still. */
-	if (rc > 0 && (block_device || old.data_file.ino ||
+	/* Of a device the time stamps do not tell whether it is the same still. */
+	if (rc > 0 && (block_device || !scan_files_as_known(s, r->id, old.parts) ||
 		       !scan_told_the_same(s, old.told, spool_text(&old, SPOOL_FORMAT)))) {
 		spool_writer_release(&r->spool);
 		rc = 0;
@@ -497,7 +615,6 @@ static int begin_image(struct scan *s, const struct found *f, const struct catal
 {
 	struct reading *r = idle_worker(s);
 	struct err why = ERR_INIT;
-	struct stat st;
 	int digests_fd, rc;
 
 	begin_reading(s, r, f, image);
@@ -507,19 +624,21 @@ static int begin_image(struct scan *s, const struct found *f, const struct catal
 	r->fd = roots_open_found(s->o->roots, f, &why);
 	if (r->fd < 0)
 		return image_failed(s, r, &why, err);
-	if (fstat(r->fd, &st) == 0)
-		r->image.identity = spool_identity_of(&st);
+	if (fstat(r->fd, &r->st) == 0)
+		r->image.identity = spool_identity_of(&r->st);
 	if (resume_or_not(s, r, f->block_device, err) < 0)
 		return -1;
 	r->image.racy = too_fresh(&r->image.identity, realtime_ns()) || scan_open_for_writing(r->fd);
 	digests_fd = make_digests(s, image, err);
 	if (digests_fd == -2)
 		return -1;
+	leash_begin(&r->leash, r->proc.pid, r->spool.next_address);
+	leash_add_file(&r->leash, r->fd);
 	rc = send_job(s, r, digests_fd, &why);
 	if (digests_fd >= 0)
 		file_close(digests_fd, "digests", NULL);
 	if (rc < 0 && why.kind != ERR_STALE) /* a worker that is gone shows in the next poll */
-		return err_set(err, why.kind, "%s", why.text);
+		return put_out_liar(s, r, "does not listen", err);
 	return 0;
 }
 

@@ -42,11 +42,21 @@ static int failed(struct sql *db, struct err *err)
 	return err_set(err, kind_of(sqlite3_errcode(db->db)), "%s: %s", db->what, sqlite3_errmsg(db->db));
 }
 
+/* Temporary files lie beside the database and not where the environment says: they tell what it tells. */
+static bool keep_beside(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	sqlite3_free(sqlite3_temp_directory);
+	sqlite3_temp_directory = slash ? sqlite3_mprintf("%.*s", (int)(slash - path), path) : sqlite3_mprintf(".");
+	return sqlite3_temp_directory != NULL;
+}
+
 struct sql *sql_open(const char *path, const char *what, struct err *err)
 {
 	CLEANUP(sql_close) struct sql *db = calloc(1, sizeof(*db));
 
-	if (!db || !(db->what = strdup(what)))
+	if (!db || !(db->what = strdup(what)) || !keep_beside(path))
 		return err_null(err, ERR_MEMORY, "no memory for a database");
 	if (sqlite3_open_v2(path, &db->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) != SQLITE_OK) {
 		failed(db, err);

@@ -557,7 +557,7 @@ static int run(struct tallying *t, struct err *err)
 	t->ret->taken_at = time(NULL);
 	t->ret->nr_images = t->images.nr;
 	t->ret->images = STEAL(t->images.items);
-	return fs_shared_measure(t->roots, t->ret, memory_left(t->o->memory) / 2, t->o->stopper, err);
+	return fs_shared_measure(t->c, t->roots, t->ret, memory_left(t->o->memory) / 2, t->o->stopper, err);
 }
 
 int tally_run(struct catalog *c, const struct roots *roots, const struct tally_options *o, struct tally *ret,

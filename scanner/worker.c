@@ -15,6 +15,7 @@
 #include "scanner/base/proc.h"
 #include "scanner/cache_keeper.h"
 #include "scanner/chunk/fingerprint.h"
+#include "scanner/opening.h"
 
 /*
  * An image is read in pieces of 256 KiB into one buffer that stays in the level 2 cache.  Extents need not respect blocks (a
@@ -58,24 +59,26 @@ struct worker {
 	struct spool_pending *pending;
 };
 
-int worker_send(int sock, const struct worker_message *m, int fd, struct err *err)
+size_t worker_message_len(uint32_t kind)
 {
-	size_t len = sizeof(*m);
-
-	switch (m->kind) {
+	switch (kind) {
 	case WORKER_FREE:
 	case WORKER_FRAME:
 	case WORKER_DONE:
 	case WORKER_STOPPED:
 	case WORKER_DIGESTS:
-		len = offsetof(struct worker_message, slot) + sizeof(m->slot);
-		break;
+		return offsetof(struct worker_message, slot) + sizeof(uint32_t);
 	case WORKER_REFUSED:
 	case WORKER_FAILED:
-		len = offsetof(struct worker_message, err) + sizeof(m->err);
-		break;
+		return offsetof(struct worker_message, err) + sizeof(struct err);
+	default:
+		return sizeof(struct worker_message);
 	}
-	return proc_send(sock, m, len, fd, err);
+}
+
+int worker_send(int sock, const struct worker_message *m, int fd, struct err *err)
+{
+	return proc_send(sock, m, worker_message_len(m->kind), fd, err);
 }
 
 /* Receives the next message but FREE, which it deals with.  The parent's end is ours. */
@@ -101,22 +104,13 @@ static int ask_for_file(void *ctx, enum image_role role, const char *name, const
 			struct err *err)
 {
 	struct worker *w = ctx;
-	struct worker_message m = { .kind = WORKER_OPEN };
+	struct worker_message m;
 	int fd;
 
-	m.open.role = role;
-	snprintf(m.open.name, sizeof(m.open.name), "%s", name);
-	snprintf(m.open.from, sizeof(m.open.from), "%s", from_path);
+	opening_request(&m, role, name, from_path);
 	if (worker_send(w->sock, &m, -1, err) < 0 || receive(w, &m, &fd, false, err) < 0)
 		return -1;
-	if (m.kind == WORKER_REFUSED) {
-		*err = m.err;
-		return -1;
-	}
-	if (m.kind != WORKER_FILE || fd < 0)
-		return err_set(err, ERR_IO, "the parent gave no file for '%s'", name);
-	memcpy(ret_path, m.path, PATH_MAX);
-	return fd;
+	return opening_result(&m, fd, name, ret_path, err);
 }
 
 /* ---- pace ---- */
@@ -385,7 +379,7 @@ static int check_unshrunk(const struct image *img, struct err *err)
 {
 	struct stat st;
 
-	if (fstat(img->file.fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size < img->file.size)
+	if (file_stat(img->file.fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size < img->file.size)
 		return err_set(err, ERR_STALE, "the file was cut from %llu to %llu bytes while it was read",
 			       (unsigned long long)img->file.size, (unsigned long long)st.st_size);
 	return 0;
@@ -419,7 +413,7 @@ static int scan_image(struct worker *w, int fd, struct err *err)
 
 	if (!img)
 		return -1;
-	if (!img->info.encrypted && img->info.backing_name[0] && image_open_chain(img, &opener, &chain) == 0)
+	if (!img->info.encrypted && image_open_chain(img, &opener, &chain) == 0)
 		chain.text[0] = '\0';
 	if (img->info.corrupt && !chain.text[0])
 		err_set(&chain, ERR_FORMAT, "the image is marked corrupt by whoever wrote it last");
@@ -440,7 +434,7 @@ static bool may_be_raw(const struct worker *w, int fd)
 	const char *dot = strrchr(w->job.path, '.');
 	struct stat st;
 
-	if (w->job.named || w->job.format[0] || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+	if (w->job.named || w->job.format[0] || file_stat(fd, &st) < 0 || !S_ISREG(st.st_mode))
 		return true;
 	if (dot && (strcasecmp(dot, ".raw") == 0 || strcasecmp(dot, ".img") == 0))
 		return true;

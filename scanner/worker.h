@@ -92,7 +92,8 @@ struct worker_message {
 
 _Static_assert(sizeof(struct worker_message) <= 16384, "a message fits into one datagram");
 
-/* Messages are sent no longer than their kind needs. */
+/* Messages are no longer than their kind needs. */
+size_t worker_message_len(uint32_t kind);
 int worker_send(int sock, const struct worker_message *m, int fd, struct err *err);
 
 /* The main function of a worker process, for proc_start(); arg is unused. */

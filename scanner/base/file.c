@@ -79,6 +79,15 @@ int file_close(int fd, const char *name, struct err *err)
 	return 0;
 }
 
+int file_stat(int fd, struct stat *ret)
+{
+#ifdef __LP64__ /* where the kernel's struct is the library's */
+	return (int)syscall(SYS_fstat, fd, ret);
+#else
+	return fstat(fd, ret);
+#endif
+}
+
 ssize_t file_read_some(int fd, void *buf, size_t len, uint64_t offset, struct err *err)
 {
 	size_t done = 0;

@@ -42,6 +42,9 @@ int file_open(int dirfd, const char *name, int flags, mode_t mode, struct err *e
 int file_open_beneath(int dirfd, const char *name, int flags, uint64_t resolve, struct err *err);
 int file_close(int fd, const char *name, struct err *err);
 
+/* fstat(2), and by that very system call: others do more than that, and are not had in a jail. */
+int file_stat(int fd, struct stat *ret);
+
 /* Exactly len bytes at offset.  Meeting the end of the file first is ERR_STALE: the caller knew the size. */
 int file_read(int fd, void *buf, size_t len, uint64_t offset, struct err *err);
 

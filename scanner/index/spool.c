@@ -24,7 +24,7 @@ struct spool_header {
 	uint8_t magic[8]; /* "DDSPOOL\n" */
 	le32 version, slices;
 	le64 dev, ino, size, mtime, ctime;
-	le64 data_dev, data_ino, data_size, data_mtime, data_ctime;
+	uint8_t parts[16], unused[24];
 	le64 base, virtual_size, span, layer, file_used, cluster_size;
 	le32 nr_snapshots, racy, told;
 	uint8_t reserved[352];
@@ -272,11 +272,6 @@ static void header_encode(const struct spool_image *i, struct spool_header *h)
 		.size = le64_from(i->identity.size),
 		.mtime = le64_from((uint64_t)i->identity.mtime),
 		.ctime = le64_from((uint64_t)i->identity.ctime),
-		.data_dev = le64_from(i->data_file.dev),
-		.data_ino = le64_from(i->data_file.ino),
-		.data_size = le64_from(i->data_file.size),
-		.data_mtime = le64_from((uint64_t)i->data_file.mtime),
-		.data_ctime = le64_from((uint64_t)i->data_file.ctime),
 		.base = le64_from(i->base),
 		.virtual_size = le64_from(i->virtual_size),
 		.span = le64_from(i->span),
@@ -288,6 +283,8 @@ static void header_encode(const struct spool_image *i, struct spool_header *h)
 		.told = le32_from(i->told),
 	};
 	h->magic[7] = '\n';
+	le64_store(h->parts, i->parts.hi);
+	le64_store(h->parts + 8, i->parts.lo);
 	memcpy(h->texts, i->texts, sizeof(h->texts));
 	h->checksum = le32_from(header_checksum(h));
 }
@@ -305,8 +302,7 @@ static int header_decode(struct spool_header *h, struct spool_image *ret, struct
 	*ret = (struct spool_image){
 		.identity = { le64_get(h->dev), le64_get(h->ino), le64_get(h->size), (int64_t)le64_get(h->mtime),
 			      (int64_t)le64_get(h->ctime) },
-		.data_file = { le64_get(h->data_dev), le64_get(h->data_ino), le64_get(h->data_size),
-			       (int64_t)le64_get(h->data_mtime), (int64_t)le64_get(h->data_ctime) },
+		.parts = { .hi = le64_load(h->parts), .lo = le64_load(h->parts + 8) },
 		.base = le64_get(h->base),
 		.virtual_size = le64_get(h->virtual_size),
 		.span = le64_get(h->span),

@@ -39,7 +39,7 @@ enum spool_text { SPOOL_PATH, SPOOL_FORMAT, SPOOL_BACKING, SPOOL_BACKING_PATH, S
 
 struct spool_image {
 	struct spool_identity identity;
-	struct spool_identity data_file; /* an external data file of it; ino 0 = none */
+	struct fingerprint parts; /* of the identities of the other files it lies in, in order; null = none */
 	uint64_t base;	       /* SPOOL_SAME refers to this state of the catalog's image */
 	uint64_t virtual_size, span, layer;
 	uint64_t file_used;    /* st_blocks in bytes */

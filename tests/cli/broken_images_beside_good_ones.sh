@@ -1,5 +1,5 @@
 #!/bin/bash
-# Images that are broken, in a loop, without their backing file or no files at all are told; the good ones are counted, and
+# E11, E16: images that are broken, in a loop, without their backing file or no files at all are told; the good ones are counted, and
 # nothing is written to any.
 . tests/lib.sh
 . tests/cli/lib_store.sh

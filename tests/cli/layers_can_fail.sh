@@ -27,11 +27,13 @@ planted reports/sideways.c 'reports/sideways.c:1: .* compactor/' <<<'#include "c
 planted reports/short.c 'reports/short.c:1: .* not written from the root' <<<'#include "style.h"'
 planted scanner/image/twice.c 'scanner/image/twice.c:1: <zlib.h>' <<<'#include <zlib.h>'
 planted reports/twice.c 'reports/twice.c:1: <openssl/>' <<<'#include <openssl/evp.h>'
+planted scanner/image/look.c 'scanner/image/look.c:1: .*file_stat' <<<'int x(int fd) { return !fstat(fd, 0); }'
 planted scanner/index/toy.c 'scanner/index/toy.c:1: .*base/toy.c' <<<'int other(void);'
 
 # and what is allowed passes
 mkdir -p "$TMP/tree/scanner/image"
 rm "$TMP/tree/scanner/index/toy.c"
+echo 'int y(int fd) { return file_stat(fd, 0); }' >"$TMP/tree/scanner/image/look.c"
 echo '#include <zlib.h>' >"$TMP/tree/scanner/image/codec_zlib.c"
 echo '#include "scanner/base/toy.h"' >"$TMP/tree/scanner/image/down.c"
 echo '#include "scanner/image/image.h"' >"$TMP/tree/reports/downwards.c"

@@ -31,25 +31,39 @@ check_page()
 	mandoc -Tlint -Wstyle "$1" 2>/dev/null | grep -vE 'referenced manual not found|outdated mandoc.db' || true
 }
 
-scan=$TMP/scan report=$TMP/report
+scan=$TMP/scan report=$TMP/report info=$TMP/info
 "$DEDUPSCAN" scan --help | help_options >"$scan"
 "$DEDUPSCAN" report --help | help_options >"$report"
+"$DEDUPSCAN" info --help | help_options >"$info"
 [ "$(wc -l <"$scan")" -ge 14 ] || fail "scan --help lists only: $(cat "$scan")"
 
 assert_eq "$(cat "$scan")" "$(man_options contrib/man/dedupscan-scan.1)" "options of dedupscan-scan(1)"
 assert_eq "$(comm -13 "$scan" "$report")" "$(man_options contrib/man/dedupscan-report.1)" "options of dedupscan-report(1)"
+
+assert_eq "$(cat "$info")" "$(man_options contrib/man/dedupscan-info.1)" "options of dedupscan-info(1)"
 
 # every option that is told is taken: a word too many fails for another reason than an unknown one
 while read -r option; do
 	capture "$DEDUPSCAN" report "$option"
 	assert_has_not "$output" "unrecognized option|ambiguous"
 done <"$report"
+while read -r option; do
+	capture "$DEDUPSCAN" info "$option"
+	assert_has_not "$output" "unrecognized option|ambiguous"
+done <"$info"
 capture "$DEDUPSCAN" report --nonsense
 assert_has "$output" "unrecognized option"
 
 # and every option that is taken is told
 taken=$(sed -n '/^#define SCAN_OPTIONS/,/^$/p' dedupscan.c | grep -oE '\{ "[a-z-]+"' | sed -E 's/\{ "(.*)"/--\1/' | grep -vx -- --help | sort -u)
 assert_eq "$taken" "$(cat "$scan")" "options that are taken"
+
+# every member of the JSON is told
+"$DEDUPSCAN" info --json "$DEDUPSCAN" | grep -oE '"[a-z_]+":' | tr -d ':' | sort -u >"$TMP/members"
+[ "$(wc -l <"$TMP/members")" -ge 40 ] || fail "members: $(cat "$TMP/members")"
+while read -r member; do
+	grep -q -- "$member" contrib/man/dedupscan-info.1 || fail "dedupscan-info(1) does not tell of $member"
+done <"$TMP/members"
 
 assert_eq "$(enum_statuses)" "$(man_statuses contrib/man/dedupscan.1)" "exit statuses of dedupscan(1)"
 [ "$(enum_statuses | wc -l)" -eq 6 ] || fail "the enum was not understood"

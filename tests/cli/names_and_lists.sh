@@ -1,5 +1,5 @@
 #!/bin/bash
-# File names of any bytes, lists of files, patterns, links, and a catalog beneath its own store.
+# F11: file names of any bytes, lists of files, patterns, links, and a catalog beneath its own store.
 . tests/lib.sh
 . tests/cli/lib_store.sh
 

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Whatever images call their backing or data file, no file outside the roots is ever opened: seen in every call.
+# E1, E2, E3: whatever images call their backing or data file, no file outside the roots is ever opened: seen in every call.
 . tests/lib.sh
 . tests/cli/lib_store.sh
 require_tool qemu-img strace

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Disks of 64 TiB with next to nothing in them cost next to nothing.
+# E14: disks of 64 TiB with next to nothing in them cost next to nothing.
 . tests/lib.sh
 . tests/cli/lib_store.sh
 require_tool qemu-img qemu-io

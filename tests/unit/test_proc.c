@@ -63,6 +63,18 @@ static int signals_ignored(int sock, void *shared, void *arg)
 	return proc_send(sock, "alive", 5, -1, NULL) < 0;
 }
 
+/* How many pieces of shared memory it can see. */
+static int count_shared(int sock, void *shared, void *arg)
+{
+	FILE *f = fopen("/proc/self/maps", "re");
+	char line[512];
+
+	(void)arg;
+	while (f && fgets(line, sizeof(line), f))
+		*(int *)shared += strstr(line, " rw-s ") != NULL;
+	return proc_send(sock, "x", 1, -1, NULL) < 0;
+}
+
 /* Hears nothing, not even that its parent is gone. */
 static int deaf(int sock, void *shared, void *arg)
 {
@@ -80,7 +92,7 @@ static void start(struct proc *p, int (*run)(int, void *, void *), void *arg)
 	struct err err = ERR_INIT;
 
 	alarm(30);
-	if (proc_start(p, 65536, run, arg, &err) < 0)
+	if (proc_start(p, 65536, NULL, run, arg, &err) < 0)
 		fail_msg("%s", err.text);
 }
 
@@ -254,6 +266,40 @@ static void a_child_holds_standard_descriptors_and_its_socket_only(void **state)
 	assert_no_children();
 }
 
+static void a_child_shares_memory_with_its_parent_only(void **state)
+{
+	struct proc p[3];
+	char got[4];
+	int fd;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(p); i++)
+		start(&p[i], count_shared, NULL);
+	for (size_t i = 0; i < ARRAY_SIZE(p); i++) {
+		assert_int_equal(proc_recv(p[i].sock, got, sizeof(got), &fd, NULL), 1);
+		assert_int_equal(*(int *)p[i].shared, 1);
+		proc_end(&p[i], 0, NULL, 0);
+	}
+	assert_no_children();
+}
+
+static void a_child_that_does_not_listen_does_not_hold_its_parent_up(void **state)
+{
+	char msg[PROC_MESSAGE_MAX] = "";
+	struct err err = ERR_INIT;
+	unsigned nr = 0;
+	struct proc p;
+
+	(void)state;
+	start(&p, deaf, NULL);
+	while (proc_send(p.sock, msg, sizeof(msg), -1, &err) == 0)
+		nr++;
+	assert_int_equal(err.kind, ERR_BUSY);
+	assert_in_range(nr, 2, 1000);
+	proc_end(&p, 1, NULL, 0);
+	assert_no_children();
+}
+
 static void a_child_leaves_signals_to_its_parent(void **state)
 {
 	struct proc p;
@@ -294,7 +340,7 @@ static void a_child_dies_with_its_parent(void **state)
 	if (middle == 0) {
 		struct proc p;
 
-		if (proc_start(&p, 4096, deaf, NULL, NULL) < 0 || write(ready[1], &p.pid, sizeof(p.pid)) < 0)
+		if (proc_start(&p, 4096, NULL, deaf, NULL, NULL) < 0 || write(ready[1], &p.pid, sizeof(p.pid)) < 0)
 			_exit(1);
 		pause();
 	}
@@ -331,6 +377,8 @@ int main(void)
 		tree_test(who_is_gone_shows_when_sent_to_and_when_listened_to),
 		tree_test(the_death_of_a_child_is_told_with_its_signal),
 		tree_test(a_child_holds_standard_descriptors_and_its_socket_only),
+		tree_test(a_child_shares_memory_with_its_parent_only),
+		tree_test(a_child_that_does_not_listen_does_not_hold_its_parent_up),
 		tree_test(a_child_leaves_signals_to_its_parent),
 		tree_test(many_children_leave_no_zombie_and_no_descriptor),
 		tree_test(a_child_dies_with_its_parent),

@@ -577,7 +577,7 @@ static void a_file_that_somebody_holds_a_lease_on_is_busy(void **state)
 static int open_named(const char *name, const char *from, char *path, struct err *err)
 {
 	*err = ERR_INIT;
-	return roots_open_named(&roots, IMAGE_BACKING, name, in_tree(from), path, err);
+	return roots_open_named(&roots, IMAGE_BACKING, name, in_tree(from), &(struct stat){ 0 }, path, err);
 }
 
 static void assert_named(const char *name, const char *from, const char *wanted)

@@ -16,7 +16,7 @@ static struct spool_image image_make(void)
 	static const char *const texts[SPOOL_NR_TEXTS] = { "/store/a.qcow2", "qcow2", "base.qcow2", "/store/base.qcow2",
 							   "zstd", "" };
 	struct spool_image i = {
-		.identity = identity, .data_file = { 1, 2, 3, -4, 5 }, .base = 9, .virtual_size = 80 * MIB, .span = 80 * MIB,
+		.identity = identity, .parts = { 1, 2 }, .base = 9, .virtual_size = 80 * MIB, .span = 80 * MIB,
 		.layer = 80 * MIB, .file_used = 4096, .cluster_size = 65536, .nr_snapshots = 3,
 	};
 
