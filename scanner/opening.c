@@ -48,7 +48,8 @@ int opening_answer(int sock, struct worker_message *m, const struct roots *roots
 	ret->fd = roots_open_named(roots, ret->role, ret->name, ret->from, image, ret->path, &why);
 	*m = (struct worker_message){ .kind = ret->fd >= 0 ? WORKER_FILE : WORKER_REFUSED };
 	if (ret->fd >= 0) {
-		leash_add_file(leash, ret->fd);
+		if (ret->role != IMAGE_BACKING) /* of which no data is read */
+			leash_add_file(leash, ret->fd);
 		memcpy(m->path, ret->path, sizeof(m->path));
 	} else {
 		m->err = why;

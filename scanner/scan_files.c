@@ -7,6 +7,14 @@
 /* The other files that an image lies in (extents, external data files), as a scan sees them: what they were when the image was
  * opened, whether they still are, and which files are parts of an image that nobody has. */
 
+bool scan_files_have(const struct scan_files *l, const struct spool_identity *identity)
+{
+	for (size_t i = 0; i < l->list.nr; i++)
+		if (spool_identity_equal(&l->list.items[i].identity, identity))
+			return true;
+	return false;
+}
+
 int scan_files_add(struct scan_files *l, const struct spool_identity *identity, const char *path, struct err *err)
 {
 	struct catalog_part p = { .identity = *identity, .path = strdup(path) };

@@ -47,6 +47,7 @@ bool scan_told_the_same(const struct scan *s, bool told, const char *format);
 
 /* ---- scan_files.c ---- */
 
+bool scan_files_have(const struct scan_files *l, const struct spool_identity *identity);
 int scan_files_add(struct scan_files *l, const struct spool_identity *identity, const char *path, struct err *err);
 void scan_files_release(struct scan_files *l);
 struct fingerprint scan_files_digest(const struct scan_files *l);

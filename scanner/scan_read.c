@@ -306,6 +306,8 @@ static int take_file(struct reading *r, int fd, const char *path, struct err *er
 	if (fstat(fd, &st) < 0)
 		return err_errno(err, "cannot look at '%s'", path);
 	identity = spool_identity_of(&st);
+	if (scan_files_have(&r->files, &identity))
+		return 0;
 	r->image.file_used += (uint64_t)st.st_blocks * 512;
 	r->image.racy |= too_fresh(&identity, realtime_ns()) || scan_open_for_writing(fd);
 	return scan_files_add(&r->files, &identity, path, err);

@@ -415,19 +415,20 @@ bool image_hole_at(struct image *img, const struct image_file *f, uint64_t at, u
 
 static void trim_to_holes(struct image *img, struct extent *ext)
 {
-	uint64_t at = ext->file_offset, end = at + ext->len;
-	bool hole = image_hole_at(img, ext->file, at, &end);
-	uint64_t len = end - at;
+	uint64_t begin = ext->file_offset, stop = begin + ext->len, at = begin, end = stop;
 
-	if (hole && len < HOLE_UNIT)
-		return;
-	if (!hole) {
-		ext->len = min_u64(ext->len, round_up(len, HOLE_UNIT));
+	while (at < stop && (!image_hole_at(img, ext->file, at, &end) || end - at < HOLE_UNIT)) {
+		at = end; /* data, or a hole not worth an extent */
+		end = stop;
+	}
+	if (at > begin) {
+		ext->len = min_u64(ext->len, round_up(at - begin, HOLE_UNIT));
 		return;
 	}
-	if (len < ext->len)
-		len = round_down(len, HOLE_UNIT);
-	*ext = (struct extent){ .offset = ext->offset, .len = len, .kind = EXTENT_ZERO, .preallocated = true };
+	*ext = (struct extent){ .offset = ext->offset,
+				.len = end < stop ? round_down(end - begin, HOLE_UNIT) : ext->len,
+				.kind = EXTENT_ZERO,
+				.preallocated = true };
 }
 
 void image_extent_init(struct extent *ret, enum extent_kind kind, uint64_t offset, uint64_t len)

@@ -128,7 +128,7 @@ struct image_format {
 	const char *name;	      /* "qcow2", as in reports and --format */
 	const char *alias;	      /* how QEMU calls it, NULL = the same */
 	const char *const *extensions; /* of file names that say this format: { "qcow2", NULL } */
-	const char *const *part_names; /* shell patterns of files that are parts, when no format claims them; or NULL */
+	const char *const *part_names; /* shell patterns of names of files that are parts, whatever is in them; or NULL */
 	size_t instance;	      /* bytes of its subclass of struct image */
 
 	/* Never fails, reads nothing more. */

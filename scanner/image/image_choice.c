@@ -159,19 +159,13 @@ static int ambiguous(const struct image_format *a, const struct image_format *b,
 		       b->name);
 }
 
-/* No header: at most the end or the name says something. */
-static int choose_without_header(const struct claims *c, const struct image_format *named, const char *path,
-				 struct image_choice *ret, struct err *err)
+/* At most the end or the name says something. */
+static int choose_without_header(const struct claims *c, const struct image_format *named, struct image_choice *ret)
 {
-	const struct image_format *whole = part_of(path);
-
 	if (c->tail && named == c->tail) {
 		*ret = (struct image_choice){ .format = named, .certainty = IMAGE_AGREED };
 		return 0;
 	}
-	if (whole)
-		return err_set(err, ERR_PART, "its name says that it is a part of a %s image; --format raw reads it",
-			       whole->name);
 	*ret = (struct image_choice){ .format = &image_format_raw };
 	if (c->tail)
 		snprintf(ret->doubt, sizeof(ret->doubt),
@@ -184,12 +178,15 @@ static int choose_without_header(const struct claims *c, const struct image_form
 
 static int choose(const struct image_look *look, const char *path, struct image_choice *ret, struct err *err)
 {
-	const struct image_format *named = by_extension(path);
+	const struct image_format *named = by_extension(path), *whole = part_of(path);
 	const char *foreign = foreign_name(look);
 	struct claims c = collect_claims(look);
 
 	if (named == &image_format_raw)
 		return choose_raw(&c, foreign, ret);
+	if (whole) /* what is in a flat extent is the guest's, from its first sector on */
+		return err_set(err, ERR_PART, "its name says that it is a part of a %s image; --format raw reads it",
+			       whole->name);
 	if (c.nr_headers > 1)
 		return ambiguous(c.header[0], c.header[1], err);
 	if (c.nr_headers && c.tail && named != c.header[0])
@@ -198,7 +195,7 @@ static int choose(const struct image_look *look, const char *path, struct image_
 		return choose_by_header(&c, named, ret);
 	if (foreign)
 		return err_set(err, ERR_UNSUPPORTED, "%s images are not read", foreign);
-	return choose_without_header(&c, named, path, ret, err);
+	return choose_without_header(&c, named, ret);
 }
 
 int image_choose(const struct image_file *f, struct image_choice *ret, struct err *err)

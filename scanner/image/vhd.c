@@ -15,13 +15,13 @@
  *	  differencing			guest sees where the size goes by the geometry
  *
  * The footer at the end counts, as the specification says; where it is broken, its copy at the beginning.  Two that are
- * whole and contradict each other are refused: QEMU takes the first, others the last.
+ * whole and contradict each other are refused: QEMU takes the first, the specification the last.
  *
  * Neither the allocation table nor bitmaps are held whole: a walk looks through one piece of each.
  *
  * Sector bitmaps are read in differencing disks only.  In dynamic ones a sector whose bit is clear holds zeros on disk,
- * so its bytes are right as they are; QEMU reads them too.  Where a writer broke that rule, programs differ (libvhdi,
- * VirtualBox and XenServer show zeros), and bytes that some guest may see are not dropped here.
+ * so its bytes are right as they are; QEMU reads them too.  Where a writer broke that rule, programs differ (libvhdi
+ * shows zeros), and bytes that some guest may see are not dropped here.
  *
  * Left out on purpose: split images of Virtual PC before 2005 (.v01, .v02, ...), whose blocks end past the first file;
  * the parent's time stamp is told but not compared, for a copy of the parent is as good. */
@@ -39,7 +39,7 @@ struct vhd {
 	unsigned block_bits;
 
 	uint8_t *table;	     /* a piece of the allocation table ... */
-	uint64_t table_tag;  /* ... from this byte of the table on, plus 1; 0 = none */
+	uint64_t table_tag;  /* ... from this byte of the file on, plus 1; 0 = none */
 	uint8_t *bitmap;     /* a piece of a sector bitmap ... */
 	uint64_t bitmap_tag; /* ... from this byte of the file on, plus 1; 0 = none */
 	unsigned work;
@@ -320,8 +320,8 @@ static void tell_parent_time(struct vhd *v)
 		add_words(&v->img.info, v->h.parent_time, words);
 }
 
-/* A parent without an id need not be VHD: XenServer makes differencing disks on raw ones so.  Its format is chosen as that
- * of any file. */
+/* A parent without an id need not be VHD: XenServer makes differencing disks on raw ones so.  Its format is chosen as
+ * that of any file. */
 static int read_parent(struct vhd *v, struct err *err)
 {
 	static const enum vhd_platform platforms[] = { VHD_W2RU, VHD_W2KU, VHD_MACX };

@@ -100,9 +100,8 @@ struct vhd_footer {
 	enum vhd_type type;
 	uint32_t features;
 	uint64_t header_offset; /* 0 in a fixed disk */
-	uint64_t size;		/* bytes that the guest sees: by the geometry or by current_size, as QEMU decides */
+	uint64_t size;		/* bytes that the guest sees: the geometry's or current_size, as QEMU decides */
 	uint64_t current_size;	/* whole sectors */
-	char creator[5];	/* printable */
 	uint8_t id[16];
 	bool saved_state;
 };
@@ -116,7 +115,7 @@ struct vhd_header {
 	uint64_t table_offset;
 	uint32_t nr_blocks;
 	uint32_t block_size;
-	uint32_t bitmap_size; /* bytes of a sector bitmap, whole sectors */
+	uint32_t bitmap_size; /* bytes of a sector bitmap, whole sectors; QEMU takes blocks below 4 KiB to have none */
 	uint32_t parent_time;
 	uint8_t parent_id[16];
 	uint8_t parent_name[512]; /* as on disk: vhd_parent_name() */
@@ -126,8 +125,8 @@ struct vhd_header {
 /* The checksum of len bytes, in which it is stored at offset `at` itself. */
 uint32_t vhd_checksum(const uint8_t *p, size_t len, size_t at);
 
-/* Finds the footer in the last 512 bytes of a file by its cookie: 511 bytes are made whole.  Returns its length in the file, 0 =
- * there is none. */
+/* Finds the footer in the last 512 bytes of a file by its cookie: 511 bytes are made whole.  Returns its length in the
+ * file, 0 = there is none. */
 size_t vhd_footer_find(const uint8_t tail[VHD_FOOTER_SIZE], uint8_t ret[VHD_FOOTER_SIZE]);
 
 /* Checksum, version and type are checked.  ERR_FORMAT: broken; ERR_UNSUPPORTED: whole, but nothing we know. */
@@ -136,8 +135,8 @@ int vhd_footer_decode(const uint8_t p[VHD_FOOTER_SIZE], struct vhd_footer *ret, 
 /* Fields are checked by themselves; that they fit the file is checked by the reader. */
 int vhd_header_decode(const uint8_t p[VHD_HEADER_SIZE], struct vhd_header *ret, struct err *err);
 
-/* The parent's name as a path on this system, UTF-8: from the data of a locator, or from the header.  Backslashes become
- * slashes, and of absolute Windows paths only the last part is left: such a parent is looked for beside the image. */
+/* The parent's name as a path on this system, UTF-8: from the data of a locator, or from the header.  Backslashes
+ * become slashes, and of absolute Windows paths only the last part is left: such a parent is looked for beside the image. */
 int vhd_locator_path(uint32_t platform, const uint8_t *p, size_t len, char *ret, size_t room, struct err *err);
 int vhd_parent_name(const struct vhd_header *h, char *ret, size_t room, struct err *err);
 

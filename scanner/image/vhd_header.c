@@ -68,15 +68,6 @@ static uint64_t guest_size(const struct vhd_footer_disk *d)
 	return geometry * VHD_SECTOR;
 }
 
-static void copy_creator(char ret[5], const uint8_t creator[4])
-{
-	for (int i = 0; i < 4; i++)
-		ret[i] = creator[i] == 0 || (creator[i] >= 0x20 && creator[i] < 0x7f) ? (char)creator[i] : '?';
-	ret[4] = '\0';
-	for (int i = 3; i >= 0 && (ret[i] == ' ' || ret[i] == '\0'); i--)
-		ret[i] = '\0';
-}
-
 int vhd_footer_decode(const uint8_t p[VHD_FOOTER_SIZE], struct vhd_footer *ret, struct err *err)
 {
 	const struct vhd_footer_disk *d = (const void *)p;
@@ -101,7 +92,6 @@ int vhd_footer_decode(const uint8_t p[VHD_FOOTER_SIZE], struct vhd_footer *ret, 
 		.current_size = round_down(be64_get(d->current_size), VHD_SECTOR),
 		.saved_state = d->saved_state,
 	};
-	copy_creator(ret->creator, d->creator);
 	memcpy(ret->id, d->id, sizeof(ret->id));
 	return 0;
 }

@@ -16,8 +16,8 @@
  * Keys and words are taken in any case of letters.  Lines end in LF or CR LF; a zero byte ends the text.  Unknown keys
  * and lines are passed over, as VMware and QEMU do; a key that matters must not come twice.
  *
- * File names are bytes: `encoding` is not looked at.  The format knows no escapes in them, so control bytes are
- * refused, which also keeps names on one line. */
+ * File names are bytes: `encoding` is not looked at.  The format knows no escapes, so control bytes are refused, which also
+ * keeps names on one line. */
 
 /* ---- words ---- */
 
@@ -77,10 +77,8 @@ static int check_name(const char *name, const char *what, struct err *err)
 		return err_set(err, ERR_FORMAT, "the %s has no name", what);
 	if (len >= IMAGE_NAME_MAX)
 		return err_set(err, ERR_FORMAT, "the name of the %s is longer than %d bytes", what, IMAGE_NAME_MAX - 1);
-	for (const char *p = name; *p; p++)
-		if ((unsigned char)*p < 0x20 || *p == 0x7f)
-			return err_set(err, ERR_FORMAT, "the name of the %s has a control byte (0x%02x) in it", what,
-				       (unsigned char)*p);
+	if (strchr(name, '\t'))
+		return err_set(err, ERR_FORMAT, "the name of the %s has a control byte (0x09) in it", what);
 	return 0;
 }
 
@@ -287,12 +285,28 @@ static int parse_key(char *line, char *equals, struct vmdk_descriptor *d, struct
 
 /* ---- lines ---- */
 
+/* QEMU takes other control bytes for blanks, and the name of a parent from any line, comments too.  What one program would read
+ * and another pass over is refused, so that they agree on which files an image names. */
+static int check_line(const char *line, struct err *err)
+{
+	const char *hint = strcasestr(line, "parentFileNameHint");
+
+	for (const char *p = line; *p; p++)
+		if (((unsigned char)*p < 0x20 && *p != '\t') || *p == 0x7f)
+			return err_set(err, ERR_FORMAT, "it has a control byte (0x%02x) in it", (unsigned char)*p);
+	if (hint && hint != line)
+		return err_set(err, ERR_FORMAT, "parentFileNameHint stands where it is no key");
+	return 0;
+}
+
 static int parse_line(char *line, struct vmdk_descriptor *d, struct err *err)
 {
 	char *equals;
 
 	line = skip_blanks(line);
 	cut_blanks(line);
+	if (check_line(line, err) < 0)
+		return -1;
 	if (*line == '#' || !*line)
 		return 0;
 	if (is_access(line, strcspn(line, " \t")))

@@ -27,6 +27,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import lib_attack
 from lib_attack import ANY, LONG, MIB, Attack, Place
@@ -287,7 +288,7 @@ def together(base, attacks, wrap=(), trace=None):
     return failures, [r, *infos]
 
 
-def alone(base, a):
+def alone(base, a, keep):
     """One attack and what it costs."""
     failures, runs = together(base, [a])
     for r in runs:
@@ -295,6 +296,8 @@ def alone(base, a):
             check_cost(r, held_by(f"{base}/store/{a.name}"))
         except Failed as e:
             failures.append(f"{a.name}: {e}")
+    if not keep:
+        shutil.rmtree(base, ignore_errors=True)
     return failures, runs
 
 
@@ -320,7 +323,7 @@ def control(base):
     a.make(Place(f"{made}/store/{a.name}", a))
     canaries.touched()
     trace = f"{base}/trace"
-    strace = ["strace", "-f", "-y", "-qq", "-o", trace, "-e", f"trace={CALLS}"] if can_trace() else []
+    strace = tracer(trace)
     r = scan(made, "--allow-backing", f"{made}/outside", wrap=strace)  # the door is open: all sensors must tell
     must_fail("a canary that the scan opens", check_untouched, canaries)
     if strace:
@@ -352,9 +355,12 @@ def control(base):
     must_fail("a dead worker", check_end, r._replace(output=b"the process that read it died (killed by signal 31"))
 
 
-def can_trace():
-    return bool(shutil.which("strace")) and subprocess.run(["strace", "-o", "/dev/null", "true"], check=False,
-                                                           stderr=subprocess.DEVNULL).returncode == 0
+def tracer(trace):
+    """What a command is run by so that its calls are noted; nothing where that cannot be."""
+    command = ["strace", "-f", "--seccomp-bpf", "-y", "-qq", "-o", trace, "-e", f"trace={CALLS}"]
+    if shutil.which("strace") and subprocess.run([*command, "true"], check=False, stderr=subprocess.DEVNULL).returncode == 0:
+        return command
+    return []
 
 
 def main():
@@ -378,19 +384,16 @@ def main():
         light = [a for a in chosen if not a.heavy]
         chosen = [a for a in chosen if a.heavy is not LONG or args.long or args.only != "*"]
         trace = f"{base}/trace"
-        wrap = ["strace", "-f", "-y", "-qq", "-o", trace, "-e", f"trace={CALLS}"] if can_trace() else []
+        wrap = tracer(trace)
         if light:
             failures += together(f"{base}/all", light, wrap, trace if wrap else None)[0]
-        for a in chosen:
-            if not (a.heavy or args.long):
-                continue
-            more, runs = alone(f"{base}/{a.name}", a)
-            failures += more
-            for r in runs:
-                if r.cpu > args.slow:
-                    print(f"{a.name}: {r.cpu:.2f} s of CPU, {r.seconds:.2f} s, {r.memory >> 20} MiB", flush=True)
-            if not args.keep:
-                shutil.rmtree(f"{base}/{a.name}", ignore_errors=True)
+        with ThreadPoolExecutor(2) as pool:
+            costly = [a for a in chosen if a.heavy or args.long]
+            for a, (more, runs) in zip(costly, pool.map(lambda a: alone(f"{base}/{a.name}", a, bool(args.keep)), costly)):
+                failures += more
+                for r in runs:
+                    if r.cpu > args.slow:
+                        print(f"{a.name}: {r.cpu:.2f} s of CPU, {r.seconds:.2f} s, {r.memory >> 20} MiB", flush=True)
     except Failed as e:
         failures.append(str(e))
     finally:

@@ -5,7 +5,7 @@ import os
 import struct
 import zlib
 
-from lib_attack import ANY, LONG, GIB, KIB, MIB, TIB, attack, attacks_with, be, be64s, extremes, pad, patched
+from lib_attack import ANY, GIB, KIB, LONG, MIB, TIB, attack, attacks_with, be, be64s, extremes, pad, patched
 
 COPIED, COMPRESSED, ZERO = 1 << 63, 1 << 62, 1
 BACKING_FORMAT, DATA_FILE, FEATURE_NAMES, BITMAPS = 0xE2792ACA, 0x44415441, 0x6803F857, 0x23852875
@@ -665,7 +665,7 @@ def snapshots_by_the_thousand(p):
 
 
 @attack("E20", "square.qcow2", "1500 snapshots with tables of their own: each is compared with all before it", fails=ANY,
-        heavy=True)
+        heavy=LONG)
 def snapshots_squared(p):
     q = Qcow2(size=MIB)
     first, nr = len(q.content), 1500

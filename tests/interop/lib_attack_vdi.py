@@ -3,7 +3,7 @@
 
 import struct
 
-from lib_attack import ANY, LONG, KIB, MIB, TIB, attack, attacks_with, extremes, le, le32s, patched
+from lib_attack import ANY, KIB, LONG, MIB, TIB, attack, attacks_with, extremes, le, le32s, patched
 from lib_attack_qcow2 import EVIL, TOO_MUCH
 
 FREE, ZERO = 0xFFFFFFFF, 0xFFFFFFFE

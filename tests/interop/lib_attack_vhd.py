@@ -5,7 +5,7 @@ import struct
 
 import lib_vhd
 import lib_vhdx
-from lib_attack import ANY, LONG, GIB, KIB, MIB, TIB, attack, attacks_with, be, extremes, le, pad, patched
+from lib_attack import ANY, GIB, KIB, LONG, MIB, TIB, attack, attacks_with, be, extremes, le, pad, patched
 from lib_attack_qcow2 import EVIL, NOT_PLAIN, SAME, TOO_MUCH, prepare
 from lib_vhd import DIFFERENCING, DYNAMIC, FIXED, NO_BLOCK
 from lib_vhdx import FULL, PARTIAL

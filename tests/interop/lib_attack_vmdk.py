@@ -5,7 +5,7 @@ import os
 import struct
 import zlib
 
-from lib_attack import ANY, LONG, GIB, KIB, MIB, TIB, attack, attacks_with, extremes, le, le32s, pad, patched
+from lib_attack import ANY, GIB, KIB, LONG, MIB, TIB, attack, attacks_with, extremes, le, le32s, pad, patched
 from lib_attack_qcow2 import EVIL, FILES, NOT_PLAIN, PSEUDO, REFUSED, SAME, TOO_MUCH, names_of_files, prepare
 
 AT_END = (1 << 64) - 1
@@ -58,6 +58,13 @@ def pseudo_parent(p, name):
     p.write(sparse([0], b"", descriptor(['RW 2048 SPARSE "x"'], "monolithicSparse", hint, parent="12345678")))
 
 
+# What QEMU finds in a descriptor, which it opens for `info --guest`, must be what we find: it takes this word wherever it is.
+@attack("E2", "comment.vmdk", "a parent that only QEMU sees: in a comment", fails="parentFileNameHint")
+def parent_in_a_comment(p):
+    hint = f'# parentFileNameHint="{p.secret}"'
+    p.write(sparse([0], b"", descriptor(['RW 2048 SPARSE "x"'], "monolithicSparse", hint)))
+
+
 # ---- E6: extents ----
 
 @attacks_with("E6", "flat.vmdk", {k: k for k in FILES}, "a flat extent that is not the image's", fails=REFUSED)
@@ -77,6 +84,14 @@ def sparse_extent(p, case):
               fails=NOT_PLAIN)
 def pseudo_extent(p, name):
     p.write(descriptor([f'RW 2048 FLAT "{name.replace("%s", p.secret)}" 0']))
+
+
+# The same: blanks are all that C's isspace() knows.
+@attacks_with("E6", "blanks.vmdk", {"vt": "\v", "ff": "\f", "cr": "\r"}, "an extent that only QEMU sees: behind odd blanks",
+              fails="control byte|lies outside")
+def extent_behind_odd_blanks(p, blank):
+    line = blank.join(["RW", "8", "FLAT", f'"{p.secret}"', "0"])
+    p.write(descriptor(["RW 2048 ZERO", line], "custom"))
 
 
 @attack("E6", "shadow.vmdk", "the passwords of the host as a disk", fails="lies outside")
@@ -386,11 +401,11 @@ def descriptor_that_steers_terminals(p):
 
 @attack("E19", "adapter.vmdk", "an adapter that steers terminals, in an image that is read")
 def adapter_that_steers_terminals(p):
-    text = descriptor(['RW 2048 SPARSE "x"'], "monolithicSparse") + b'ddb.adapterType="\x1b[31m\x07%n\xff\xfe"\n'
+    text = descriptor(['RW 2048 SPARSE "x"'], "monolithicSparse") + b'ddb.adapterType="\xc2\x9b31m\x9b%n\xff\xfe"\n'
     p.write(sparse([0], b"", text))
 
 
-@attack("E19", "type.vmdk", "a type of disk that steers terminals", fails="are not known")
+@attack("E19", "type.vmdk", "a type of disk that steers terminals", fails="control byte")
 def type_that_steers_terminals(p):
     p.write(b'# Disk DescriptorFile\ncreateType="' + EVIL.replace(b"\n", b"").replace(b"\r", b"") + b'"\n')
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes VHD images from the specification (Virtual Hard Disk Image Format Specification 1.0), with everything that QEMU cannot
-make: differencing disks, bitmaps with clear bits, other block sizes, old and broken footers, tables at odd places."""
+"""Writes VHD images from the specification (Virtual Hard Disk Image Format Specification 1.0), with everything that QEMU
+cannot make: differencing disks, bitmaps with clear bits, other block sizes, old and broken footers, tables at odd places."""
 
 import os
 import struct
@@ -46,13 +46,12 @@ def bitmap_of(sectors, block_size):
 
 
 class Disk:
-    """One VHD file.  `sectors` are those written: {sector: bytes}; of a dynamic disk, `bits` may say fewer (their data must
-    then be zeros) and blocks may be there without any."""
+    """One VHD file, and what it should look like from outside."""
 
     def __init__(self, path, size, ident, parent=None):
         self.path, self.size, self.id, self.parent = path, size, ident, parent
         self.kind = DIFFERENCING if parent else DYNAMIC
-        self.sectors = {}
+        self.sectors = {}  # {sector: bytes}, those that are written
         self.blocks = set()  # allocated though nothing is written in them
         self.block_size = 2 << 20
         self.layout = {}  # "gap": bytes before each block, "table": offset, "spare": more entries, "order": shuffle

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""VHD images and differencing chains written by lib_vhd.py, read by us and by libvhdi (through its Python bindings: vhdimount
-shows the parent only when it is given a child).
+"""VHD images and differencing chains written by lib_vhd.py, read by us and by libvhdi (through its Python bindings: when
+vhdimount is given a child, it shows the parent only).
 
 libvhdi 20210425 does not tell the bits of one byte of a bitmap apart, so whole bytes are set here (single sectors are the
 business of vhd_random.py), and loses its place in reads of several blocks, so it is asked for 4 KiB at a time."""

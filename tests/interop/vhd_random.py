@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Random VHD images: one half made by qemu-img and qemu-io, the other by lib_vhd.py from the specification, differencing chains
-among them.  Held against QEMU, or against what the writer knows:
+"""Random VHD images: one half made by qemu-img and qemu-io, the other by lib_vhd.py from the specification, differencing
+chains among them.  Held against QEMU, or against what the writer knows:
   bytes    imgtool cat         qemu-img convert -O raw; the writer's model, of each member of a chain
   size     imgtool info        qemu-img info, for every creator and geometry
   map      imgtool map         qemu-img map --output=json

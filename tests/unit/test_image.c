@@ -361,6 +361,47 @@ static void only_what_is_met_for_the_first_time_counts(void **state)
 	image_close(img);
 }
 
+/* ---- holes of the file ---- */
+
+static int next_plain_extent(struct image *img, uint64_t from, struct extent *ret, struct err *err)
+{
+	(void)err;
+	image_extent_init(ret, EXTENT_DATA, from, img->size - from);
+	ret->file = &img->file;
+	ret->file_offset = from;
+	return 0;
+}
+
+static int open_plain(struct image *img, const struct image_opener *opener, struct err *err)
+{
+	(void)opener, (void)err;
+	img->size = img->span = img->file.size;
+	img->layer = (uint64_t)8 << 20;
+	return 0;
+}
+
+/* A hole of 4 KiB, data, a hole of 2 MiB, data: only the large hole is worth an extent of its own. */
+static void long_holes_of_the_file_are_zeros_and_short_ones_data(void **state)
+{
+	static const struct image_format plain = { .name = "plain", .instance = sizeof(struct image), .open = open_plain,
+						   .next_extent = next_plain_extent };
+	const uint64_t mib = 1 << 20;
+	int fd = file_of("", 0);
+	struct image *img;
+
+	(void)state;
+	assert_int_equal(ftruncate(fd, (off_t)(5 * mib)), 0);
+	for (uint64_t at = 4096; at < 5 * mib; at += 4096)
+		if (at < mib + 4096 || at >= 3 * mib + 4096)
+			assert_int_equal(pwrite(fd, "x", 1, (off_t)at), 1);
+	img = image_open(fd, "plain", &plain, NULL, NULL, NULL);
+	assert_non_null(img);
+	expect_extent(img, 0, mib + 65536, EXTENT_DATA);
+	expect_extent(img, mib + 65536, 2 * mib - 65536, EXTENT_ZERO);
+	expect_extent(img, 3 * mib, 2 * mib, EXTENT_DATA);
+	image_close(img);
+}
+
 /* ---- parts ---- */
 
 static int open_part_from_shelf(void *ctx, enum image_role role, const char *name, const char *from, char *ret_path,
@@ -480,6 +521,7 @@ int main(void)
 		cmocka_unit_test(e12_packed_data_that_is_referred_to_many_times_over_is_refused),
 		cmocka_unit_test(e12_tables_that_are_referred_to_many_times_over_are_refused),
 		cmocka_unit_test(only_what_is_met_for_the_first_time_counts),
+		cmocka_unit_test(long_holes_of_the_file_are_zeros_and_short_ones_data),
 		cmocka_unit_test(a_file_is_a_part_once_and_never_of_itself),
 		cmocka_unit_test(an_image_inside_a_file_ends_where_it_ends),
 		cmocka_unit_test(a_backing_file_that_is_another_one_by_now_is_refused),

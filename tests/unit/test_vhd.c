@@ -10,9 +10,10 @@
 
 /* The VHD reader, with images made here:
  *
- *	0 copy of the footer, 512 header, 1536 data of a parent locator, 2048 allocation table, 4096 and on: blocks, footer
+ *	0 copy of the footer, 512 header, 1536 data of parent locators, 2048 allocation table, 4096 on: blocks, footer
  *
- * Blocks have 4 KiB behind a bitmap of 512 bytes, in which all bits are set.  Every byte of the n-th block of the file is n + 1. */
+ * Blocks have 4 KiB behind a bitmap of 512 bytes, in which all bits are set.  Every byte of the n-th block of the file
+ * is n + 1. */
 
 #define BLOCK 4096
 #define HEADER 512

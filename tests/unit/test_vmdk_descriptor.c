@@ -183,7 +183,7 @@ static void a_zero_byte_ends_the_text(void **state)
 static void comments_and_unknown_lines_are_passed_over(void **state)
 {
 	struct parsed p = must_parse(
-		"#createType=\"vmfsRaw\"\n # parentFileNameHint=\"x\"\nRWX 8 FLAT\nparentCIDs=zz\nhello\n# open=\"\n"
+		"#createType=\"vmfsRaw\"\n # parentCID=x\nRWX 8 FLAT\nparentCIDs=zz\nhello\n# open=\"\n"
 		"ddb.uuid = \"60 00\"\n=\n");
 
 	(void)state;
@@ -216,6 +216,10 @@ static void names_that_are_no_names_are_refused(void **state)
 	expect_fails("RW 1 FLAT \"a\033[2J\" 0", ERR_FORMAT, "control byte (0x1b)");
 	expect_fails("RW 1 FLAT \"a\rb\" 0", ERR_FORMAT, "control byte (0x0d)");
 	expect_fails("RW 1 FLAT \"a\x7f\" 0", ERR_FORMAT, "control byte (0x7f)");
+	expect_fails("RW\v1\vFLAT\v\"a\"\v0", ERR_FORMAT, "line 1 of the descriptor: it has a control byte (0x0b)");
+	expect_fails("# a comment\r RW 1 FLAT \"a\" 0", ERR_FORMAT, "control byte (0x0d)");
+	expect_fails("# parentFileNameHint=\"a\"", ERR_FORMAT, "parentFileNameHint stands where it is no key");
+	expect_fails("ddb.x = \"parentfilenamehint=a\"", ERR_FORMAT, "parentFileNameHint stands where it is no key");
 	expect_fails("parentFileNameHint=\"a\tb\"", ERR_FORMAT, "the name of the parent has a control byte (0x09)");
 	expect_fails("parentFileNameHint=\"\"", ERR_FORMAT, "the parent has no name");
 	expect_fails("parentFileNameHint=\"a", ERR_FORMAT, "value of 'parentFileNameHint' has no end");
