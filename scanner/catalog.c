@@ -162,7 +162,8 @@ struct catalog *catalog_open(const char *dir, bool create, struct err *err)
 	if (!c || !(c->dir = strdup(dir)))
 		return err_null(err, ERR_MEMORY, "no memory for a catalog");
 	c->dirfd = c->index_dirfd = c->spool_dirfd = c->lock_fd = -1;
-	if (create && make_parents(dir, err) < 0)
+	c->remover = syncer_new(1, err);
+	if (!c->remover || (create && make_parents(dir, err) < 0))
 		return NULL;
 	c->dirfd = file_open(AT_FDCWD, dir, O_RDONLY | O_DIRECTORY, 0, err);
 	if (c->dirfd < 0) {
@@ -183,6 +184,7 @@ void catalog_close(struct catalog *c)
 {
 	if (!c)
 		return;
+	syncer_free(c->remover);
 	sql_close(c->db);
 	if (c->index_dirfd >= 0)
 		close(c->index_dirfd);
@@ -214,6 +216,17 @@ int catalog_spool_dirfd(const struct catalog *c)
 const char *catalog_dir(const struct catalog *c)
 {
 	return c->dir;
+}
+
+int catalog_remove_file(struct catalog *c, int dirfd, const char *name, struct err *err)
+{
+	CLEANUP(close_fd) int fd = file_open(dirfd, name, O_RDONLY | O_NONBLOCK | O_NOFOLLOW, 0, NULL);
+
+	if (file_unlink(dirfd, name, err) < 0)
+		return -1;
+	if (fd >= 0)
+		syncer_add_removed(c->remover, STEAL_FD(fd));
+	return 0;
 }
 
 struct spool_identity catalog_identity(const struct catalog *c)

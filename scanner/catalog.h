@@ -35,6 +35,8 @@ CLEANUP_DEFINE(struct catalog *, catalog_close)
 int catalog_dirfd(const struct catalog *c);
 int catalog_index_dirfd(const struct catalog *c);
 int catalog_spool_dirfd(const struct catalog *c);
+/* Removes a large file of one of these without waiting until its blocks are free. */
+int catalog_remove_file(struct catalog *c, int dirfd, const char *name, struct err *err);
 const char *catalog_dir(const struct catalog *c);
 /* Device and inode of the directory, so that a walk can leave it out. */
 struct spool_identity catalog_identity(const struct catalog *c);

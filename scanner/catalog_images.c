@@ -323,7 +323,7 @@ static int take_segment(struct catalog *c, int64_t image, const struct spool_seg
 }
 
 static int take_segments(struct catalog *c, int64_t image, struct spool *sp, uint64_t generation, uint64_t base,
-			 struct err *err)
+			 struct spool_totals *ret, struct err *err)
 {
 	CLEANUP(free) struct spool_segment *g = malloc(SPOOL_FRAME_SEGMENTS * sizeof(*g));
 
@@ -334,9 +334,12 @@ static int take_segments(struct catalog *c, int64_t image, struct spool *sp, uin
 
 		if (nr < 0)
 			return -1;
-		for (ssize_t k = 0; k < nr; k++)
+		for (ssize_t k = 0; k < nr; k++) {
 			if (take_segment(c, image, &g[k], generation, base, err) < 0)
 				return -1;
+			ret->nr_stored += le16_get(g[k].stored);
+			ret->nr_zero += le16_get(g[k].zero);
+		}
 	}
 	/* A segment that vanished keeps a row: were it gone, a run of its generation would seem to go on across it.  Not so behind
 	 * the end: nothing follows there, and ids that far on are the next image's. */
@@ -352,7 +355,8 @@ static int take_segments(struct catalog *c, int64_t image, struct spool *sp, uin
 		err);
 }
 
-static int update_image(struct catalog *c, int64_t id, const struct spool *sp, struct err *err)
+static int update_image(struct catalog *c, int64_t id, const struct spool *sp, const struct spool_totals *totals,
+			struct err *err)
 {
 	const struct spool_image *i = sp->image;
 	uint8_t parts[16];
@@ -372,16 +376,18 @@ static int update_image(struct catalog *c, int64_t id, const struct spool *sp, s
 		      (int64_t)i->told, parts, (int)sizeof(parts), (int64_t)(i->base + 1), spool_text(i, SPOOL_FORMAT),
 		      spool_text(i, SPOOL_BACKING), spool_text(i, SPOOL_BACKING_PATH), spool_text(i, SPOOL_FEATURES),
 		      spool_text(i, SPOOL_WARNING), (int64_t)i->virtual_size, (int64_t)i->span, (int64_t)i->layer,
-		      (int64_t)i->cluster_size, (int64_t)i->file_used, (int64_t)sp->totals.nr_stored,
-		      (int64_t)sp->totals.nr_zero, (int64_t)i->nr_snapshots, (int64_t)time(NULL), id);
+		      (int64_t)i->cluster_size, (int64_t)i->file_used, (int64_t)totals->nr_stored,
+		      (int64_t)totals->nr_zero, (int64_t)i->nr_snapshots, (int64_t)time(NULL), id);
 	return sql_run(q, err);
 }
 
 int catalog_take_spool(struct catalog *c, int64_t image, struct spool *s, uint64_t generation, struct err *err)
 {
-	if (take_segments(c, image, s, generation, s->image->base + 1, err) < 0)
+	struct spool_totals totals = { 0 };
+
+	if (take_segments(c, image, s, generation, s->image->base + 1, &totals, err) < 0)
 		return -1;
-	return update_image(c, image, s, err);
+	return update_image(c, image, s, &totals, err);
 }
 
 int catalog_each_run(struct catalog *c, int (*call)(void *, const struct segment_run *, struct err *), void *ctx,

@@ -12,6 +12,7 @@ struct catalog {
 	char *dir;
 	int dirfd, index_dirfd, spool_dirfd, lock_fd;
 	struct sql *db;
+	struct syncer *remover;
 };
 
 /* Five columns from i on: dev, ino, size, mtime, ctime. */

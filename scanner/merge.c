@@ -26,10 +26,14 @@
  * Units are done in order of key and committed a few at a time, so what is committed is a prefix of the keys: merge_done says
  * how far.  Tables are synced before the commit that names them; those it no longer names are removed after it.  What a kill
  * leaves over is swept at the next start.
+ *
+ * Nobody waits for a sync that another thread can wait for: spool files are synced from when they are complete, tables from
+ * when they are written, and only a commit that relies on them waits until all are.
  */
 
 #define PARTITION_TARGET                                                                                               \
 	((uint64_t)256 * 1024) /* places; 4 MiB on disk; more where OUT_BITS_MAX bounds the splitting */
+#define PIECE_REQUESTS ((uint64_t)64 * 1024) /* sorted at once, where no slice has more: 1.5 MiB and as much scratch */
 #define SLICE_BITS 8
 #define SLICE_SHIFT (32 - SLICE_BITS)
 #define OUT_BITS_MAX (SLICE_BITS + 6) /* so that a unit never has more tables than can be open at once */
@@ -73,6 +77,7 @@ struct merge {
 	bool rewrite; /* so much is stale that every partition is written anew */
 	unsigned nr_threads;
 	struct sorter **sorters; /* one a thread */
+	struct syncer *syncer; /* of tables */
 	_Atomic uint64_t serial, requests_done;
 	uint64_t requests_total;
 	size_t batch_first;
@@ -110,12 +115,13 @@ static uint64_t take_generation(const struct spool *s, uint64_t *next)
 /* A complete spool file. */
 struct ready {
 	int64_t id;
+	bool own; /* as in struct merge_own */
 	bool damaged;
-	struct spool_totals totals;
 };
 
 struct preparing {
 	struct catalog *c;
+	struct merge_own *own;
 	struct stopper *stopper;
 	VEC(struct ready) ready;
 	uint64_t next;	      /* segment id */
@@ -130,8 +136,13 @@ static int begin(struct catalog *c, struct preparing *p, struct err *err)
 	return catalog_number(c, "next_segment", &p->next, err);
 }
 
+/* From here on the catalog says that what is in the spool is known. */
 static int commit(struct catalog *c, struct preparing *p, struct err *err)
 {
+	if (p->own && syncer_wait(p->own->syncer, err) < 0)
+		return -1;
+	if (file_sync_dir(catalog_spool_dirfd(c), err) < 0)
+		return -1;
 	if (catalog_set_number(c, "next_segment", p->next, err) < 0 ||
 	    catalog_set_number(c, "merge_pending", 1, err) < 0)
 		return -1;
@@ -169,7 +180,6 @@ static int take_ready(struct catalog *c, const struct ready *r, struct preparing
 	s = spool_open(catalog_spool_dirfd(c), name, false, err);
 	if (!s)
 		return -1;
-	s->totals = r->totals;
 	if (s->image->base == image.base)
 		return take_one(c, r->id, s, p, err);
 	return file_unlink(catalog_spool_dirfd(c), file, err);
@@ -185,6 +195,8 @@ static int check_ready(void *ctx, unsigned thread, size_t item, struct err *err)
 	char name[32];
 
 	(void)thread;
+	if (r->own)
+		return 0;
 	if (stopper_says(p->stopper))
 		return canceled(err);
 	snprintf(name, sizeof(name), "%lld", (long long)r->id);
@@ -194,7 +206,6 @@ static int check_ready(void *ctx, unsigned thread, size_t item, struct err *err)
 		return 0;
 	if (!s)
 		return err_set(err, why.kind, "%s", why.text);
-	r->totals = s->totals;
 	return spool_sync(s, err);
 }
 
@@ -220,12 +231,24 @@ static int each_spool(struct catalog *c, int (*call)(struct catalog *c, int64_t 
 	return file_each_name(catalog_spool_dirfd(c), call_for_spool, &s, err);
 }
 
+static int compare_ids(const void *a, const void *b)
+{
+	int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+static bool is_own(const struct merge_own *own, int64_t id)
+{
+	return own && own->images.nr && bsearch(&id, own->images.items, own->images.nr, sizeof(id), compare_ids);
+}
+
 static int add_ready(struct catalog *c, int64_t id, void *arg, struct err *err)
 {
 	struct preparing *p = arg;
 
 	(void)c;
-	return vec_push(&p->ready, (struct ready){ .id = id }) < 0
+	return vec_push(&p->ready, (struct ready){ .id = id, .own = is_own(p->own, id) }) < 0
 		       ? err_set(err, ERR_MEMORY, "no memory for a list of spool files")
 		       : 0;
 }
@@ -243,15 +266,16 @@ static int take_all(struct catalog *c, struct preparing *p, struct err *err)
 	return catalog_claim_parts(c, err) < 0 ? -1 : commit(c, p, err);
 }
 
-int merge_prepare(struct catalog *c, struct stopper *stopper, unsigned nr_threads, struct err *err)
+int merge_prepare(struct catalog *c, struct merge_own *own, struct stopper *stopper, unsigned nr_threads, struct err *err)
 {
-	struct preparing p = { .c = c, .stopper = stopper };
-	int rc = each_spool(c, add_ready, &p, err);
+	struct preparing p = { .c = c, .own = own, .stopper = stopper };
+	int rc;
 
+	if (own && own->images.nr)
+		qsort(own->images.items, own->images.nr, sizeof(own->images.items[0]), compare_ids);
+	rc = each_spool(c, add_ready, &p, err);
 	if (rc == 0)
 		rc = pool_run(nr_threads, p.ready.nr, check_ready, &p, err);
-	if (rc == 0)
-		rc = file_sync_dir(catalog_spool_dirfd(c), err);
 	if (rc == 0 && (rc = take_all(c, &p, err)) < 0)
 		catalog_rollback(c);
 	vec_release(&p.ready);
@@ -413,20 +437,42 @@ static bool unit_needs_work(const struct merge *m, const struct unit *u)
 	return u->nr_requests || (m->rewrite && u->nr_places);
 }
 
-static int sort_requests(struct merge *m, struct unit *u, struct sorter *sorter, struct err *err)
-{
-	unsigned first = u->prefix << (SLICE_BITS - u->bits), last = ((u->prefix + 1) << (SLICE_BITS - u->bits)) - 1;
+/* The requests of a unit, sorted a few slices at a time: small pieces are sorted in the cache, and the same memory serves
+ * them all. */
+struct feed {
+	struct merge *m;
+	struct sorter *sorter;
+	unsigned next, end; /* slices */
+};
 
-	sorter_reset(sorter);
+static int sort_slices(struct feed *f, unsigned first, unsigned last, struct err *err)
+{
+	struct merge *m = f->m;
+
+	sorter_reset(f->sorter);
 	for (size_t i = 0; i < m->inputs.nr; i++) {
 		const struct input *in = &m->inputs.items[i];
 
 		if (stopped(m))
 			return canceled(err);
-		if (spool_requests(in->spool, first, last, in->shift, sorter, err) < 0)
+		if (spool_requests(in->spool, first, last, in->shift, f->sorter, err) < 0)
 			return -1;
 	}
-	return sorter_finish(sorter, err);
+	return sorter_finish(f->sorter, err);
+}
+
+/* The next piece.  1, or 0 after the last. */
+static int sort_more(void *ctx, struct err *err)
+{
+	struct feed *f = ctx;
+	unsigned first = f->next;
+	uint64_t nr = 0;
+
+	while (f->next < f->end && (nr == 0 || nr + f->m->slices[f->next] <= PIECE_REQUESTS))
+		nr += f->m->slices[f->next++];
+	if (nr == 0)
+		return 0;
+	return sort_slices(f, first, f->next - 1, err) < 0 ? -1 : 1;
 }
 
 struct unit_writer {
@@ -441,7 +487,7 @@ static int finish_output(struct unit_writer *uw, struct err *err)
 	struct table_writer *w = uw->w;
 
 	uw->w = NULL;
-	if (w && table_writer_finish(w, true, &uw->out.table.stats, err) < 0)
+	if (w && table_writer_finish(w, uw->m->syncer, &uw->out.table.stats, err) < 0)
 		return -1;
 	return vec_push(&uw->u->outputs, uw->out) < 0 ? err_set(err, ERR_MEMORY, "no memory for a partition") : 0;
 }
@@ -503,11 +549,17 @@ static int write_joined(struct unit_writer *uw, struct join *j, struct err *err)
 static int join_and_write(struct merge *m, struct unit *u, struct table **tables, struct sorter *sorter,
 			  struct err *err)
 {
+	struct feed feed = { m, sorter, u->prefix << (SLICE_BITS - u->bits), (u->prefix + 1) << (SLICE_BITS - u->bits) };
 	unsigned bits = u->delta ? u->max_bits : u->out_bits;
 	struct unit_writer uw = { .m = m, .u = u, .out = { .bits = bits, .prefix = u->prefix << (bits - u->bits) } };
 	CLEANUP(join_free) struct join *j = join_new(tables, u->tables.nr, sorter, err);
-	int rc = j ? write_joined(&uw, j, err) : -1;
+	int rc = j ? 0 : -1;
 
+	sorter_reset(sorter);
+	if (rc == 0 && (rc = sorter_finish(sorter, err)) == 0) { /* empty: the first piece is fetched as all others */
+		join_set_more(j, sort_more, &feed);
+		rc = write_joined(&uw, j, err);
+	}
 	table_writer_free(uw.w);
 	return rc;
 }
@@ -526,8 +578,6 @@ static int run_unit(void *ctx, unsigned thread, size_t item, struct err *err)
 	for (size_t i = 0; rc == 0 && i < u->tables.nr; i++)
 		if (!(tables[i] = table_open(catalog_index_dirfd(m->c), u->tables.items[i].name, room, err)))
 			rc = -1;
-	if (rc == 0)
-		rc = sort_requests(m, u, m->sorters[thread], err);
 	if (rc == 0)
 		rc = join_and_write(m, u, tables, m->sorters[thread], err);
 	for (size_t i = 0; tables && i < u->tables.nr; i++)
@@ -582,7 +632,8 @@ static int commit_batch(struct merge *m, size_t nr, struct err *err)
 {
 	const struct unit *last = &m->units.items[m->batch_first + nr - 1];
 
-	if (file_sync_dir(catalog_index_dirfd(m->c), err) < 0 || catalog_begin(m->c, err) < 0)
+	if (syncer_wait(m->syncer, err) < 0 || file_sync_dir(catalog_index_dirfd(m->c), err) < 0 ||
+	    catalog_begin(m->c, err) < 0)
 		return -1;
 	for (size_t i = 0; i < nr; i++) {
 		if (commit_unit(m, &m->units.items[m->batch_first + i], err) < 0) {
@@ -605,7 +656,7 @@ static int unlink_replaced(struct merge *m, size_t nr, struct err *err)
 		struct unit *u = &m->units.items[m->batch_first + i];
 
 		for (size_t k = 0; k < u->tables.nr; k++)
-			if (file_unlink(catalog_index_dirfd(m->c), u->tables.items[k].name, err) < 0)
+			if (catalog_remove_file(m->c, catalog_index_dirfd(m->c), u->tables.items[k].name, err) < 0)
 				return -1;
 		vec_release(&u->tables);
 		vec_release(&u->outputs);
@@ -708,7 +759,7 @@ static int drop_taken(struct catalog *c, int64_t id, void *unused, struct err *e
 	snprintf(file, sizeof(file), "%s.req", name);
 	if (rc > 0 && (s = spool_open(catalog_spool_dirfd(c), name, false, NULL)) && s->image->base == image.base)
 		return 0;
-	return file_unlink(catalog_spool_dirfd(c), file, err);
+	return catalog_remove_file(c, catalog_spool_dirfd(c), file, err);
 }
 
 static int make_sorters(struct merge *m, struct err *err)
@@ -749,7 +800,8 @@ static int run(struct merge *m, struct err *err)
 	if (choose_rewrite(m, err) < 0)
 		return -1;
 	if (m->requests_total || m->rewrite) {
-		if (live_load(&m->live, m->c, NULL, NULL, err) < 0 || make_sorters(m, err) < 0 ||
+		m->syncer = syncer_new(m->o->nr_threads, err);
+		if (!m->syncer || live_load(&m->live, m->c, NULL, NULL, err) < 0 || make_sorters(m, err) < 0 ||
 		    make_units(m, err) < 0 || run_batches(m, merged_to, err) < 0)
 			return -1;
 	}
@@ -763,6 +815,7 @@ int merge_run(struct catalog *c, const struct merge_options *o, struct err *err)
 	struct merge m = { .c = c, .o = o };
 	int rc = run(&m, err);
 
+	syncer_free(m.syncer);
 	for (size_t i = 0; i < m.inputs.nr; i++)
 		spool_close(m.inputs.items[i].spool);
 	for (unsigned i = 0; m.sorters && i < m.nr_threads; i++)

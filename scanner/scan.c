@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include "scanner/base/checked.h"
-#include "scanner/merge.h"
 #include "scanner/scan_parts.h"
 
 /*
@@ -214,7 +213,7 @@ static int run(struct scan *s, struct err *err)
 	if (scan_find(s, err) < 0 || read_images(s, err) < 0 || scan_tell_strays(s, err) < 0)
 		return -1;
 	scan_end_workers(s);
-	if (merge_prepare(s->c, s->o->stopper, nr_threads, err) < 0)
+	if (merge_prepare(s->c, &s->own, s->o->stopper, nr_threads, err) < 0)
 		return -1;
 	if (merge(s, nr_threads, err) < 0)
 		return -1;
@@ -235,8 +234,11 @@ int scan_run(struct catalog *c, struct scan_workers *w, const struct scan_option
 	s->w = w;
 	s->o = o;
 	s->ret = ret;
-	rc = run(s, err);
+	s->own.syncer = syncer_new(scan_workers_count(w), err);
+	rc = s->own.syncer ? run(s, err) : -1;
 	scan_end_workers(s);
+	syncer_free(s->own.syncer);
+	vec_release(&s->own.images);
 	vec_release(&s->not_images);
 	scan_files_release(&s->strays);
 	return rc;

@@ -5,6 +5,7 @@
 #include "scanner/base/proc.h"
 #include "scanner/base/vec.h"
 #include "scanner/chunk/fingerprint.h"
+#include "scanner/merge.h"
 #include "scanner/scan.h"
 #include "scanner/worker.h"
 
@@ -30,6 +31,7 @@ struct scan {
 	bool named;	     /* ... which is a file, not a directory */
 	VEC(int64_t) not_images; /* rows to be dropped: their files turned out to be none */
 	struct scan_files strays; /* that can only be parts of images */
+	struct merge_own own; /* what was read, for the merge */
 	uint64_t bytes_done, bytes_total, images_done, images_total; /* for progress; bytes of image files */
 	struct worker_message m;
 };

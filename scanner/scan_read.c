@@ -260,6 +260,9 @@ static int image_done(struct scan *s, struct reading *r, struct err *err)
 	s->ret->nr_read++;
 	if (spool_commit(&r->spool, catalog_spool_dirfd(s->c), r->name, &r->image, err) < 0)
 		return -1;
+	if (vec_push(&s->own.images, r->id) < 0)
+		return err_set(err, ERR_MEMORY, "no memory for a list of images");
+	syncer_add(s->own.syncer, STEAL_FD(r->spool.fd), r->name);
 	forget(s, r);
 	return 0;
 }

@@ -253,6 +253,14 @@ int file_writer_close(struct file_writer *w, int sync, struct err *err)
 	return rc;
 }
 
+int file_writer_detach(struct file_writer *w, struct err *err)
+{
+	int fd = file_writer_flush(w, err) < 0 ? -1 : STEAL_FD(w->fd);
+
+	file_writer_release(w);
+	return fd;
+}
+
 void file_writer_release(struct file_writer *w)
 {
 	if (!w->buf)

@@ -81,6 +81,8 @@ int file_writer_append(struct file_writer *w, const void *buf, size_t len, struc
 int file_writer_flush(struct file_writer *w, struct err *err);
 /* Flushes, syncs when asked, closes. */
 int file_writer_close(struct file_writer *w, int sync, struct err *err);
+/* Flushes and hands out the descriptor instead of closing it; -1 on failure, when it is closed. */
+int file_writer_detach(struct file_writer *w, struct err *err);
 /* Closes without flushing; takes a closed or zeroed writer. */
 void file_writer_release(struct file_writer *w);
 CLEANUP_DEFINE_RELEASE(struct file_writer, file_writer_release)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "scanner/base/pool.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
+
+#include "scanner/base/thread.h"
 
 struct pool {
 	pthread_mutex_t lock;
@@ -54,19 +54,6 @@ static void *work(void *arg)
 	return NULL;
 }
 
-/* Signals are the main thread's business. */
-static int start(struct pool_thread *t)
-{
-	sigset_t all, old;
-	int rc;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	rc = pthread_create(&t->id, NULL, work, t);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return rc;
-}
-
 int pool_run(unsigned nr_threads, size_t nr_items, int (*run)(void *, unsigned, size_t, struct err *), void *ctx,
 	     struct err *err)
 {
@@ -82,7 +69,7 @@ int pool_run(unsigned nr_threads, size_t nr_items, int (*run)(void *, unsigned, 
 		threads[i] = (struct pool_thread){ .pool = &pool, .number = i };
 	threads[0] = (struct pool_thread){ .pool = &pool };
 	/* This thread is number 0; where the system has no more of them, fewer do the work. */
-	while (nr_started < nr_threads && start(&threads[nr_started]) == 0)
+	while (nr_started < nr_threads && thread_start(&threads[nr_started].id, work, &threads[nr_started]) == 0)
 		nr_started++;
 	work(&threads[0]);
 	for (unsigned i = 1; i < nr_started; i++)

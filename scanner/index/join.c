@@ -19,6 +19,8 @@ struct join {
 	struct sorter *requests;
 	bool only_requests;
 	const struct record *next, *end; /* of the requests' batch */
+	int (*more)(void *ctx, struct err *err);
+	void *ctx;
 
 	struct source *sources;
 	size_t nr_sources;
@@ -52,18 +54,34 @@ struct join *join_new(struct table *const *tables, size_t nr, struct sorter *req
 	return STEAL(j);
 }
 
+void join_set_more(struct join *j, int (*more)(void *ctx, struct err *err), void *ctx)
+{
+	j->more = more;
+	j->ctx = ctx;
+}
+
+static int requests_take(struct join *j, struct err *err)
+{
+	const struct record *batch;
+	ssize_t nr;
+
+	while ((nr = sorter_next(j->requests, &batch, err)) == 0) {
+		int rc = j->more ? j->more(j->ctx, err) : 0;
+
+		if (rc <= 0)
+			return rc;
+	}
+	if (nr < 0)
+		return -1;
+	j->next = batch;
+	j->end = batch + nr;
+	return 1;
+}
+
 /* The requests' next record is at j->next: 1, or 0 at the end. */
 static inline int requests_fill(struct join *j, struct err *err)
 {
-	ssize_t nr;
-
-	if (j->next < j->end)
-		return 1;
-	nr = sorter_next(j->requests, &j->next, err);
-	if (nr < 0)
-		return -1;
-	j->end = j->next + nr;
-	return nr > 0;
+	return j->next < j->end ? 1 : requests_take(j, err);
 }
 
 /* Moves the requests to the next key: past what is left of the current one. */

@@ -17,6 +17,10 @@ struct join;
 /* Does not own the tables (at most 1000) or the sorter; `requests` may be NULL, and must have been finished. */
 struct join *join_new(struct table *const *tables, size_t nr, struct sorter *requests, struct err *err);
 
+/* The requests come in pieces, one after the other: more() is called when those in the sorter are at an end.  1 = it has
+ * reset, filled and finished the sorter again, with keys all greater than those before; 0 = there are no more. */
+void join_set_more(struct join *j, int (*more)(void *ctx, struct err *err), void *ctx);
+
 /* As table_next_key(), table_next_place(). */
 int join_next_key(struct join *j, struct key *ret, struct err *err);
 int join_next_place(struct join *j, uint64_t *ret, struct err *err);

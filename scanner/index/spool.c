@@ -475,16 +475,12 @@ int spool_commit(struct spool_writer *w, int dirfd, const char *name, const stru
 	struct spool_frame end = { .magic = "DDSF", .kind = le32_from(SPOOL_FRAME_END),
 				   .checksum = le32_from(checksum32("", 0, 0)) };
 	char part[64], whole[64];
-	int fd = w->fd;
 
 	part_name(part, name, "part");
 	part_name(whole, name, "req");
 	end.header_checksum = le32_from(frame_header_checksum(&end));
 	if (header_write(w->fd, image, err) < 0 || file_write(w->fd, &end, sizeof(end), w->offset, err) < 0)
 		return err_add(err, "spool file");
-	w->fd = -1;
-	if (file_close(fd, part, err) < 0)
-		return -1;
 	return file_rename(dirfd, part, whole, err);
 }
 
@@ -580,25 +576,32 @@ ssize_t spool_segments(struct spool *s, size_t frame, struct spool_segment *ret,
 	return segments_check(ret, nr, err) < 0 ? -1 : (ssize_t)nr;
 }
 
+/* A frame's head, its segments and the ends of its slices, if it has not very many segments. */
+#define SPOOL_HEAD_READ 4096
+
 /* Where in the file the requests of a frame's slices [first, last] lie. */
 static int slice_range(int fd, uint64_t frame, unsigned first, unsigned last, uint64_t *ret_at, uint32_t *ret_nr,
 		       struct err *err)
 {
-	struct spool_frame f;
-	uint8_t ends[(SPOOL_SLICES + 1) * sizeof(le32)];
-	uint64_t at = frame + sizeof(f);
+	uint8_t head[SPOOL_HEAD_READ], other[(SPOOL_SLICES + 1) * sizeof(le32)];
+	const struct spool_frame *f = (const void *)head;
+	size_t ends_at, ends_len = sizeof(other);
+	const uint8_t *ends = other;
 	uint32_t from, to;
+	ssize_t got = file_read_some(fd, head, sizeof(head), frame, err);
 
-	if (file_read(fd, &f, sizeof(f), frame, err) < 0)
+	if (got < (ssize_t)sizeof(*f))
+		return got < 0 ? -1 : err_set(err, ERR_FORMAT, "a spool frame is cut short");
+	ends_at = sizeof(*f) + le32_get(f->nr_segments) * sizeof(struct spool_segment);
+	if (ends_at + ends_len <= (size_t)got)
+		ends = head + ends_at;
+	else if (file_read(fd, other, ends_len, frame + ends_at, err) < 0)
 		return -1;
-	at += le32_get(f.nr_segments) * sizeof(struct spool_segment);
-	if (file_read(fd, ends, (last - first + 2) * sizeof(le32), at + first * sizeof(le32), err) < 0)
-		return -1;
-	from = le32_load(ends);
-	to = le32_load(ends + (last - first + 1) * sizeof(le32));
+	from = le32_load(ends + first * sizeof(le32));
+	to = le32_load(ends + (last + 1) * sizeof(le32));
 	if (from > to || to > SPOOL_FRAME_REQUESTS)
 		return err_set(err, ERR_FORMAT, "the slices of a spool frame are damaged");
-	*ret_at = at + sizeof(ends) + from * sizeof(struct spool_request);
+	*ret_at = frame + ends_at + ends_len + from * sizeof(struct spool_request);
 	*ret_nr = to - from;
 	return 0;
 }

@@ -142,8 +142,8 @@ int spool_resume(struct spool_writer *w, int dirfd, const char *name, const stru
 
 int spool_append(struct spool_writer *w, const uint8_t *frame, size_t len, struct err *err);
 
-/* Writes the header again (its length is fixed), the end frame, and renames to `<name>.req`.  Not synced: spool_sync() does
- * that before anything relies on it. */
+/* Writes the header again (its length is fixed), the end frame, and renames to `<name>.req`.  Not synced: that has to be done
+ * before anything relies on it, for which w->fd stays open until it is released. */
 int spool_commit(struct spool_writer *w, int dirfd, const char *name, const struct spool_image *image, struct err *err);
 void spool_writer_release(struct spool_writer *w);
 

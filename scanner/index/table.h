@@ -2,7 +2,7 @@
 #ifndef DEDUPSCAN_TABLE_H
 #define DEDUPSCAN_TABLE_H
 
-#include "scanner/base/file.h"
+#include "scanner/base/syncer.h"
 #include "scanner/index/index.h"
 
 /* Tables: immutable sorted files of the index.
@@ -29,8 +29,9 @@ struct table_stats {
 	uint64_t nr_keys, nr_places, bytes;
 };
 
-/* Finishes the file (directory, trailer; synced when `sync`) and frees the writer, also on failure. */
-int table_writer_finish(struct table_writer *w, bool sync, struct table_stats *ret, struct err *err);
+/* Finishes the file (directory, trailer) and frees the writer, also on failure.  The syncer makes it durable; NULL = nobody
+ * does. */
+int table_writer_finish(struct table_writer *w, struct syncer *syncer, struct table_stats *ret, struct err *err);
 
 /* Frees without finishing; the caller removes the file.  Takes NULL. */
 void table_writer_free(struct table_writer *w);

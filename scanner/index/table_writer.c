@@ -258,7 +258,19 @@ static int write_trailer(struct table_writer *w, struct err *err)
 	return file_writer_append(&w->file, &t, sizeof(t), err);
 }
 
-int table_writer_finish(struct table_writer *w, bool sync, struct table_stats *ret, struct err *err)
+static int hand_over(struct table_writer *w, struct syncer *syncer, struct err *err)
+{
+	char name[sizeof(w->file.name)];
+	int fd;
+
+	memcpy(name, w->file.name, sizeof(name));
+	fd = file_writer_detach(&w->file, err);
+	if (fd >= 0)
+		syncer_add(syncer, fd, name);
+	return fd < 0 ? -1 : 0;
+}
+
+int table_writer_finish(struct table_writer *w, struct syncer *syncer, struct table_stats *ret, struct err *err)
 {
 	int rc = 0;
 
@@ -270,7 +282,7 @@ int table_writer_finish(struct table_writer *w, bool sync, struct table_stats *r
 		rc = write_trailer(w, err);
 	w->stats.bytes = w->file.offset;
 	if (rc == 0)
-		rc = file_writer_close(&w->file, sync, err);
+		rc = syncer ? hand_over(w, syncer, err) : file_writer_close(&w->file, 0, err);
 	if (rc == 0 && ret)
 		*ret = w->stats;
 	table_writer_free(w);

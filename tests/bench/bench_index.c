@@ -104,7 +104,7 @@ static int write_table(struct bench *b, const char *name, struct err *err)
 			b->sum += r[i].key.lo ^ r[i].key.hi ^ r[i].value;
 		}
 	}
-	if (nr < 0 || table_writer_finish(STEAL(w), false, &stats, err) < 0)
+	if (nr < 0 || table_writer_finish(STEAL(w), NULL, &stats, err) < 0)
 		return -1;
 	b->total.nr_keys += stats.nr_keys;
 	b->total.nr_places += stats.nr_places;

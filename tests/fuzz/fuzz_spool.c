@@ -56,8 +56,7 @@ static void write_file(const uint8_t *data, size_t size, bool whole)
 	w.offset = HEADER + size;
 	if (whole)
 		must(spool_commit(&w, dir, "1", &i, NULL) == 0);
-	else
-		spool_writer_release(&w);
+	spool_writer_release(&w);
 }
 
 /* ---- what is accepted ---- */
@@ -132,6 +131,7 @@ static void go_on(void)
 
 	must(spool_resume(&w, dir, "1", &i.identity, i.base, &got, NULL) == 1);
 	must(spool_commit(&w, dir, "1", &got, NULL) == 0);
+	spool_writer_release(&w);
 	s = spool_open(dir, "1", true, NULL);
 	must(s != NULL);
 	must(s->totals.nr_requests == w.totals.nr_requests && s->totals.nr_stored == w.totals.nr_stored);

@@ -90,6 +90,7 @@ static inline void spool_image(int64_t id, uint64_t base, const uint64_t *conten
 		assert_int_equal(spool_append(&w, frame, len, NULL), 0);
 	}
 	assert_int_equal(spool_commit(&w, catalog_spool_dirfd(catalog), name, &image, NULL), 0);
+	spool_writer_release(&w);
 	free(p);
 	free(frame);
 }

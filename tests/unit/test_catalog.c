@@ -403,10 +403,46 @@ static void partitions_split_in_order_of_key(void **state)
 	assert_false(known);
 }
 
+static unsigned nr_open(void)
+{
+	unsigned nr = 0;
+
+	for (int fd = 0; fd < 1000; fd++)
+		nr += fcntl(fd, F_GETFD) >= 0;
+	return nr;
+}
+
+static int slow_close(int fd)
+{
+	usleep(20000);
+	return close(fd);
+}
+
+static void removed_files_are_gone_and_none_stays_open(void **state)
+{
+	struct file_ops slow = file_ops_os;
+	unsigned before = nr_open();
+
+	(void)state;
+	slow.close = slow_close;
+	file_ops = &slow;
+	for (int i = 0; i < 20; i++) {
+		tree_file("catalog/spool/1.req");
+		assert_int_equal(catalog_remove_file(catalog, catalog_spool_dirfd(catalog), "1.req", NULL), 0);
+		assert_int_not_equal(access(in_tree("catalog/spool/1.req"), F_OK), 0);
+	}
+	assert_int_equal(catalog_remove_file(catalog, catalog_spool_dirfd(catalog), "1.req", NULL), 0);
+	catalog_reopen();
+	file_ops = &file_ops_os;
+	assert_int_equal(nr_open(), before);
+	assert_int_equal(catalog_remove_file(catalog, catalog_dirfd(catalog), "spool", NULL), -1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		catalog_test(images_are_kept_by_path_and_by_number),
+		catalog_test(removed_files_are_gone_and_none_stays_open),
 		catalog_test(names_of_any_bytes_are_kept),
 		catalog_test(what_a_spool_file_says_is_taken_over),
 		catalog_test(an_image_that_fails_loses_what_was_known_of_it),

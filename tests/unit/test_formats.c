@@ -200,7 +200,7 @@ static void the_page_shows_what_the_table_writer_writes(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(entries); i++)
 		for (size_t k = 0; k < entries[i].nr; k++)
 			assert_int_equal(table_writer_add(w, entries[i].key, entries[i].places[k], NULL), 0);
-	assert_int_equal(table_writer_finish(w, false, NULL, NULL), 0);
+	assert_int_equal(table_writer_finish(w, NULL, NULL, NULL), 0);
 	assert_dump_is("table", "0-0-0");
 }
 
@@ -294,6 +294,7 @@ static void the_page_shows_what_the_spool_writer_writes(void **state)
 	assert_int_equal(spool_create(&w, scratch, "7", &image, NULL), 0);
 	assert_int_equal(spool_append(&w, frame, sample_frame(frame), NULL), 0);
 	assert_int_equal(spool_commit(&w, scratch, "7", &image, NULL), 0);
+	spool_writer_release(&w);
 	assert_dump_is("spool", "7.req");
 	free(frame);
 }

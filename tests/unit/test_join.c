@@ -36,6 +36,19 @@ static struct record *make_records(struct sources *s, size_t source, size_t nr)
 	return r;
 }
 
+static void put_requests(struct sorter *sorter, const struct record *r, size_t nr)
+{
+	size_t room;
+
+	for (size_t done = 0; done < nr; done += room) {
+		struct record *to = sorter_room(sorter, nr - done, &room, NULL);
+
+		memcpy(to, r + done, room * sizeof(*r));
+		sorter_commit(sorter, room);
+	}
+	assert_int_equal(sorter_finish(sorter, NULL), 0);
+}
+
 static void add_table_of(struct sources *s, struct record *r, size_t nr)
 {
 	struct table_writer *w;
@@ -46,7 +59,7 @@ static void add_table_of(struct sources *s, struct record *r, size_t nr)
 	qsort(r, nr, sizeof(*r), record_cmp);
 	for (size_t i = 0; i < nr; i++)
 		assert_int_equal(table_writer_add(w, r[i].key, r[i].value, NULL), 0);
-	assert_int_equal(table_writer_finish(w, false, NULL, NULL), 0);
+	assert_int_equal(table_writer_finish(w, NULL, NULL, NULL), 0);
 	s->tables[s->nr] = table_open(scratch, name, ROOM, NULL);
 	assert_non_null(s->tables[s->nr++]);
 }
@@ -59,16 +72,9 @@ static void add_table(struct sources *s, size_t nr)
 static void add_requests(struct sources *s, size_t nr)
 {
 	const struct record *r = make_records(s, s->nr, nr);
-	size_t room;
 
 	s->requests = sorter_new(64 * KIB, scratch, NULL);
-	for (size_t done = 0; done < nr; done += room) {
-		struct record *to = sorter_room(s->requests, nr - done, &room, NULL);
-
-		memcpy(to, r + done, room * sizeof(*r));
-		sorter_commit(s->requests, room);
-	}
-	assert_int_equal(sorter_finish(s->requests, NULL), 0);
+	put_requests(s->requests, r, nr);
 }
 
 static void sources_release(struct sources *s)
@@ -110,9 +116,8 @@ static size_t expect_places(struct join *j, const struct sources *s, size_t i, s
 	return nr;
 }
 
-static void expect_all(struct sources *s)
+static void expect_all_of(struct sources *s, struct join *j)
 {
-	CLEANUP(join_free) struct join *j = sources_join(s);
 	struct key key;
 	size_t i = 0;
 
@@ -126,7 +131,63 @@ static void expect_all(struct sources *s)
 	assert_int_equal(join_next_key(j, &key, NULL), 0);
 }
 
+static void expect_all(struct sources *s)
+{
+	CLEANUP(join_free) struct join *j = sources_join(s);
+
+	expect_all_of(s, j);
+}
+
+/* Requests that are put into the sorter a few keys at a time. */
+struct pieces {
+	struct sorter *sorter;
+	struct record *r;
+	size_t nr, at, size;
+	bool empty; /* every other piece is */
+};
+
+static int next_piece(void *ctx, struct err *err)
+{
+	struct pieces *p = ctx;
+	size_t first = p->at;
+
+	(void)err;
+	if (p->at == p->nr)
+		return 0;
+	p->empty = !p->empty;
+	while (!p->empty && p->at < p->nr &&
+	       (p->at - first < p->size || key_cmp(p->r[p->at].key, p->r[p->at - 1].key) == 0))
+		p->at++;
+	sorter_reset(p->sorter);
+	put_requests(p->sorter, p->r + first, p->at - first);
+	return 1;
+}
+
 /* ---- tests ---- */
+
+static void joins_requests_that_come_in_pieces(void **state)
+{
+	(void)state;
+	for (unsigned nr_tables = 0; nr_tables < 4; nr_tables++) {
+		for (size_t size = 1; size < 10000; size *= 3) {
+			CLEANUP(sources_release) struct sources s = { 0 };
+			CLEANUP(join_free) struct join *j = NULL;
+			struct pieces p = { .nr = 3000, .size = size };
+
+			for (unsigned i = 0; i < nr_tables; i++)
+				add_table(&s, 1000);
+			add_requests(&s, 0);
+			p.sorter = s.requests;
+			p.r = malloc(p.nr * sizeof(*p.r));
+			memcpy(p.r, make_records(&s, s.nr, p.nr), p.nr * sizeof(*p.r));
+			qsort(p.r, p.nr, sizeof(*p.r), record_cmp);
+			j = sources_join(&s);
+			join_set_more(j, next_piece, &p);
+			expect_all_of(&s, j);
+			free(p.r);
+		}
+	}
+}
 
 static void joins_nothing(void **state)
 {
@@ -288,6 +349,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		index_test(joins_nothing),
+		index_test(joins_requests_that_come_in_pieces),
 		index_test(joins_a_single_table),
 		index_test(joins_requests_alone),
 		index_test(joins_tables_oldest_first),

@@ -43,7 +43,7 @@ static void merge(void)
 {
 	struct err err = ERR_INIT;
 
-	if (merge_prepare(catalog, &never, 2, &err) < 0 || run(&err) < 0)
+	if (merge_prepare(catalog, NULL, &never, 2, &err) < 0 || run(&err) < 0)
 		fail_msg("%s", err.text);
 }
 
@@ -233,7 +233,7 @@ static void a_merge_that_was_stopped_goes_on(void **state)
 	fill(2, 1000, 2);
 	put(1, NULL);
 	put(2, NULL);
-	assert_int_equal(merge_prepare(catalog, &never, 2, NULL), 0);
+	assert_int_equal(merge_prepare(catalog, NULL, &never, 2, NULL), 0);
 	stopper = &now;
 	assert_int_equal(run(&err), -1);
 	assert_int_equal(err.kind, ERR_CANCELED);
@@ -286,7 +286,7 @@ static void a_merge_that_fails_anywhere_goes_on_next_time(void **state)
 	fill(2, 1000, 2);
 	put(1, NULL);
 	put(2, NULL);
-	assert_int_equal(merge_prepare(catalog, &never, 2, NULL), 0);
+	assert_int_equal(merge_prepare(catalog, NULL, &never, 2, NULL), 0);
 	for (int step = 0; step < 100; step++) {
 		struct err err = ERR_INIT;
 		int rc;
@@ -305,6 +305,182 @@ static void a_merge_that_fails_anywhere_goes_on_next_time(void **state)
 	assert_int_equal(run(NULL), 0);
 	merge();
 	assert_index_is_right();
+}
+
+/* ---- spool files of our own ---- */
+
+static _Atomic unsigned nr_syncs;
+
+static int slow_fdatasync(int fd)
+{
+	usleep(50000);
+	nr_syncs++;
+	return fails() ? -1 : fdatasync(fd);
+}
+
+/* As the reading part hands them over: complete, checked, with their syncs begun. */
+static void own_add(struct merge_own *own, unsigned image)
+{
+	char name[64];
+
+	snprintf(name, sizeof(name), "catalog/spool/%lld.req", (long long)ids[image]);
+	assert_int_equal(vec_push(&own->images, ids[image]), 0);
+	syncer_add(own->syncer, open(in_tree(name), O_RDWR), name);
+}
+
+static int prepare_own(const unsigned *images, size_t nr)
+{
+	struct merge_own own = { .syncer = syncer_new(1, NULL) };
+	int rc;
+
+	faulty = file_ops_os;
+	faulty.fdatasync = slow_fdatasync;
+	file_ops = &faulty;
+	nr_syncs = 0;
+	for (size_t i = 0; i < nr; i++)
+		own_add(&own, images[i]);
+	rc = merge_prepare(catalog, &own, &never, 2, NULL);
+	if (rc == 0) /* the catalog relies on them now */
+		assert_int_equal(nr_syncs, 3);
+	syncer_free(own.syncer);
+	vec_release(&own.images);
+	file_ops = &file_ops_os;
+	return rc;
+}
+
+static int64_t scanned_at(unsigned image)
+{
+	CLEANUP(catalog_image_release) struct catalog_image i = { 0 };
+
+	assert_int_equal(catalog_image_by_id(catalog, ids[image], &i, NULL), 1);
+	return i.scanned_at;
+}
+
+static void what_is_taken_is_durable_whoever_synced_it(void **state)
+{
+	static const unsigned own[] = { 3, 1 }; /* as they were completed; 2 is of an earlier run */
+
+	(void)state;
+	for (unsigned i = 1; i <= 3; i++) {
+		fill(i, 1000 * i, 1);
+		put(i, NULL);
+	}
+	for (int step = 0; step < 3; step++) {
+		steps_left = step;
+		assert_int_equal(prepare_own(own, 2), -1);
+		for (unsigned i = 1; i <= 3; i++)
+			assert_int_equal(scanned_at(i), 0);
+	}
+	steps_left = 3;
+	assert_int_equal(prepare_own(own, 2), 0);
+	assert_int_equal(run(NULL), 0);
+	assert_index_is_right();
+}
+
+static unsigned nr_preads;
+
+static ssize_t counted_pread(int fd, void *buf, size_t len, off_t offset)
+{
+	nr_preads += len > 4096;
+	return pread(fd, buf, len, offset);
+}
+
+static void own_spool_files_are_not_read_twice(void **state)
+{
+	struct merge_own own = { .syncer = syncer_new(1, NULL) };
+
+	(void)state;
+	faulty = file_ops_os;
+	faulty.pread = counted_pread;
+	fill(1, 1, 1);
+	put(1, NULL);
+	own_add(&own, 1);
+	file_ops = &faulty;
+	nr_preads = 0;
+	assert_int_equal(merge_prepare(catalog, &own, &never, 1, NULL), 0);
+	file_ops = &file_ops_os;
+	assert_int_equal(nr_preads, 1); /* the header */
+	syncer_free(own.syncer);
+	vec_release(&own.images);
+	assert_int_equal(run(NULL), 0);
+	assert_index_is_right();
+}
+
+static int count_tables(void *ctx, const struct partition *p, struct err *err)
+{
+	(void)err;
+	*(unsigned *)ctx += p->nr_tables;
+	return 0;
+}
+
+static void a_table_that_is_not_durable_is_not_named(void **state)
+{
+	struct err err = ERR_INIT;
+	unsigned nr = 0;
+
+	(void)state;
+	fill(1, 1, 1);
+	put(1, NULL);
+	assert_int_equal(merge_prepare(catalog, NULL, &never, 2, NULL), 0);
+	faulty = file_ops_os;
+	faulty.fdatasync = slow_fdatasync;
+	steps_left = 0;
+	file_ops = &faulty;
+	assert_int_equal(run(&err), -1);
+	file_ops = &file_ops_os;
+	assert_int_equal(err.kind, ERR_FULL);
+	assert_int_equal(catalog_each_partition(catalog, count_tables, &nr, NULL), 0);
+	assert_int_equal(nr, 0);
+	assert_int_equal(run(NULL), 0);
+	assert_index_is_right();
+}
+
+/* ---- more than is sorted at once ---- */
+
+#define MANY ((size_t)300 * SEGMENT_BLOCKS)
+
+static uint8_t found_once[MANY + 1];
+
+static int note_places(void *ctx, const struct partition *p, struct err *err)
+{
+	struct index_table tables[PARTITION_TABLES];
+	int nr = catalog_tables(catalog, p->bits, p->prefix, tables, err);
+
+	(void)ctx;
+	for (int i = 0; i < nr; i++) {
+		CLEANUP(table_close) struct table *t = table_open(catalog_index_dirfd(catalog), tables[i].name, TABLE_PAGE, NULL);
+		struct key key;
+		uint64_t place;
+
+		while (table_next_key(t, &key, NULL) > 0) {
+			while (table_next_place(t, &place, NULL) > 0) {
+				struct fingerprint f = content_of(place % MANY + 1);
+
+				assert_int_equal(key.hi, f.hi);
+				assert_int_equal(key.lo, f.lo & KEY_LO_MASK);
+				assert_in_range(++found_once[place % MANY], 1, 1);
+			}
+		}
+	}
+	return nr < 0 ? -1 : 0;
+}
+
+static void what_is_sorted_in_pieces_is_all_there(void **state)
+{
+	CLEANUP(free) uint64_t *many = malloc(MANY * sizeof(*many));
+	uint64_t first;
+
+	(void)state;
+	assert_int_equal(catalog_number(catalog, "next_segment", &first, NULL), 0);
+	for (size_t i = 0; i < MANY; i++)
+		many[(i + MANY - first * SEGMENT_BLOCKS % MANY) % MANY] = i + 1;
+	ids[1] = image_add("/1");
+	spool_image(ids[1], 0, many, MANY, NULL);
+	merge();
+	memset(found_once, 0, sizeof(found_once));
+	assert_int_equal(catalog_each_partition(catalog, note_places, NULL, NULL), 0);
+	for (size_t i = 0; i < MANY; i++)
+		assert_int_equal(found_once[i], 1);
 }
 
 static void stray_tables_are_swept(void **state)
@@ -361,6 +537,10 @@ int main(void)
 		merge_test(places_of_removed_images_fall_out),
 		merge_test(a_merge_that_was_stopped_goes_on),
 		merge_test(a_merge_that_fails_anywhere_goes_on_next_time),
+		merge_test(what_is_taken_is_durable_whoever_synced_it),
+		merge_test(own_spool_files_are_not_read_twice),
+		merge_test(a_table_that_is_not_durable_is_not_named),
+		merge_test(what_is_sorted_in_pieces_is_all_there),
 		merge_test(stray_tables_are_swept),
 		merge_test(a_damaged_spool_file_is_thrown_away),
 		merge_test(a_spool_file_of_a_past_state_is_thrown_away),

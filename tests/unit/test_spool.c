@@ -241,6 +241,7 @@ static void a_resumed_file_is_as_if_written_at_once(void **state)
 	assert_int_equal(spool_resume(&w, scratch, "7", &identity, 9, &image, NULL), 1);
 	append_frames(&w, 2, 2);
 	assert_int_equal(spool_commit(&w, scratch, "7", &image, NULL), 0);
+	spool_writer_release(&w);
 	assert_true(gives_what_went_in());
 }
 
@@ -382,6 +383,7 @@ static void the_header_written_at_the_end_is_the_one_that_counts(void **state)
 	image.racy = 1;
 	spool_set_texts(&image, texts);
 	assert_int_equal(spool_commit(&w, scratch, "7", &image, NULL), 0);
+	spool_writer_release(&w);
 	s = spool_open(scratch, "7", true, NULL);
 	assert_non_null(s);
 	assert_int_equal(s->image->racy, 1);
@@ -410,6 +412,7 @@ static void every_slice_gives_the_keys_of_its_first_byte(void **state)
 		assert_int_equal(spool_append(&w, frame, len, NULL), 0);
 	}
 	assert_int_equal(spool_commit(&w, scratch, "7", &image, NULL), 0);
+	spool_writer_release(&w);
 	s = spool_open(scratch, "7", true, NULL);
 	assert_int_equal(spool_count_slices(s, counts, NULL), 0);
 	assert_int_equal(spool_count_slices(s, counts, NULL), 0); /* added, not set */
@@ -453,6 +456,7 @@ static void block_numbers_keep_all_their_forty_bits(void **state)
 	assert_int_equal(spool_frame_check(frame, len, NULL), 0);
 	assert_int_equal(spool_append(&w, frame, len, NULL), 0);
 	assert_int_equal(spool_commit(&w, scratch, "7", &image, NULL), 0);
+	spool_writer_release(&w);
 	s = spool_open(scratch, "7", true, NULL);
 	assert_int_equal(sorted_requests(s, 0, 255, (uint64_t)1 << 61, got), ARRAY_SIZE(blocks));
 	for (size_t i = 0; i < ARRAY_SIZE(blocks); i++) {
@@ -566,8 +570,40 @@ static void refuses_frames_that_go_back(void **state)
 	append_frames(&w, 2, 1);
 	append_frames(&w, 0, 1);
 	assert_int_equal(spool_commit(&w, scratch, "7", &image, &err), 0);
+	spool_writer_release(&w);
 	assert_null(spool_open(scratch, "7", true, &err));
 	assert_int_equal(err.kind, ERR_FORMAT);
+}
+
+/* The ends of a frame's slices lie behind its segments, be these few or many. */
+static void slices_are_found_behind_any_number_of_segments(void **state)
+{
+	static const unsigned numbers[] = { 1, 93, 94, 95, 96, 120, 126, SPOOL_FRAME_SEGMENTS };
+	struct record got[4];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
+		CLEANUP(spool_close) struct spool *s = NULL;
+		struct spool_image image = image_make();
+		struct spool_writer w;
+
+		assert_int_equal(spool_create(&w, scratch, "7", &image, NULL), 0);
+		for (unsigned k = 0; k < numbers[i]; k++)
+			add_segment(k, 512, 0, 0);
+		add_request((struct fingerprint){ 0, 1 }, 0);
+		add_request((struct fingerprint){ (uint64_t)200 << 56, 1 }, 1);
+		add_request((struct fingerprint){ UINT64_MAX, 1 }, 2);
+		assert_int_equal(spool_append(&w, frame, spool_frame_make(pending, SEGMENT_SIZE, frame), NULL), 0);
+		assert_int_equal(spool_commit(&w, scratch, "7", &image, NULL), 0);
+		spool_writer_release(&w);
+		s = spool_open(scratch, "7", true, NULL);
+		assert_non_null(s);
+		assert_int_equal(sorted_requests(s, 0, 255, 0, got), 3);
+		assert_int_equal(sorted_requests(s, 200, 200, 0, got), 1);
+		assert_int_equal(got[0].value, 1);
+		assert_int_equal(sorted_requests(s, 201, 255, 0, got), 1);
+		assert_int_equal(got[0].value, 2);
+	}
 }
 
 static void texts_too_long_are_cut_and_the_rest_stays_apart(void **state)
@@ -654,6 +690,7 @@ int main(void)
 		spool_test(refuses_an_end_frame_that_counts_something),
 		spool_test(refuses_frames_that_go_back),
 		spool_test(texts_too_long_are_cut_and_the_rest_stays_apart),
+		spool_test(slices_are_found_behind_any_number_of_segments),
 		spool_test(a_full_disk_is_told_at_every_step),
 	};
 

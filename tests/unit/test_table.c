@@ -66,7 +66,7 @@ static struct table_stats table_make(const struct model *m)
 	assert_non_null(w);
 	for (size_t i = 0; i < m->nr; i++)
 		assert_int_equal(table_writer_add(w, m->r[i].key, m->r[i].value, NULL), 0);
-	assert_int_equal(table_writer_finish(w, true, &stats, NULL), 0);
+	assert_int_equal(table_writer_finish(w, NULL, &stats, NULL), 0);
 	assert_int_equal(stats.nr_keys, model_keys(m));
 	assert_int_equal(stats.nr_places, m->nr);
 	return stats;
@@ -267,7 +267,7 @@ static struct table_stats make_hot(uint64_t nr)
 		assert_int_equal(table_writer_add(w, (struct key){ 9, 0 }, hot_place(i), NULL), 0);
 	assert_int_equal(table_writer_add(w, (struct key){ 10, 0 }, 1, NULL), 0);
 	assert_in_range(mallinfo2().uordblks + mallinfo2().hblkhd, 0, before + 64 * KIB);
-	assert_int_equal(table_writer_finish(w, false, &stats, NULL), 0);
+	assert_int_equal(table_writer_finish(w, NULL, &stats, NULL), 0);
 	return stats;
 }
 
@@ -790,7 +790,7 @@ static void tells_write_errors(void **state)
 		i++;
 	assert_in_range(i, 1, 999999);
 	assert_int_equal(err.kind, ERR_FULL);
-	assert_int_equal(table_writer_finish(STEAL(w), true, NULL, &err), -1);
+	assert_int_equal(table_writer_finish(STEAL(w), NULL, NULL, &err), -1);
 }
 
 int main(void)
