@@ -166,14 +166,14 @@ def take_turns(calls, files):
     return ret
 
 
-def scan(paths, jobs=1, memory=None, core=None, catalog="catalog", fresh=True):
+def scan(paths, *options, jobs=1, memory=None, core=None, catalog="catalog", fresh=True):
     """One scan, by default of a new catalog."""
     if fresh:
         shutil.rmtree(path(catalog), ignore_errors=True)
     args = [PROGRAM, "scan", "--no-idle", "--fill-cache", "--jobs", str(jobs), "--catalog", path(catalog)]
     if memory:
         args += ["--memory", memory]
-    return Run(args + paths, core)
+    return Run(args + list(options) + paths, core)
 
 
 def catalog_bytes(catalog="catalog"):

@@ -90,6 +90,11 @@ if command -v sqlite3 >/dev/null; then
 	done
 fi
 
+# every format has its section
+for format in $("$DEDUPSCAN" --version | sed -n 's/^formats: //p'); do
+	grep -qi "^\.Sh $format\$" contrib/man/dedupscan-formats.5 || fail "dedupscan-formats(5) has no section on $format"
+done
+
 # controls: an option and a status that are missing are noticed
 sed 's/^\.It Fl \\-limit/.It Fl \\-limits/' contrib/man/dedupscan-scan.1 >"$TMP/page"
 [ "$(cat "$scan")" != "$(man_options "$TMP/page")" ] || fail "a wrong option is not noticed"
