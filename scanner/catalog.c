@@ -329,3 +329,9 @@ int catalog_disk_use(struct catalog *c, uint64_t *ret_index, uint64_t *ret_all, 
 	*ret_all = all + index;
 	return 0;
 }
+
+struct spool_identity catalog_take_identity(struct sql_query *q, int i)
+{
+	return (struct spool_identity){ (uint64_t)sql_int(q, i), (uint64_t)sql_int(q, i + 1),
+					(uint64_t)sql_int(q, i + 2), sql_int(q, i + 3), sql_int(q, i + 4) };
+}

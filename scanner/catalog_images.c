@@ -34,12 +34,6 @@ static bool take_text(struct sql_query *q, int i, char **ret)
 	return !text || *ret;
 }
 
-struct spool_identity catalog_take_identity(struct sql_query *q, int i)
-{
-	return (struct spool_identity){ (uint64_t)sql_int(q, i), (uint64_t)sql_int(q, i + 1),
-					(uint64_t)sql_int(q, i + 2), sql_int(q, i + 3), sql_int(q, i + 4) };
-}
-
 static struct fingerprint take_digest(struct sql_query *q, int i)
 {
 	size_t len;

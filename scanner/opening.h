@@ -6,7 +6,7 @@
 
 #include "scanner/leash.h"
 #include "scanner/roots.h"
-#include "scanner/worker.h"
+#include "scanner/worker_message.h"
 
 /* Names inside images: how the process that reads an image gets the files that it names from its parent, who opens
  * them by the rules in roots.h or refuses. */

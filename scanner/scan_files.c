@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,6 +15,15 @@ bool scan_files_have(const struct scan_files *l, const struct spool_identity *id
 		if (spool_identity_equal(&l->list.items[i].identity, identity))
 			return true;
 	return false;
+}
+
+bool scan_open_for_writing(int fd)
+{
+	if (fcntl(fd, F_SETLEASE, F_RDLCK) == 0) {
+		fcntl(fd, F_SETLEASE, F_UNLCK);
+		return false;
+	}
+	return errno == EAGAIN;
 }
 
 int scan_files_add(struct scan_files *l, const struct spool_identity *identity, const char *path, struct err *err)

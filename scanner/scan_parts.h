@@ -49,6 +49,9 @@ bool scan_told_the_same(const struct scan *s, bool told, const char *format);
 
 /* ---- scan_files.c ---- */
 
+/* True while somebody could be writing to the file: a lease that wants to be alone with readers is not to be had. */
+bool scan_open_for_writing(int fd);
+
 bool scan_files_have(const struct scan_files *l, const struct spool_identity *identity);
 int scan_files_add(struct scan_files *l, const struct spool_identity *identity, const char *path, struct err *err);
 void scan_files_release(struct scan_files *l);
@@ -70,9 +73,6 @@ int scan_find(struct scan *s, struct err *err);
 /* ---- scan_read.c ---- */
 
 unsigned scan_workers_count(const struct scan_workers *w);
-
-/* True while somebody could be writing to the file: a lease that wants to be alone with readers is not to be had. */
-bool scan_open_for_writing(int fd);
 
 /* What workers run: tests put something worse in its place. */
 extern int (*scan_worker_run)(int sock, void *shared, void *arg);

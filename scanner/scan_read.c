@@ -150,15 +150,6 @@ static void forget(struct scan *s, struct reading *r)
 	s->images_done++;
 }
 
-bool scan_open_for_writing(int fd)
-{
-	if (fcntl(fd, F_SETLEASE, F_RDLCK) == 0) {
-		fcntl(fd, F_SETLEASE, F_UNLCK);
-		return false;
-	}
-	return errno == EAGAIN;
-}
-
 static int64_t realtime_ns(void)
 {
 	struct timespec t;

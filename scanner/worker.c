@@ -59,28 +59,6 @@ struct worker {
 	struct spool_pending *pending;
 };
 
-size_t worker_message_len(uint32_t kind)
-{
-	switch (kind) {
-	case WORKER_FREE:
-	case WORKER_FRAME:
-	case WORKER_DONE:
-	case WORKER_STOPPED:
-	case WORKER_DIGESTS:
-		return offsetof(struct worker_message, slot) + sizeof(uint32_t);
-	case WORKER_REFUSED:
-	case WORKER_FAILED:
-		return offsetof(struct worker_message, err) + sizeof(struct err);
-	default:
-		return sizeof(struct worker_message);
-	}
-}
-
-int worker_send(int sock, const struct worker_message *m, int fd, struct err *err)
-{
-	return proc_send(sock, m, worker_message_len(m->kind), fd, err);
-}
-
 /* Receives the next message but FREE, which it deals with.  The parent's end is ours. */
 static int receive(struct worker *w, struct worker_message *ret, int *ret_fd, bool free_will_do, struct err *err)
 {

@@ -1,20 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "scanner/image/image.h"
+#include "scanner/image/image_file.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/fs.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "scanner/base/checked.h"
-#include "scanner/base/file.h"
 
-/* The common head of all formats: it probes, checks what callers ask and what formats answer, and makes the guest
+/* The common head of all formats: it opens, checks what callers ask and what formats answer, and makes the guest
  * view out of the stored views of a chain.
  *
  *	guest view	|   top   | base |zeros| top |  base   |
@@ -22,122 +16,6 @@
  *	base		|##.......|######|           |#########|	(shorter than top: zeros after it)
  *
  * Each image keeps the extent it found last, so that small extents of a base do not make its overlays search again. */
-
-const char *const image_role_names[IMAGE_NR_ROLES] = {
-	[IMAGE_BACKING] = "backing file", [IMAGE_DATA_FILE] = "external data file", [IMAGE_EXTENT] = "extent"
-};
-
-/* ---- files ---- */
-
-int image_file_size(int fd, uint64_t *ret, struct err *err)
-{
-	struct stat st;
-
-	if (file_stat(fd, &st) < 0)
-		return err_errno(err, "cannot stat the image");
-	if (S_ISREG(st.st_mode))
-		*ret = (uint64_t)st.st_size;
-	else if (!S_ISBLK(st.st_mode))
-		return err_set(err, ERR_UNSUPPORTED, "neither a regular file nor a block device");
-	else if (ioctl(fd, BLKGETSIZE64, ret) < 0)
-		return err_errno(err, "cannot get the size of the block device");
-	return 0;
-}
-
-/* How many of len bytes at `offset` may be looked for. */
-static size_t within_file(const struct image_file *f, size_t len, uint64_t offset)
-{
-	return f->inside ? (size_t)min_u64(len, f->size - min_u64(offset, f->size)) : len;
-}
-
-ssize_t image_file_read_some(const struct image_file *f, void *buf, size_t len, uint64_t offset, struct err *err)
-{
-	uint64_t at;
-
-	if (__builtin_add_overflow(f->base, offset, &at) || at > INT64_MAX)
-		return err_set(err, ERR_FORMAT, "offset %llu is past the largest file offset",
-			       (unsigned long long)offset);
-	return file_read_some(f->fd, buf, within_file(f, len, offset), at, err);
-}
-
-int image_file_read(const struct image_file *f, void *buf, size_t len, uint64_t offset, struct err *err)
-{
-	if (!range_within(offset, len, f->size))
-		return err_set(err, ERR_FORMAT, "%zu bytes at offset %llu end past the end of the file", len,
-			       (unsigned long long)offset);
-	return file_read(f->fd, buf, len, f->base + offset, err);
-}
-
-/* Fills in what belongs to the descriptor. */
-static int look_at_file(struct image_file *f, struct err *err)
-{
-	struct stat st;
-
-	if (file_stat(f->fd, &st) < 0)
-		return err_errno(err, "cannot stat the image");
-	f->dev = st.st_dev;
-	f->ino = st.st_ino;
-	return image_file_size(f->fd, &f->size, err);
-}
-
-static bool same_file(const struct image_file *a, const struct image_file *b)
-{
-	return a->dev == b->dev && a->ino == b->ino;
-}
-
-static void file_free(struct image_file *f)
-{
-	if (!f)
-		return;
-	if (f->fd >= 0)
-		close(f->fd);
-	free(f->path);
-	free(f);
-}
-CLEANUP_DEFINE(struct image_file *, file_free)
-
-/* Room for one more: the list doubles when it is full. */
-static int grow_parts(struct image *img, struct err *err)
-{
-	size_t room = img->nr_parts ? 2 * (size_t)img->nr_parts : 1;
-	void *grown;
-
-	if (img->nr_parts & (img->nr_parts - 1))
-		return 0;
-	grown = realloc(img->parts, room * sizeof(*img->parts));
-	if (!grown)
-		return err_set(err, ERR_MEMORY, "no memory for the parts of an image");
-	img->parts = grown;
-	return 0;
-}
-
-static int check_part(const struct image *img, const struct image_file *f, struct err *err)
-{
-	return same_file(f, &img->file) ? err_set(err, ERR_FORMAT, "it is the image itself") : 0;
-}
-
-struct image_file *image_open_part(struct image *img, enum image_role role, const char *name,
-				   const struct image_opener *opener, struct err *err)
-{
-	CLEANUP(file_free) struct image_file *f = calloc(1, sizeof(*f));
-	char path[PATH_MAX] = "";
-
-	if (!f || grow_parts(img, err) < 0)
-		return err_null(err, ERR_MEMORY, "no memory for the parts of an image");
-	f->fd = opener ? opener->open(opener->ctx, role, name, img->file.path, path, err)
-		       : err_set(err, ERR_REFUSED, "names inside the image are not followed");
-	if (f->fd < 0 || look_at_file(f, err) < 0 || check_part(img, f, err) < 0) {
-		err_add(err, "%s '%s'", image_role_names[role], name);
-		return NULL;
-	}
-	for (unsigned i = 0; i < img->nr_parts; i++)
-		if (same_file(img->parts[i], f))
-			return img->parts[i];
-	f->path = strdup(path);
-	if (!f->path)
-		return err_null(err, ERR_MEMORY, "no memory for the parts of an image");
-	return img->parts[img->nr_parts++] = STEAL(f);
-}
 
 /* ---- opening ---- */
 
@@ -157,7 +35,7 @@ static void image_free(struct image *img)
 	if (img->format->release)
 		img->format->release(img);
 	for (unsigned i = 0; i < img->nr_parts; i++)
-		file_free(img->parts[i]);
+		image_part_free(img->parts[i]);
 	free(img->parts);
 	if (img->file.fd >= 0)
 		close(img->file.fd);
@@ -219,7 +97,7 @@ struct image *image_open(int fd, const char *path, const struct image_format *fo
 {
 	struct image_file file = { .fd = fd };
 
-	if (look_at_file(&file, err) < 0) {
+	if (image_file_look(&file, err) < 0) {
 		close(fd);
 		return NULL;
 	}
@@ -255,10 +133,10 @@ static int check_chain(const struct image *top, int fd, const char *path, struct
 	struct image_file file = { .fd = fd };
 	unsigned nr = 1;
 
-	if (look_at_file(&file, err) < 0)
+	if (image_file_look(&file, err) < 0)
 		return -1;
 	for (const struct image *m = top; m; m = m->backing, nr++)
-		if (same_file(&m->file, &file))
+		if (image_file_same(&m->file, &file))
 			return err_set(err, ERR_FORMAT, "the backing chain loops back to '%s'", path);
 	if (nr > IMAGE_CHAIN_MAX)
 		return err_set(err, ERR_UNSUPPORTED, "the backing chain has more than %d members", IMAGE_CHAIN_MAX);
@@ -379,33 +257,14 @@ static int count_work(struct image *img, const struct extent *ext, struct err *e
 	bytes = w->data + w->packed;
 	if (out_of_proportion(w->data, IMAGE_DATA_SPARE, IMAGE_DATA_TIMES, held) ||
 	    out_of_proportion(w->packed, IMAGE_PACKED_SPARE, IMAGE_PACKED_TIMES, held))
-		return err_set(err, ERR_REFUSED, "its tables make %llu MiB of a file of %llu KiB: the same data many times over",
+		return err_set(err, ERR_REFUSED,
+			       "its tables make %llu MiB of a file of %llu KiB: the same data many times over",
 			       (unsigned long long)(bytes >> 20), (unsigned long long)(held >> 10));
 	if (out_of_proportion(w->nr_extents, IMAGE_EXTENTS_SPARE, IMAGE_EXTENTS_TIMES, held))
-		return err_set(err, ERR_REFUSED, "its tables make %llu extents of a file of %llu KiB: the same table many times over",
+		return err_set(err, ERR_REFUSED,
+			       "its tables make %llu extents of a file of %llu KiB: the same table many times over",
 			       (unsigned long long)w->nr_extents, (unsigned long long)(held >> 10));
 	return 0;
-}
-
-bool image_hole_at(struct image *img, const struct image_file *f, uint64_t at, uint64_t *end)
-{
-	off_t data, hole;
-
-	if (img->solid != f || at < img->solid_begin || at >= img->solid_end) {
-		data = lseek(f->fd, (off_t)(f->base + at), SEEK_DATA);
-		if (data < 0)
-			return errno == ENXIO;
-		if ((uint64_t)data > f->base + at) {
-			*end = min_u64(*end, (uint64_t)data - f->base);
-			return true;
-		}
-		hole = lseek(f->fd, data, SEEK_HOLE);
-		img->solid = f;
-		img->solid_begin = at;
-		img->solid_end = hole > data ? (uint64_t)hole - f->base : UINT64_MAX;
-	}
-	*end = min_u64(*end, img->solid_end);
-	return false;
 }
 
 /* Long data extents are asked of the file system: preallocated images are mostly holes, which read as zeros fast
