@@ -8,7 +8,7 @@ capture "$DEDUPSCAN" report --catalog "$TMP/catalog" "$TMP/store"
 assert_eq 1 "$status" "exit status with a damaged image"
 assert_has "$output" '^failed .*lab/interrupted-copy.qcow2: .*L1 table'
 assert_has "$output" '^qcow2 .* 0 B .*templates/golden-compressed.qcow2$'
-assert_eq 10 "$(grep -cE '^(raw|qcow2) ' <<<"$output")" "images read"
+assert_eq 12 "$(grep -cE '^(raw|qcow2|vmdk|vhdx) ' <<<"$output")" "images read"
 
 rm "$TMP/store/lab/interrupted-copy.qcow2"
 capture "$DEDUPSCAN" report --catalog "$TMP/catalog" "$TMP/store"
