@@ -387,6 +387,8 @@ class Image:
         self.qemu_reads &= not padding  # it takes no notice of the entry's length when it replays
         for k, updates in enumerate(groups):
             whose = tail if rng.random() < 0.8 or k == len(groups) - 1 else at
+            if at < tail:
+                self.qemu_reads = False  # it searches from the ring's beginning on, and takes the later part for all
             at = vhdx.put_around(ring, at, entry(updates, number + k, whose, padding=padding))
         if rng.random() < 0.4:  # one that was not written to its end
             torn = bytearray(entry(self.random_updates(5), number + len(groups), tail))
