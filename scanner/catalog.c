@@ -15,7 +15,7 @@
  * and synced before the row that names it is committed, and removed only after the row that named it is gone.
  */
 
-#define CATALOG_VERSION 1u
+#define CATALOG_VERSION 2
 
 static const char schema[] =
 	"CREATE TABLE IF NOT EXISTS numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;"
@@ -118,15 +118,22 @@ static int lock(struct catalog *c, struct err *err)
 	return err_errno(err, "cannot lock catalog '%s'", c->dir);
 }
 
-/* Before anything is written: what a newer program made is left as it is. */
-static int refuse_newer(struct catalog *c, struct err *err)
+/* Before anything is written: what another version of the program made is left as it is. */
+static int refuse_other_versions(struct catalog *c, struct err *err)
 {
 	/* A new catalog has no such table; one that is damaged is told of later. */
 	struct sql_query *q = sql_query(c->db, NULL, "SELECT value FROM numbers WHERE name = 'version'", "");
-	bool newer = q && sql_step(q, NULL) > 0 && sql_int(q, 0) > (int64_t)CATALOG_VERSION;
+	int64_t version = q && sql_step(q, NULL) > 0 ? sql_int(q, 0) : 0;
 
 	sql_end(q);
-	return newer ? err_set(err, ERR_UNSUPPORTED, "catalog '%s' was written by a newer dedupscan", c->dir) : 0;
+	if (version > CATALOG_VERSION)
+		return err_set(err, ERR_UNSUPPORTED, "catalog '%s' was written by a newer dedupscan", c->dir);
+	if (version && version < CATALOG_VERSION)
+		return err_set(
+			err, ERR_UNSUPPORTED,
+			"catalog '%s' was written by an older dedupscan; remove it, and the next scan makes it anew",
+			c->dir);
+	return 0;
 }
 
 static int open_database(struct catalog *c, struct err *err)
@@ -142,7 +149,7 @@ static int open_database(struct catalog *c, struct err *err)
 	snprintf(path, sizeof(path), "%s/catalog.db", c->dir);
 	snprintf(what, sizeof(what), "catalog '%s'", c->dir);
 	c->db = sql_open(path, what, err);
-	if (!c->db || refuse_newer(c, err) < 0)
+	if (!c->db || refuse_other_versions(c, err) < 0)
 		return -1;
 	if (sql_execute(
 		    c->db,

@@ -25,6 +25,12 @@ for command in scan report 'report --no-scan'; do
 	assert_has "$output" 'written by a newer dedupscan'
 done
 assert_eq "$sum" "$(cksum <"$CATALOG/catalog.db")" "the newer catalog"
+sqlite3 "$CATALOG/catalog.db" "UPDATE numbers SET value = 1 WHERE name = 'version'; PRAGMA journal_mode=DELETE" >/dev/null
+sum=$(cksum <"$CATALOG/catalog.db")
+scan "$STORE"
+assert_status 3
+assert_has "$output" 'written by an older dedupscan; remove it, and the next scan makes it anew'
+assert_eq "$sum" "$(cksum <"$CATALOG/catalog.db")" "the older catalog"
 
 rm -r "$CATALOG"
 scan "$STORE"
