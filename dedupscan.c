@@ -600,7 +600,7 @@ static const char scan_options_help[] =
 	"  --catalog DIR         where results are kept (/var/lib/dedupscan, or for others than root\n"
 	"                        ~/.local/state/dedupscan)\n"
 	"  --exclude PATTERN     leave out files and directories of that name, or path if it has a '/'\n"
-	"  --format NAME         take every file for this format: raw, qcow2\n"
+	"  --format NAME         take every file for this format: raw, qcow2, ...\n"
 	"  --allow-backing DIR   backing and data files may be opened beneath DIR too\n"
 	"  --files-from FILE     more PATHs, one a line ('-' is standard input)\n"
 	"  -0, --null            the PATHs in FILE are ended by zero bytes\n"

@@ -99,6 +99,7 @@ struct fingerprint catalog_parts_digest(const struct catalog_part *parts, size_t
 
 /* Replaces what is known of an image's parts.  They are the image's when their digest is the one of its row or spool file. */
 int catalog_set_parts(struct catalog *c, int64_t image, const struct catalog_part *parts, size_t nr, struct err *err);
+int catalog_has_parts(struct catalog *c, int64_t image, bool *ret, struct err *err);
 /* In order; calls until it returns non-zero, which is returned. */
 int catalog_each_part(struct catalog *c, int64_t image, int (*call)(void *ctx, const struct catalog_part *p, struct err *err),
 		      void *ctx, struct err *err);
@@ -128,6 +129,10 @@ int catalog_found_add(struct catalog *c, const struct found *f, struct err *err)
 /* Walks what was found in order of path; path is valid during the call. */
 int catalog_each_found(struct catalog *c, int (*call)(void *ctx, const struct found *f, struct err *err), void *ctx,
 		       struct err *err);
+/* Found files that were parts of an image and are no longer: each has to be released, and read by itself. */
+int catalog_each_released(struct catalog *c, int (*call)(void *ctx, const struct found *f, struct err *err), void *ctx,
+			  struct err *err);
+int catalog_release_part(struct catalog *c, const char *path, struct err *err);
 
 /* Images at or beneath `root` that were not found: those whose file now has another name are renamed, the others removed (`remove`
  * says whether to).  Counts are added. */

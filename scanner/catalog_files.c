@@ -79,10 +79,8 @@ int catalog_each_part_once(struct catalog *c, int (*call)(void *, const struct c
 			 call, ctx, err);
 }
 
-int catalog_is_part(struct catalog *c, const struct spool_identity *file, bool *ret, struct err *err)
+static int any_row(struct sql_query *q, bool *ret, struct err *err)
 {
-	struct sql_query *q = sql_query(c->db, err, "SELECT 1 FROM parts WHERE dev = ? AND ino = ? LIMIT 1", "ii",
-					(int64_t)file->dev, (int64_t)file->ino);
 	int rc = sql_step(q, err);
 
 	if (rc > 0)
@@ -91,12 +89,41 @@ int catalog_is_part(struct catalog *c, const struct spool_identity *file, bool *
 	return rc < 0 ? -1 : 0;
 }
 
+int catalog_has_parts(struct catalog *c, int64_t image, bool *ret, struct err *err)
+{
+	return any_row(sql_query(c->db, err, "SELECT 1 FROM parts WHERE image = ? LIMIT 1", "i", image), ret, err);
+}
+
+int catalog_is_part(struct catalog *c, const struct spool_identity *file, bool *ret, struct err *err)
+{
+	return any_row(sql_query(c->db, err, "SELECT 1 FROM parts WHERE dev = ? AND ino = ? LIMIT 1", "ii",
+				 (int64_t)file->dev, (int64_t)file->ino),
+		       ret, err);
+}
+
 /* A file with a format of its own is no part, whoever names it, and two files that name each other are each an image.  Who was part
  * of an image and is no more has to be read again. */
 #define OWNER                                                                                                          \
 	"(SELECT p.image FROM parts p JOIN images o ON o.id = p.image WHERE p.ino = images.ino AND p.dev = images.dev" \
 	" AND p.image <> images.id AND coalesce(images.format, 'raw') IN ('raw', '') AND NOT EXISTS"                   \
 	" (SELECT 1 FROM parts b WHERE b.image = images.id AND b.ino = o.ino AND b.dev = o.dev) LIMIT 1)"
+
+int catalog_each_released(struct catalog *c, int (*call)(void *, const struct found *, struct err *), void *ctx,
+			  struct err *err)
+{
+	return catalog_each_found_by(sql_query(c->db, err,
+					       "SELECT f.* FROM temp.found f JOIN images ON images.path = f.path"
+					       " WHERE images.part_of <> 0 AND " OWNER " IS NULL ORDER BY f.path",
+					       ""),
+				     call, ctx, err);
+}
+
+int catalog_release_part(struct catalog *c, const char *path, struct err *err)
+{
+	return sql_run(sql_query(c->db, err, "UPDATE images SET part_of = 0, scanned_at = NULL WHERE path = ?", "s",
+				 path),
+		       err);
+}
 
 int catalog_claim_parts(struct catalog *c, struct err *err)
 {

@@ -183,7 +183,12 @@ int catalog_found_add(struct catalog *c, const struct found *f, struct err *err)
 int catalog_each_found(struct catalog *c, int (*call)(void *, const struct found *, struct err *), void *ctx,
 		       struct err *err)
 {
-	struct sql_query *q = sql_query(c->db, err, "SELECT * FROM temp.found ORDER BY path", "");
+	return catalog_each_found_by(sql_query(c->db, err, "SELECT * FROM temp.found ORDER BY path", ""), call, ctx, err);
+}
+
+int catalog_each_found_by(struct sql_query *q, int (*call)(void *, const struct found *, struct err *), void *ctx,
+			  struct err *err)
+{
 	int rc;
 
 	while ((rc = sql_step(q, err)) > 0) {

@@ -18,4 +18,8 @@ struct catalog {
 /* Five columns from i on: dev, ino, size, mtime, ctime. */
 struct spool_identity catalog_take_identity(struct sql_query *q, int i);
 
+/* Of a query for rows of temp.found. */
+int catalog_each_found_by(struct sql_query *q, int (*call)(void *ctx, const struct found *f, struct err *err), void *ctx,
+			  struct err *err);
+
 #endif

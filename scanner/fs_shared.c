@@ -118,7 +118,7 @@ static int open_image(const struct roots *roots, const struct image_tally *i)
 static int add_part(void *ctx, const struct catalog_part *p, struct err *err)
 {
 	struct measure *m = ctx;
-	CLEANUP(close_fd) int fd = p->identity.dev == m->dev ? roots_open_again(m->roots, p->path, err) : -1;
+	CLEANUP(close_fd) int fd = p->identity.dev == m->dev ? roots_open_joined(m->roots, p->path, err) : -1;
 	struct stat st;
 
 	if (fd >= 0 && fstat(fd, &st) == 0 && st.st_ino == p->identity.ino)

@@ -384,21 +384,28 @@ static int plain_name(const char **name, const char *what, struct err *err)
 	return 0;
 }
 
-int roots_resolve_named(enum image_role role, const char *name, const char *from_path, char *ret_path, struct err *err)
+int roots_join_named(enum image_role role, const char *name, const char *from_path, char ret[ROOTS_JOINED_MAX],
+		     struct err *err)
 {
-	const char *what = image_role_names[role];
-	CLEANUP(free) char *real = NULL;
-	char joined[2 * PATH_MAX];
-
-	if (plain_name(&name, what, err) < 0)
+	if (plain_name(&name, image_role_names[role], err) < 0)
 		return -1;
 	if (name[0] == '/')
-		snprintf(joined, sizeof(joined), "%s", name);
+		snprintf(ret, ROOTS_JOINED_MAX, "%s", name);
 	else
-		snprintf(joined, sizeof(joined), "%.*s%s", (int)(last_part(from_path) - from_path), from_path, name);
+		snprintf(ret, ROOTS_JOINED_MAX, "%.*s%s", (int)(last_part(from_path) - from_path), from_path, name);
+	return 0;
+}
+
+int roots_resolve_named(enum image_role role, const char *name, const char *from_path, char *ret_path, struct err *err)
+{
+	CLEANUP(free) char *real = NULL;
+	char joined[ROOTS_JOINED_MAX];
+
+	if (roots_join_named(role, name, from_path, joined, err) < 0)
+		return -1;
 	real = realpath(joined, NULL);
 	if (!real)
-		return err_errno(err, "cannot find the %s '%s'", what, joined);
+		return err_errno(err, "cannot find the %s '%s'", image_role_names[role], joined);
 	snprintf(ret_path, PATH_MAX, "%s", real);
 	return 0;
 }
@@ -408,6 +415,13 @@ int roots_open_again(const struct roots *r, const char *path, struct err *err)
 	int fd = open_beneath_roots(r, path, false, NULL);
 
 	return fd < 0 ? open_beside_roots(r, path, err) : fd;
+}
+
+int roots_open_joined(const struct roots *r, const char *path, struct err *err)
+{
+	CLEANUP(free) char *real = realpath(path, NULL);
+
+	return real ? roots_open_again(r, real, err) : err_errno(err, "cannot find '%s'", path);
 }
 
 /* The catalog is no part of an image; closing a file of its database would even end the locks on that. */

@@ -50,6 +50,12 @@ int roots_open_found(const struct roots *r, const struct found *f, struct err *e
 /* Opens for reading the file that a root is. */
 int roots_open_root(const struct root *root, struct err *err);
 
+#define ROOTS_JOINED_MAX (2 * PATH_MAX)
+
+/* The path of what the image at from_path calls `name`, as it stands there: symbolic links are not followed. */
+int roots_join_named(enum image_role role, const char *name, const char *from_path, char ret[ROOTS_JOINED_MAX],
+		     struct err *err);
+
 /* Where that is what the image at from_path calls `name`, inside a root or not; fails when it is not there.  Relative names are
  * relative to the image's directory.  Writes the resolved path to ret_path (PATH_MAX bytes). */
 int roots_resolve_named(enum image_role role, const char *name, const char *from_path, char *ret_path, struct err *err);
@@ -61,6 +67,8 @@ int roots_open_named(const struct roots *r, enum image_role role, const char *na
 
 /* Opens a file by the absolute path at which one of the above found it before. */
 int roots_open_again(const struct roots *r, const char *path, struct err *err);
+/* The same by the path that roots_join_named() gave. */
+int roots_open_joined(const struct roots *r, const char *path, struct err *err);
 
 /* True when the path is a root's or beneath one that is walked. */
 bool roots_cover(const struct roots *r, const char *path);

@@ -151,6 +151,24 @@ static int consider(void *ctx, const struct found *f, struct err *err)
 	return scan_read(s, f, &image, err);
 }
 
+/* If it was passed by, then as a part of an image that turned out not to name it any more. */
+static int read_released(void *ctx, const struct found *f, struct err *err)
+{
+	struct scan *s = ctx;
+	CLEANUP(catalog_image_release) struct catalog_image image = { 0 };
+	int rc = catalog_image_by_path(s->c, f->path, &image, err);
+
+	if (rc <= 0 || catalog_release_part(s->c, f->path, err) < 0)
+		return rc ? -1 : 0;
+	if (!is_known_part(f, &image))
+		return 0;
+	s->ret->nr_images--;
+	s->ret->nr_unchanged--;
+	s->images_done--;
+	s->bytes_total += f->file_used;
+	return consider(s, f, err);
+}
+
 static int drop_not_images(struct scan *s, struct err *err)
 {
 	if (catalog_begin(s->c, err) < 0)
@@ -169,6 +187,8 @@ static int read_images(struct scan *s, struct err *err)
 	int rc = catalog_each_found(s->c, consider, s, err);
 
 	if (rc >= 0)
+		rc = scan_read_rest(s, err);
+	if (rc >= 0 && !s->stopping && (rc = catalog_each_released(s->c, read_released, s, err)) >= 0)
 		rc = scan_read_rest(s, err);
 	if (rc < 0 || drop_not_images(s, err) < 0)
 		return -1;

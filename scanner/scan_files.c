@@ -51,7 +51,7 @@ struct fingerprint scan_files_digest(const struct scan_files *l)
 /* Is it still what it was, and nobody's to write? */
 static bool is_unchanged(const struct scan *s, const struct catalog_part *p)
 {
-	CLEANUP(close_fd) int fd = roots_open_again(s->o->roots, p->path, NULL);
+	CLEANUP(close_fd) int fd = roots_open_joined(s->o->roots, p->path, NULL);
 	struct spool_identity now;
 	struct stat st;
 

@@ -291,7 +291,8 @@ static int put_out_liar(struct scan *s, struct reading *r, const char *what, str
 
 /* ---- one image: messages ---- */
 
-/* Another file that the image lies in: what changes it changes the image. */
+/* Another file that the image lies in: what changes it changes the image, and so does a symbolic link on the way to it: the path
+ * is as the image names it. */
 static int take_file(struct reading *r, int fd, const char *path, struct err *err)
 {
 	struct spool_identity identity;
@@ -309,22 +310,29 @@ static int take_file(struct reading *r, int fd, const char *path, struct err *er
 
 static int answer_open(struct scan *s, struct reading *r, struct err *err)
 {
+	char joined[ROOTS_JOINED_MAX];
 	struct err why = ERR_INIT;
 	struct opening o;
 	int rc = 0;
 
 	if (opening_answer(r->proc.sock, &s->m, s->o->roots, &r->st, &r->leash, &o, &why) < 0)
 		return why.kind == ERR_REFUSED ? put_out(s, r, &why, err) : put_out_liar(s, r, "does not listen", err);
-	if (o.fd >= 0 && o.role != IMAGE_BACKING && strcmp(o.from, r->path) == 0)
-		rc = take_file(r, o.fd, o.path, err);
+	if (o.fd >= 0 && o.role != IMAGE_BACKING && strcmp(o.from, r->path) == 0 &&
+	    (rc = roots_join_named(o.role, o.name, o.from, joined, err)) == 0)
+		rc = take_file(r, o.fd, joined, err);
 	if (o.fd >= 0)
 		file_close(o.fd, o.path, NULL);
 	return rc;
 }
 
+/* Also that there are none: files that it lay in before are no longer its own. */
 static int record_files(struct scan *s, struct reading *r, struct err *err)
 {
-	if (!r->files.list.nr)
+	bool had_some;
+
+	if (catalog_has_parts(s->c, r->id, &had_some, err) < 0)
+		return -1;
+	if (!had_some && !r->files.list.nr)
 		return 0;
 	if (catalog_begin(s->c, err) < 0)
 		return -1;

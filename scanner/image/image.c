@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <limits.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -293,6 +294,47 @@ static void trim_to_holes(struct image *img, struct extent *ext)
 void image_extent_init(struct extent *ret, enum extent_kind kind, uint64_t offset, uint64_t len)
 {
 	*ret = (struct extent){ .kind = kind, .offset = offset, .len = len };
+}
+
+static bool continues(const struct extent *a, const struct extent *b)
+{
+	if (a->kind != b->kind || a->preallocated != b->preallocated)
+		return false;
+	return a->kind != EXTENT_DATA || (a->file == b->file && a->file_offset + a->len == b->file_offset);
+}
+
+/* What breaks while looking ahead is left for the next call to report. */
+int image_merge_extents(struct image *img, uint64_t from,
+			int (*extent_at)(struct image *img, uint64_t addr, struct extent *ret, struct err *err),
+			unsigned *work, unsigned work_max, struct extent *ret, struct err *err)
+{
+	uint64_t max = min_u64(min_u64(img->span - from, img->layer - from % img->layer), IMAGE_EXTENT_MAX);
+	struct extent ext, more;
+
+	if (work)
+		*work = 0;
+	if (extent_at(img, from, &ext, err) < 0)
+		return -1;
+	while (ext.len < max && (!work || *work < work_max)) {
+		if (extent_at(img, from + ext.len, &more, NULL) < 0 || !continues(&ext, &more))
+			break;
+		ext.len += more.len;
+	}
+	ext.len = min_u64(ext.len, max);
+	*ret = ext;
+	return 0;
+}
+
+void image_info_add(struct image_info *info, bool there, const char *words)
+{
+	char *p = info->features;
+	size_t used = strlen(p), room = sizeof(info->features);
+
+	if (!there || (used >= 3 && strcmp(p + used - 3, "...") == 0))
+		return;
+	if (used + strlen(words) + strlen(", , ...") >= room)
+		words = "...";
+	snprintf(p + used, room - used, "%s%s", used ? ", " : "", words);
 }
 
 /* Shortens an extent to begin at `from`, which lies in it, and to at most max bytes. */

@@ -81,7 +81,7 @@ struct image_info {
 	uint64_t total_size;		   /* guest bytes of all disks, where it holds several; else 0 */
 	char backing_name[IMAGE_NAME_MAX]; /* as written in the image, "" = none */
 	char backing_format[32];	   /* as written in the image or as the format demands, "" = not said */
-	char id[64], backing_id[64];	   /* which it is, and which the backing file must be: CID, UUID; "" = not said */
+	char id[64], backing_id[64];	   /* which it is, which the backing file must be: CID, UUID; "" = not said */
 	unsigned nr_snapshots, nr_bitmaps;
 	bool encrypted;	    /* stored bytes are ciphertext; there is no guest view */
 	bool compressed;    /* may hold compressed clusters */
@@ -128,7 +128,7 @@ struct image_format {
 	const char *name;	      /* "qcow2", as in reports and --format */
 	const char *alias;	      /* how QEMU calls it, NULL = the same */
 	const char *const *extensions; /* of file names that say this format: { "qcow2", NULL } */
-	const char *const *part_names; /* shell patterns of names of files that are parts, whatever is in them; or NULL */
+	const char *const *part_names; /* shell patterns of names of parts, whatever they hold; or NULL */
 	size_t instance;	      /* bytes of its subclass of struct image */
 
 	/* Never fails, reads nothing more. */
@@ -146,8 +146,8 @@ struct image_format {
 	/* Decodes [offset, offset + len) which lies in one EXTENT_PACKED extent.  NULL when the format has none. */
 	int (*read_packed)(struct image *img, uint64_t offset, void *buf, size_t len, struct err *err);
 
-	/* The next internal snapshot or persistent bitmap, of info.nr_snapshots and info.nr_bitmaps: *at is 0 for the first
-	 * one, and is moved on.  NULL when the format has none. */
+	/* The next internal snapshot or persistent bitmap, of info.nr_snapshots and info.nr_bitmaps: *at is 0 for the
+	 * first one, and is moved on.  NULL when the format has none. */
 	int (*next_snapshot)(struct image *img, uint64_t *at, struct image_snapshot *ret, struct err *err);
 	int (*next_bitmap)(struct image *img, uint64_t *at, struct image_bitmap *ret, struct err *err);
 
@@ -182,9 +182,10 @@ struct image {
 #define IMAGE_LAYER_UNIT ((uint64_t)2 << 20)
 #define IMAGE_EXTENT_MAX ((uint64_t)1 << 30)
 
-/* Tables may claim anything.  What a walk over all of an image costs is bounded by what its files hold: so many times these
- * bytes of plain data, of decoded data and of extents, each with something to spare for small files; else ERR_REFUSED.  An honest
- * image stores each cluster once or shares it among some; deflate packs 1032 : 1 at best, and zstd better only what hardly occurs. */
+/* Tables may claim anything.  What a walk over all of an image costs is bounded by what its files hold: so many times
+ * these bytes of plain data, of decoded data and of extents, each with something to spare for small files; else
+ * ERR_REFUSED.  An honest image stores each cluster once or shares it among some; deflate packs 1032 : 1 at best, and
+ * zstd better only what hardly occurs. */
 #define IMAGE_DATA_TIMES 4096 /* half a second for each MiB held */
 #define IMAGE_PACKED_TIMES 1100
 #define IMAGE_EXTENTS_TIMES 2
@@ -197,28 +198,39 @@ struct image {
 /* Bytes of a regular file or block device; anything else is ERR_UNSUPPORTED. */
 int image_file_size(int fd, uint64_t *ret, struct err *err);
 
-/* Reads exactly len bytes that must lie in the file as it was when it was opened: past its end is ERR_FORMAT; where the file
- * shrank since, ERR_STALE. */
+/* Reads exactly len bytes that must lie in the file as it was when it was opened: past its end is ERR_FORMAT; where the
+ * file shrank since, ERR_STALE. */
 int image_file_read(const struct image_file *f, void *buf, size_t len, uint64_t offset, struct err *err);
 
 /* Reads up to len bytes, less only at the end of the file.  Returns how many, or -1. */
 ssize_t image_file_read_some(const struct image_file *f, void *buf, size_t len, uint64_t offset, struct err *err);
 
-/* Opens a part that the image names, and owns it for the image; a file that is a part already is the same part again.  A part
- * that is the image's own file is ERR_FORMAT. */
+/* Opens a part that the image names, and owns it for the image; a file that is a part already is the same part again.
+ * A part that is the image's own file is ERR_FORMAT. */
 struct image_file *image_open_part(struct image *img, enum image_role role, const char *name,
 				   const struct image_opener *opener, struct err *err);
 
 /* For containers: opens the image that lies in bytes [base, base + size) of img's own file and is called `name` there.
  * Names inside it are refused.  The container keeps it and closes it with image_close(). */
-struct image *image_open_inside(const struct image *img, const char *name, uint64_t base, uint64_t size, struct err *err);
+struct image *image_open_inside(const struct image *img, const char *name, uint64_t base, uint64_t size,
+				struct err *err);
 
-/* Whether offset `at` of the file with the data is in a hole, as the file system tells; *end, of a range that begins there, is cut
- * to where this changes.  A hint: no holes are told where the file system knows none. */
+/* Whether offset `at` of the file with the data is in a hole, as the file system tells; *end, of a range that begins
+ * there, is cut to where this changes.  A hint: no holes are told where the file system knows none. */
 bool image_hole_at(struct image *img, const struct image_file *f, uint64_t at, uint64_t *end);
 
 /* Fills *ret: `kind` from `offset` on. */
 void image_extent_init(struct extent *ret, enum extent_kind kind, uint64_t offset, uint64_t len);
+
+/* The body of a next_extent(): merges what extent_at() finds, one piece after the other from `from` on, as long as it
+ * is alike and contiguous.  extent_at() begins at `addr` and may tell more than the image has.  Where it counts its
+ * work in *work, which is set to 0 first, this is content with what it has at work_max; NULL = it is bounded anyway. */
+int image_merge_extents(struct image *img, uint64_t from,
+			int (*extent_at)(struct image *img, uint64_t addr, struct extent *ret, struct err *err),
+			unsigned *work, unsigned work_max, struct extent *ret, struct err *err);
+
+/* Adds words to the features that it tells of; what does not fit becomes an ellipsis, once. */
+void image_info_add(struct image_info *info, bool there, const char *words);
 
 /* ---- which format ---- */
 
@@ -240,9 +252,10 @@ struct image_choice {
 	char doubt[256]; /* what speaks against it, for people; "" = nothing */
 };
 
-/* Which format a file is taken for, by its name, first and last bytes.  ERR_UNSUPPORTED names a format that is recognised but
- * not read; ERR_AMBIGUOUS: several claim it and the name does not decide; ERR_PART: its name says that it belongs to another image.  A file that nothing claims is raw, and so is one
- * that is named as such, whatever a guest wrote into it. */
+/* Which format a file is taken for, by its name, first and last bytes.  ERR_UNSUPPORTED names a format that is
+ * recognised but not read; ERR_AMBIGUOUS: several claim it and the name does not decide; ERR_PART: its name says that
+ * it belongs to another image.  A file that nothing claims is raw, and so is one that is named as such, whatever a
+ * guest wrote into it. */
 int image_choose(const struct image_file *f, struct image_choice *ret, struct err *err);
 
 /* ---- for everybody ---- */
@@ -254,8 +267,8 @@ struct image *image_open(int fd, const char *path, const struct image_format *fo
 
 /* Opens the backing chain of an image that image_open() gave, for the guest view.  Loops, chains of more than
  * IMAGE_CHAIN_MAX, names that the opener refuses and backing files that are not the one that the image was made on (by
- * info.backing_id) fail with the name in the message; the image itself stays usable, and what was opened of the chain stays
- * open. */
+ * info.backing_id) fail with the name in the message; the image itself stays usable, and what was opened of the chain
+ * stays open. */
 int image_open_chain(struct image *img, const struct image_opener *opener, struct err *err);
 
 void image_close(struct image *img); /* the whole chain; takes NULL */

@@ -9,10 +9,10 @@
 
 /* Which format is it?  Three things speak: the file's name, its header, and what only its end says.
  *
- * A guest owns every byte of a raw disk, so it can write any header into sector 0 and any footer into the last one; and in any
- * format its data may come to lie at the end of the file.  So the end alone counts only for a file that is also named that way,
- * and a file that is named as raw is raw.  What a guest gains by the rest is nothing: whatever the format, names inside an
- * image are opened beneath the roots only, and nothing is rewritten on a guess. */
+ * A guest owns every byte of a raw disk, so it can write any header into sector 0 and any footer into the last one; and
+ * in any format its data may come to lie at the end of the file.  So the end alone counts only for a file that is also
+ * named that way, and a file that is named as raw is raw.  What a guest gains by the rest is nothing: whatever the
+ * format, names inside an image are opened beneath the roots only, and nothing is rewritten on a guess. */
 
 extern const struct image_format image_format_ova, image_format_qcow2, image_format_raw, image_format_vhd,
 	image_format_vdi, image_format_vhdx, image_format_vmdk;
@@ -26,17 +26,12 @@ const struct image_format *const image_formats[] = { &image_format_qcow2, &image
 static const struct foreign {
 	const char *name, *magic;
 	size_t len;
-	size_t offset; /* in the first bytes of the file, or in its last 512 */
-	bool at_end;
+	const char *extension; /* NULL: the magic is at the beginning; else at the end, of files named so */
 } foreigns[] = {
-	{ "qcow (version 1)", "QFI\xfb\0\0\0\1", 8, 0, false },
-	{ "QED", "QED\0", 4, 0, false },
-	{ "Parallels", "WithoutFreeSpace", 16, 0, false },
-	{ "Parallels", "WithouFreSpacExt", 16, 0, false },
-	{ "Bochs", "Bochs Virtual HD Image", 22, 0, false },
-	{ "cloop", "#!/bin/sh\n#V2.0 Format\n", 23, 0, false },
-	{ "Apple disk image", "koly", 4, 0, true },
-	{ "Expert Witness", "EVF\x09\x0d\x0a\xff\0", 8, 0, false },
+	{ "qcow (version 1)", "QFI\xfb\0\0\0\1", 8, NULL }, { "QED", "QED\0", 4, NULL },
+	{ "Parallels", "WithoutFreeSpace", 16, NULL },	    { "Parallels", "WithouFreSpacExt", 16, NULL },
+	{ "Bochs", "Bochs Virtual HD Image", 22, NULL },    { "cloop", "#!/bin/sh\n#V2.0 Format\n", 23, NULL },
+	{ "Apple disk image", "koly", 4, "dmg" },	    { "Expert Witness", "EVF\x09\x0d\x0a\xff\0", 8, NULL },
 };
 
 const struct image_format *image_format_by_name(const char *name)
@@ -50,12 +45,17 @@ const struct image_format *image_format_by_name(const char *name)
 	return NULL;
 }
 
-static bool named_as(const struct image_format *f, const char *path)
+static bool has_extension(const char *path, const char *extension)
 {
 	const char *dot = strrchr(path, '.');
 
-	for (size_t i = 0; dot && !strchr(dot, '/') && f->extensions && f->extensions[i]; i++)
-		if (strcasecmp(dot + 1, f->extensions[i]) == 0)
+	return dot && strcasecmp(dot + 1, extension) == 0;
+}
+
+static bool named_as(const struct image_format *f, const char *path)
+{
+	for (size_t i = 0; f->extensions && f->extensions[i]; i++)
+		if (has_extension(path, f->extensions[i]))
 			return true;
 	return false;
 }
@@ -82,14 +82,16 @@ static const struct image_format *part_of(const char *path)
 	return NULL;
 }
 
-static const char *foreign_name(const struct image_look *look)
+static const char *foreign_name(const struct image_look *look, const char *path)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(foreigns); i++) {
 		const struct foreign *f = &foreigns[i];
-		const uint8_t *p = f->at_end ? look->tail : look->head;
-		size_t room = f->at_end ? 512 : look->len;
+		const uint8_t *p = f->extension ? look->tail : look->head;
+		size_t room = f->extension ? 512 : look->len;
 
-		if (p && range_within(f->offset, f->len, room) && memcmp(p + f->offset, f->magic, f->len) == 0)
+		if (f->extension && !has_extension(path, f->extension))
+			continue;
+		if (p && f->len <= room && memcmp(p, f->magic, f->len) == 0)
 			return f->name;
 	}
 	return NULL;
@@ -179,7 +181,7 @@ static int choose_without_header(const struct claims *c, const struct image_form
 static int choose(const struct image_look *look, const char *path, struct image_choice *ret, struct err *err)
 {
 	const struct image_format *named = by_extension(path), *whole = part_of(path);
-	const char *foreign = foreign_name(look);
+	const char *foreign = foreign_name(look, path);
 	struct claims c = collect_claims(look);
 
 	if (named == &image_format_raw)

@@ -16,8 +16,8 @@
  *	stored view	| layer 0: disk1 | layer 1: disk2 | layer 2: snapshot in disk2 | ...
  *
  * The disks are those that the descriptor lists, in its order, and after them every other member that has the header of
- * an image: who packs an archive may forget to list one, and its bytes are there all the same.  A disk that the descriptor
- * lists must be there, once.
+ * an image: who packs an archive may forget to list one, and its bytes are there all the same.  A disk that the
+ * descriptor lists must be there, once.
  *
  * Only one of the disks is open at a time, for each takes memory and there may be many.  Extents lead to a file that
  * the archive owns, so they outlive the disk that told them.
@@ -358,18 +358,6 @@ static enum image_claim probe_ova(const struct image_look *look)
 	return m.regular && ends_in(m.name, ".ovf") ? IMAGE_HEADER : IMAGE_NOT_MINE;
 }
 
-/* What does not fit becomes an ellipsis, once. */
-static void add_words(char *ret, size_t room, const char *words)
-{
-	size_t used = strlen(ret);
-
-	if (used >= 3 && strcmp(ret + used - 3, "...") == 0)
-		return;
-	if (used + strlen(words) + strlen(", , ...") >= room)
-		words = "...";
-	snprintf(ret + used, room - used, "%s%s", used ? ", " : "", words);
-}
-
 static void take_disk_info(struct ova *o, const struct disk *d)
 {
 	const struct image_info *of = &o->open->info;
@@ -385,7 +373,7 @@ static void take_disk_info(struct ova *o, const struct disk *d)
 	info->corrupt |= of->corrupt;
 	info->extended_l2 |= of->extended_l2;
 	snprintf(words, sizeof(words), "%s (%s)", d->file.path, o->open->format->name);
-	add_words(info->features, sizeof(info->features), words);
+	image_info_add(info, true, words);
 	if (d != o->disks.items)
 		return;
 	info->cluster_size = of->cluster_size;
@@ -432,8 +420,7 @@ static int open_ova(struct image *img, const struct image_opener *opener, struct
 		return err_set(err, ERR_UNSUPPORTED, "an archive in an archive is not read");
 	if (read_members(img, &c, err) < 0 || read_descriptor(img, &c, err) < 0)
 		return -1;
-	if (c.manifest)
-		add_words(img->info.features, sizeof(img->info.features), "manifest not compared");
+	image_info_add(&img->info, c.manifest, "manifest not compared");
 	if (find_disks(o, &c, err) < 0 || measure_disks(o, err) < 0)
 		return -1;
 	snprintf(img->info.kind, sizeof(img->info.kind), "%zu disk%s", o->disks.nr, o->disks.nr == 1 ? "" : "s");

@@ -328,8 +328,9 @@ static void mapping_extent(const struct qcow2 *q, const struct mapping *m, uint6
 }
 
 /* What is alike from addr on, up to the end of its cluster or absent table. */
-static int extent_at(struct qcow2 *q, uint64_t addr, struct extent *ret, struct err *err)
+static int extent_at(struct image *img, uint64_t addr, struct extent *ret, struct err *err)
 {
+	struct qcow2 *q = qcow2_of(img);
 	struct mapping m;
 
 	if (seek_window(q, addr, err) < 0)
@@ -344,31 +345,9 @@ static int extent_at(struct qcow2 *q, uint64_t addr, struct extent *ret, struct 
 	return 0;
 }
 
-static bool continues(const struct extent *a, const struct extent *b)
-{
-	if (a->kind != b->kind || a->preallocated != b->preallocated)
-		return false;
-	return a->kind != EXTENT_DATA || a->file_offset + a->len == b->file_offset;
-}
-
-/* What breaks while looking ahead is left for the next call to report. */
 static int next_qcow2_extent(struct image *img, uint64_t from, struct extent *ret, struct err *err)
 {
-	struct qcow2 *q = qcow2_of(img);
-	uint64_t max = min_u64(min_u64(img->span - from, img->layer - from % img->layer), IMAGE_EXTENT_MAX);
-	struct extent ext, more;
-
-	q->work = 0;
-	if (extent_at(q, from, &ext, err) < 0)
-		return -1;
-	while (ext.len < max && q->work < WORK_MAX) {
-		if (extent_at(q, from + ext.len, &more, NULL) < 0 || !continues(&ext, &more))
-			break;
-		ext.len += more.len;
-	}
-	ext.len = min_u64(ext.len, max);
-	*ret = ext;
-	return 0;
+	return image_merge_extents(img, from, extent_at, &qcow2_of(img)->work, WORK_MAX, ret, err);
 }
 
 /* ---- compressed clusters ---- */
@@ -617,7 +596,8 @@ static int next_bitmap(struct image *img, uint64_t *at, struct image_bitmap *ret
 		return err_set(err, ERR_FORMAT, "the bitmap directory is too short");
 	if (d.granularity_bits > 63)
 		return err_set(err, ERR_FORMAT, "a bitmap has granularity 2^%u", d.granularity_bits);
-	if (read_name(q, offset + len - be16_get(d.name_size), be16_get(d.name_size), ret->name, sizeof(ret->name), err) < 0)
+	if (read_name(q, offset + len - be16_get(d.name_size), be16_get(d.name_size), ret->name, sizeof(ret->name),
+		      err) < 0)
 		return -1;
 	ret->granularity = (uint64_t)1 << d.granularity_bits;
 	ret->automatic = (be32_get(d.flags) & QCOW2_BITMAP_AUTO) != 0;

@@ -6,7 +6,8 @@
 #include "scanner/image/tar_format.h"
 
 /* Reads no more than headers, and takes what other programs write: sizes with blanks or without an end, checksums of
- * signed bytes, archives that end without zeros.  It is strict where two readers could differ on where a member begins. */
+ * signed bytes, archives that end without zeros.  It is strict where two readers could differ on where a member
+ * begins. */
 
 /* ---- numbers ---- */
 

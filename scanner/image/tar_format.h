@@ -10,8 +10,8 @@
 #include "scanner/base/err.h"
 #include "scanner/image/image.h"
 
-/* tar archives: ustar and pax after POSIX.1-2017 (pax, "pax Interchange Format"), the GNU format after the manual of GNU
- * tar ("Tar Internals"), and the older tar that has no magic.
+/* tar archives: ustar and pax after POSIX.1-2017 (pax, "pax Interchange Format"), the GNU format after the manual of
+ * GNU tar ("Tar Internals"), and the older tar that has no magic.
  *
  *	header | data, padded to 512 bytes | header | data | ... | zeros
  *

@@ -39,17 +39,6 @@ static struct vdi *vdi_of(struct image *img)
 
 /* ---- the header ---- */
 
-static void decode_uuid(const struct vdi_uuid_disk *u, char ret[40])
-{
-	static const struct vdi_uuid_disk none;
-
-	*ret = '\0';
-	if (memcmp(u, &none, sizeof(none)) != 0)
-		snprintf(ret, 40, "%08x-%04x-%04x-%02x%02x-%02x%02x%02x%02x%02x%02x", le32_get(u->time_low),
-			 le16_get(u->time_mid), le16_get(u->time_high), u->rest[0], u->rest[1], u->rest[2], u->rest[3],
-			 u->rest[4], u->rest[5], u->rest[6], u->rest[7]);
-}
-
 static int check_type(const struct vdi_header *h, struct err *err)
 {
 	if (h->type == VDI_UNDO)
@@ -99,8 +88,8 @@ int vdi_header_decode(const struct vdi_header_disk *d, struct vdi_header *ret, s
 		return err_set(err, ERR_UNSUPPORTED, "VDI version %u.%u is not read", version >> 16, version & 0xffff);
 	if (le32_get(d->header_size) < VDI_HEADER_SIZE_MIN)
 		return err_set(err, ERR_FORMAT, "a VDI header of %u bytes is too short", le32_get(d->header_size));
-	decode_uuid(&d->id, h.id);
-	decode_uuid(&d->parent, h.parent);
+	guid_text_or_none(d->id, true, h.id);
+	guid_text_or_none(d->parent, true, h.parent);
 	if (check_type(&h, err) < 0 || check_sizes(&h, err) < 0)
 		return -1;
 	*ret = h;
@@ -178,8 +167,9 @@ static int check_map(struct vdi *v, struct err *err)
 /* ---- extents ---- */
 
 /* What is at addr, up to the end of its block. */
-static int extent_at(struct vdi *v, uint64_t addr, struct extent *ret, struct err *err)
+static int extent_at(struct image *img, uint64_t addr, struct extent *ret, struct err *err)
 {
+	struct vdi *v = vdi_of(img);
 	uint32_t block = (uint32_t)(addr / v->h.block_size), in = (uint32_t)(addr % v->h.block_size), entry;
 
 	if (seek_window(v, block, err) < 0)
@@ -196,28 +186,9 @@ static int extent_at(struct vdi *v, uint64_t addr, struct extent *ret, struct er
 	return 0;
 }
 
-static bool continues(const struct extent *a, const struct extent *b)
-{
-	return a->kind == b->kind && (a->kind != EXTENT_DATA || a->file_offset + a->len == b->file_offset);
-}
-
 static int next_vdi_extent(struct image *img, uint64_t from, struct extent *ret, struct err *err)
 {
-	struct vdi *v = vdi_of(img);
-	uint64_t max = min_u64(img->span - from, IMAGE_EXTENT_MAX);
-	struct extent ext, more;
-
-	v->nr_loaded = 0;
-	if (extent_at(v, from, &ext, err) < 0)
-		return -1;
-	while (ext.len < max && v->nr_loaded < WINDOWS_MAX) {
-		if (extent_at(v, from + ext.len, &more, NULL) < 0 || !continues(&ext, &more))
-			break;
-		ext.len += more.len;
-	}
-	ext.len = min_u64(ext.len, max);
-	*ret = ext;
-	return 0;
+	return image_merge_extents(img, from, extent_at, &vdi_of(img)->nr_loaded, WINDOWS_MAX, ret, err);
 }
 
 /* ---- opening ---- */

@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "scanner/base/checked.h"
+#include "scanner/image/guid.h"
 #include "scanner/image/image.h"
 #include "scanner/image/vhd_format.h"
 
@@ -139,8 +140,9 @@ static int sector_run(struct vhd *v, uint64_t block, uint64_t sector, bool *ret,
 /* ---- extents ---- */
 
 /* What is alike from addr on, up to the end of its block at most. */
-static int extent_at(struct vhd *v, uint64_t addr, struct extent *ret, struct err *err)
+static int extent_at(struct image *img, uint64_t addr, struct extent *ret, struct err *err)
 {
+	struct vhd *v = vhd_of(img);
 	uint64_t index = addr >> v->block_bits, in = addr & (v->h.block_size - 1), end = v->h.block_size, block;
 	bool held;
 
@@ -160,37 +162,13 @@ static int extent_at(struct vhd *v, uint64_t addr, struct extent *ret, struct er
 	return 0;
 }
 
-static bool continues(const struct extent *a, const struct extent *b)
-{
-	return a->kind == b->kind && (a->kind == EXTENT_HOLE || a->file_offset + a->len == b->file_offset);
-}
-
-/* What breaks while looking ahead is left for the next call to report. */
-static int next_in_blocks(struct vhd *v, uint64_t from, struct extent *ret, struct err *err)
-{
-	uint64_t max = min_u64(v->img.span - from, IMAGE_EXTENT_MAX);
-	struct extent ext, more;
-
-	v->work = 0;
-	if (extent_at(v, from, &ext, err) < 0)
-		return -1;
-	while (ext.len < max && v->work < WORK_MAX) {
-		if (extent_at(v, from + ext.len, &more, NULL) < 0 || !continues(&ext, &more))
-			break;
-		ext.len += more.len;
-	}
-	ext.len = min_u64(ext.len, max);
-	*ret = ext;
-	return 0;
-}
-
 static int next_vhd_extent(struct image *img, uint64_t from, struct extent *ret, struct err *err)
 {
 	struct vhd *v = vhd_of(img);
 	uint64_t end = img->span;
 
 	if (v->footer.type != VHD_FIXED)
-		return next_in_blocks(v, from, ret, err);
+		return image_merge_extents(img, from, extent_at, &v->work, WORK_MAX, ret, err);
 	if (image_hole_at(img, &img->file, from, &end))
 		image_extent_init(ret, EXTENT_HOLE, from, 0);
 	else
@@ -200,14 +178,6 @@ static int next_vhd_extent(struct image *img, uint64_t from, struct extent *ret,
 }
 
 /* ---- opening ---- */
-
-static void add_words(struct image_info *info, bool there, const char *words)
-{
-	size_t used = strlen(info->features);
-
-	if (there)
-		snprintf(info->features + used, sizeof(info->features) - used, "%s%s", used ? ", " : "", words);
-}
 
 /* Footers that decide differently what the disk is. */
 static bool contradict(const struct vhd_footer *a, const struct vhd_footer *b)
@@ -222,7 +192,7 @@ static int take_copy(struct vhd *v, bool whole, const struct vhd_footer *copy, c
 	if (!whole || copy->type == VHD_FIXED)
 		return err_set(err, why->kind, "%s", why->text);
 	v->footer = *copy;
-	add_words(&v->img.info, true, "footer broken, its copy used");
+	image_info_add(&v->img.info, true, "footer broken, its copy used");
 	return 0;
 }
 
@@ -235,7 +205,7 @@ static int check_copy(struct vhd *v, bool whole, const struct vhd_footer *copy, 
 		return err_set(err, ERR_AMBIGUOUS, "the file ends as a fixed VHD disk, but begins as one with blocks");
 	if (!fixed && whole && contradict(&v->footer, copy))
 		return err_set(err, ERR_FORMAT, "the VHD footer and its copy contradict each other");
-	add_words(&v->img.info, !fixed && !whole, "copy of the footer broken");
+	image_info_add(&v->img.info, !fixed && !whole, "copy of the footer broken");
 	return 0;
 }
 
@@ -255,7 +225,7 @@ static int read_footers(struct vhd *v, struct err *err)
 		return -1;
 	len = vhd_footer_find(tail, footer);
 	v->data_end = f->size - len;
-	add_words(&v->img.info, len == VHD_OLD_FOOTER_SIZE, "footer of 511 bytes");
+	image_info_add(&v->img.info, len == VHD_OLD_FOOTER_SIZE, "footer of 511 bytes");
 	whole = vhd_footer_decode(head, &copy, &head_err) == 0;
 	if (vhd_footer_decode(footer, &v->footer, &end_err) == 0)
 		return check_copy(v, whole, &copy, err);
@@ -317,7 +287,7 @@ static void tell_parent_time(struct vhd *v)
 	char words[64];
 
 	if (gmtime_r(&at, &tm) && strftime(words, sizeof(words), "parent of %Y-%m-%d %H:%M:%S", &tm))
-		add_words(&v->img.info, v->h.parent_time, words);
+		image_info_add(&v->img.info, v->h.parent_time, words);
 }
 
 /* A parent without an id need not be VHD: XenServer makes differencing disks on raw ones so.  Its format is chosen as
@@ -334,7 +304,7 @@ static int read_parent(struct vhd *v, struct err *err)
 		return -1;
 	if (!found && vhd_parent_name(&v->h, info->backing_name, sizeof(info->backing_name), err) < 0)
 		return err_add(err, "the parent's name");
-	vhd_id_text(v->h.parent_id, info->backing_id);
+	guid_text_or_none(v->h.parent_id, false, info->backing_id);
 	if (info->backing_id[0])
 		snprintf(info->backing_format, sizeof(info->backing_format), "vhd");
 	tell_parent_time(v);
@@ -383,9 +353,9 @@ static void tell_footer(struct vhd *v)
 
 	info->version = 1;
 	snprintf(info->kind, sizeof(info->kind), "%s", kinds[v->footer.type]);
-	vhd_id_text(v->footer.id, info->id);
-	add_words(info, v->footer.features & VHD_TEMPORARY, "temporary");
-	add_words(info, v->footer.saved_state, "saved state");
+	guid_text_or_none(v->footer.id, false, info->id);
+	image_info_add(info, v->footer.features & VHD_TEMPORARY, "temporary");
+	image_info_add(info, v->footer.saved_state, "saved state");
 }
 
 static int open_vhd(struct image *img, const struct image_opener *opener, struct err *err)

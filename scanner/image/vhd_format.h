@@ -136,12 +136,9 @@ int vhd_footer_decode(const uint8_t p[VHD_FOOTER_SIZE], struct vhd_footer *ret, 
 int vhd_header_decode(const uint8_t p[VHD_HEADER_SIZE], struct vhd_header *ret, struct err *err);
 
 /* The parent's name as a path on this system, UTF-8: from the data of a locator, or from the header.  Backslashes
- * become slashes, and of absolute Windows paths only the last part is left: such a parent is looked for beside the image. */
+ * become slashes, and of absolute Windows paths only the last part is left: such a parent is looked for beside the
+ * image. */
 int vhd_locator_path(uint32_t platform, const uint8_t *p, size_t len, char *ret, size_t room, struct err *err);
 int vhd_parent_name(const struct vhd_header *h, char *ret, size_t room, struct err *err);
-
-#define VHD_ID_TEXT 37
-/* "01234567-89ab-cdef-0123-456789abcdef"; "" for an id of zeros, which stands for none. */
-void vhd_id_text(const uint8_t id[16], char ret[VHD_ID_TEXT]);
 
 #endif

@@ -4,6 +4,7 @@
 #include <strings.h>
 
 #include "scanner/base/checked.h"
+#include "scanner/image/utf16.h"
 #include "scanner/image/vhd_format.h"
 
 /* Footer, header and parent locators of a VHD image. */
@@ -96,18 +97,6 @@ int vhd_footer_decode(const uint8_t p[VHD_FOOTER_SIZE], struct vhd_footer *ret, 
 	return 0;
 }
 
-void vhd_id_text(const uint8_t id[16], char ret[VHD_ID_TEXT])
-{
-	static const uint8_t none[16];
-	char *p = ret;
-
-	*ret = '\0';
-	if (memcmp(id, none, sizeof(none)) == 0)
-		return;
-	for (int i = 0; i < 16; i++)
-		p += sprintf(p, i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", id[i]);
-}
-
 /* ---- header ---- */
 
 int vhd_header_decode(const uint8_t p[VHD_HEADER_SIZE], struct vhd_header *ret, struct err *err)
@@ -147,55 +136,23 @@ int vhd_header_decode(const uint8_t p[VHD_HEADER_SIZE], struct vhd_header *ret, 
 
 /* ---- the parent's name ---- */
 
-struct text {
-	char *p;
-	size_t len, room;
-};
-
-static int text_put(struct text *t, uint32_t c, struct err *err)
-{
-	char utf8[4];
-	size_t n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
-	static const uint8_t lead[] = { 0, 0xc0, 0xe0, 0xf0 };
-
-	for (size_t i = n; i-- > 1; c >>= 6)
-		utf8[i] = (char)(0x80 | (c & 0x3f));
-	utf8[0] = (char)(lead[n - 1] | c);
-	if (t->len + n >= t->room)
-		return err_set(err, ERR_FORMAT, "the parent's name is too long");
-	memcpy(t->p + t->len, utf8, n);
-	t->len += n;
-	t->p[t->len] = '\0';
-	return 0;
-}
-
-static uint32_t utf16_unit(const uint8_t *p, bool little)
-{
-	return little ? le16_load(p) : be16_load(p);
-}
-
 /* Up to the first zero or the end; a byte order mark wins. */
-static int put_utf16(struct text *t, const uint8_t *p, size_t len, bool little, struct err *err)
+static int put_utf16(const uint8_t *p, size_t len, bool little, char *ret, size_t room, struct err *err)
 {
-	const uint8_t *end = p + len / 2 * 2;
+	size_t nr = 0;
+	ssize_t whole;
 
-	if (p < end && utf16_unit(p, little) == 0xfffe)
-		little = !little;
-	if (p < end && utf16_unit(p, little) == 0xfeff)
+	while (len - nr >= 2 && (p[nr] || p[nr + 1]))
+		nr += 2;
+	if (nr && ((p[0] == 0xff && p[1] == 0xfe) || (p[0] == 0xfe && p[1] == 0xff))) {
+		little = p[0] == 0xff;
 		p += 2;
-	for (; p < end && utf16_unit(p, little); p += 2) {
-		uint32_t c = utf16_unit(p, little), low = p + 4 <= end ? utf16_unit(p + 2, little) : 0;
-
-		if (c >= 0xd800 && c < 0xe000) {
-			if (c >= 0xdc00 || low < 0xdc00 || low >= 0xe000)
-				return err_set(err, ERR_FORMAT, "the parent's name is not valid UTF-16");
-			c = 0x10000 + ((c & 0x3ff) << 10) + (low & 0x3ff);
-			p += 2;
-		}
-		if (text_put(t, c, err) < 0)
-			return -1;
+		nr -= 2;
 	}
-	return 0;
+	whole = utf16_to_utf8(p, nr, little, ret, room);
+	if (whole < 0)
+		return err_set(err, ERR_FORMAT, "the parent's name is not valid UTF-16");
+	return (size_t)whole < room ? 0 : err_set(err, ERR_FORMAT, "the parent's name is too long");
 }
 
 static int hex_digit(uint8_t c)
@@ -204,10 +161,11 @@ static int hex_digit(uint8_t c)
 }
 
 /* file://HOST/PATH names /PATH; file://./PATH, as XenServer writes it, a path relative to the image. */
-static int put_url(struct text *t, const uint8_t *p, size_t len, struct err *err)
+static int put_url(const uint8_t *p, size_t len, char *ret, size_t room, struct err *err)
 {
 	const uint8_t *end = p + strnlen((const char *)p, len);
 	bool relative = end - p > 7 && p[7] == '.';
+	size_t used = 0;
 
 	if (end - p >= 7 && strncasecmp((const char *)p, "file://", 7) == 0) {
 		p += 7;
@@ -225,11 +183,11 @@ static int put_url(struct text *t, const uint8_t *p, size_t len, struct err *err
 				return err_set(err, ERR_FORMAT, "the parent's name is not a valid URL");
 			p += 2;
 		}
-		if (t->len + 1 >= t->room)
+		if (used + 1 >= room)
 			return err_set(err, ERR_FORMAT, "the parent's name is too long");
-		t->p[t->len++] = (char)c;
-		t->p[t->len] = '\0';
+		ret[used++] = (char)c;
 	}
+	ret[used] = '\0';
 	return 0;
 }
 
@@ -259,12 +217,9 @@ static int check_file_name(const char *name, struct err *err)
 
 int vhd_locator_path(uint32_t platform, const uint8_t *p, size_t len, char *ret, size_t room, struct err *err)
 {
-	struct text t = { .p = ret, .room = room };
-
-	*ret = '\0';
 	if (platform == VHD_MACX)
-		return put_url(&t, p, len, err) < 0 ? -1 : check_file_name(ret, err);
-	if (put_utf16(&t, p, len, true, err) < 0)
+		return put_url(p, len, ret, room, err) < 0 ? -1 : check_file_name(ret, err);
+	if (put_utf16(p, len, true, ret, room, err) < 0)
 		return -1;
 	from_windows(ret);
 	return check_file_name(ret, err);
@@ -272,10 +227,7 @@ int vhd_locator_path(uint32_t platform, const uint8_t *p, size_t len, char *ret,
 
 int vhd_parent_name(const struct vhd_header *h, char *ret, size_t room, struct err *err)
 {
-	struct text t = { .p = ret, .room = room };
-
-	*ret = '\0';
-	if (put_utf16(&t, h->parent_name, sizeof(h->parent_name), false, err) < 0)
+	if (put_utf16(h->parent_name, sizeof(h->parent_name), false, ret, room, err) < 0)
 		return -1;
 	from_windows(ret);
 	return check_file_name(ret, err);

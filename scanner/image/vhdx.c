@@ -213,8 +213,9 @@ static void place_extent(const struct vhdx *v, uint64_t offset, struct extent *r
 }
 
 /* What is alike from addr on, up to the end of its block. */
-static int extent_at(struct vhdx *v, uint64_t addr, struct extent *ret, struct err *err)
+static int extent_at(struct image *img, uint64_t addr, struct extent *ret, struct err *err)
 {
+	struct vhdx *v = vhdx_of(img);
 	uint64_t in = addr & (v->disk.block_size - 1), entry;
 	enum vhdx_payload_state state;
 	bool here;
@@ -233,30 +234,9 @@ static int extent_at(struct vhdx *v, uint64_t addr, struct extent *ret, struct e
 	return 0;
 }
 
-static bool continues(const struct extent *a, const struct extent *b)
-{
-	if (a->kind != b->kind || a->preallocated != b->preallocated)
-		return false;
-	return a->kind != EXTENT_DATA || a->file_offset + a->len == b->file_offset;
-}
-
-/* What breaks while looking ahead is left for the next call to report. */
 static int next_vhdx_extent(struct image *img, uint64_t from, struct extent *ret, struct err *err)
 {
-	struct vhdx *v = vhdx_of(img);
-	uint64_t max = min_u64(img->span - from, IMAGE_EXTENT_MAX);
-	struct extent ext, more;
-
-	if (extent_at(v, from, &ext, err) < 0)
-		return -1;
-	while (ext.len < max) {
-		if (extent_at(v, from + ext.len, &more, NULL) < 0 || !continues(&ext, &more))
-			break;
-		ext.len += more.len;
-	}
-	ext.len = min_u64(ext.len, max);
-	*ret = ext;
-	return 0;
+	return image_merge_extents(img, from, extent_at, NULL, 0, ret, err);
 }
 
 /* Payload that the log overwrites. */
@@ -377,17 +357,17 @@ static void set_info(struct vhdx *v, const struct vhdx_header *h)
 {
 	struct image_info *info = &v->img.info;
 	const char *kind = v->disk.has_parent ? "differencing" : v->disk.fixed ? "fixed" : "dynamic";
-	const char *sectors = v->disk.logical_sector == 512 ? "" : "sectors of 4096 bytes";
+	char words[64];
 
 	info->version = 1;
 	snprintf(info->kind, sizeof(info->kind), "%s", kind);
 	info->cluster_size = v->disk.block_size;
-	vhdx_guid_text(&h->data_write, info->id);
+	guid_text(h->data_write.b, true, info->id);
 	info->dirty = v->log.nr_entries != 0;
-	snprintf(info->features, sizeof(info->features), "%s", sectors);
-	if (info->dirty)
-		snprintf(info->features, sizeof(info->features), "%s%slog replayed in memory (%u %s)", sectors,
-			 *sectors ? ", " : "", v->log.nr_entries, v->log.nr_entries == 1 ? "entry" : "entries");
+	image_info_add(info, v->disk.logical_sector != 512, "sectors of 4096 bytes");
+	snprintf(words, sizeof(words), "log replayed in memory (%u %s)", v->log.nr_entries,
+		 v->log.nr_entries == 1 ? "entry" : "entries");
+	image_info_add(info, info->dirty, words);
 }
 
 static int open_vhdx(struct image *img, const struct image_opener *opener, struct err *err)

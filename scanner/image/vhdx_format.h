@@ -9,12 +9,13 @@
 
 #include "scanner/base/bytes.h"
 #include "scanner/base/err.h"
+#include "scanner/image/guid.h"
 #include "scanner/image/image.h"
 
 /* The VHDX format on disk, after [MS-VHDX] "Virtual Hard Disk v2 (VHDX) File Format", revision of 2024-04-23.
  *
  *	0	64K	    128K	192K		256K		320K	1M
- *	| ident | header 1 | header 2 | region table 1 | region table 2 |	| log, BAT, metadata, blocks in any order
+ *	| ident | header 1 | header 2 | region table 1 | region table 2 |	| log, BAT, metadata, blocks anywhere
  *
  * All that lies behind the first MiB is placed and sized in whole MiB.  Everything but the headers and the payload is
  * updated through the log. */
@@ -33,7 +34,6 @@ struct vhdx_guid {
 				(e) >> 16 & 0xff, (e) >> 8 & 0xff, (e)&0xff                                            \
 		}                                                                                                      \
 	}
-#define VHDX_GUID_TEXT 37 /* bytes of its text with the NUL */
 
 /* ---- headers ---- */
 
@@ -245,14 +245,12 @@ struct vhdx_disk {
 };
 
 struct vhdx_parent {
-	char id[VHDX_GUID_TEXT]; /* what the parent's data_write must be */
+	char id[GUID_TEXT]; /* what the parent's data_write must be */
 	char name[IMAGE_NAME_MAX];
 };
 
 extern const struct vhdx_guid vhdx_guid_bat, vhdx_guid_metadata, vhdx_guid_locator, vhdx_guid_items[VHDX_NR_ITEMS];
 
-/* "2dc27766-f623-4200-9d64-115e9bfd4a08" */
-void vhdx_guid_text(const struct vhdx_guid *guid, char ret[VHDX_GUID_TEXT]);
 bool vhdx_guid_equal(const struct vhdx_guid *a, const struct vhdx_guid *b);
 
 /* The checksum of a header, region table or log entry, which in all of them is the second le32; for those that come in

@@ -6,6 +6,7 @@
 
 #include "scanner/base/checked.h"
 #include "scanner/base/crc32c.h"
+#include "scanner/image/utf16.h"
 #include "scanner/image/vhdx_format.h"
 
 /* What leads to the blocks of a VHDX image:
@@ -42,14 +43,6 @@ static const struct {
 	[VHDX_PHYSICAL_SECTOR] = { "physical sector size", sizeof(le32) },
 	[VHDX_PARENT_LOCATOR] = { "parent locator", sizeof(struct vhdx_locator_disk) },
 };
-
-void vhdx_guid_text(const struct vhdx_guid *guid, char ret[VHDX_GUID_TEXT])
-{
-	const uint8_t *b = guid->b;
-
-	snprintf(ret, VHDX_GUID_TEXT, "%08x-%04x-%04x-%02x%02x-%02x%02x%02x%02x%02x%02x", le32_load(b),
-		 le16_load(b + 4), le16_load(b + 6), b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
-}
 
 bool vhdx_guid_equal(const struct vhdx_guid *a, const struct vhdx_guid *b)
 {
@@ -142,9 +135,9 @@ static int decode_region(const struct vhdx_region_disk *d, struct vhdx_regions *
 {
 	uint64_t offset = le64_get(d->offset), length = le32_get(d->length), end;
 	struct vhdx_range *known = known_region(ret, &d->guid);
-	char guid[VHDX_GUID_TEXT];
+	char guid[GUID_TEXT];
 
-	vhdx_guid_text(&d->guid, guid);
+	guid_text(d->guid.b, true, guid);
 	if (!known && (le32_get(d->flags) & VHDX_REQUIRED))
 		return err_set(err, ERR_UNSUPPORTED, "the image needs region '%s', which is not known", guid);
 	if (offset % VHDX_UNIT != 0 || length % VHDX_UNIT != 0 || length == 0)
@@ -215,14 +208,14 @@ static int decode_item(const struct vhdx_item_disk *d, uint64_t size, struct vhd
 		       struct err *err)
 {
 	uint32_t offset = le32_get(d->offset), length = le32_get(d->length), flags = le32_get(d->flags);
-	char guid[VHDX_GUID_TEXT];
+	char guid[GUID_TEXT];
 	unsigned i = 0;
 
 	/* users may number their items as they like: the GUID of a known one means nothing there */
 	while (i < VHDX_NR_ITEMS && ((flags & VHDX_ITEM_USER) || !vhdx_guid_equal(&d->guid, &vhdx_guid_items[i])))
 		i++;
 	if (i == VHDX_NR_ITEMS) {
-		vhdx_guid_text(&d->guid, guid);
+		guid_text(d->guid.b, true, guid);
 		if (flags & VHDX_ITEM_REQUIRED)
 			return err_set(err, ERR_UNSUPPORTED, "the image needs metadata item '%s', which is not known",
 				       guid);
@@ -311,53 +304,14 @@ static bool key_is(struct utf16 key, const char *name)
 	return true;
 }
 
-/* The character at *at, which then moves behind it; 0 = not one that a name may have. */
-static uint32_t next_char(struct utf16 text, size_t *at)
-{
-	uint32_t c = le16_load(text.p + *at), low;
-
-	*at += 2;
-	if (c < 0xd800 || c >= 0xe000)
-		return c;
-	if (c >= 0xdc00 || text.len - *at < 2)
-		return 0;
-	low = le16_load(text.p + *at);
-	*at += 2;
-	return low >= 0xdc00 && low < 0xe000 ? 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00) : 0;
-}
-
-static size_t put_utf8(uint32_t c, char ret[4])
-{
-	size_t nr = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
-
-	if (nr == 1) {
-		ret[0] = (char)c;
-		return nr;
-	}
-	for (size_t i = nr; i-- > 1; c >>= 6)
-		ret[i] = (char)(0x80 | (c & 0x3f));
-	ret[0] = (char)(0xf00 >> nr | c);
-	return nr;
-}
-
 static int to_utf8(struct utf16 text, const char *what, char *ret, size_t room, struct err *err)
 {
-	size_t used = 0;
-	char bytes[4];
+	ssize_t whole = utf16_to_utf8(text.p, text.len, true, ret, room);
 
-	for (size_t at = 0; at + 1 < text.len;) {
-		uint32_t c = next_char(text, &at);
-		size_t nr = put_utf8(c, bytes);
-
-		if (c == 0)
-			return err_set(err, ERR_FORMAT, "parent locator: '%s' is not UTF-16 text", what);
-		if (nr >= room - used)
-			return err_set(err, ERR_FORMAT, "parent locator: '%s' of %zu bytes is too long", what,
-				       text.len);
-		memcpy(ret + used, bytes, nr);
-		used += nr;
-	}
-	ret[used] = '\0';
+	if (whole < 0)
+		return err_set(err, ERR_FORMAT, "parent locator: '%s' is not UTF-16 text", what);
+	if ((size_t)whole >= room)
+		return err_set(err, ERR_FORMAT, "parent locator: '%s' of %zu bytes is too long", what, text.len);
 	return 0;
 }
 
@@ -369,11 +323,12 @@ static int decode_pair(const uint8_t *p, size_t len, const struct vhdx_pair_disk
 		       struct err *err)
 {
 	uint32_t key_at = le32_get(d->key_offset), value_at = le32_get(d->value_offset);
-	struct utf16 key = { p + key_at, le16_get(d->key_length) };
-	struct utf16 value = { p + value_at, le16_get(d->value_length) };
+	struct utf16 key = { .len = le16_get(d->key_length) }, value = { .len = le16_get(d->value_length) };
 
 	if (!range_within(key_at, key.len, len) || !range_within(value_at, value.len, len))
 		return err_set(err, ERR_FORMAT, "parent locator: a key or value leaves the item of %zu bytes", len);
+	key.p = p + key_at;
+	value.p = p + value_at;
 	for (unsigned i = 0; i < NR_KEYS; i++) {
 		if (!key_is(key, keys[i]))
 			continue;
@@ -387,7 +342,7 @@ static int decode_pair(const uint8_t *p, size_t len, const struct vhdx_pair_disk
 }
 
 /* "{83ED0EC3-...}" becomes "83ed0ec3-...". */
-static int decode_linkage(struct utf16 text, char ret[VHDX_GUID_TEXT], struct err *err)
+static int decode_linkage(struct utf16 text, char ret[GUID_TEXT], struct err *err)
 {
 	static const char shape[] = "{xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx}";
 	char braced[sizeof(shape)];
@@ -397,9 +352,9 @@ static int decode_linkage(struct utf16 text, char ret[VHDX_GUID_TEXT], struct er
 	for (size_t i = 0; i < sizeof(shape); i++)
 		if (shape[i] == 'x' ? !isxdigit((unsigned char)braced[i]) : braced[i] != shape[i])
 			return err_set(err, ERR_FORMAT, "parent locator: '%s' is not a GUID", keys[PARENT_LINKAGE]);
-	for (size_t i = 0; i + 1 < VHDX_GUID_TEXT; i++)
+	for (size_t i = 0; i + 1 < GUID_TEXT; i++)
 		ret[i] = (char)tolower((unsigned char)braced[i + 1]);
-	ret[VHDX_GUID_TEXT - 1] = '\0';
+	ret[GUID_TEXT - 1] = '\0';
 	return 0;
 }
 
@@ -431,13 +386,13 @@ int vhdx_parent_decode(const uint8_t *p, size_t len, struct vhdx_parent *ret, st
 	const struct vhdx_locator_disk *d = (const void *)p;
 	const struct vhdx_pair_disk *pairs = (const void *)(d + 1);
 	struct utf16 values[NR_KEYS] = { 0 };
-	char guid[VHDX_GUID_TEXT];
+	char guid[GUID_TEXT];
 	unsigned nr;
 
 	if (len < sizeof(*d))
 		return err_set(err, ERR_FORMAT, "parent locator: it has %zu bytes", len);
 	nr = le16_get(d->nr_pairs);
-	vhdx_guid_text(&d->type, guid);
+	guid_text(d->type.b, true, guid);
 	if (!vhdx_guid_equal(&d->type, &vhdx_guid_locator))
 		return err_set(err, ERR_UNSUPPORTED, "the parent locator is of type '%s', which is not known", guid);
 	if (nr * sizeof(*pairs) > len - sizeof(*d))

@@ -216,8 +216,9 @@ static void flat_extent(const struct stretch *s, uint64_t addr, struct extent *r
 }
 
 /* What is alike from addr on, up to the end of its grain table or stretch. */
-static int extent_at(struct vmdk *v, uint64_t addr, struct extent *ret, struct err *err)
+static int extent_at(struct image *img, uint64_t addr, struct extent *ret, struct err *err)
 {
+	struct vmdk *v = vmdk_of(img);
 	const struct stretch *s = find_stretch(v, addr);
 
 	v->work++;
@@ -234,31 +235,9 @@ static int extent_at(struct vmdk *v, uint64_t addr, struct extent *ret, struct e
 	return 0;
 }
 
-static bool continues(const struct extent *a, const struct extent *b)
-{
-	if (a->kind != b->kind)
-		return false;
-	return a->kind != EXTENT_DATA || (a->file == b->file && a->file_offset + a->len == b->file_offset);
-}
-
-/* What breaks while looking ahead is left for the next call to report. */
 static int next_vmdk_extent(struct image *img, uint64_t from, struct extent *ret, struct err *err)
 {
-	struct vmdk *v = vmdk_of(img);
-	uint64_t max = min_u64(img->span - from, IMAGE_EXTENT_MAX);
-	struct extent ext, more;
-
-	v->work = 0;
-	if (extent_at(v, from, &ext, err) < 0)
-		return -1;
-	while (ext.len < max && v->work < WORK_MAX) {
-		if (extent_at(v, from + ext.len, &more, NULL) < 0 || !continues(&ext, &more))
-			break;
-		ext.len += more.len;
-	}
-	ext.len = min_u64(ext.len, max);
-	*ret = ext;
-	return 0;
+	return image_merge_extents(img, from, extent_at, &vmdk_of(img)->work, WORK_MAX, ret, err);
 }
 
 /* ---- compressed grains ---- */
@@ -544,14 +523,6 @@ static int open_monolithic(struct vmdk *v, const struct vmdk_descriptor *d, cons
 
 /* ---- what it says about itself ---- */
 
-static void add_words(struct image_info *info, bool there, const char *words)
-{
-	size_t used = strlen(info->features);
-
-	if (there)
-		snprintf(info->features + used, sizeof(info->features) - used, "%s%s", used ? ", " : "", words);
-}
-
 static void describe(struct vmdk *v, const struct vmdk_descriptor *d)
 {
 	struct image_info *info = &v->img.info;
@@ -561,17 +532,17 @@ static void describe(struct vmdk *v, const struct vmdk_descriptor *d)
 	for (size_t i = 0; i < v->nr_stretches; i++)
 		zeroed |= v->stretches[i].zeroed;
 	snprintf(words, sizeof(words), "%zu extents", v->nr_stretches);
-	add_words(info, v->nr_stretches > 1, words);
+	image_info_add(info, v->nr_stretches > 1, words);
 	snprintf(words, sizeof(words), "adapter %.32s", d->adapter ? d->adapter : "");
-	add_words(info, d->adapter, words);
-	add_words(info, zeroed, "zeroed grains");
-	add_words(info, d->change_tracking, "change tracking");
-	add_words(info, d->encrypted, "encrypted");
-	add_words(info, info->dirty, "not closed properly");
-	add_words(info, has_parent && !d->parent_name, "parent not named");
-	add_words(info, v->redundant_used, "grain directory broken, the redundant one used");
-	add_words(info, v->other_capacity, "an extent is not as large as the descriptor says");
-	add_words(info, v->cut_short, "an extent was cut short, the rest reads as zeros");
+	image_info_add(info, d->adapter, words);
+	image_info_add(info, zeroed, "zeroed grains");
+	image_info_add(info, d->change_tracking, "change tracking");
+	image_info_add(info, d->encrypted, "encrypted");
+	image_info_add(info, info->dirty, "not closed properly");
+	image_info_add(info, has_parent && !d->parent_name, "parent not named");
+	image_info_add(info, v->redundant_used, "grain directory broken, the redundant one used");
+	image_info_add(info, v->other_capacity, "an extent is not as large as the descriptor says");
+	image_info_add(info, v->cut_short, "an extent was cut short, the rest reads as zeros");
 }
 
 static void set_info(struct vmdk *v, const struct vmdk_descriptor *d)

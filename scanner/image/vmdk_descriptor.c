@@ -16,8 +16,8 @@
  * Keys and words are taken in any case of letters.  Lines end in LF or CR LF; a zero byte ends the text.  Unknown keys
  * and lines are passed over, as VMware and QEMU do; a key that matters must not come twice.
  *
- * File names are bytes: `encoding` is not looked at.  The format knows no escapes, so control bytes are refused, which also
- * keeps names on one line. */
+ * File names are bytes: `encoding` is not looked at.  The format knows no escapes, so control bytes are refused, which
+ * also keeps names on one line. */
 
 /* ---- words ---- */
 
@@ -285,8 +285,8 @@ static int parse_key(char *line, char *equals, struct vmdk_descriptor *d, struct
 
 /* ---- lines ---- */
 
-/* QEMU takes other control bytes for blanks, and the name of a parent from any line, comments too.  What one program would read
- * and another pass over is refused, so that they agree on which files an image names. */
+/* QEMU takes other control bytes for blanks, and the name of a parent from any line, comments too.  What one program
+ * would read and another pass over is refused, so that they agree on which files an image names. */
 static int check_line(const char *line, struct err *err)
 {
 	const char *hint = strcasestr(line, "parentFileNameHint");

@@ -143,7 +143,8 @@ struct vmdk_descriptor {
 
 #define VMDK_NO_PARENT "ffffffff" /* as parent_cid */
 
-/* Whether text begins as a descriptor does; of a byte order mark, blank lines and comments before it nothing is made. */
+/* Whether text begins as a descriptor does; of a byte order mark, blank lines and comments before it nothing is
+ * made. */
 bool vmdk_descriptor_probe(const uint8_t *p, size_t len);
 
 /* Parses a descriptor of len bytes, behind which is room for one more.  *ret points into the text, which is changed;

@@ -9,7 +9,7 @@ static void put_right(struct tar_header_disk *d)
 {
 	const uint8_t *p = (const void *)d;
 	unsigned sum = 0;
-	char octal[8];
+	char octal[8] = "";
 
 	if (memcmp(d->magic, "ustar", 5) != 0 || d->checksum[0] == '!')
 		return;

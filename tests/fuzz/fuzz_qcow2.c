@@ -1,18 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <limits.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
-#include "scanner/base/checked.h"
-#include "scanner/image/image.h"
+#include "walk_help.h"
 
-/* The bytes of a qcow2 image, opened and walked in both views.  The first files that it names are copies of itself,
- * so that chains and data files are tried too; further names are refused. */
+/* The bytes of a qcow2 image, opened and walked in both views; then its snapshots and bitmaps are told.  The first files
+ * that it names are copies of itself, so that chains and data files are tried too; further names are refused. */
 
-#define NR_EXTENTS 512
 #define NR_FILES 2
 
 struct files {
@@ -20,20 +13,6 @@ struct files {
 	size_t size;
 	unsigned nr_opened;
 };
-
-static void must(int what)
-{
-	if (!what)
-		abort();
-}
-
-static int file_of(const uint8_t *data, size_t size)
-{
-	int fd = memfd_create("fuzz", MFD_CLOEXEC);
-
-	must(fd >= 0 && write(fd, data, size) == (ssize_t)size);
-	return fd;
-}
 
 static int open_copy(void *ctx, enum image_role role, const char *name, const char *from, char *ret_path,
 		     struct err *err)
@@ -48,50 +27,33 @@ static int open_copy(void *ctx, enum image_role role, const char *name, const ch
 	return file_of(files->data, files->size);
 }
 
-/* Reads the first and the last bytes; what two reads give must be the same. */
-static void read_some(const struct extent *ext)
+static void tell_snapshots(struct image *img)
 {
-	uint8_t once[700], again[700];
-	size_t len = (size_t)min_u64(ext->len, sizeof(once));
-	uint64_t last = ext->offset + ext->len - len;
+	struct image_snapshot s;
 	struct err err = ERR_INIT;
-
-	if (image_read_extent(ext, ext->offset, once, len, &err) < 0)
-		must(err.kind != ERR_NONE && err.text[0]);
-	if (image_read_extent(ext, last, once, len, &err) == 0 && image_read_extent(ext, last, again, len, &err) == 0)
-		must(memcmp(once, again, len) == 0);
-}
-
-static void walk_stored(struct image *img)
-{
-	struct err err = ERR_INIT;
-	struct extent ext;
 	uint64_t at = 0;
 
-	for (unsigned i = 0; i < NR_EXTENTS && at < img->span; i++, at += ext.len) {
-		if (image_next_extent(img, at, &ext, &err) < 0) {
+	for (unsigned i = 0; i < img->info.nr_snapshots && i < NR_EXTENTS; i++) {
+		if (img->format->next_snapshot(img, &at, &s, &err) < 0) {
 			must(err.kind != ERR_NONE && err.text[0]);
 			return;
 		}
-		must(ext.offset == at && ext.len && ext.len <= img->span - at && ext.owner == img);
-		must(at / img->layer == (at + ext.len - 1) / img->layer);
-		read_some(&ext);
+		must(strnlen(s.id, sizeof(s.id)) < sizeof(s.id) && strnlen(s.name, sizeof(s.name)) < sizeof(s.name));
 	}
 }
 
-static void walk_guest(struct image *img)
+static void tell_bitmaps(struct image *img)
 {
+	struct image_bitmap b;
 	struct err err = ERR_INIT;
-	struct extent ext;
 	uint64_t at = 0;
 
-	for (unsigned i = 0; i < NR_EXTENTS && at < img->size; i++, at += ext.len) {
-		if (image_next_guest_extent(img, at, &ext, &err) < 0) {
+	for (unsigned i = 0; i < img->info.nr_bitmaps && i < NR_EXTENTS; i++) {
+		if (img->format->next_bitmap(img, &at, &b, &err) < 0) {
 			must(err.kind != ERR_NONE && err.text[0]);
 			return;
 		}
-		must(ext.offset == at && ext.len && ext.len <= img->size - at);
-		read_some(&ext);
+		must(b.granularity && strnlen(b.name, sizeof(b.name)) < sizeof(b.name));
 	}
 }
 
@@ -102,15 +64,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct files files = { .data = data, .size = size };
 	struct image_opener opener = { .open = open_copy, .ctx = &files };
 	struct err err = ERR_INIT;
-	struct image *img = image_open(file_of(data, size), "input", image_format_by_name("qcow2"), &opener, NULL, &err);
+	struct image *img =
+		image_open(file_of(data, size), "input", image_format_by_name("qcow2"), &opener, NULL, &err);
 
 	if (!img) {
 		must(err.kind != ERR_NONE && err.text[0]);
 		return 0;
 	}
-	walk_stored(img);
+	walk_view(img, false);
 	if (image_open_chain(img, &opener, &err) == 0)
-		walk_guest(img);
+		walk_view(img, true);
+	tell_snapshots(img);
+	tell_bitmaps(img);
 	image_close(img);
 	return 0;
 }

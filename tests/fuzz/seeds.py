@@ -126,7 +126,10 @@ def named():
     q.backing = b"base.qcow2"
     q.extension(0xE2792ACA, b"qcow2")
     q.extension(0x6803F857, b"\0\x05future".ljust(48, b"\0") + b"\1\0lazy refcounts".ljust(48, b"\0"))
-    q.extension(0x23852875, struct.pack(">IIQQ", 2, 0, 64, q.cluster))
+    bitmaps = [struct.pack(">QIIBBHI", 0, 0, flags, 1, 16, 4, extra) + bytes(extra) + name + bytes(4)
+               for flags, extra, name in ((2, 0, b"auto"), (1, 8, b"used"))]
+    directory = b"".join(bitmaps)
+    q.extension(0x23852875, struct.pack(">IIQQ", len(bitmaps), 0, len(directory), q.add(directory)))
     q.extension(0x12345678, b"unknown")
     return q
 

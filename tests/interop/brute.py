@@ -3,8 +3,8 @@
 """A report by brute force, to hold dedupscan's against: every block of every image in a dictionary.
 
 Nothing of it is shared with dedupscan.  QEMU says which bytes an image stores (qemu-img map, with the backing file taken
-away) and what they are (qemu-img convert -O raw); internal snapshots, which qemu-img cannot map, are read by a walk over the L1
-and L2 tables written here; raw files are asked by SEEK_DATA.  Blocks are compared by BLAKE2b, shares added up as fractions.
+away) and what they are (qemu-img convert -O raw); internal snapshots and VHDX, which qemu-img cannot map, are read by walks over
+their tables written here; raw files are asked by SEEK_DATA.  Blocks are compared by BLAKE2b, shares added up as fractions.
 
 A library: `Store(DIR).report()` gives what `dedupscan report --json DIR` should say, `differences()` compares.  Run with a
 directory it prints that; run without, it counts a small store whose figures were worked out by hand."""
@@ -13,11 +13,13 @@ import bisect
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import struct
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zlib
 from fractions import Fraction
@@ -112,10 +114,15 @@ def without_backing(path):
 
 
 def qcow2_extents(name, file_data):
+    return cut_at_holes(json.loads(qemu_img("map", "--output=json", name)), lambda e: file_data)
+
+
+def cut_at_holes(extents, file_data_of):
     """What QEMU says is data, cut where the file's holes begin and end."""
-    for e in json.loads(qemu_img("map", "--output=json", name)):
+    for e in extents:
         if e["depth"] != 0 or not e["data"]:
             continue
+        file_data = file_data_of(e)
         at, end = e["start"], e["start"] + e["length"]
         if "offset" in e:
             shift = e["start"] - e["offset"]
@@ -241,12 +248,122 @@ def qcow2_view(path, tmp):
     return v
 
 
+# ---- other formats ----
+
+QEMU_NAMES = {"vhd": "vpc"}
+
+
+def descriptor_of(path):
+    """The text descriptor of a VMDK that lies in other files, or None."""
+    with open(path, "rb") as f:
+        text = f.read(4096)
+    return text.decode("utf-8", "replace") if text.startswith(b"# Disk DescriptorFile") else None
+
+
+def extents_of(path):
+    """The files that the image lies in besides its own."""
+    found = re.findall(r'^RW \d+ (?:FLAT|SPARSE) "([^"]+)"', descriptor_of(path) or "", re.M) if path.endswith(".vmdk") else []
+    return [os.path.join(os.path.dirname(path), name) for name in dict.fromkeys(found)]
+
+
+def data_of(path):
+    """As of qcow2 files."""
+    with open(path, "rb") as f:
+        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return list(file_extents(f.fileno(), os.fstat(f.fileno()).st_size))
+
+
+def vhdx_map(path, size):
+    """QEMU does not map VHDX: a walk over the block allocation table, in the form of qemu-img map."""
+    with open(path, "rb") as f:
+        def at(offset, form):
+            f.seek(offset)
+            return struct.unpack(form, f.read(struct.calcsize(form)))
+        regions = {}
+        for i in range(at(192 << 10, "<4sIII")[2]):
+            guid, offset, _, _ = at((192 << 10) + 16 + 32 * i, "<16sQII")
+            regions[guid[:4]] = offset
+        bat, metadata = regions[bytes.fromhex("6677c22d")], regions[bytes.fromhex("06a27c8b")]
+        items = {}
+        for i in range(at(metadata, "<8sHH")[2]):
+            guid, offset = at(metadata + 32 + 32 * i, "<16sI")
+            items[guid[:4]] = metadata + offset
+        block = at(items[bytes.fromhex("3767a1ca")], "<I")[0]
+        sector = at(items[bytes.fromhex("1dbf4181")], "<I")[0]
+        ratio = (1 << 23) * sector // block  # blocks, after which the table has an entry for their bitmap
+        for i in range(round_up(size, block) // block):
+            entry = at(bat + 8 * (i + i // ratio), "<Q")[0]
+            if entry & 7 == 6:
+                yield {"depth": 0, "data": True, "start": i * block, "length": min(block, size - i * block), "offset": entry >> 20 << 20}
+
+
+def disk_extents(path, kind, size):
+    if kind == "vhdx":
+        extents = list(vhdx_map(path, size))
+    else:
+        extents = json.loads(qemu_img("map", "-f", QEMU_NAMES.get(kind, kind), "--output=json", path))
+    known = {}
+
+    def file_data_of(e):
+        name = e.get("filename", path)
+        if name not in known:
+            known[name] = data_of(name)
+        return known[name]
+    return list(cut_at_holes(extents, file_data_of))
+
+
+def disk_size(path, kind):
+    return json.loads(qemu_img("info", "-f", QEMU_NAMES.get(kind, kind), "--output=json", path))["virtual-size"]
+
+
+def add_disks(v, disks, tmp):
+    """Disks (path, kind) are layers, one after the other."""
+    sizes = [disk_size(*d) for d in disks]
+    v.virtual_size = sum(sizes)
+    v.layer = max(round_up(max(sizes), LAYER_UNIT), LAYER_UNIT)
+    with tempfile.NamedTemporaryFile(dir=tmp) as raw, tempfile.TemporaryFile(dir=tmp) as all_of_it:
+        extents = []
+        for i, (path, kind) in enumerate(disks):
+            qemu_img("convert", "-f", QEMU_NAMES.get(kind, kind), "-O", "raw", path, raw.name)
+            with open(raw.name, "rb") as f:
+                os.pwrite(all_of_it.fileno(), f.read(), i * v.layer)
+            extents += [(i * v.layer + a, i * v.layer + b, sure) for a, b, sure in disk_extents(path, kind, sizes[i])]
+        v.add_extents(all_of_it, extents)
+
+
+def other_view(path, kind, tmp):
+    v = View(path)
+    v.format = kind
+    if kind != "ova":
+        add_disks(v, [(path, kind)], tmp)
+        return v
+    with tempfile.TemporaryDirectory(dir=tmp) as folder, tarfile.open(path) as tar:
+        names = [n for n in tar.getnames() if n.endswith(".vmdk")]
+        for name in names:
+            with open(os.path.join(folder, name), "wb") as f:
+                shutil.copyfileobj(tar.extractfile(name), f)
+        add_disks(v, [(os.path.join(folder, n), "vmdk") for n in names], tmp)
+    return v
+
+
 # ---- counting ----
+
+def is_part(path):
+    """By its name or header it can only be one."""
+    with open(path, "rb") as f:
+        head = f.read(4096)
+    if path.endswith("-flat.vmdk"):
+        return True
+    return head[:4] == b"KDMV" and not head[512 * struct.unpack_from("<Q", head, 28)[0]:].startswith(b"# Disk DescriptorFile")
+
 
 def kind_of(path, st):
     with open(path, "rb") as f:
         if f.read(4) == b"QFI\xfb":
             return "qcow2"
+    ending = os.path.splitext(path)[1][1:]
+    if ending in ("vmdk", "vhd", "vhdx", "vdi", "ova"):
+        return None if is_part(path) else ending
     if path.endswith((".raw", ".img")) or st.st_size >= 1 << 20 and st.st_size % 512 == 0:
         return "raw"
     return None
@@ -263,11 +380,13 @@ class Store:
         self.views = {}
 
     def view(self, path, st, kind):
-        key = (path, st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
+        files = [st] + [os.stat(e) for e in extents_of(path)]
+        key = (path, *((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in files))
         if key not in self.views:
-            self.views[key] = raw_view(path) if kind == "raw" else qcow2_view(path, self.tmp)
+            self.views[key] = raw_view(path) if kind == "raw" else qcow2_view(path, self.tmp) if kind == "qcow2" else \
+                other_view(path, kind, self.tmp)
         v = self.views[key]
-        v.path, v.file_used = path, st.st_blocks * 512
+        v.path, v.file_used = path, sum(s.st_blocks for s in files) * 512
         return v
 
     def look(self):
@@ -277,7 +396,7 @@ class Store:
             for path in sorted(os.path.join(folder, n) for n in names):
                 st = os.lstat(path)
                 kind = kind_of(path, st) if stat.S_ISREG(st.st_mode) else None
-                if os.path.relpath(path, self.folder) in self.broken:
+                if os.path.relpath(path, self.folder) in self.broken or kind and not all(map(os.path.exists, extents_of(path))):
                     failed.append(path)
                 elif kind:
                     views.append(self.view(path, st, kind))

@@ -190,16 +190,19 @@ class Rounds:
                 self.stages[where] = self.stages.get(where, 0) + 1
             if kind == "changing":
                 self.maker.change()
+            elif kind == "changing extents":  # the image's own file stays as it is
+                rng.choice([self.maker.change_extent, self.maker.change_extent, self.maker.change_swap_extents])()
             else:
                 check_output(self.out, [lasting(self.want)])
         self.finish(kind)
 
     def finish(self, kind):
         what = f"seed {SEED}, a {kind} catalog, {self.nr} interruptions so far"
-        if kind == "changing":
+        changing = kind.startswith("changing")
+        if changing:
             os.sync()
         got = report(self.folder, self.catalog, rng.choice(["35M", "4G"]), rng.choice([1, 2]))
-        if kind == "changing":
+        if changing:
             must_be_exact(self.store.report(), got, what)
             time.sleep(SETTLE)
             report(self.folder, self.catalog)
@@ -215,7 +218,7 @@ class Rounds:
     def run(self):
         began = time.monotonic()
         while self.nr < NR_INTERRUPTIONS or self.nr < 2 * NR_INTERRUPTIONS and not self.stages.get("merging"):
-            for kind in ("new", "old", "changing"):
+            for kind in ("new", "old", "changing", "changing extents"):
                 self.round(kind)
         print(f"{self.nr} interruptions, {self.nr_in_calls} of them at a system call ({time.monotonic() - began:.1f} s), found in: " +
               ", ".join(f"{k} {v}" for k, v in sorted(self.stages.items())), flush=True)

@@ -298,7 +298,8 @@ static const struct image_format liar = {
 };
 
 /* Walks up to `most` bytes; returns how far it came. */
-static uint64_t walk_liar(enum extent_kind kind, enum extent_kind other, size_t file_size, uint64_t most, struct err *err)
+static uint64_t walk_liar(enum extent_kind kind, enum extent_kind other, size_t file_size, uint64_t most,
+			  struct err *err)
 {
 	CLEANUP(free) uint8_t *bytes = calloc(1, file_size);
 	struct image *img = image_open(file_of(bytes, file_size), "liar", &liar, NULL, NULL, err);
@@ -383,8 +384,9 @@ static int open_plain(struct image *img, const struct image_opener *opener, stru
 /* A hole of 4 KiB, data, a hole of 2 MiB, data: only the large hole is worth an extent of its own. */
 static void long_holes_of_the_file_are_zeros_and_short_ones_data(void **state)
 {
-	static const struct image_format plain = { .name = "plain", .instance = sizeof(struct image), .open = open_plain,
-						   .next_extent = next_plain_extent };
+	static const struct image_format plain = {
+		.name = "plain", .instance = sizeof(struct image), .open = open_plain, .next_extent = next_plain_extent
+	};
 	const uint64_t mib = 1 << 20;
 	int fd = file_of("", 0);
 	struct image *img;
@@ -486,8 +488,9 @@ static int open_marked(struct image *img, const struct image_opener *opener, str
 
 static void a_backing_file_that_is_another_one_by_now_is_refused(void **state)
 {
-	static const struct image_format marked = { .name = "marked", .instance = sizeof(struct image), .open = open_marked,
-						    .next_extent = next_liar_extent };
+	static const struct image_format marked = {
+		.name = "marked", .instance = sizeof(struct image), .open = open_marked, .next_extent = next_liar_extent
+	};
 	struct shelf s = { { file_of("c", 1), file_of("q", 1), -1, -1 } };
 	struct image_opener opener = { open_from_shelf, &s };
 	struct image *img = image_open(s.fds[0], "child", &marked, &opener, NULL, NULL);
@@ -500,6 +503,32 @@ static void a_backing_file_that_is_another_one_by_now_is_refused(void **state)
 	assert_null(img->backing);
 	image_close(img);
 	close(s.fds[1]);
+}
+
+static void features_that_do_not_fit_end_in_one_ellipsis(void **state)
+{
+	char word[101], whole[208];
+
+	(void)state;
+	for (int len = 1; len <= 100; len++) {
+		struct image_info info = { .features = "" };
+		size_t used;
+
+		snprintf(word, sizeof(word), "%.*d", len, 0);
+		snprintf(whole, sizeof(whole), "%s, %s", word, word);
+		image_info_add(&info, false, word);
+		assert_string_equal(info.features, "");
+		image_info_add(&info, true, word);
+		assert_string_equal(info.features, word);
+		image_info_add(&info, true, word);
+		assert_string_equal(info.features, whole);
+		for (int i = 0; i < 300; i++)
+			image_info_add(&info, true, word);
+		used = strlen(info.features);
+		assert_true(used + (size_t)len + 2 >= sizeof(info.features)); /* not one word too early */
+		assert_string_equal(info.features + used - 5, ", ...");
+		assert_int_equal((used - 3) % ((size_t)len + 2), 0); /* whole words */
+	}
 }
 
 int main(void)
@@ -525,6 +554,7 @@ int main(void)
 		cmocka_unit_test(a_file_is_a_part_once_and_never_of_itself),
 		cmocka_unit_test(an_image_inside_a_file_ends_where_it_ends),
 		cmocka_unit_test(a_backing_file_that_is_another_one_by_now_is_refused),
+		cmocka_unit_test(features_that_do_not_fit_end_in_one_ellipsis),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

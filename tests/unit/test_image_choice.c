@@ -180,6 +180,15 @@ static void names_what_is_recognised_but_not_read(void **state)
 	}
 }
 
+static void an_end_that_is_not_read_counts_only_with_the_name(void **state)
+{
+	(void)state;
+	blank();
+	memcpy(bytes + SIZE - 512, "koly", 4);
+	expect_no("/a/x.dmg", ERR_UNSUPPORTED, "Apple disk image");
+	expect("/a/x.img", "raw", IMAGE_GUESSED, "");
+}
+
 static void formats_are_found_by_name_and_by_what_qemu_calls_them(void **state)
 {
 	(void)state;
@@ -201,6 +210,7 @@ int main(void)
 		cmocka_unit_test(a_name_without_content_is_doubted),
 		cmocka_unit_test(extents_of_a_split_disk_are_no_disks),
 		cmocka_unit_test(names_what_is_recognised_but_not_read),
+		cmocka_unit_test(an_end_that_is_not_read_counts_only_with_the_name),
 		cmocka_unit_test(formats_are_found_by_name_and_by_what_qemu_calls_them),
 	};
 
