@@ -8,36 +8,21 @@ the archive must be so.
 
 Usage: ova.py [--count N] [--seed S] [--jobs J] [--keep DIR]; one seed makes always the same archives."""
 
-import argparse
-import multiprocessing
 import os
 import random
 import shutil
-import subprocess
 import sys
 import tarfile
-import tempfile
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-LONG = bool(os.environ.get("LONG"))
-BUILD = os.environ.get("BUILD") or "build"
+import lib_random
+from lib_random import IMGTOOL, Failed, must_fail, run
+
 KIB, MIB = 1 << 10, 1 << 20
 FORMATS = {"raw": [], "qcow2": [], "qcow2 -c": ["-c"], "vdi": [], "vdi static": ["-o", "static=on"],
            "vmdk": ["-o", "subformat=streamOptimized"], "vpc": [], "vhdx": []}
 EXTENSIONS = {"raw": "img", "qcow2": "qcow2", "vdi": "vdi", "vmdk": "vmdk", "vpc": "vhd", "vhdx": "vhdx"}
-args = None
-
-
-class Failed(Exception):
-    pass
-
-
-def run(*command, **kw):
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=100, check=False, **kw)
-    if done.returncode:
-        raise Failed(f"{' '.join(command)}: {done.stderr.decode('utf-8', 'replace').strip()}")
-    return done.stdout
 
 
 # ---- making archives ----
@@ -122,7 +107,7 @@ def pack(rng, folder, disks, path):
 # ---- comparing ----
 
 def info_of(path):
-    return dict((line + " ").split(" ", 1) for line in run(args.imgtool, "info", path).decode().splitlines())
+    return dict((line + " ").split(" ", 1) for line in run(IMGTOOL, "info", path).decode().splitlines())
 
 
 def check_layers(path, disks, spoil=None):
@@ -133,7 +118,7 @@ def check_layers(path, disks, spoil=None):
         raise Failed(f"info says {info['format']}, {info['kind']}; there are {len(disks)} disks")
     if wanted_layers > 1 and span != wanted_layers * layer:
         raise Failed(f"a span of {span} is not {wanted_layers} layers of {layer}")
-    stored = run(args.imgtool, "cat-stored", path)
+    stored = run(IMGTOOL, "cat-stored", path)
     if spoil is not None:
         stored = stored[:spoil] + bytes([stored[spoil] ^ 1]) + stored[spoil + 1:]
     at = 0
@@ -145,17 +130,17 @@ def check_layers(path, disks, spoil=None):
             raise Failed(f"layer of '{d.name}' ({d.kind}) differs at {where}")
         if any(stored[at + len(wanted):at + layer]):
             raise Failed(f"layer of '{d.name}' ({d.kind}) goes on behind the disk")
-        if i == 0 and run(args.imgtool, "cat", path) != wanted:
+        if i == 0 and run(IMGTOOL, "cat", path) != wanted:
             raise Failed("the guest view is not the first disk")
         at += (1 + d.snapshots) * layer
 
 
 def check_offsets(path, shift=0):
     """Data are where our extents say, in the archive itself."""
-    stored = run(args.imgtool, "cat-stored", path)
+    stored = run(IMGTOOL, "cat-stored", path)
     with open(path, "rb") as f:
         archive = f.read()
-    for line in run(args.imgtool, "stored", path).decode().splitlines():
+    for line in run(IMGTOOL, "stored", path).decode().splitlines():
         head, offset = line.rsplit(" ", 1)
         at, length, kind = head.split(" ")[:3]
         at, length = int(at), int(length)
@@ -172,14 +157,6 @@ def make(seed, folder):
     path = os.path.join(folder, "vm.ova")
     pack(rng, folder, disks, path)
     return path, disks
-
-
-def must_fail(what, call, *arguments):
-    try:
-        call(*arguments)
-    except Failed:
-        return
-    raise SystemExit(f"the comparison of {what} does not find what was planted")
 
 
 def control(folder):
@@ -199,48 +176,12 @@ def control(folder):
     must_fail("offsets", check_offsets, path, 512)
 
 
-def one(seed):
-    folder, said = os.path.abspath(os.path.join(args.keep or args.tmp, str(seed))), ""
-    os.makedirs(folder, exist_ok=True)
-    try:
-        path, disks = make(seed, folder)
-        check_layers(path, disks)
-        check_offsets(path)
-    except (Failed, subprocess.SubprocessError, OSError, ValueError, KeyError) as e:
-        said = f"{type(e).__name__}: {e}; seed {seed}"
-    if not args.keep:
-        shutil.rmtree(folder, ignore_errors=True)
-    return said
-
-
-def main():
-    global args
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=200 if LONG else 24)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--keep", help="keep the archives in this folder")
-    parser.add_argument("--imgtool", default=f"{BUILD}/tests/interop/imgtool")
-    args = parser.parse_args()
-    for tool in ("qemu-img", "qemu-io"):
-        if not shutil.which(tool):
-            print(f"needs {tool}")
-            return 77
-    args.imgtool = os.path.abspath(args.imgtool)
-    args.tmp = tempfile.mkdtemp(prefix="ova.", dir=os.environ.get("TMP"))
-    failed = 0
-    try:
-        control(args.tmp)
-        with multiprocessing.Pool(args.jobs) as pool:
-            for said in pool.imap(one, range(args.seed, args.seed + args.count)):
-                if said:
-                    failed += 1
-                    print(said, flush=True)
-    finally:
-        shutil.rmtree(args.tmp, ignore_errors=True)
-    print(f"{args.count} archives compared, {failed} failed")
-    return 1 if failed else 0
+def check_seed(seed, folder):
+    path, disks = make(seed, folder)
+    check_layers(path, disks)
+    check_offsets(path)
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(lib_random.main(__doc__, check_seed, control, (24, 200), "archives"))

@@ -11,37 +11,25 @@ For each image four things are held against QEMU, or against a second reader wri
 Usage: qcow2_random.py [--count N] [--seed S] [--jobs J] [--keep DIR]; one seed makes always the same images.
 A failure is one line that ends with the seed; `--seed S --count 1 --keep DIR` makes that image again and keeps it."""
 
-import argparse
 import json
-import multiprocessing
 import os
 import random
-import shutil
 import struct
 import subprocess
 import sys
-import tempfile
 
-LONG = bool(os.environ.get("LONG"))
-BUILD = os.environ.get("BUILD") or "build"
+import lib_random
+from lib_random import IMGTOOL, Failed, check_maps, check_stored_alone, check_tiling, must_fail, our_extents, our_info
+
 KIB, MIB = 1 << 10, 1 << 20
 COPIED, COMPRESSED = 1 << 63, 1 << 62
 OFFSET = 0x00FFFFFFFFFFFE00
-args = None
 here = None  # where QEMU runs: it looks for relative data files there, not beside the image
 
 
-class Failed(Exception):
-    pass
-
-
-def run(*command, may_fail=False, **kw):
+def run(*command, **kw):
     kw.setdefault("cwd", here)
-    kw.setdefault("timeout", 100)
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, **kw)
-    if done.returncode and not may_fail:
-        raise Failed(f"{' '.join(command)}: {done.stderr.decode('utf-8', 'replace').strip()}")
-    return done.stdout
+    return lib_random.run(*command, **kw)
 
 
 # ---- making images ----
@@ -238,15 +226,6 @@ def make_chain(seed, folder):
 
 # ---- comparing ----
 
-def our_extents(verb, member):
-    rows = []
-    for line in run(args.imgtool, "-f", member.format, verb, member.path).decode().splitlines():
-        head, offset = line.rsplit(" ", 1)
-        at, length, kind, depth = head.split(" ")[:4]
-        rows.append((int(at), int(at) + int(length), kind, int(depth), None if offset == "-" else int(offset)))
-    return rows
-
-
 def qemu_extents(member):
     out = run("qemu-img", "map", "-f", member.format, "--output=json", member.path)
     rows = []
@@ -254,60 +233,6 @@ def qemu_extents(member):
         kind = "hole" if not e["present"] else "maybe" if e["data"] and e["zero"] else "data" if e["data"] else "zero"
         rows.append((e["start"], e["start"] + e["length"], kind, e["depth"], e.get("offset")))
     return rows
-
-
-def check_tiling(rows, end, what):
-    at = 0
-    for r in rows:
-        if r[0] != at or r[1] <= at:
-            raise Failed(f"{what}: extent {r} does not begin at {at}")
-        at = r[1]
-    if at != end:
-        raise Failed(f"{what} ends at {at}, not at {end}")
-
-
-def zeros(kind):
-    return kind in ("hole", "zero", "prealloc")
-
-
-def check_pair(ours, theirs, at, what):
-    if theirs[2] == "maybe":
-        same = ours[3] == theirs[3]
-    elif theirs[2] == "data":
-        same = ours[2] in ("data", "packed", "prealloc") and ours[3] == theirs[3]
-        same = same and (ours[2] == "packed") == (theirs[4] is None)
-    elif theirs[2] == "hole":
-        same = ours[2] == "hole"
-    else:
-        same = zeros(ours[2]) and (ours[2] == "hole" or ours[3] == theirs[3])
-    if same and ours[2] == "data" and theirs[4] is not None:
-        same = ours[4] + at - ours[0] == theirs[4] + at - theirs[0]
-    if not same:
-        raise Failed(f"{what} differs at {at}: ours {ours}, theirs {theirs}")
-
-
-def check_maps(ours, theirs, what):
-    """Walks both lists at once; extents may be cut differently."""
-    i = j = at = 0
-    while i < len(ours) and j < len(theirs):
-        check_pair(ours[i], theirs[j], at, what)
-        at = min(ours[i][1], theirs[j][1])
-        i += ours[i][1] == at
-        j += theirs[j][1] == at
-
-
-def check_stored_alone(ours, theirs, what):
-    """Depth 0 of QEMU's map is what the file itself stores."""
-    theirs = [e if e[3] == 0 else (e[0], e[1], "hole", 0, None) for e in theirs]
-    i = j = at = 0
-    while i < len(ours) and j < len(theirs):
-        a, b = ours[i], theirs[j]
-        if b[2] == "zero" and a[2] == "hole":
-            raise Failed(f"{what} differs at {at}: ours {a}, theirs {b}")
-        check_pair(a, b, at, what)
-        at = min(a[1], b[1])
-        i += a[1] == at
-        j += b[1] == at
 
 
 class Tables:
@@ -391,11 +316,6 @@ def check_layers(member, ours, info):
     return len(bytes_of)
 
 
-def our_info(member):
-    out = run(args.imgtool, "-f", member.format, "info", member.path).decode()
-    return dict(line.split(" ", 1) for line in out.splitlines() if " " in line)
-
-
 def members(top):
     while top:
         yield top
@@ -407,7 +327,7 @@ def check_bytes(top, folder, spoil=False):
     ours = os.path.join(folder, "ours")
     run("qemu-img", "convert", "-f", top.format, "-O", "raw", top.path, theirs)
     with open(ours, "wb") as f:
-        done = subprocess.run([args.imgtool, "-f", top.format, "cat", top.path], stdout=f, stderr=subprocess.PIPE,
+        done = subprocess.run([IMGTOOL, "-f", top.format, "cat", top.path], stdout=f, stderr=subprocess.PIPE,
                               check=False)
         if spoil:
             os.pwrite(f.fileno(), b"spoilt", top.size // 2)
@@ -424,14 +344,14 @@ def check_chain(top, folder):
     check_bytes(top, folder)
     ragged = any(m.raw and m.size % 512 for m in members(top))
     if not ragged:
-        ours = our_extents("map", top)
+        ours = our_extents("map", top.path, top.format)
         check_tiling(ours, top.size, "map")
         check_maps(ours, qemu_extents(top), "map")
     clusters = 0
     for m in members(top):
         if m.raw:
             continue
-        info, ours = our_info(m), our_extents("stored", m)
+        info, ours = our_info(m.path, m.format), our_extents("stored", m.path, m.format)
         check_tiling(ours, int(info["span"]), f"stored {m.path}")
         said = json.loads(run("qemu-img", "info", "--output=json", m.path))
         if int(info["snapshots"]) != len(said.get("snapshots", [])):
@@ -445,14 +365,6 @@ def check_chain(top, folder):
     return clusters
 
 
-def must_fail(what, check, *arguments):
-    try:
-        check(*arguments)
-    except Failed:
-        return
-    raise SystemExit(f"the comparison of {what} does not find what was planted")
-
-
 def control(folder):
     """Plants a fault for each comparison to find."""
     global here
@@ -463,7 +375,7 @@ def control(folder):
     run("qemu-img", "create", "-q", "-f", "qcow2", member.path, "1M")
     run("qemu-io", "-c", "write -P 1 0 64k", "-c", "write -P 2 512k 128k", member.path)
     check_chain(member, folder)
-    ours, info = our_extents("stored", member), our_info(member)
+    ours, info = our_extents("stored", member.path, member.format), our_info(member.path, member.format)
     moved = [e if e[4] is None else e[:4] + (e[4] + 65536,) for e in ours]
     twice = [e if e[2] != "hole" else e[:2] + ours[0][2:] for e in ours]
     less = [e if e[4] is None else e[:2] + ("hole", 0, None) for e in ours]
@@ -474,50 +386,11 @@ def control(folder):
         must_fail("layers", check_layers, member, planted, info)
 
 
-def one(seed):
+def check_seed(seed, folder):
     global here
-    here = folder = os.path.abspath(os.path.join(args.keep or args.tmp, str(seed)))
-    os.makedirs(folder, exist_ok=True)
-    clusters, said = 0, ""
-    try:
-        top = make_chain(seed, folder)
-        clusters = check_chain(top, folder)
-    except (Failed, subprocess.SubprocessError, OSError, ValueError, KeyError) as e:
-        said = f"{type(e).__name__}: {e}; seed {seed}"
-    if not args.keep:
-        shutil.rmtree(folder, ignore_errors=True)
-    return clusters, said
-
-
-def main():
-    global args
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=2000 if LONG else 300)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--keep", help="keep the images in this folder")
-    parser.add_argument("--imgtool", default=f"{BUILD}/tests/interop/imgtool")
-    args = parser.parse_args()
-    for tool in ("qemu-img", "qemu-io"):
-        if not shutil.which(tool):
-            print(f"needs {tool}")
-            return 77
-    args.imgtool = os.path.abspath(args.imgtool)
-    args.tmp = tempfile.mkdtemp(prefix="qcow2_random.", dir=os.environ.get("TMP"))
-    failed = clusters = 0
-    try:
-        control(args.tmp)
-        with multiprocessing.Pool(args.jobs) as pool:
-            for n, said in pool.imap(one, range(args.seed, args.seed + args.count)):
-                clusters += n
-                if said:
-                    failed += 1
-                    print(said, flush=True)
-    finally:
-        shutil.rmtree(args.tmp, ignore_errors=True)
-    print(f"{args.count} images compared, {failed} failed ({clusters} stored clusters and subclusters)")
-    return 1 if failed or clusters == 0 else 0
+    here = folder
+    return check_chain(make_chain(seed, folder), folder)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(lib_random.main(__doc__, check_seed, control, (300, 2000), found="stored clusters and subclusters"))

@@ -11,36 +11,21 @@ sizes, files that end inside the last block, and differencing images, whose gues
 
 Usage: vdi_random.py [--count N] [--seed S] [--jobs J] [--keep DIR]; one seed makes always the same images."""
 
-import argparse
 import json
-import multiprocessing
 import os
 import random
-import shutil
 import struct
 import subprocess
 import sys
-import tempfile
 import uuid
 
-LONG = bool(os.environ.get("LONG"))
-BUILD = os.environ.get("BUILD") or "build"
+import lib_random
+from lib_random import IMGTOOL, Failed, check_tiling, must_fail, run
+
 KIB, MIB = 1 << 10, 1 << 20
 FREE, ZERO = 0xFFFFFFFF, 0xFFFFFFFE
 HEADER = struct.Struct("<64sIIIII256sII4IIQIIII16s16s16s16s")
 DYNAMIC, FIXED, DIFFERENCING = 1, 2, 4
-args = None
-
-
-class Failed(Exception):
-    pass
-
-
-def run(*command, **kw):
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=100, check=False, **kw)
-    if done.returncode:
-        raise Failed(f"{' '.join(command)}: {done.stderr.decode('utf-8', 'replace').strip()}")
-    return done.stdout
 
 
 # ---- making images ----
@@ -144,22 +129,7 @@ class Vdi:
 # ---- comparing ----
 
 def our_extents(verb, path):
-    rows = []
-    for line in run(args.imgtool, "-f", "vdi", verb, path).decode().splitlines():
-        head, offset = line.rsplit(" ", 1)
-        at, length, kind = head.split(" ")[:3]
-        rows.append((int(at), int(at) + int(length), kind, None if offset == "-" else int(offset)))
-    return rows
-
-
-def check_tiling(rows, end, what):
-    at = 0
-    for r in rows:
-        if r[0] != at or r[1] <= at:
-            raise Failed(f"{what}: extent {r} does not begin at {at}")
-        at = r[1]
-    if at != end:
-        raise Failed(f"{what} ends at {at}, not at {end}")
+    return [(begin, end, kind, offset) for begin, end, kind, _, offset in lib_random.our_extents(verb, path, "vdi")]
 
 
 def pairs(ours, theirs):
@@ -201,7 +171,7 @@ def check_map_of_qemu(ours, path):
 
 
 def info_of(path):
-    out = run(args.imgtool, "info", path).decode()  # without -f: it must be recognised
+    out = run(IMGTOOL, "info", path).decode()  # without -f: it must be recognised
     return dict((line + " ").split(" ", 1) for line in out.splitlines())
 
 
@@ -217,14 +187,14 @@ def check_info(path, vdi):
 
 
 def check_refused(path, vdi):
-    done = subprocess.run([args.imgtool, "cat", path], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+    done = subprocess.run([IMGTOOL, "cat", path], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
     said = done.stderr.decode()
     if done.returncode != 1 or vdi.parent not in said or "does not say where" not in said:
         raise Failed(f"the guest view of a differencing image: exit status {done.returncode}, '{said.strip()}'")
 
 
 def check_bytes(path, vdi, spoil=False):
-    ours, wanted = run(args.imgtool, "cat", path), vdi.content()
+    ours, wanted = run(IMGTOOL, "cat", path), vdi.content()
     if spoil:
         ours = ours[:-1] + bytes([ours[-1] ^ 1])
     if ours != wanted:
@@ -258,14 +228,6 @@ def check(path):
         check_bytes_of_qemu(path, vdi)
 
 
-def must_fail(what, call, *arguments):
-    try:
-        call(*arguments)
-    except Failed:
-        return
-    raise SystemExit(f"the comparison of {what} does not find what was planted")
-
-
 def control(folder):
     """Plants a fault for each comparison to find."""
     path = f"{folder}/control"
@@ -286,48 +248,12 @@ def control(folder):
     must_fail("information", check_info, path, vdi)
 
 
-def one(seed):
-    folder = os.path.abspath(os.path.join(args.keep or args.tmp, str(seed)))
-    os.makedirs(folder, exist_ok=True)
-    path, rng, said = os.path.join(folder, "image"), random.Random(seed), ""
-    try:
-        rng.choice([qemu_image, our_image])(rng, path)
-        check(path)
-    except (Failed, subprocess.SubprocessError, OSError, ValueError, KeyError, struct.error) as e:
-        said = f"{type(e).__name__}: {e}; seed {seed}"
-    if not args.keep:
-        shutil.rmtree(folder, ignore_errors=True)
-    return said
-
-
-def main():
-    global args
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=300 if LONG else 40)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--keep", help="keep the images in this folder")
-    parser.add_argument("--imgtool", default=f"{BUILD}/tests/interop/imgtool")
-    args = parser.parse_args()
-    for tool in ("qemu-img", "qemu-io"):
-        if not shutil.which(tool):
-            print(f"needs {tool}")
-            return 77
-    args.imgtool = os.path.abspath(args.imgtool)
-    args.tmp = tempfile.mkdtemp(prefix="vdi_random.", dir=os.environ.get("TMP"))
-    failed = 0
-    try:
-        control(args.tmp)
-        with multiprocessing.Pool(args.jobs) as pool:
-            for said in pool.imap(one, range(args.seed, args.seed + args.count)):
-                if said:
-                    failed += 1
-                    print(said, flush=True)
-    finally:
-        shutil.rmtree(args.tmp, ignore_errors=True)
-    print(f"{args.count} images compared, {failed} failed")
-    return 1 if failed else 0
+def check_seed(seed, folder):
+    path, rng = os.path.join(folder, "image"), random.Random(seed)
+    rng.choice([qemu_image, our_image])(rng, path)
+    check(path)
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(lib_random.main(__doc__, check_seed, control, (40, 300)))

@@ -9,47 +9,19 @@ chains among them.  Held against QEMU, or against what the writer knows:
 
 Usage: vhd_random.py [--count N] [--seed S] [--jobs J] [--keep DIR]; one seed makes always the same images."""
 
-import argparse
 import json
-import multiprocessing
 import os
 import random
-import shutil
-import subprocess
 import sys
-import tempfile
 
+import lib_random
 import lib_vhd
 from lib_vhd import DIFFERENCING, DYNAMIC, FIXED, SECTOR
-from qcow2_random import Failed, check_maps, check_tiling, must_fail
+from lib_random import IMGTOOL, Failed, check_maps, check_tiling, must_fail, our_extents, our_info, run
 
-LONG = bool(os.environ.get("LONG"))
-BUILD = os.environ.get("BUILD") or "build"
 MIB = 1 << 20
 # QEMU 7.2 does not know Azure's; newer ones do.
 CREATORS = [b"vpc ", b"vs  ", b"qemu", b"qem2", b"win ", b"d2v ", b"tap\0", b"CTXS", b"vbox", b"tapx", b"abcd"]
-args = None
-
-
-def run(*command):
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, timeout=100)
-    if done.returncode:
-        raise Failed(f"{' '.join(command)}: {done.stderr.decode('utf-8', 'replace').strip()}")
-    return done.stdout
-
-
-def our_info(path):
-    out = run(args.imgtool, "-f", "vhd", "info", path).decode()
-    return dict(line.split(" ", 1) for line in out.splitlines() if " " in line)
-
-
-def our_extents(verb, path):
-    rows = []
-    for line in run(args.imgtool, "-f", "vhd", verb, path).decode().splitlines():
-        head, offset = line.rsplit(" ", 1)
-        at, length, kind, depth = head.split(" ")[:4]
-        rows.append((int(at), int(at) + int(length), kind, int(depth), None if offset == "-" else int(offset)))
-    return rows
 
 
 def qemu_size(path):
@@ -66,16 +38,16 @@ def qemu_extents(path):
 
 def check_like_qemu(path):
     """Size, bytes and map."""
-    size = int(our_info(path)["size"])
+    size = int(our_info(path, "vhd")["size"])
     if size != qemu_size(path):
         raise Failed(f"size {size}, QEMU says {qemu_size(path)}")
     theirs = path + ".theirs"
     run("qemu-img", "convert", "-f", "vpc", "-O", "raw", path, theirs)
     with open(theirs, "rb") as f:
-        if f.read() != run(args.imgtool, "-f", "vhd", "cat", path):
+        if f.read() != run(IMGTOOL, "-f", "vhd", "cat", path):
             raise Failed("bytes differ from QEMU's")
     os.unlink(theirs)
-    ours = our_extents("map", path)
+    ours = our_extents("map", path, "vhd")
     check_tiling(ours, size, "map")
     check_maps(ours, qemu_extents(path), "map")
 
@@ -168,7 +140,7 @@ def check_stored(d, ours):
 
 
 def check_info(d):
-    info = our_info(d.path)
+    info = our_info(d.path, "vhd")
     kinds = {FIXED: "fixed", DYNAMIC: "dynamic", DIFFERENCING: "differencing"}
     said = info["kind"], info["id"].replace("-", ""), int(info["size"])
     if said != (kinds[d.kind], d.id.hex(), d.size):
@@ -184,9 +156,9 @@ def check_info(d):
 
 def check_member(d):
     check_info(d)
-    if run(args.imgtool, "-f", "vhd", "cat", d.path) != b"".join(d.model()):
+    if run(IMGTOOL, "-f", "vhd", "cat", d.path) != b"".join(d.model()):
         raise Failed(f"bytes of {d.path} differ from the model")
-    check_stored(d, our_extents("stored", d.path))
+    check_stored(d, our_extents("stored", d.path, "vhd"))
     # QEMU needs the copy, and takes blocks below 4 KiB to have no bitmap at all
     if d.kind == FIXED and d.end == "512" or d.kind == DYNAMIC and d.copy and d.block_size >= 4096:
         check_like_qemu(d.path)
@@ -216,7 +188,7 @@ def control(folder):
     for m in (base, d):
         m.write(rng)
         check_member(m)
-    ours = our_extents("stored", d.path)
+    ours = our_extents("stored", d.path, "vhd")
     moved = [e if e[4] is None else e[:4] + (e[4] + SECTOR,) for e in ours]
     less = [e if e[4] is None else e[:2] + ("hole", 0, None) for e in ours]
     more = [e[:2] + ("data", 0, 4096) for e in ours]
@@ -234,55 +206,18 @@ def control(folder):
     must_fail("QEMU", check_like_qemu, like_qemu.path)
 
 
-def one(seed):
-    folder = os.path.abspath(os.path.join(args.keep or args.tmp, str(seed)))
-    os.makedirs(folder, exist_ok=True)
-    rng = random.Random(seed)
-    said, nr = "", 0
-    try:
-        if seed % 2:
-            check_like_qemu(make_by_qemu(rng, folder))
-        else:
-            for d in make_by_specification(rng, folder):
-                check_member(d)
-                nr += d.kind == DIFFERENCING
-            check_creator(rng, folder)
-    except (Failed, subprocess.SubprocessError, OSError, ValueError, KeyError) as e:
-        said = f"{type(e).__name__}: {e}; seed {seed}"
-    if not args.keep:
-        shutil.rmtree(folder, ignore_errors=True)
-    return nr, said
-
-
-def main():
-    global args
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=300 if LONG else 40)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--keep", help="keep the images in this folder")
-    parser.add_argument("--imgtool", default=f"{BUILD}/tests/interop/imgtool")
-    args = parser.parse_args()
-    for tool in ("qemu-img", "qemu-io"):
-        if not shutil.which(tool):
-            print(f"needs {tool}")
-            return 77
-    args.imgtool = os.path.abspath(args.imgtool)
-    args.tmp = tempfile.mkdtemp(prefix="vhd_random.", dir=os.environ.get("TMP"))
-    failed = differencing = 0
-    try:
-        control(args.tmp)
-        with multiprocessing.Pool(args.jobs) as pool:
-            for n, said in pool.imap(one, range(args.seed, args.seed + args.count)):
-                differencing += n
-                if said:
-                    failed += 1
-                    print(said, flush=True)
-    finally:
-        shutil.rmtree(args.tmp, ignore_errors=True)
-    print(f"{args.count} images and chains compared, {failed} failed ({differencing} differencing disks)")
-    return 1 if failed or (args.count > 20 and differencing == 0) else 0
+def check_seed(seed, folder):
+    """Returns how many differencing disks there were."""
+    rng, nr = random.Random(seed), 0
+    if seed % 2:
+        check_like_qemu(make_by_qemu(rng, folder))
+        return 0
+    for d in make_by_specification(rng, folder):
+        check_member(d)
+        nr += d.kind == DIFFERENCING
+    check_creator(rng, folder)
+    return nr
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(lib_random.main(__doc__, check_seed, control, (40, 300), "images and chains", "differencing disks"))

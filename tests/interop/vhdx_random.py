@@ -12,36 +12,20 @@ The others are written by qemu-img and qemu-io, which are interrupted while they
 Usage: vhdx_random.py [--count N] [--seed S] [--jobs J] [--keep DIR]; one seed makes always the same images.
 A failure is one line that ends with the seed; `--seed S --count 1 --keep DIR` makes that image again and keeps it."""
 
-import argparse
-import multiprocessing
 import os
 import random
 import shutil
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 
+import lib_random
 import lib_vhdx as vhdx
+from lib_random import IMGTOOL, LONG, Failed, must_fail, our_info, run
 from lib_vhdx import KIB, MIB, FULL, NOT_PRESENT, PARTIAL
 
-LONG = bool(os.environ.get("LONG"))
-BUILD = os.environ.get("BUILD") or "build"
 GIB = 1 << 30
-args = None
-
-
-class Failed(Exception):
-    pass
-
-
-def run(*command, may_fail=False, **kw):
-    kw.setdefault("timeout", 100)
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, **kw)
-    if done.returncode and not may_fail:
-        raise Failed(f"{' '.join(command)}: {done.stderr.decode('utf-8', 'replace').strip()}")
-    return done.stdout
 
 
 def copy_data(source, source_at, target, target_at, length):
@@ -452,13 +436,8 @@ class QemuImage:
 
 # ---- comparing ----
 
-def our_info(image):
-    out = run(args.imgtool, "-f", "vhdx", "info", image.path).decode()
-    return dict((line + " ").split(" ", 1) for line in out.splitlines())
-
-
 def same_bytes(image, model):
-    with subprocess.Popen([args.imgtool, "-f", "vhdx", "cat", image.path], stdout=subprocess.PIPE,
+    with subprocess.Popen([IMGTOOL, "-f", "vhdx", "cat", image.path], stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE) as ours:
         done = subprocess.run(["cmp", "-", model], stdin=ours.stdout, capture_output=True, check=False)
         ours.stdout.close()
@@ -481,7 +460,7 @@ def joined(rows):
 def check_stored(image):
     """Holes, and what is here, are where the model has them; data lies where the BAT says."""
     wanted, at, j = joined(image.stored()), 0, 0
-    for line in run(args.imgtool, "-f", "vhdx", "stored", image.path).decode().splitlines():
+    for line in run(IMGTOOL, "-f", "vhdx", "stored", image.path).decode().splitlines():
         begin, length, kind = line.split(" ")[:3]
         begin, end = int(begin), int(begin) + int(length)
         offset = line.rsplit(" ", 1)[1]
@@ -514,7 +493,7 @@ def qemu_reads(image, folder, dirty):
 def check_ours(image, folder):
     checks = 0
     while image:
-        info = our_info(image)
+        info = our_info(image.path, "vhdx")
         kind = "differencing" if image.base else info["kind"].strip()
         said = (info["kind"].strip(), int(info["size"]), int(info["cluster_size"]), info["id"].strip(),
                 int(info["dirty"]))
@@ -536,7 +515,7 @@ def check_ours(image, folder):
 
 def check_qemus(image, folder):
     try:
-        dirty = int(our_info(image)["dirty"])
+        dirty = int(our_info(image.path, "vhdx")["dirty"])
     except Failed as e:
         # killed after it said that there is a log and before there was one; QEMU takes that for no log
         if "no valid sequence" in str(e) and subprocess.run(["qemu-img", "info", image.path], check=False,
@@ -545,14 +524,6 @@ def check_qemus(image, folder):
         raise
     same_bytes(image, qemu_reads(image, folder, dirty))
     return 1 + 3 * dirty
-
-
-def must_fail(what, check, *arguments):
-    try:
-        check(*arguments)
-    except Failed:
-        return
-    raise SystemExit(f"the comparison of {what} does not find what was planted")
 
 
 def control(folder):
@@ -589,52 +560,11 @@ def make_chain(seed, folder):
     return image
 
 
-def one(seed):
-    folder = os.path.abspath(os.path.join(args.keep or args.tmp, str(seed)))
-    os.makedirs(folder, exist_ok=True)
-    checks, said = 0, ""
-    try:
-        if seed % 3 == 0:
-            image = QemuImage(random.Random(seed), os.path.join(folder, "q.vhdx"), LONG and seed % 2 == 0)
-            checks = check_qemus(image, folder)
-        else:
-            checks = check_ours(make_chain(seed, folder), folder)
-    except (Failed, subprocess.SubprocessError, OSError, ValueError, KeyError, IndexError) as e:
-        said = f"{type(e).__name__}: {e}; seed {seed}"
-    if not args.keep:
-        shutil.rmtree(folder, ignore_errors=True)
-    return checks, said
-
-
-def main():
-    global args
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=300 if LONG else 40)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--keep", help="keep the images in this folder")
-    parser.add_argument("--imgtool", default=f"{BUILD}/tests/interop/imgtool")
-    args = parser.parse_args()
-    for tool in ("qemu-img", "qemu-io"):
-        if not shutil.which(tool):
-            print(f"needs {tool}")
-            return 77
-    args.imgtool = os.path.abspath(args.imgtool)
-    args.tmp = tempfile.mkdtemp(prefix="vhdx_random.", dir=os.environ.get("TMP"))
-    failed = checks = 0
-    try:
-        control(args.tmp)
-        with multiprocessing.Pool(args.jobs) as pool:
-            for n, said in pool.imap(one, range(args.seed, args.seed + args.count)):
-                checks += n
-                if said:
-                    failed += 1
-                    print(said, flush=True)
-    finally:
-        shutil.rmtree(args.tmp, ignore_errors=True)
-    print(f"{args.count} images compared, {failed} failed ({checks} comparisons, with replayed logs counted more)")
-    return 1 if failed or checks == 0 else 0
+def check_seed(seed, folder):
+    if seed % 3:
+        return check_ours(make_chain(seed, folder), folder)
+    return check_qemus(QemuImage(random.Random(seed), os.path.join(folder, "q.vhdx"), LONG and seed % 2 == 0), folder)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(lib_random.main(__doc__, check_seed, control, (40, 300), found="comparisons, with replayed logs counted more"))

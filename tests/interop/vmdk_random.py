@@ -9,45 +9,18 @@ among both.  Held against QEMU, or against what the writer knows:
 
 Usage: vmdk_random.py [--count N] [--seed S] [--jobs J] [--keep DIR]; one seed makes always the same images."""
 
-import argparse
 import json
-import multiprocessing
 import os
 import random
-import shutil
 import subprocess
 import sys
-import tempfile
 
+import lib_random
 import lib_vmdk
-from lib_vmdk import SECTOR, Sparse
-from qcow2_random import Failed, check_maps, check_stored_alone, check_tiling, must_fail
+from lib_vmdk import Sparse
+from lib_random import IMGTOOL, Failed, check_maps, check_stored_alone, check_tiling, must_fail, our_extents, our_info, run
 
-LONG = bool(os.environ.get("LONG"))
-BUILD = os.environ.get("BUILD") or "build"
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
-args = None
-
-
-def run(*command, may_fail=False):
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, timeout=100)
-    if done.returncode and not may_fail:
-        raise Failed(f"{' '.join(command)}: {done.stderr.decode('utf-8', 'replace').strip()}")
-    return done.stdout
-
-
-def our_info(path):
-    out = run(args.imgtool, "-f", "vmdk", "info", path).decode()
-    return dict(line.split(" ", 1) for line in out.splitlines() if " " in line)
-
-
-def our_extents(verb, path):
-    rows = []
-    for line in run(args.imgtool, "-f", "vmdk", verb, path).decode().splitlines():
-        head, offset = line.rsplit(" ", 1)
-        at, length, kind, depth = head.split(" ")[:4]
-        rows.append((int(at), int(at) + int(length), kind, int(depth), None if offset == "-" else int(offset)))
-    return rows
 
 
 def qemu_extents(path):
@@ -62,7 +35,7 @@ def check_bytes(path, folder, spoil=False):
     theirs, ours = os.path.join(folder, "theirs"), os.path.join(folder, "ours")
     run("qemu-img", "convert", "-f", "vmdk", "-O", "raw", path, theirs)
     with open(ours, "wb") as f:
-        done = subprocess.run([args.imgtool, "-f", "vmdk", "cat", path], stdout=f, stderr=subprocess.PIPE, check=False)
+        done = subprocess.run([IMGTOOL, "-f", "vmdk", "cat", path], stdout=f, stderr=subprocess.PIPE, check=False)
         if spoil:
             os.pwrite(f.fileno(), b"spoilt", 4096)
     if done.returncode:
@@ -73,7 +46,7 @@ def check_bytes(path, folder, spoil=False):
 
 
 def check_model(path, model):
-    ours = run(args.imgtool, "-f", "vmdk", "cat", path)
+    ours = run(IMGTOOL, "-f", "vmdk", "cat", path)
     if ours != model:
         at = next((i for i, (a, b) in enumerate(zip(ours, model)) if a != b), min(len(ours), len(model)))
         raise Failed(f"{path}: {len(ours)} bytes, the writer's model has {len(model)}; they differ at {at}")
@@ -81,13 +54,13 @@ def check_model(path, model):
 
 def check_against_qemu(path, folder):
     check_bytes(path, folder)
-    ours = our_extents("map", path)
-    check_tiling(ours, int(our_info(path)["size"]), "map")
+    ours = our_extents("map", path, "vmdk")
+    check_tiling(ours, int(our_info(path, "vmdk")["size"]), "map")
     check_maps(ours, qemu_extents(path), "map")
 
 
 def check_stored(path):
-    info, ours = our_info(path), our_extents("stored", path)
+    info, ours = our_info(path, "vmdk"), our_extents("stored", path, "vmdk")
     check_tiling(ours, int(info["span"]), f"stored {path}")
     check_stored_alone(ours, qemu_extents(path), f"stored {path}")
 
@@ -170,7 +143,7 @@ def make_by_writer(rng, folder):
         disk.write(rng)
         model = disk.model()
         check_model(disk.path, model)
-        ours = our_extents("stored", disk.path)
+        ours = our_extents("stored", disk.path, "vmdk")
         grains += 1 + check_rows(ours, list(disk.rows()), model, f"stored {disk.path}")
         check_names(disk)
         if plain and read_by_qemu(disk):
@@ -179,7 +152,7 @@ def make_by_writer(rng, folder):
 
 
 def check_names(disk):
-    info = our_info(disk.path)
+    info = our_info(disk.path, "vmdk")
     wanted = {"kind": disk.kind, "id": f"{disk.cid:08x}"}
     if disk.parent:
         wanted.update(backing_name=disk.hint(), backing_id=f"{disk.parent.cid:08x}", backing_format="vmdk")
@@ -215,7 +188,7 @@ def control(folder):
     run("qemu-img", "create", "-q", "-f", "vmdk", path, "1M")
     run("qemu-io", "-f", "vmdk", "-c", "write -P 1 0 64k", "-c", "write -P 2 512k 128k", path)
     check_against_qemu(path, folder)
-    ours = our_extents("stored", path)
+    ours = our_extents("stored", path, "vmdk")
     moved = [e if e[4] is None else e[:4] + (e[4] + 65536,) for e in ours]
     less = [e if e[4] is None else e[:2] + ("hole", 0, None) for e in ours]
     must_fail("bytes", check_bytes, path, folder, True)
@@ -227,7 +200,7 @@ def control(folder):
     disk.extents = [(2048, Sparse(2048))]
     disk.extents[0][1].grains = {0: b"1" * 65536, 3: b"2" * 65536}
     disk.write(random.Random(0))
-    model, ours = disk.model(), our_extents("stored", path)
+    model, ours = disk.model(), our_extents("stored", path, "vmdk")
     check_rows(ours, list(disk.rows()), model, "stored")
     check_names(disk)
     must_fail("models", check_model, path, b"!" + model[1:])
@@ -237,49 +210,9 @@ def control(folder):
     must_fail("names", check_names, disk)
 
 
-def one(seed):
-    folder = os.path.abspath(os.path.join(args.keep or args.tmp, str(seed)))
-    os.makedirs(folder, exist_ok=True)
-    nr, said = 0, ""
-    rng = random.Random(seed)
-    try:
-        nr = make_by_qemu(rng, folder) if seed % 2 else make_by_writer(rng, folder)
-    except (Failed, subprocess.SubprocessError, OSError, ValueError, KeyError, IndexError) as e:
-        said = f"{type(e).__name__}: {e}; seed {seed}"
-    if not args.keep:
-        shutil.rmtree(folder, ignore_errors=True)
-    return nr, said
-
-
-def main():
-    global args
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=300 if LONG else 40)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--keep", help="keep the images in this folder")
-    parser.add_argument("--imgtool", default=f"{BUILD}/tests/interop/imgtool")
-    args = parser.parse_args()
-    for tool in ("qemu-img", "qemu-io"):
-        if not shutil.which(tool):
-            print(f"needs {tool}")
-            return 77
-    args.imgtool = os.path.abspath(args.imgtool)
-    args.tmp = tempfile.mkdtemp(prefix="vmdk_random.", dir=os.environ.get("TMP"))
-    failed = found = 0
-    try:
-        control(args.tmp)
-        with multiprocessing.Pool(args.jobs) as pool:
-            for n, said in pool.imap(one, range(args.seed, args.seed + args.count)):
-                found += n
-                if said:
-                    failed += 1
-                    print(said, flush=True)
-    finally:
-        shutil.rmtree(args.tmp, ignore_errors=True)
-    print(f"{args.count} chains compared, {failed} failed ({found} images and stored grains)")
-    return 1 if failed or found == 0 else 0
+def check_seed(seed, folder):
+    return (make_by_qemu if seed % 2 else make_by_writer)(random.Random(seed), folder)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(lib_random.main(__doc__, check_seed, control, (40, 300), "chains", "images and stored grains"))
