@@ -1,22 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "scanner/inspect.h"
 
-#include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
-#include "scanner/base/proc.h"
-#include "scanner/leash.h"
-#include "scanner/opening.h"
+#include "scanner/errand.h"
 
 /* The parent's side: it opens, answers, and takes over what was found.
  *
  * Each image has a process of its own, so what one does to its reader is no other's business. */
-
-#define POLL_MS 100
 
 const char *const inspect_extent_names[INSPECT_NR_EXTENTS] = {
 	[INSPECT_DATA] = "data", [INSPECT_PACKED] = "compressed",
@@ -90,98 +84,42 @@ static void check(struct inspection *i)
 	check_lists(i);
 }
 
-/* ---- the conversation ---- */
+/* ---- the errand ---- */
 
-struct talk {
-	const struct inspect_options *o;
-	const struct root *image;
-	struct stat st;
-	struct proc proc;
-	struct leash leash;
-	struct err why; /* why the reader was put out; no kind: it was not */
-	struct worker_message m;
-};
-
-static int send_job(struct talk *t, int fd, struct err *err)
+/* Once: what is looked at is not what can still change. */
+static int take(void *ctx, void *shared, struct err *err)
 {
-	t->m = (struct worker_message){ .kind = WORKER_JOB };
-	t->m.job.named = 1;
-	snprintf(t->m.job.format, sizeof(t->m.job.format), "%s", t->o->format ? t->o->format : "");
-	snprintf(t->m.job.path, sizeof(t->m.job.path), "%s", t->image->path);
-	return worker_send(t->proc.sock, &t->m, fd, err);
+	struct inspection *ret = ctx;
+
+	(void)err;
+	memcpy(ret, shared, sizeof(*ret));
+	check(ret);
+	return 0;
 }
 
-/* The next message of the reader: 1 = it is there, 0 = there is none that makes sense, -1 = the user wants to stop. */
-static int receive(struct talk *t, struct err *err)
+static int inspect_file(int fd, const char *path, const struct inspect_options *o, struct inspection *ret, struct err *err)
 {
-	struct pollfd p = { .fd = t->proc.sock, .events = POLLIN };
-	int fd = -1, rc;
-	ssize_t n;
+	struct errand e = {
+		.roots = o->roots, .format = o->format, .jail = o->jail, .stopper = o->stopper,
+		.run = o->run ? o->run : inspect_run, .shared_len = sizeof(*ret), .second_fd = -1,
+		.done = take, .ctx = ret,
+	};
+	struct err why = ERR_INIT;
+	int rc = errand_run(&e, fd, path, &why, err);
 
-	while ((rc = poll(&p, 1, POLL_MS)) <= 0) {
-		if (t->o->stopper && stopper_says(t->o->stopper))
-			return err_set(err, ERR_CANCELED, "stopped");
-		if (rc < 0 && errno != EINTR)
-			return err_errno(err, "cannot wait for a worker");
-		if (leash_check(&t->leash, &t->why) < 0)
-			return 0;
-	}
-	n = proc_recv(t->proc.sock, &t->m, sizeof(t->m), &fd, NULL);
-	if (fd >= 0)
-		file_close(fd, "a worker's file", NULL);
-	return n >= (ssize_t)sizeof(t->m.kind) && (size_t)n >= worker_message_len(t->m.kind);
-}
-
-/* 1 = it is done, 0 = the reader is gone or was put out, -1 = ours to give up. */
-static int converse(struct talk *t, struct err *err)
-{
-	struct opening opened;
-	int rc;
-
-	while ((rc = receive(t, err)) > 0) {
-		if (t->m.kind == WORKER_DONE)
-			return 1;
-		if (t->m.kind != WORKER_OPEN ||
-		    opening_answer(t->proc.sock, &t->m, t->o->roots, &t->st, &t->leash, &opened, &t->why) < 0)
-			return 0;
-		if (opened.fd >= 0)
-			file_close(opened.fd, opened.path, NULL);
-	}
-	return rc;
-}
-
-static int inspect_file(struct talk *t, int fd, struct inspection *ret, struct err *err)
-{
-	char how[PROC_HOW_ROOM];
-	int rc;
-
-	if (proc_start(&t->proc, sizeof(*ret), t->o->jail, t->o->run ? t->o->run : inspect_run, NULL, err) < 0)
-		return -1;
-	leash_begin(&t->leash, t->proc.pid, 0);
-	leash_add_file(&t->leash, fd);
-	rc = send_job(t, fd, NULL) < 0 ? 0 : converse(t, err);
-	if (rc > 0) {
-		memcpy(ret, t->proc.shared, sizeof(*ret)); /* once: what is looked at is not what can still change */
-		check(ret);
-	}
-	proc_end(&t->proc, 1, how, sizeof(how));
-	if (rc == 0) {
-		if (t->why.kind != ERR_REFUSED)
-			err_set(&t->why, ERR_IO, "the process that read it died (%s)", how);
-		inspect_add_problem(ret, INSPECT_UNREAD, &t->why);
-	}
+	if (rc == 0)
+		inspect_add_problem(ret, INSPECT_UNREAD, &why);
 	return rc < 0 ? -1 : 0;
 }
 
 int inspect_image(const struct root *image, const struct inspect_options *o, struct inspection *ret, struct err *err)
 {
-	struct talk t = { .o = o, .image = image };
 	struct err why = ERR_INIT;
 	int fd = roots_open_root(image, &why), rc = 0;
 
 	memset(ret, 0, sizeof(*ret));
-	if (fd >= 0 && file_stat(fd, &t.st) == 0)
-		rc = inspect_file(&t, fd, ret, err);
+	if (fd >= 0)
+		rc = inspect_file(fd, image->path, o, ret, err);
 	else
 		inspect_add_problem(ret, INSPECT_UNREAD, &why);
 	if (fd >= 0)

@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
-#include "scanner/base/proc.h"
+#include "scanner/errand.h"
 #include "scanner/inspect.h"
-#include "scanner/opening.h"
 
 /* The process that looks at one image.  It runs in a jail: files come from its parent, what it finds goes into the
  * memory that they share.
@@ -18,9 +16,8 @@
  */
 
 struct look {
-	int sock;
+	struct errand_side side;
 	struct inspection *i;
-	struct worker_message *m;
 	struct extent run; /* what is being gathered; no length: nothing */
 };
 
@@ -42,22 +39,6 @@ static void add_problem(struct look *l, enum inspect_problem_kind kind, const ch
 
 	err_set(&why, ERR_FORMAT, "%s", text);
 	inspect_add_problem(l->i, kind, &why);
-}
-
-static int ask_for_file(void *ctx, enum image_role role, const char *name, const char *from_path, char *ret_path,
-			struct err *err)
-{
-	struct look *l = ctx;
-	int fd = -1;
-	ssize_t n;
-
-	opening_request(l->m, role, name, from_path);
-	if (worker_send(l->sock, l->m, -1, err) < 0)
-		return -1;
-	n = proc_recv(l->sock, l->m, sizeof(*l->m), &fd, err);
-	if (n == 0)
-		return err_set(err, ERR_STALE, "the parent is gone");
-	return n < 0 ? -1 : opening_result(l->m, fd, name, ret_path, err);
 }
 
 /* ---- extents ---- */
@@ -291,9 +272,10 @@ static int choose(struct look *l, const struct worker_job *job, int fd, struct i
 	return 0;
 }
 
-static void look_at(struct look *l, const struct worker_job *job, int fd)
+static void look_at(struct look *l)
 {
-	struct image_opener opener = { .open = ask_for_file, .ctx = l };
+	const struct worker_job *job = &l->side.job;
+	int fd = STEAL_FD(l->side.fd);
 	CLEANUP(image_close) struct image *img = NULL;
 	struct image_choice choice;
 	struct err err = ERR_INIT;
@@ -301,7 +283,7 @@ static void look_at(struct look *l, const struct worker_job *job, int fd)
 	if (choose(l, job, fd, &choice, &err) < 0)
 		file_close(fd, job->path, NULL);
 	else
-		img = image_open(fd, job->path, choice.format, &opener, NULL, &err);
+		img = image_open(fd, job->path, choice.format, &l->side.opener, NULL, &err);
 	if (!img) {
 		inspect_add_problem(l->i, INSPECT_UNREAD, &err);
 		return;
@@ -309,7 +291,7 @@ static void look_at(struct look *l, const struct worker_job *job, int fd)
 	take_info(l->i, img);
 	take_doubts(l);
 	take_parts(l->i, img);
-	take_chain(l, img, &opener);
+	take_chain(l, img, &l->side.opener);
 	take_snapshots(l, img);
 	take_bitmaps(l, img);
 	walk(l, img);
@@ -317,15 +299,11 @@ static void look_at(struct look *l, const struct worker_job *job, int fd)
 
 int inspect_run(int sock, void *shared, void *arg)
 {
-	struct look l = { .sock = sock, .i = shared, .m = malloc(sizeof(*l.m)) };
-	struct worker_job job;
-	int fd = -1;
+	struct look l = { .i = shared };
 
 	(void)arg;
-	if (!l.m || proc_recv(sock, l.m, sizeof(*l.m), &fd, NULL) <= 0 || l.m->kind != WORKER_JOB || fd < 0)
+	if (errand_begin(&l.side, sock, false) < 0)
 		return 1;
-	job = l.m->job;
-	look_at(&l, &job, fd);
-	*l.m = (struct worker_message){ .kind = WORKER_DONE };
-	return worker_send(sock, l.m, -1, NULL) < 0;
+	look_at(&l);
+	return errand_end(&l.side, NULL);
 }

@@ -4,11 +4,14 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/syscall.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #define AGAIN_MAX 100
@@ -26,6 +29,21 @@ static int os_openat2(int dirfd, const char *name, int flags, uint64_t resolve)
 	return (int)syscall(SYS_openat2, dirfd, name, &how, sizeof(how));
 }
 
+static int os_renameat2(int from_dirfd, const char *from, int to_dirfd, const char *to, unsigned flags)
+{
+	return flags ? renameat2(from_dirfd, from, to_dirfd, to, flags) : renameat(from_dirfd, from, to_dirfd, to);
+}
+
+static int os_ioctl(int fd, unsigned long request, void *arg)
+{
+	return ioctl(fd, request, arg);
+}
+
+static int os_fcntl(int fd, int cmd, void *arg)
+{
+	return fcntl(fd, cmd, arg);
+}
+
 const struct file_ops file_ops_os = {
 	.openat = os_openat,
 	.openat2 = os_openat2,
@@ -35,9 +53,23 @@ const struct file_ops file_ops_os = {
 	.fdatasync = fdatasync,
 	.fsync = fsync,
 	.ftruncate = ftruncate,
-	.renameat = renameat,
+	.renameat2 = os_renameat2,
 	.unlinkat = unlinkat,
 	.mkdirat = mkdirat,
+	.fstat = file_stat,
+	.fstatat = fstatat,
+	.fstatfs = fstatfs,
+	.lseek = lseek,
+	.fallocate = fallocate,
+	.fadvise = posix_fadvise,
+	.ioctl = os_ioctl,
+	.fcntl = os_fcntl,
+	.fchown = fchown,
+	.fchmod = fchmod,
+	.futimens = futimens,
+	.flistxattr = flistxattr,
+	.fgetxattr = fgetxattr,
+	.fsetxattr = fsetxattr,
 };
 
 const struct file_ops *file_ops = &file_ops_os;
@@ -162,8 +194,14 @@ int file_truncate(int fd, uint64_t size, struct err *err)
 
 int file_rename(int dirfd, const char *from, const char *to, struct err *err)
 {
-	if (file_ops->renameat(dirfd, from, dirfd, to) < 0)
-		return err_errno(err, "cannot rename '%s' to '%s'", from, to);
+	return file_rename_to(dirfd, from, dirfd, to, 0, err);
+}
+
+int file_rename_to(int from_dirfd, const char *from, int to_dirfd, const char *to, unsigned flags, struct err *err)
+{
+	if (file_ops->renameat2(from_dirfd, from, to_dirfd, to, flags) < 0)
+		return err_errno(err, "cannot %s '%s' %s '%s'", flags & RENAME_EXCHANGE ? "exchange" : "rename", from,
+				 flags & RENAME_EXCHANGE ? "and" : "to", to);
 	return 0;
 }
 
@@ -178,6 +216,54 @@ int file_mkdir(int dirfd, const char *name, mode_t mode, struct err *err)
 {
 	if (file_ops->mkdirat(dirfd, name, mode) < 0 && errno != EEXIST)
 		return err_errno(err, "cannot make the directory '%s'", name);
+	return 0;
+}
+
+int file_punch(int fd, uint64_t offset, uint64_t len, struct err *err)
+{
+	int rc;
+
+	do
+		rc = file_ops->fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)len);
+	while (rc < 0 && errno == EINTR);
+	if (rc < 0)
+		return err_errno(err, "cannot punch a hole of %llu bytes at offset %llu", (unsigned long long)len,
+				 (unsigned long long)offset);
+	return 0;
+}
+
+int file_drop_cache(int fd, struct err *err)
+{
+	errno = file_ops->fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+	return errno ? err_errno(err, "cannot drop a file from the page cache") : 0;
+}
+
+int file_next_data(int fd, uint64_t from, uint64_t size, uint64_t *ret_begin, uint64_t *ret_end, struct err *err)
+{
+	off_t begin, end;
+
+	if (from >= size)
+		return 0;
+	begin = file_ops->lseek(fd, (off_t)from, SEEK_DATA);
+	if (begin < 0 && errno == ENXIO)
+		return 0;
+	if (begin < 0 && errno != EINVAL && errno != EOPNOTSUPP)
+		return err_errno(err, "cannot look for data at offset %llu", (unsigned long long)from);
+	end = begin < 0 ? -1 : file_ops->lseek(fd, begin, SEEK_HOLE);
+	*ret_begin = begin < 0 ? from : (uint64_t)begin;
+	*ret_end = end < 0 || (uint64_t)end > size ? size : (uint64_t)end;
+	return *ret_begin < size;
+}
+
+int file_clone(int from, uint64_t from_offset, uint64_t len, int to, uint64_t to_offset, struct err *err)
+{
+	struct file_clone_range r = {
+		.src_fd = from, .src_offset = from_offset, .src_length = len, .dest_offset = to_offset
+	};
+
+	if (file_ops->ioctl(to, FICLONERANGE, &r) < 0)
+		return err_errno(err, "cannot share %llu bytes at offset %llu", (unsigned long long)len,
+				 (unsigned long long)to_offset);
 	return 0;
 }
 

@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/types.h>
 
 #include "scanner/base/cleanup.h"
@@ -26,9 +27,23 @@ struct file_ops {
 	int (*fdatasync)(int fd);
 	int (*fsync)(int fd);
 	int (*ftruncate)(int fd, off_t size);
-	int (*renameat)(int from_dirfd, const char *from, int to_dirfd, const char *to);
+	int (*renameat2)(int from_dirfd, const char *from, int to_dirfd, const char *to, unsigned flags);
 	int (*unlinkat)(int dirfd, const char *name, int flags);
 	int (*mkdirat)(int dirfd, const char *name, mode_t mode);
+	int (*fstat)(int fd, struct stat *st);
+	int (*fstatat)(int dirfd, const char *name, struct stat *st, int flags);
+	int (*fstatfs)(int fd, struct statfs *st);
+	off_t (*lseek)(int fd, off_t offset, int whence); /* SEEK_DATA, SEEK_HOLE */
+	int (*fallocate)(int fd, int mode, off_t offset, off_t len);
+	int (*fadvise)(int fd, off_t offset, off_t len, int advice); /* returns an errno, like posix_fadvise(3) */
+	int (*ioctl)(int fd, unsigned long request, void *arg);	     /* FICLONERANGE, FIDEDUPERANGE, FIEMAP, inode flags */
+	int (*fcntl)(int fd, int cmd, void *arg); /* leases (arg is the number) and OFD locks */
+	int (*fchown)(int fd, uid_t uid, gid_t gid);
+	int (*fchmod)(int fd, mode_t mode);
+	int (*futimens)(int fd, const struct timespec times[2]);
+	ssize_t (*flistxattr)(int fd, char *list, size_t room);
+	ssize_t (*fgetxattr)(int fd, const char *name, void *value, size_t room);
+	int (*fsetxattr)(int fd, const char *name, const void *value, size_t len, int flags);
 };
 
 /* The table in use; tests point it elsewhere and back to &file_ops_os. */
@@ -58,10 +73,23 @@ int file_sync_dir(int dirfd, struct err *err);
 int file_truncate(int fd, uint64_t size, struct err *err);
 int file_rename(int dirfd, const char *from, const char *to, struct err *err);
 
+/* From one directory to another of the same file system.  `flags` are RENAME_NOREPLACE and RENAME_EXCHANGE. */
+int file_rename_to(int from_dirfd, const char *from, int to_dirfd, const char *to, unsigned flags, struct err *err);
+
 /* Removing what is not there is no error. */
 int file_unlink(int dirfd, const char *name, struct err *err);
 /* A directory that is there already is no error. */
 int file_mkdir(int dirfd, const char *name, mode_t mode, struct err *err);
+
+/* Makes [offset, offset + len) a hole; the size stays. */
+int file_punch(int fd, uint64_t offset, uint64_t len, struct err *err);
+/* Drops what the page cache has of the file, after a sync: what is read next comes from the disk. */
+int file_drop_cache(int fd, struct err *err);
+/* The next stretch of data at or after `from`: 1 and [*ret_begin, *ret_end), 0 = there is only a hole up to `size`, -1.  Where the file
+ * system knows no holes everything is data. */
+int file_next_data(int fd, uint64_t from, uint64_t size, uint64_t *ret_begin, uint64_t *ret_end, struct err *err);
+/* Has [offset, offset + len) of `to` share the disk blocks of `from`: FICLONERANGE. */
+int file_clone(int from, uint64_t from_offset, uint64_t len, int to, uint64_t to_offset, struct err *err);
 
 /* Calls for every name in a directory but "." and "..", until a call returns other than 0; that is returned then. */
 int file_each_name(int dirfd, int (*call)(void *ctx, const char *name, struct err *err), void *ctx, struct err *err);

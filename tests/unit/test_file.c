@@ -71,9 +71,9 @@ static int bad_ftruncate(int fd, off_t size)
 	return fails(CALL_TRUNCATE) ? -1 : ftruncate(fd, size);
 }
 
-static int bad_renameat(int from_dirfd, const char *from, int to_dirfd, const char *to)
+static int bad_renameat2(int from_dirfd, const char *from, int to_dirfd, const char *to, unsigned flags)
 {
-	return fails(CALL_RENAME) ? -1 : renameat(from_dirfd, from, to_dirfd, to);
+	return fails(CALL_RENAME) ? -1 : file_ops_os.renameat2(from_dirfd, from, to_dirfd, to, flags);
 }
 
 static int bad_unlinkat(int dirfd, const char *name, int flags)
@@ -94,7 +94,7 @@ static int make(void **state)
 	bad.fdatasync = bad_fdatasync;
 	bad.fsync = bad_fsync;
 	bad.ftruncate = bad_ftruncate;
-	bad.renameat = bad_renameat;
+	bad.renameat2 = bad_renameat2;
 	bad.unlinkat = bad_unlinkat;
 	memset(&faults, 0, sizeof(faults));
 	faults.most = SIZE_MAX;

@@ -817,8 +817,9 @@ static int no_sync(int fd)
 	return -1;
 }
 
-static int no_rename(int from_dirfd, const char *from, int to_dirfd, const char *to)
+static int no_rename(int from_dirfd, const char *from, int to_dirfd, const char *to, unsigned flags)
 {
+	(void)flags;
 	(void)from_dirfd;
 	(void)from;
 	(void)to_dirfd;
@@ -863,7 +864,7 @@ static void a_full_device_is_an_error(void **state)
 	int rc;
 
 	(void)state;
-	ops.renameat = no_rename;
+	ops.renameat2 = no_rename;
 	file_ops = &ops;
 	rc = write_to("/dev/full", &err);
 	file_ops = &file_ops_os;
@@ -881,7 +882,7 @@ static void the_old_file_stays_when_the_new_one_fails(void **state)
 	(void)state;
 	bad[0].pwrite = no_room;
 	bad[1].fdatasync = no_sync;
-	bad[2].renameat = no_rename;
+	bad[2].renameat2 = no_rename;
 	put_file(in_dir("kept"), "old");
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
 		file_ops = &bad[i];
