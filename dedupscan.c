@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <getopt.h>
 #include <libgen.h>
 #include <linux/ioprio.h>
@@ -19,8 +20,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "compactor/compact.h"
 #include "reports/info.h"
 #include "reports/json_tree.h"
+#include "reports/plan_report.h"
 #include "reports/report.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/progress.h"
@@ -171,7 +174,8 @@ static void set_signals(void)
 enum {
 	OPT_CATALOG = 256, OPT_EXCLUDE, OPT_FORMAT, OPT_ALLOW_BACKING, OPT_FILES_FROM, OPT_MEMORY, OPT_JOBS, OPT_LIMIT, OPT_WINDOW,
 	OPT_FOR, OPT_UNTIL, OPT_NO_IDLE, OPT_KEEP_CACHE, OPT_NO_SCAN, OPT_STYLE, OPT_OUTPUT, OPT_SORT, OPT_TOP, OPT_BYTES,
-	OPT_HELP, OPT_SANDBOX, OPT_GUEST,
+	OPT_HELP, OPT_SANDBOX, OPT_GUEST, OPT_APPLY, OPT_PLAN, OPT_PLAN_OUT, OPT_METHOD, OPT_MIN_RUN, OPT_ONLY, OPT_SHARERS,
+	OPT_KEEP_ORIGINALS, OPT_ASSUME_IDLE, OPT_PREALLOCATED,
 };
 
 #define SCAN_OPTIONS                                                                                                   \
@@ -715,6 +719,276 @@ static int run_report(int argc, char **argv)
 	return status;
 }
 
+/* ---- compact ---- */
+
+static const char compact_help[] =
+	"usage: dedupscan compact [OPTION]... PATH...\n"
+	"\n"
+	"Scans the disk images at and beneath each PATH and plans how to store each piece of their\n"
+	"data once.  Nothing is changed unless --apply is given.\n"
+	"\n"
+	"  --apply               carry the plan out\n"
+	"  --plan FILE           carry out no more than what this plan says\n"
+	"  --plan-out FILE       write the plan to FILE, for --plan\n"
+	"  --no-scan             plan from what the catalog knows; read no image\n"
+	"  --method NAME,...     only these: reflink, holes, relayout, rebuild\n"
+	"  --min-run SIZE        share only runs of at least so many bytes (16K)\n"
+	"  --sharers N           let at most N stretches share one place (0: as the file system likes)\n"
+	"  --only PATTERN        change only images of that name, or path if it has a '/'\n"
+	"  --keep-originals TIME keep originals of rewritten images so long (7d; 0: not at all)\n"
+	"  --assume-idle         nobody uses the images, where the file system cannot tell\n"
+	"  --preallocated        free the zeros of preallocated images too\n"
+	"  --json                for programs\n"
+	"  --bytes               exact bytes in the table\n";
+
+struct compact {
+	struct job j;
+	struct compact_options o;
+	VEC(const char *) only;
+	const char *plan_file, *plan_out;
+	bool apply, json;
+	struct jail jail;
+	struct plan plan;
+};
+
+static int set_methods(struct compact *c, const char *arg, struct err *err)
+{
+	CLEANUP(free) char *names = strdup(arg);
+	char *rest = names;
+
+	memset(c->o.methods, 0, sizeof(c->o.methods));
+	for (char *name = strsep(&rest, ","); name; name = strsep(&rest, ",")) {
+		int found = 0;
+
+		for (int m = 0; m < PLAN_NR_METHODS; m++)
+			if (strcmp(plan_method_names[m], name) == 0)
+				found = c->o.methods[m] = true;
+		if (!found)
+			return err_set(err, ERR_USAGE, "there is no method '%s'; there are reflink, holes, relayout and rebuild", name);
+	}
+	return 0;
+}
+
+static int set_min_run(struct compact *c, const char *arg, struct err *err)
+{
+	if (units_parse_size(arg, &c->o.min_run, err) < 0)
+		return -1;
+	if (c->o.min_run < 4 * KIB || c->o.min_run > GIB || c->o.min_run % (4 * KIB))
+		return err_set(err, ERR_USAGE, "--min-run must be a multiple of 4K, 1G at most");
+	return 0;
+}
+
+static int set_keep(struct compact *c, const char *arg, struct err *err)
+{
+	uint64_t seconds = 0;
+
+	if (strcmp(arg, "0") != 0 && units_parse_duration(arg, &seconds, err) < 0)
+		return -1;
+	c->o.keep_originals = (int64_t)seconds;
+	return 0;
+}
+
+static int set_sharers(struct compact *c, const char *arg, struct err *err)
+{
+	unsigned nr;
+
+	if (parse_count(arg, 1000000000, &nr, err) < 0)
+		return -1;
+	c->o.sharers = nr;
+	return nr == 1 ? err_set(err, ERR_USAGE, "--sharers 1 would share nothing") : 0;
+}
+
+static int compact_option(struct compact *c, int opt, const char *arg, const char *long_name, struct err *err)
+{
+	switch (opt) {
+	case OPT_APPLY:
+		c->apply = true;
+		return 0;
+	case OPT_PLAN:
+		c->plan_file = arg;
+		return 0;
+	case OPT_PLAN_OUT:
+		c->plan_out = arg;
+		return 0;
+	case OPT_METHOD:
+		return set_methods(c, arg, err);
+	case OPT_MIN_RUN:
+		return set_min_run(c, arg, err);
+	case OPT_SHARERS:
+		return set_sharers(c, arg, err);
+	case OPT_ONLY:
+		return vec_push(&c->only, arg) < 0 ? err_set(err, ERR_MEMORY, "no memory for an option") : 0;
+	case OPT_KEEP_ORIGINALS:
+		return set_keep(c, arg, err);
+	case OPT_ASSUME_IDLE:
+		c->o.assume_idle = true;
+		return 0;
+	case OPT_PREALLOCATED:
+		c->o.preallocated = true;
+		return 0;
+	case OPT_STYLE:
+		c->json = true;
+		return 0;
+	default:
+		return report_option(&c->j.s, opt, arg, long_name, err);
+	}
+}
+
+static int parse_compact(struct compact *c, int argc, char **argv, struct err *err)
+{
+	static const struct option options[] = {
+		SCAN_OPTIONS,
+		{ "no-scan", no_argument, NULL, OPT_NO_SCAN },
+		{ "apply", no_argument, NULL, OPT_APPLY },
+		{ "plan", required_argument, NULL, OPT_PLAN },
+		{ "plan-out", required_argument, NULL, OPT_PLAN_OUT },
+		{ "method", required_argument, NULL, OPT_METHOD },
+		{ "min-run", required_argument, NULL, OPT_MIN_RUN },
+		{ "sharers", required_argument, NULL, OPT_SHARERS },
+		{ "only", required_argument, NULL, OPT_ONLY },
+		{ "keep-originals", required_argument, NULL, OPT_KEEP_ORIGINALS },
+		{ "assume-idle", no_argument, NULL, OPT_ASSUME_IDLE },
+		{ "preallocated", no_argument, NULL, OPT_PREALLOCATED },
+		{ "json", no_argument, NULL, OPT_STYLE },
+		{ "bytes", no_argument, NULL, OPT_BYTES },
+		{ 0 },
+	};
+	struct settings *s = &c->j.s;
+	int opt, which = 0;
+
+	init_settings(s);
+	c->o.min_run = COMPACT_MIN_RUN;
+	c->o.keep_originals = COMPACT_KEEP_ORIGINALS;
+	for (int m = 0; m < PLAN_NR_METHODS; m++)
+		c->o.methods[m] = true;
+	argv[0] = (char *)"dedupscan"; /* not the command: getopt_long() begins its messages with it */
+	while ((opt = getopt_long(argc, argv, "0", options, &which)) != -1)
+		if (compact_option(c, opt, optarg, opt >= 256 ? options[which].name : "", err) < 0)
+			return -1;
+	if (s->help)
+		return 0;
+	if (check_settings(s, err) < 0)
+		return -1;
+	return add_paths(s, argc - optind, argv + optind, err);
+}
+
+/* By base name, or by path where the pattern has a '/': as --exclude. */
+static bool is_wanted(void *ctx, const char *path)
+{
+	const struct compact *c = ctx;
+	const char *base = strrchr(path, '/');
+
+	for (size_t i = 0; i < c->only.nr; i++)
+		if (fnmatch(c->only.items[i], strchr(c->only.items[i], '/') || !base ? path : base + 1, 0) == 0)
+			return true;
+	return !c->only.nr;
+}
+
+static int scan_before(struct compact *c, struct err *err)
+{
+	struct job *j = &c->j;
+
+	if (open_catalog(j, err) < 0)
+		return -1;
+	if (j->s.no_scan)
+		return scan_finish_merge(j->catalog, &j->s.scan, j->s.jobs, err);
+	if (scan_run(j->catalog, j->workers, &j->s.scan, &j->result, err) < 0) {
+		if (err->kind == ERR_CANCELED)
+			add_history(j, "stopped", NULL);
+		return -1;
+	}
+	return 0;
+}
+
+static struct compaction *plan_compaction(struct compact *c, struct err *err)
+{
+	static const struct scan_watch watch = { show_progress, show_problem, NULL };
+
+	c->o.roots = &c->j.s.roots;
+	c->o.format = c->j.s.scan.format;
+	c->o.jail = &c->jail;
+	c->o.memory = c->j.s.scan.memory;
+	c->o.nr_threads = c->j.s.jobs;
+	c->o.limit = c->j.s.scan.limit;
+	c->o.stopper = &stopper;
+	c->o.watch = &watch;
+	c->o.wanted = is_wanted;
+	c->o.ctx = c;
+	if (plan_jail(c->j.s.sandbox, &c->jail, err) < 0 || scan_before(c, err) < 0)
+		return NULL;
+	return compact_plan(c->j.catalog, &c->o, &c->plan, err);
+}
+
+static int read_plan(struct compact *c, struct compaction *work, struct err *err)
+{
+	CLEANUP(plan_release) struct plan told = { 0 };
+	FILE *f;
+	int rc;
+
+	if (!c->plan_file)
+		return 0;
+	f = fopen(c->plan_file, "re");
+	if (!f)
+		return err_errno(err, "cannot open '%s'", c->plan_file);
+	rc = plan_read(f, c->plan_file, &told, err);
+	fclose(f);
+	return rc < 0 ? -1 : compact_restrict(work, &told, err);
+}
+
+static int compact_status(const struct compact *c)
+{
+	for (size_t i = 0; i < c->plan.nr_steps; i++)
+		if (c->plan.applied && c->plan.steps[i].state != PLAN_DONE)
+			return EXIT_SKIPS;
+	return end_status(&c->j);
+}
+
+static int print_plan(struct compact *c, struct err *err)
+{
+	clear_progress();
+	if (c->json)
+		return plan_write_json(stdout, &c->plan, err);
+	return plan_write_table(stdout, &c->plan, &c->j.s.report, err);
+}
+
+static int compact(struct compact *c, struct err *err)
+{
+	CLEANUP(compact_free) struct compaction *work = plan_compaction(c, err);
+	struct err stop = ERR_INIT;
+
+	if (!work || read_plan(c, work, err) < 0)
+		return fail(err);
+	if (c->plan_out && plan_write_file(c->plan_out, &c->plan, err) < 0)
+		return fail(err);
+	if (c->apply && compact_apply(work, &stop) < 0 && stop.kind != ERR_CANCELED)
+		return fail(&stop);
+	if (print_plan(c, err) < 0)
+		return fail(err);
+	if (stop.kind)
+		return fail(&stop);
+	return printed(compact_status(c));
+}
+
+static int run_compact(int argc, char **argv)
+{
+	struct compact c = { .apply = false };
+	struct err err = ERR_INIT;
+	int status;
+
+	if (parse_compact(&c, argc, argv, &err) < 0) {
+		status = err.kind == ERR_USAGE ? usage_error(&err) : fail(&err);
+	} else if (c.j.s.help) {
+		printf("%s%s", compact_help, scan_options_help);
+		status = printed(EXIT_DONE);
+	} else {
+		status = compact(&c, &err);
+	}
+	plan_release(&c.plan);
+	vec_release(&c.only);
+	job_release(&c.j);
+	return status;
+}
+
 /* ---- info ---- */
 
 static const char info_help[] =
@@ -886,6 +1160,7 @@ static int run_info(int argc, char **argv)
 static const struct command commands[] = {
 	{ "report", run_report, "scan images and report what is stored twice" },
 	{ "scan", run_scan, "scan images into the catalog" },
+	{ "compact", run_compact, "store what is stored twice once" },
 	{ "info", run_info, "tell what images are" },
 };
 

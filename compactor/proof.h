@@ -5,16 +5,26 @@
 #include "scanner/base/jail.h"
 #include "scanner/roots.h"
 
-/* Proofs that a new file says what the original says.  `check` as in replace.h. */
+/* Proofs that a new file says what the original says.  `check` as in replace.h, NULL = none.
+ *
+ * What a file system says of holes is not believed: they are read like anything else.  A difference is ERR_IO, as what was written is
+ * not what is read; its text says where. */
 
 typedef int proof_check(void *ctx, struct err *err);
 
-/* Byte by byte: equal sizes, equal bytes (holes read as zeros). */
+/* Byte by byte: equal sizes, equal bytes (holes read as zeros).  What was read leaves the page cache again.  `check` is called at
+ * least for every MiB. */
 int proof_same_bytes(int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err);
 
 /* Both are images of one format: as their stored views say (scanner/image/image.h), in all layers: the same sizes, the same bytes,
- * and a hole (through which a backing file shows) is a hole in both.  Read by a process in a jail. */
+ * and a hole (through which a backing file shows) is a hole in both.  What they say of themselves is the same: kind, ids, backing
+ * file, how many snapshots and bitmaps.  Read by a process in a jail; `check` is called ten times a second.
+ *
+ * Both are opened as `format` at `path`, so names inside them lead to the same files. */
 int proof_same_image(int old_fd, int new_fd, const char *path, const char *format, const struct roots *roots,
 		     const struct jail *jail, proof_check *check, void *check_ctx, struct err *err);
+
+/* What that process does. */
+int proof_compare(struct image *old, struct image *copy, struct err *err);
 
 #endif

@@ -96,7 +96,7 @@ void report_time(int64_t seconds, char ret[REPORT_TIME_SIZE])
 static int stream_failed(const char *name, struct err *err)
 {
 	if (errno != EPIPE)
-		return err_errno(err, "cannot write the report to %s", name);
+		return err_errno(err, "cannot write to %s", name);
 	err_set(err, ERR_CANCELED, "the reader of %s has gone away", name);
 	if (err)
 		err->errnum = EPIPE;
@@ -168,35 +168,52 @@ static int write_path(const char *path, const char *text, size_t len, struct err
 	return write_atomic(real, exists ? st.st_mode & 0666 : 0666, text, len, err);
 }
 
-static int render(const struct report_style *style, const struct tally *t, const struct report_options *o, char **ret,
-		  size_t *ret_len, struct err *err)
+/* Makes the text in memory. */
+static int render(int (*make)(void *ctx, FILE *out, struct err *err), void *ctx, char **ret, size_t *ret_len, struct err *err)
 {
 	FILE *mem = open_memstream(ret, ret_len);
 	int rc, bad;
 
 	if (!mem)
-		return err_errno(err, "cannot hold the report in memory");
-	rc = style->write(mem, t, o, err);
+		return err_errno(err, "cannot hold it in memory");
+	rc = make(ctx, mem, err);
 	bad = ferror(mem);
 	if (fclose(mem) != 0 || bad)
-		return err_set(err, ERR_MEMORY, "no memory for the report");
+		return err_set(err, ERR_MEMORY, "no memory for it");
 	return rc;
+}
+
+int report_publish(const char *output, int (*make)(void *ctx, FILE *out, struct err *err), void *ctx, struct err *err)
+{
+	CLEANUP(free) char *text = NULL;
+	size_t len = 0;
+
+	if (render(make, ctx, &text, &len, err) < 0)
+		return -1;
+	return output ? write_path(output, text, len, err) : write_stdout(text, len, err);
+}
+
+struct styled {
+	const struct report_style *style;
+	const struct tally *tally;
+	struct report_options options;
+};
+
+static int write_styled(void *ctx, FILE *out, struct err *err)
+{
+	const struct styled *s = ctx;
+
+	return s->style->write(out, s->tally, &s->options, err);
 }
 
 int report_write(const struct report_style *style, const struct tally *t, const struct report_options *o,
 		 const char *output, struct err *err)
 {
-	CLEANUP(free) char *text = NULL;
-	struct report_options opt = *o;
-	size_t len = 0;
+	struct styled s = { style, t, *o };
 
 	if (output)
-		opt.width = 0;
-	if (render(style, t, &opt, &text, &len, err) < 0)
-		return -1;
-	if (!output)
-		return write_stdout(text, len, err);
-	if (write_path(output, text, len, err) < 0)
-		return err_add(err, "cannot write the report '%s'", output);
+		s.options.width = 0;
+	if (report_publish(output, write_styled, &s, err) < 0)
+		return output ? err_add(err, "cannot write the report '%s'", output) : err_add(err, "cannot write the report");
 	return 0;
 }

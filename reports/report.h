@@ -53,14 +53,16 @@ extern const struct report_style *const report_styles[];
 /* NULL when there is none of that name. */
 const struct report_style *report_style_by_name(const char *name);
 
-/* Makes the report, then writes it to `output`, or to stdout when that is NULL.
+/* Has `make` write to a stream in memory, then writes that to `output`, or to stdout when that is NULL.
  *
  * A regular file appears whole or not at all: temporary name beside it, sync, rename; an old one stays on failure and
- * a symbolic link is followed.  Terminals and pipes are written in place, block devices refused.  `o->width` counts for
- * stdout only.
+ * a symbolic link is followed.  Terminals and pipes are written in place, block devices refused.
  *
  * A reader of stdout that went away is ERR_CANCELED with errnum EPIPE, so that `| head -1` can end quietly; for that
  * SIGPIPE must be ignored. */
+int report_publish(const char *output, int (*make)(void *ctx, FILE *out, struct err *err), void *ctx, struct err *err);
+
+/* The same for a report.  `o->width` counts for stdout only. */
 int report_write(const struct report_style *style, const struct tally *t, const struct report_options *o,
 		 const char *output, struct err *err);
 

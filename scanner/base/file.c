@@ -44,6 +44,25 @@ static int os_fcntl(int fd, int cmd, void *arg)
 	return fcntl(fd, cmd, arg);
 }
 
+static void *os_list_begin(int fd)
+{
+	return fdopendir(fd);
+}
+
+static const char *os_list_next(void *list)
+{
+	struct dirent *e;
+
+	errno = 0;
+	e = readdir(list);
+	return e ? e->d_name : NULL;
+}
+
+static int os_list_end(void *list)
+{
+	return closedir(list);
+}
+
 const struct file_ops file_ops_os = {
 	.openat = os_openat,
 	.openat2 = os_openat2,
@@ -67,6 +86,9 @@ const struct file_ops file_ops_os = {
 	.fchown = fchown,
 	.fchmod = fchmod,
 	.futimens = futimens,
+	.list_begin = os_list_begin,
+	.list_next = os_list_next,
+	.list_end = os_list_end,
 	.flistxattr = flistxattr,
 	.fgetxattr = fgetxattr,
 	.fsetxattr = fsetxattr,
@@ -270,18 +292,23 @@ int file_clone(int from, uint64_t from_offset, uint64_t len, int to, uint64_t to
 int file_each_name(int dirfd, int (*call)(void *ctx, const char *name, struct err *err), void *ctx, struct err *err)
 {
 	int fd = file_open(dirfd, ".", O_RDONLY | O_DIRECTORY, 0, err); /* its own position */
-	DIR *d = fd < 0 ? NULL : fdopendir(fd);
-	struct dirent *e;
+	void *list = fd < 0 ? NULL : file_ops->list_begin(fd);
+	const char *name;
 	int rc = 0;
 
-	if (!d)
-		return fd < 0 ? -1 : err_errno(err, "cannot list a directory");
-	while (rc == 0 && (errno = 0, e = readdir(d)))
-		if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-			rc = call(ctx, e->d_name, err);
+	if (fd < 0)
+		return -1;
+	if (!list) {
+		err_errno(err, "cannot list a directory");
+		file_ops->close(fd);
+		return -1;
+	}
+	while (rc == 0 && (name = file_ops->list_next(list)))
+		if (strcmp(name, ".") != 0 && strcmp(name, "..") != 0)
+			rc = call(ctx, name, err);
 	if (rc == 0 && errno)
 		rc = err_errno(err, "cannot list a directory");
-	closedir(d);
+	file_ops->list_end(list);
 	return rc;
 }
 

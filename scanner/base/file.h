@@ -41,6 +41,10 @@ struct file_ops {
 	int (*fchown)(int fd, uid_t uid, gid_t gid);
 	int (*fchmod)(int fd, mode_t mode);
 	int (*futimens)(int fd, const struct timespec times[2]);
+	/* fdopendir(3), whose result takes over the descriptor; the next name or NULL, and then errno is 0 at the end; closedir(3) */
+	void *(*list_begin)(int fd);
+	const char *(*list_next)(void *list);
+	int (*list_end)(void *list);
 	ssize_t (*flistxattr)(int fd, char *list, size_t room);
 	ssize_t (*fgetxattr)(int fd, const char *name, void *value, size_t room);
 	int (*fsetxattr)(int fd, const char *name, const void *value, size_t len, int flags);

@@ -47,7 +47,7 @@
 struct rule {
 	int call;
 	unsigned nr_args;
-	struct scmp_arg_cmp args[1];
+	struct scmp_arg_cmp args[2];
 };
 
 #define ANY(name)                                                                                                      \
@@ -74,6 +74,16 @@ struct rule {
 		{                                                                                                      \
 			{                                                                                              \
 				arg, SCMP_CMP_MASKED_EQ, bits, 0                                                       \
+			}                                                                                              \
+		}                                                                                                      \
+	}
+
+#define BUT(name, arg, value)                                                                                          \
+	{                                                                                                              \
+		SCMP_SYS(name), 1,                                                                                     \
+		{                                                                                                      \
+			{                                                                                              \
+				arg, SCMP_CMP_NE, value, 0                                                             \
 			}                                                                                              \
 		}                                                                                                      \
 	}
@@ -130,6 +140,20 @@ static const struct rule rules[] = {
 #endif
 };
 
+/* In the place of those of the same calls.  A descriptor that is open for writing can be written through a shared mapping,
+ * even one that was made for reading. */
+static const struct rule writable_rules[] = {
+	{ SCMP_SYS(mmap), 2, { { 2, SCMP_CMP_MASKED_EQ, PROT_EXEC, 0 }, { 3, SCMP_CMP_MASKED_EQ, MAP_TYPE, MAP_PRIVATE } } },
+};
+
+/* That descriptor cannot become another file's: it is never closed, and nobody can duplicate onto it. */
+static const struct rule writes_rules[] = {
+	ONLY(pwrite64, 0, JAIL_WRITTEN),
+	ONLY(ftruncate, 0, JAIL_WRITTEN),
+	ONLY(fallocate, 0, JAIL_WRITTEN),
+	BUT(close, 0, JAIL_WRITTEN),
+};
+
 #ifdef SANITIZED
 /* A report of an error looks for symbols; it does without. */
 static const int failing_calls[] = { SCMP_SYS(openat), SCMP_SYS(open), SCMP_SYS(readlink) };
@@ -144,13 +168,32 @@ static unsigned nr_calls(void)
 	return nr;
 }
 
-static int add_rules(scmp_filter_ctx filter)
+static int add_all(scmp_filter_ctx filter, const struct rule *r, size_t nr)
+{
+	int rc = 0;
+
+	for (; rc == 0 && nr; r++, nr--)
+		rc = seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, r->call, r->nr_args, r->args);
+	return rc;
+}
+
+static bool replaced(const struct jail *j, int call)
+{
+	return (call == SCMP_SYS(mmap) && (j->writable || j->writes)) || (call == SCMP_SYS(close) && j->writes);
+}
+
+static int add_rules(const struct jail *j, scmp_filter_ctx filter)
 {
 	int rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 2,
 				  SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid()), SCMP_A2(SCMP_CMP_EQ, SIGABRT));
 
 	for (size_t i = 0; rc == 0 && i < ARRAY_SIZE(rules); i++)
-		rc = seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, rules[i].call, rules[i].nr_args, rules[i].args);
+		if (!replaced(j, rules[i].call))
+			rc = add_all(filter, &rules[i], 1);
+	if (rc == 0 && (j->writable || j->writes))
+		rc = add_all(filter, writable_rules, ARRAY_SIZE(writable_rules));
+	if (rc == 0 && j->writes)
+		rc = add_all(filter, writes_rules, ARRAY_SIZE(writes_rules));
 #ifdef SANITIZED
 	for (size_t i = 0; rc == 0 && i < ARRAY_SIZE(failing_calls); i++)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), failing_calls[i], 0);
@@ -172,7 +215,7 @@ static void on_forbidden(int sig, siginfo_t *info, void *ctx)
 	__builtin_trap();
 }
 
-static int load_filter(_Atomic uint32_t *forbidden, struct err *err)
+static int load_filter(const struct jail *j, _Atomic uint32_t *forbidden, struct err *err)
 {
 	struct sigaction action = { .sa_sigaction = on_forbidden, .sa_flags = SA_SIGINFO };
 	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_TRAP);
@@ -188,7 +231,7 @@ static int load_filter(_Atomic uint32_t *forbidden, struct err *err)
 	sigprocmask(SIG_UNBLOCK, &sigsys, NULL);
 	rc = seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
 	if (rc == 0)
-		rc = add_rules(filter);
+		rc = add_rules(j, filter);
 	if (rc == 0) {
 		seccomp_attr_set(filter, SCMP_FLTATR_CTL_LOG, 1); /* where the kernel can */
 		rc = seccomp_load(filter);
@@ -305,14 +348,15 @@ static uint64_t address_space(void)
 }
 #endif
 
-static void set_limits(void)
+static void set_limits(const struct jail *j)
 {
 	tzset(); /* or gmtime_r() looks for /etc/localtime */
 	limit(RLIMIT_NOFILE, JAIL_FILES);
 	limit(RLIMIT_CORE, 0);
 	limit(RLIMIT_NPROC, 0);
+	(void)j; /* AddressSanitizer writes reports */
 #ifndef SANITIZED
-	limit(RLIMIT_FSIZE, 0);
+	limit(RLIMIT_FSIZE, j->writes);
 	signal(SIGXFSZ, SIG_IGN); /* a last word to a file is lost, and not its end */
 	limit(RLIMIT_AS, address_space() + JAIL_MEMORY);
 #endif
@@ -385,14 +429,14 @@ int jail_enter(const struct jail *j, _Atomic uint32_t *forbidden, struct err *er
 {
 	if (j->mode == JAIL_OFF)
 		return 0;
-	set_limits();
+	set_limits(j);
 	if (drop_capabilities(err) < 0)
 		return -1;
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return err_errno(err, "cannot give up new privileges");
 	if (j->landlock && restrict_paths(j->landlock, err) < 0 && j->mode == JAIL_REQUIRE)
 		return -1;
-	if (j->seccomp && load_filter(forbidden, err) < 0 && j->mode == JAIL_REQUIRE)
+	if (j->seccomp && load_filter(j, forbidden, err) < 0 && j->mode == JAIL_REQUIRE)
 		return -1;
 	return 0;
 }

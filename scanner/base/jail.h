@@ -22,12 +22,16 @@
  *  - core dumps, writing to files, processes, more address space than it has and JAIL_MEMORY, more descriptors than
  *    JAIL_FILES.
  *
+ * It is meant for descriptors that are open for reading.  One that is handed others says so in its plan, by `writable`, or by
+ * `writes` if it is to write.
+ *
  * Programs with AddressSanitizer keep their address space, and a few more calls are let through; see jail.c.  valgrind
  * makes calls of its own in the name of its program, which the jail ends: without a jail, then. */
 
 #define JAIL_MEMORY ((size_t)224 << 20)
 #define JAIL_FILES 16384
 #define JAIL_SOCKET 3 /* the descriptor of the one socket */
+#define JAIL_WRITTEN 100 /* the descriptor that may be written to, if any: duplicated to there by the process itself */
 
 enum jail_mode {
 	JAIL_REQUIRE, /* all of it, or fail; of Landlock at least JAIL_LANDLOCK_MIN */
@@ -41,6 +45,11 @@ struct jail {
 	enum jail_mode mode;
 	int landlock; /* the ABI that is used, 0 = none */
 	bool seccomp;
+
+	/* What jail_plan() leaves at none, and who enters may set. */
+	bool writable;	 /* descriptors may be open for writing: files are mapped privately only */
+	uint64_t writes; /* besides, pwrite, ftruncate and fallocate go to JAIL_WRITTEN, which is never closed, and make
+			  * it no longer than so many bytes; 0 = none do */
 };
 
 /* "require", "best", "off"; ERR_USAGE for anything else. */

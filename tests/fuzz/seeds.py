@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """seeds.py NAME DIR: writes inputs for the fuzz target fuzz_NAME into DIR, the same ones every time."""
 
+import json
 import os
 import random
 import struct
@@ -430,6 +431,32 @@ def vhd_seeds():
                 yield name, f.read()
 
 
+def plan_seeds():
+    """Plans that are whole, and some that are not."""
+    fs = {"path": "/v", "type": "xfs", "dev": "64770", "size": 9000, "free": 800, "free_before": 7, "free_after": None, "saving": 1,
+          "why_not": None}
+    identity = {"dev": "64770", "ino": "18446744073709551615", "size": "4096", "mtime": "1795227000123456789", "ctime": "-1"}
+    figures = ("size", "used", "stored", "duplicate", "shared", "misaligned", "short_runs", "pinned", "zero", "saving", "nr_extents")
+    image = {"path": "/v/a", "id": 1, "format": "vhd", "identity": identity, "file_system": 0, **dict.fromkeys(figures, 4096),
+             "why_not": "it is in use"}
+    odd = {**image, "path": "/v/\\xff", "path_bytes": b"/v/\xff".hex(), "format": None, "why_not": None, "file_system": 1}
+    figures = ("saving", "work", "space", "nr_runs", "worked", "shared", "nr_differed")
+    methods = ("reflink", "holes", "relayout", "rebuild")
+    states = ("pending", "done", "partly", "skipped", "failed")
+    steps = [{"image": i % 2, "method": methods[i % 4], "later": i > 2, "state": state, "why": [None, "\n"][i % 2],
+              **dict.fromkeys(figures, 5 - i)} for i, state in enumerate(states)]
+    plan = {"dedupscan_plan": 1, "taken_at": "2026-11-21T02:24:51Z", "complete": True, "applied": False, "keep_originals": 604800,
+            "min_run": 16384, "saving": 10, "saving_later": 3, "work": 15, "rate": None, "nr_seconds": 5, "peak_memory": 6,
+            "file_systems": [fs, {**fs, "path": None}], "images": [image, odd], "steps": steps}
+    small = {"file_systems": [], "images": [], "steps": []}
+    cases = {"whole": {}, "applied": {"applied": True, "complete": False}, "empty": small, "newer": {"dedupscan_plan": 2},
+             "disorder": {"images": [odd, image]}, "negative": {"min_run": -1}, "real": {"rate": 1e3}, "wild": {"images": [image]}}
+    for name, changes in cases.items():
+        yield name, json.dumps({**plan, **changes}).encode()
+    yield "twice", json.dumps({**plan, **small}).replace('"work": 15', '"work": 15, "work": 15').encode()
+    yield "deep", b'{"dedupscan_plan":' + 17 * b"["
+
+
 def any_seeds():
     """For targets whose inputs need no form."""
     yield "empty", b""
@@ -441,7 +468,7 @@ def any_seeds():
 def main():
     _, name, folder = sys.argv
     random.seed(1)
-    for title, content in {"qcow2": qcow2_seeds, "vhd": vhd_seeds, "vhdx": vhdx_seeds, "vdi": vdi_seeds, "ova": ova_seeds, "vmdk": vmdk_seeds}.get(name, any_seeds)():
+    for title, content in {"qcow2": qcow2_seeds, "vhd": vhd_seeds, "vhdx": vhdx_seeds, "vdi": vdi_seeds, "ova": ova_seeds, "vmdk": vmdk_seeds, "plan": plan_seeds}.get(name, any_seeds)():
         with open(os.path.join(folder, title), "wb") as f:
             f.write(content)
 

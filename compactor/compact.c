@@ -1,0 +1,410 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compactor/compact.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/utsname.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "compactor/reflink.h"
+#include "scanner/base/block.h"
+#include "scanner/base/checked.h"
+#include "scanner/base/file.h"
+
+/*
+ * The plan:	look at the store (store.h), find what can be shared (moves.h), make steps of it, the best first.
+ * Applying it:	one step after the other.  A step that cannot be done is told of and left out; what is stopped in the
+ *		middle needs no repair, for a later plan finds what is left.
+ *
+ * Steps of images that have to be rewritten come last, in the order of their ranks: what shares with them must find them
+ * rewritten.
+ */
+
+struct compaction {
+	struct store store;
+	struct moves *moves;
+	struct compact_options o;
+	struct plan *plan;
+	uint64_t total, done; /* bytes of work, of all steps */
+	uint64_t began;	      /* ns */
+	struct plan_step *step; /* at hand */
+};
+
+static int no_memory(struct err *err)
+{
+	return err_set(err, ERR_MEMORY, "no memory for a plan");
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+static void tell(struct compaction *c, const char *stage, uint64_t done, uint64_t total, bool bytes)
+{
+	struct scan_progress p = { .stage = stage, .done = done, .total = total, .bytes = bytes };
+
+	if (c->o.watch)
+		c->o.watch->progress(c->o.watch->ctx, &p);
+}
+
+/* ---- the plan ---- */
+
+static int add_step(struct compaction *c, const struct plan_step *step, struct err *err)
+{
+	struct plan *p = c->plan;
+	struct plan_step *more = reallocarray(p->steps, p->nr_steps + 1, sizeof(*more));
+
+	if (!more)
+		return no_memory(err);
+	p->steps = more;
+	p->steps[p->nr_steps++] = *step;
+	return 0;
+}
+
+static int plan_image(struct compaction *c, size_t image, struct err *err)
+{
+	const struct store_image *i = &c->store.images.items[image];
+	struct plan_image *p = &c->plan->images[image];
+	struct plan_step s = { .image = image, .method = PLAN_REFLINK, .saving = p->saving };
+
+	if (i->out || i->fixed || !c->o.methods[PLAN_REFLINK]) {
+		p->saving = 0;
+		return 0;
+	}
+	s.nr_runs = moves_count(c->moves, image, &s.work);
+	s.work -= min_u64(p->shared, s.work);
+	return p->saving ? add_step(c, &s, err) : 0;
+}
+
+static double worth(const struct plan_step *s)
+{
+	return (double)s->saving / (double)max_u64(s->work, 1);
+}
+
+static int compare_steps(const void *a, const void *b)
+{
+	const struct plan_step *x = a, *y = b;
+
+	if (worth(x) != worth(y))
+		return worth(x) > worth(y) ? -1 : 1;
+	return x->image < y->image ? -1 : x->image > y->image;
+}
+
+static void add_up(struct compaction *c)
+{
+	struct plan *p = c->plan;
+
+	p->saving = p->saving_later = p->work = 0;
+	for (size_t i = 0; i < p->nr_file_systems; i++)
+		p->file_systems[i].saving = 0;
+	for (size_t i = 0; i < p->nr_steps; i++) {
+		const struct plan_step *s = &p->steps[i];
+
+		p->saving += s->saving;
+		p->saving_later += s->later ? s->saving : 0;
+		p->work += s->work;
+		p->file_systems[p->images[s->image].fs].saving += s->saving;
+	}
+}
+
+static int plan_steps(struct compaction *c, struct err *err)
+{
+	struct plan *p = c->plan;
+
+	for (size_t i = 0; i < p->nr_images; i++)
+		if (plan_image(c, i, err) < 0)
+			return -1;
+	if (p->nr_steps)
+		qsort(p->steps, p->nr_steps, sizeof(*p->steps), compare_steps);
+	add_up(c);
+	return 0;
+}
+
+static void look_progress(void *ctx, uint64_t done, uint64_t total)
+{
+	tell(ctx, "looking", done, total, false);
+}
+
+static void refuse_bad_kernels(struct compaction *c)
+{
+	struct utsname u;
+
+	if (uname(&u) < 0)
+		return;
+	for (size_t i = 0; i < c->plan->nr_file_systems; i++) {
+		struct plan_fs *fs = &c->plan->file_systems[i];
+		const char *fault = reflink_kernel_fault(u.release, fs->type);
+
+		if (fault[0] && !fs->why_not)
+			fs->why_not = strdup(fault);
+		if (fault[0])
+			c->store.file_systems.items[i].dedupes = false;
+	}
+}
+
+static int make_plan(struct compaction *c, struct catalog *catalog, struct err *err)
+{
+	struct store_options look = {
+		.relayout = c->o.methods[PLAN_RELAYOUT], .wanted = c->o.wanted, .wanted_ctx = c->o.ctx,
+		.progress = look_progress, .ctx = c,
+	};
+	struct moves_options find = {
+		.memory = c->o.memory, .nr_threads = c->o.nr_threads, .min_run = c->o.min_run, .sharers = c->o.sharers,
+	};
+
+	c->store.c = catalog;
+	c->store.roots = c->o.roots;
+	c->store.format = c->o.format;
+	c->store.jail = c->o.jail;
+	c->store.stopper = c->o.stopper;
+	if (store_look(&c->store, &look, c->plan, err) < 0)
+		return -1;
+	refuse_bad_kernels(c);
+	tell(c, "comparing fingerprints", 0, 0, false);
+	c->moves = moves_find(&c->store, &find, err);
+	return c->moves ? plan_steps(c, err) : -1;
+}
+
+struct compaction *compact_plan(struct catalog *catalog, const struct compact_options *o, struct plan *ret, struct err *err)
+{
+	CLEANUP(compact_free) struct compaction *c = calloc(1, sizeof(*c));
+
+	*ret = (struct plan){ .complete = true, .min_run = o->min_run, .keep_originals = o->keep_originals, .taken_at = time(NULL) };
+	if (!c) {
+		no_memory(err);
+		return NULL;
+	}
+	c->o = *o;
+	c->plan = ret;
+	return make_plan(c, catalog, err) < 0 ? NULL : STEAL(c);
+}
+
+void compact_free(struct compaction *c)
+{
+	if (!c)
+		return;
+	moves_free(c->moves);
+	store_release(&c->store);
+	free(c);
+}
+
+/* ---- carrying it out ---- */
+
+/* Sleeps while the work is ahead of the limit, a little at a time so that it can be stopped. */
+static int keep_pace(struct compaction *c, struct err *err)
+{
+	for (;;) {
+		uint64_t due = c->o.limit ? (uint64_t)((double)c->done * 1e9 / (double)c->o.limit) : 0;
+		uint64_t spent = now_ns() - c->began;
+
+		if (stopper_says(c->o.stopper))
+			return err_set(err, ERR_CANCELED, "stopped; run it again to go on");
+		if (due <= spent)
+			return 0;
+		nanosleep(&(struct timespec){ .tv_nsec = (long)min_u64(due - spent, 50000000) }, NULL);
+	}
+}
+
+static int worked(void *ctx, uint64_t bytes, struct err *err)
+{
+	struct compaction *c = ctx;
+
+	c->done += bytes;
+	c->step->worked += bytes;
+	tell(c, plan_method_names[c->step->method], c->done, c->total, true);
+	return keep_pace(c, err);
+}
+
+static uint64_t shared_of(const struct compaction *c, size_t image)
+{
+	const struct store_image *i = &c->store.images.items[image];
+	uint64_t sum = 0;
+
+	for (size_t n = 0; n < i->nr_files; n++)
+		sum += c->store.files.items[i->first_file + n].shared;
+	return sum;
+}
+
+/* What of the image the disk shares now that it did not before. */
+static void measure(struct compaction *c, uint64_t before)
+{
+	const struct store_image *i = &c->store.images.items[c->step->image];
+	struct err err = ERR_INIT;
+
+	for (size_t n = 0; n < i->nr_files; n++)
+		if (store_map_disk(&c->store, i->first_file + n, &err) < 0)
+			return;
+	if (rangemap_end(c->store.disk, &err) == 0)
+		c->step->shared = shared_of(c, c->step->image) - min_u64(before, shared_of(c, c->step->image));
+}
+
+static int do_reflink(struct compaction *c, struct err *err)
+{
+	const struct store_image *i = &c->store.images.items[c->step->image];
+	CLEANUP(reflink_release) struct reflink r = {
+		.store = &c->store, .moves = c->moves, .min_run = c->o.min_run,
+		.block = c->store.file_systems.items[i->fs].block, .worked = worked, .ctx = c,
+	};
+	uint64_t before = shared_of(c, c->step->image);
+	int rc = reflink_image(&r, c->step->image, err);
+
+	c->step->nr_differed = r.nr_differed;
+	measure(c, before);
+	if (rc == 0 && r.nr_refused && r.nr_refused == r.nr_calls)
+		return err_set(err, ERR_REFUSED, "the kernel refused to share its blocks: %s", strerror(r.refused_errno));
+	return rc;
+}
+
+static int do_step(struct compaction *c, struct err *err)
+{
+	switch (c->step->method) {
+	case PLAN_REFLINK:
+		return do_reflink(c, err);
+	default:
+		return err_set(err, ERR_UNSUPPORTED, "not to be done");
+	}
+}
+
+static enum plan_state state_after(const struct err *why)
+{
+	switch (why->kind) {
+	case ERR_CANCELED:
+		return PLAN_PARTLY;
+	case ERR_BUSY:
+	case ERR_STALE:
+	case ERR_REFUSED:
+	case ERR_UNSUPPORTED:
+		return PLAN_SKIPPED;
+	default:
+		return PLAN_FAILED;
+	}
+}
+
+static void tell_problem(struct compaction *c, const struct err *why)
+{
+	if (c->o.watch)
+		c->o.watch->problem(c->o.watch->ctx, c->plan->images[c->step->image].path, why);
+}
+
+/* 0, or -1 when all has to stop. */
+static int carry_out(struct compaction *c, struct err *err)
+{
+	struct err why = ERR_INIT;
+
+	if (do_step(c, &why) == 0) {
+		c->step->state = PLAN_DONE;
+		return 0;
+	}
+	c->step->state = state_after(&why);
+	if (why.kind == ERR_CANCELED || why.kind == ERR_MEMORY) {
+		if (err)
+			*err = why;
+		return -1;
+	}
+	c->step->why = strdup(why.text);
+	tell_problem(c, &why);
+	return 0;
+}
+
+/* Free space of all file systems, when what was done has reached the disk. */
+static void measure_space(struct compaction *c, bool after)
+{
+	for (size_t i = 0; i < c->store.images.nr; i++) {
+		const struct store_image *im = &c->store.images.items[i];
+		struct plan_fs *fs = &c->plan->file_systems[im->fs];
+		uint64_t *free = after ? &fs->free_after : &fs->free_before;
+		struct statfs st;
+		int fd = *free || im->out ? -1 : store_open(&c->store, im->first_file, NULL);
+
+		if (fd >= 0 && syncfs(fd) == 0 && file_ops->fstatfs(fd, &st) == 0)
+			*free = (uint64_t)st.f_bavail * (uint64_t)st.f_bsize;
+	}
+}
+
+static int apply(struct compaction *c, struct err *err)
+{
+	struct plan *p = c->plan;
+
+	for (size_t i = 0; i < p->nr_steps; i++) {
+		c->step = &p->steps[i];
+		if (stopper_says(c->o.stopper))
+			return err_set(err, ERR_CANCELED, "stopped; run it again to go on");
+		if (carry_out(c, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+int compact_apply(struct compaction *c, struct err *err)
+{
+	struct rusage u;
+	int rc;
+
+	c->began = now_ns();
+	c->total = c->plan->work;
+	c->plan->applied = true;
+	measure_space(c, false);
+	rc = apply(c, err);
+	measure_space(c, true);
+	c->plan->nr_seconds = (now_ns() - c->began) / 1000000000;
+	c->plan->peak_memory = getrusage(RUSAGE_SELF, &u) == 0 ? (uint64_t)u.ru_maxrss * KIB : 0;
+	return rc;
+}
+
+/* ---- a plan made before ---- */
+
+static const struct plan_image *image_of(const struct plan *p, const char *path)
+{
+	size_t low = 0, high = p->nr_images;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+		int order = strcmp(p->images[mid].path, path);
+
+		if (order == 0)
+			return &p->images[mid];
+		if (order < 0)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return NULL;
+}
+
+static bool was_told(const struct plan *told, const struct plan_image *image, enum plan_method method)
+{
+	for (size_t i = 0; i < told->nr_steps; i++)
+		if (told->steps[i].method == method && &told->images[told->steps[i].image] == image)
+			return true;
+	return false;
+}
+
+int compact_restrict(struct compaction *c, const struct plan *told, struct err *err)
+{
+	struct plan *p = c->plan;
+	size_t nr = 0;
+
+	if (told->min_run != p->min_run)
+		return err_set(err, ERR_USAGE, "the plan was made with other runs: give --min-run %llu",
+			       (unsigned long long)told->min_run);
+	for (size_t i = 0; i < p->nr_steps; i++) {
+		struct plan_image *mine = &p->images[p->steps[i].image];
+		const struct plan_image *then = image_of(told, mine->path);
+		bool same = then && spool_identity_equal(&then->identity, &mine->identity);
+
+		if (same && was_told(told, then, p->steps[i].method))
+			p->steps[nr++] = p->steps[i];
+		else if (!mine->why_not && !same)
+			mine->why_not = strdup(then ? "it changed since the plan was made" : "the plan does not know it");
+	}
+	p->nr_steps = nr;
+	add_up(c);
+	return 0;
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_COMPACT_H
+#define DEDUPSCAN_COMPACT_H
+
+#include "scanner/base/jail.h"
+#include "scanner/base/schedule.h"
+#include "scanner/catalog.h"
+#include "scanner/plan.h"
+#include "scanner/roots.h"
+#include "scanner/scan.h"
+
+/* Compaction: makes a plan from the catalog, and carries it out. */
+
+struct compact_options {
+	const struct roots *roots;
+	const char *format;	/* NULL = as probed */
+	const struct jail *jail;
+	uint64_t memory;	/* bytes, of this process */
+	unsigned nr_threads;
+	uint64_t limit;		/* bytes of work a second, 0 = none */
+	struct stopper *stopper;
+	const struct scan_watch *watch;
+
+	uint64_t min_run;
+	uint64_t sharers;	/* 0 = as the file system likes it */
+	int64_t keep_originals; /* seconds */
+	bool methods[PLAN_NR_METHODS];
+	bool (*wanted)(void *ctx, const char *path); /* NULL = all images */
+	void *ctx;
+	bool assume_idle, preallocated;
+};
+
+#define COMPACT_MIN_RUN ((uint64_t)16 << 10)
+#define COMPACT_KEEP_ORIGINALS (7 * 86400)
+
+struct compaction;
+
+/* Looks at the store as the catalog knows it and plans; changes nothing.  *ret is to be released, whatever happens to the
+ * compaction. */
+struct compaction *compact_plan(struct catalog *c, const struct compact_options *o, struct plan *ret, struct err *err);
+void compact_free(struct compaction *c);
+CLEANUP_DEFINE(struct compaction *, compact_free)
+
+/* Leaves only those steps in the plan that `told` has as well: a plan made before.  Images that are not what they were then are
+ * left alone. */
+int compact_restrict(struct compaction *c, const struct plan *told, struct err *err);
+
+/* Carries it out; what came of it is in the plan.  ERR_CANCELED when it was stopped: what is done stays done, and the next plan has
+ * what is left.  Images that cannot be changed now are no failure. */
+int compact_apply(struct compaction *c, struct err *err);
+
+#endif

@@ -1,0 +1,436 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compactor/moves.h"
+
+#include <linux/fiemap.h>
+#include <string.h>
+
+#include "scanner/base/block.h"
+#include "scanner/base/checked.h"
+#include "scanner/base/file.h"
+#include "scanner/base/memory.h"
+#include "scanner/duplicates.h"
+
+/*
+ *	duplicates	in the order of images (duplicates.h): this block is like that one
+ *	runs		neighbours whose originals are neighbours too
+ *	chains		runs that lie equally far from their originals, with short gaps between them: one is a move
+ *
+ * Several chains are open at once, because a gap of one may be a run of another.
+ *
+ * What a move frees is looked up on the disk: blocks that only this file has are freed; of blocks that are shared already
+ * all sharers have to move away.  Those are gathered as events at disk offsets, sorted, and swept over in the end:
+ *
+ *	disk	|....#####.....|		+1 reference at the beginning of each stretch, -1 at its end,
+ *					   and the same for the stretches that move
+ */
+
+#define CHAINS 8
+#define GAP_BLOCKS (MOVES_GAP / BLOCK_SIZE)
+#define NAME "moves.tmp"
+#define MOVE_ROOM 512
+
+/* In blocks; positions are POSITION(rank, block). */
+struct chain {
+	uint64_t begin, end, origin; /* end 0 = not in use */
+	uint64_t long_runs; /* blocks in runs of at least min_run */
+	uint64_t known;	    /* blocks in runs of any length */
+};
+
+struct span {
+	uint64_t first, nr, bytes;
+};
+
+struct moves {
+	struct store *s;
+	const struct moves_options *o;
+	struct file_writer writer;
+	int fd;
+	uint64_t nr;
+	VEC(struct span) spans; /* by image */
+	VEC(uint32_t) ranks;	/* of the file system at hand: rank -> image */
+	struct chain chains[CHAINS];
+	struct sorter *events;
+	struct {
+		uint64_t first, nr;
+		struct move items[MOVE_ROOM];
+	} window;
+};
+
+static int no_memory(struct err *err)
+{
+	return err_set(err, ERR_MEMORY, "no memory to look for what can be shared");
+}
+
+/* ---- what it frees ---- */
+
+#define EVENT_END ((uint64_t)1 << 62)
+#define EVENT_MOVES ((uint64_t)1 << 63)
+
+static int add_event(struct moves *m, uint64_t at, uint64_t value, struct err *err)
+{
+	size_t room;
+	struct record *r = sorter_room(m->events, 1, &room, err);
+
+	if (!r)
+		return -1;
+	*r = (struct record){ .key = { .hi = at }, .value = value };
+	sorter_commit(m->events, 1);
+	return 0;
+}
+
+static int add_events(struct moves *m, uint64_t at, uint64_t len, uint64_t value, struct err *err)
+{
+	return add_event(m, at, value, err) < 0 ? -1 : add_event(m, at + len, value | EVENT_END, err);
+}
+
+#define NOT_PLAIN (FIEMAP_EXTENT_UNKNOWN | FIEMAP_EXTENT_DELALLOC | FIEMAP_EXTENT_DATA_INLINE | FIEMAP_EXTENT_NOT_ALIGNED)
+
+/* One stretch that is contiguous in two files. */
+static int account_piece(struct moves *m, size_t image, size_t file, uint64_t offset, size_t from_file, uint64_t from,
+			 uint64_t len, struct err *err)
+{
+	struct plan_image *p = &m->s->plan->images[image];
+	struct range to, of;
+
+	for (uint64_t n; len; offset += n, from += n, len -= n) {
+		int rc = rangemap_find(m->s->disk, file, offset, &to, err);
+
+		if (rc <= 0)
+			return rc;
+		if (to.from > offset) { /* a hole */
+			n = min_u64(to.from - offset, len);
+			continue;
+		}
+		n = min_u64(to.len - (offset - to.from), len);
+		rc = rangemap_find(m->s->disk, from_file, from, &of, err);
+		if (rc < 0)
+			return -1;
+		if (rc > 0)
+			n = min_u64(n, of.from > from ? of.from - from : of.len - (from - of.from));
+		if (rc > 0 && of.from <= from && !((of.flags | to.flags) & NOT_PLAIN) &&
+		    of.to + (from - of.from) == to.to + (offset - to.from))
+			p->shared += n;
+		else if ((to.flags & FIEMAP_EXTENT_SHARED) &&
+			 add_events(m, to.to + (offset - to.from), n, image | EVENT_MOVES, err) < 0)
+			return -1;
+		else if (!(to.flags & FIEMAP_EXTENT_SHARED))
+			p->saving += n;
+	}
+	return 0;
+}
+
+static int account_run(struct moves *m, const struct move *v, struct err *err)
+{
+	struct range to, from;
+
+	for (uint64_t at = 0, n; at < v->len; at += n) {
+		int rc = store_find(m->s, v->image, v->address + at, &to, err);
+
+		n = BLOCK_SIZE;
+		if (rc < 0)
+			return -1;
+		if (rc == 0)
+			continue;
+		rc = store_find(m->s, v->origin, v->from + at, &from, err);
+		if (rc < 0)
+			return -1;
+		if (rc == 0)
+			continue;
+		n = min_u64(min_u64(to.len, from.len), v->len - at);
+		if (m->s->images.items[v->image].relayout) /* where it lies now does not matter */
+			m->s->plan->images[v->image].saving += n;
+		else if (account_piece(m, v->image, to.tag, to.to, from.tag, from.to, n, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+/* All stretches of a file that the disk shares already, each a reference. */
+static int add_references(struct moves *m, size_t file, struct err *err)
+{
+	uint64_t at = 0;
+	struct range r;
+	int rc;
+
+	while ((rc = rangemap_find(m->s->disk, file, at, &r, err)) > 0) {
+		if ((r.flags & FIEMAP_EXTENT_SHARED) &&
+		    add_events(m, r.to, r.len, m->s->files.items[file].image, err) < 0)
+			return -1;
+		at = r.from + r.len;
+	}
+	return rc;
+}
+
+struct sweep {
+	uint64_t at, nr, nr_moving, last_mover;
+};
+
+static void sweep_to(struct moves *m, struct sweep *w, uint64_t at)
+{
+	struct plan_image *p = &m->s->plan->images[w->last_mover];
+
+	if (at > w->at && w->nr_moving) {
+		if (w->nr == 1) /* but the disk says that it is shared: by a file that is none of ours */
+			p->pinned += at - w->at;
+		else if (w->nr_moving >= w->nr)
+			p->saving += at - w->at;
+	}
+	w->at = at;
+}
+
+static int sweep(struct moves *m, struct err *err)
+{
+	struct sweep w = { 0 };
+	const struct record *r;
+	ssize_t nr;
+
+	for (size_t i = 0; i < m->s->files.nr; i++)
+		if (!m->s->images.items[m->s->files.items[i].image].out && add_references(m, i, err) < 0)
+			return -1;
+	if (sorter_finish(m->events, err) < 0)
+		return -1;
+	while ((nr = sorter_next(m->events, &r, err)) > 0) {
+		for (ssize_t i = 0; i < nr; i++) {
+			uint64_t *count = r[i].value & EVENT_MOVES ? &w.nr_moving : &w.nr;
+
+			sweep_to(m, &w, r[i].key.hi);
+			*count += r[i].value & EVENT_END ? (uint64_t)-1 : 1;
+			if ((r[i].value & EVENT_MOVES) && !(r[i].value & EVENT_END))
+				w.last_mover = r[i].value & ~(EVENT_MOVES | EVENT_END);
+		}
+	}
+	return (int)nr;
+}
+
+/* ---- chains ---- */
+
+static uint64_t min_blocks(const struct moves *m)
+{
+	return max_u64(m->o->min_run / BLOCK_SIZE, 1);
+}
+
+static struct move move_of(const struct moves *m, uint64_t position, uint64_t origin, uint64_t nr)
+{
+	return (struct move){
+		.image = m->ranks.items[POSITION_RANK(position)], .address = POSITION_BLOCK(position) * BLOCK_SIZE,
+		.origin = m->ranks.items[POSITION_RANK(origin)], .from = POSITION_BLOCK(origin) * BLOCK_SIZE,
+		.len = nr * BLOCK_SIZE,
+	};
+}
+
+static int write_move(struct moves *m, const struct move *v, struct err *err)
+{
+	struct span *s = &m->spans.items[v->image];
+
+	if (!s->nr)
+		s->first = m->nr;
+	s->nr++;
+	s->bytes += v->len;
+	m->nr++;
+	return file_writer_append(&m->writer, v, sizeof(*v), err);
+}
+
+/* Chains of short runs are worth it only when the gaps turn out to be alike as well: most of it has to be known. */
+static int end_chain(struct moves *m, struct chain *c, struct err *err)
+{
+	uint64_t len = c->end - c->begin;
+	struct move v;
+
+	if (!len)
+		return 0;
+	v = move_of(m, c->begin, c->origin, len);
+	v.has_gaps = c->known < len;
+	c->end = c->begin = 0;
+	if (!c->long_runs && (len < min_blocks(m) || 2 * c->known < len))
+		return 0;
+	return write_move(m, &v, err);
+}
+
+static int end_chains(struct moves *m, uint64_t before, struct err *err)
+{
+	for (unsigned i = 0; i < CHAINS; i++)
+		if (m->chains[i].end && m->chains[i].end < before && end_chain(m, &m->chains[i], err) < 0)
+			return -1;
+	return 0;
+}
+
+static struct chain *chain_for(struct moves *m, uint64_t position, uint64_t origin)
+{
+	struct chain *oldest = &m->chains[0];
+
+	for (unsigned i = 0; i < CHAINS; i++) {
+		struct chain *c = &m->chains[i];
+
+		/* equally far apart, in the same images; over the gap nothing is its own original */
+		if (c->end && position - c->begin == origin - c->origin &&
+		    POSITION_RANK(position) == POSITION_RANK(c->begin) && POSITION_RANK(origin) == POSITION_RANK(c->origin))
+			return c;
+		if (c->end < oldest->end)
+			oldest = c;
+	}
+	return oldest;
+}
+
+static int take_run(struct moves *m, uint64_t position, uint64_t origin, uint64_t nr, struct err *err)
+{
+	struct move v = move_of(m, position, origin, nr);
+	struct plan_image *p = &m->s->plan->images[v.image];
+	struct chain *c;
+
+	p->duplicate += v.len;
+	if (m->s->images.items[v.image].fixed)
+		return 0;
+	if (end_chains(m, position > GAP_BLOCKS ? position - GAP_BLOCKS : 0, err) < 0)
+		return -1;
+	c = chain_for(m, position, origin);
+	if (!c->end || position - c->begin != origin - c->origin || POSITION_RANK(c->origin) != POSITION_RANK(origin) ||
+	    POSITION_RANK(c->begin) != POSITION_RANK(position)) {
+		if (end_chain(m, c, err) < 0)
+			return -1;
+		*c = (struct chain){ .begin = position, .origin = origin };
+	}
+	c->end = position + nr;
+	c->known += nr;
+	if (nr < min_blocks(m)) {
+		p->short_runs += v.len;
+		return 0;
+	}
+	c->long_runs += nr;
+	return account_run(m, &v, err);
+}
+
+/* ---- one file system ---- */
+
+static bool usable(void *ctx, uint32_t rank, uint64_t block)
+{
+	struct moves *m = ctx;
+	size_t image = m->ranks.items[rank];
+	struct range r;
+
+	if (!m->s->images.items[image].mixed)
+		return true;
+	return store_find(m->s, image, block * BLOCK_SIZE, &r, NULL) > 0;
+}
+
+static int take_duplicates(struct moves *m, struct duplicates *d, struct err *err)
+{
+	uint64_t position = 0, origin = 0, len = 0;
+	const struct record *r;
+	ssize_t nr;
+
+	while ((nr = duplicates_next(d, &r, err)) > 0) {
+		if (m->s->stopper && stopper_says(m->s->stopper))
+			return err_set(err, ERR_CANCELED, "stopped while runs were looked for");
+		for (ssize_t i = 0; i < nr; i++) {
+			if (len && r[i].key.hi == position + len && r[i].value == origin + len) {
+				len++;
+				continue;
+			}
+			if (len && take_run(m, position, origin, len, err) < 0)
+				return -1;
+			position = r[i].key.hi;
+			origin = r[i].value;
+			len = 1;
+		}
+	}
+	if (nr < 0 || (len && take_run(m, position, origin, len, err) < 0))
+		return -1;
+	return end_chains(m, UINT64_MAX, err);
+}
+
+static int find_on(struct moves *m, size_t fs, struct err *err)
+{
+	struct duplicates_options o = {
+		.memory = m->o->memory, .nr_threads = m->o->nr_threads, .stopper = m->s->stopper, .usable = usable,
+		.sharers = m->o->sharers, .ctx = m,
+	};
+	CLEANUP(free) struct duplicates_image *images = calloc(m->s->images.nr + 1, sizeof(*images));
+	CLEANUP(duplicates_free) struct duplicates *d = NULL;
+
+	if (!images)
+		return no_memory(err);
+	m->ranks.nr = 0;
+	for (size_t i = 0; i < m->s->ranks.nr; i++) {
+		const struct store_image *im = &m->s->images.items[m->s->ranks.items[i]];
+
+		if (im->out || im->fs != fs)
+			continue;
+		images[m->ranks.nr] = (struct duplicates_image){ im->id, im->layer };
+		if (vec_push(&m->ranks, m->s->ranks.items[i]) < 0)
+			return no_memory(err);
+	}
+	if (!m->ranks.nr)
+		return 0;
+	d = duplicates_find(m->s->c, images, m->ranks.nr, &o, err);
+	return d ? take_duplicates(m, d, err) : -1;
+}
+
+/* ---- the whole ---- */
+
+static int find(struct moves *m, struct err *err)
+{
+	for (size_t i = 0; i < m->s->images.nr; i++)
+		if (vec_push(&m->spans, (struct span){ 0 }) < 0)
+			return no_memory(err);
+	for (size_t i = 0; i < m->s->file_systems.nr; i++)
+		if (m->s->file_systems.items[i].dedupes && find_on(m, i, err) < 0)
+			return -1;
+	if (file_writer_flush(&m->writer, err) < 0)
+		return -1;
+	return sweep(m, err);
+}
+
+struct moves *moves_find(struct store *s, const struct moves_options *o, struct err *err)
+{
+	CLEANUP(moves_free) struct moves *m = calloc(1, sizeof(*m));
+	int dirfd = catalog_spool_dirfd(s->c);
+
+	if (!m) {
+		no_memory(err);
+		return NULL;
+	}
+	m->s = s;
+	m->o = o;
+	if (file_writer_open(&m->writer, dirfd, NAME, 64 * KIB, err) < 0)
+		return NULL;
+	file_unlink(dirfd, NAME, NULL);
+	m->fd = m->writer.fd;
+	m->events = sorter_new(memory_left(o->memory) / 8, dirfd, err);
+	if (!m->events || find(m, err) < 0)
+		return NULL;
+	sorter_free(STEAL(m->events));
+	return STEAL(m);
+}
+
+uint64_t moves_count(const struct moves *m, size_t image, uint64_t *ret_bytes)
+{
+	*ret_bytes = m->spans.items[image].bytes;
+	return m->spans.items[image].nr;
+}
+
+int moves_get(struct moves *m, size_t image, uint64_t n, struct move *ret, struct err *err)
+{
+	uint64_t at = m->spans.items[image].first + n;
+
+	if (at < m->window.first || at >= m->window.first + m->window.nr) {
+		m->window.first = at;
+		m->window.nr = 0;
+		if (file_read(m->fd, m->window.items, min_u64(MOVE_ROOM, m->nr - at) * sizeof(struct move),
+			      at * sizeof(struct move), err) < 0)
+			return -1;
+		m->window.nr = min_u64(MOVE_ROOM, m->nr - at);
+	}
+	*ret = m->window.items[at - m->window.first];
+	return 0;
+}
+
+void moves_free(struct moves *m)
+{
+	if (!m)
+		return;
+	file_writer_release(&m->writer);
+	vec_release(&m->spans);
+	vec_release(&m->ranks);
+	sorter_free(m->events);
+	free(m);
+}

@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compactor/reflink.h"
+
+#include <errno.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "scanner/base/block.h"
+#include "scanner/base/checked.h"
+#include "scanner/base/file.h"
+
+/*
+ *	move	a stretch of an image and its original, by addresses; gaps in it may differ
+ *	piece	a part of it that is contiguous in both files
+ *	call	at most 16 MiB of a piece
+ *
+ * A call whose bytes differ anywhere shares nothing.  So where a move has gaps, and where a call found a difference, the
+ * bytes are compared here first, and blocks that differ end a piece.
+ */
+
+#define COMPARE ((uint64_t)256 << 10)
+
+struct piece {
+	size_t file, from_file;
+	uint64_t offset, from, len;
+	bool has_gaps;
+};
+
+const char *reflink_kernel_fault(const char *release, const char *fs_type)
+{
+	unsigned major = 0, minor = 0;
+
+	if (sscanf(release, "%u.%u", &major, &minor) != 2)
+		return "";
+	if (major < 4 || (major == 4 && minor < 20))
+		return "Linux before 4.20 can lose bytes at the end of a file when blocks are shared";
+	if (strcmp(fs_type, "btrfs") == 0 && (major < 5 || (major == 5 && minor < 6)))
+		return "btrfs before Linux 5.6 can lose bytes when blocks are shared while they are written out";
+	return "";
+}
+
+/* ---- calls ---- */
+
+/* 1 = done, 0 = the bytes differ. */
+static int call(struct reflink *r, const struct piece *p, int from_fd, int fd, struct err *err)
+{
+	struct {
+		struct file_dedupe_range r;
+		struct file_dedupe_range_info info;
+	} d = {
+		.r = { .src_offset = p->from, .src_length = p->len, .dest_count = 1 },
+		.info = { .dest_fd = fd, .dest_offset = p->offset },
+	};
+	int rc;
+
+	do
+		rc = file_ops->ioctl(from_fd, FIDEDUPERANGE, &d);
+	while (rc < 0 && errno == EINTR);
+	r->nr_calls++;
+	r->bytes_asked += p->len;
+	if (rc < 0 && (errno == EIO || errno == ENOSPC || errno == EDQUOT || errno == EUCLEAN))
+		return err_errno(err, "'%s': cannot share %llu bytes at offset %llu", r->store->files.items[p->file].path,
+				 (unsigned long long)p->len, (unsigned long long)p->offset);
+	if (rc == 0 && d.info.status == FILE_DEDUPE_RANGE_DIFFERS) {
+		r->nr_differed++;
+		return 0;
+	}
+	if (rc < 0 || d.info.status < 0) {
+		r->nr_refused++;
+		r->refused_errno = rc < 0 ? errno : -d.info.status;
+	}
+	return 1;
+}
+
+/* ---- comparing ---- */
+
+/* How much of [offset, offset + len) is alike, or not, from its beginning: in whole blocks. */
+static int compare(struct reflink *r, const struct piece *p, int from_fd, int fd, bool *ret_same, uint64_t *ret_len,
+		   struct err *err)
+{
+	uint64_t len = min_u64(p->len, COMPARE), n;
+	uint8_t *a = r->buf, *b = r->buf + COMPARE;
+	ssize_t got = file_read_some(fd, a, len, p->offset, err), of = got < 0 ? -1 : file_read_some(from_fd, b, len, p->from, err);
+
+	if (of < 0)
+		return err_add(err, "'%s'", r->store->files.items[got < 0 ? p->file : p->from_file].path);
+	len = min_u64((uint64_t)got, (uint64_t)of) / r->block * r->block;
+	if (!len) { /* shorter than it was */
+		*ret_same = false;
+		*ret_len = p->len;
+		return 0;
+	}
+	*ret_same = memcmp(a, b, r->block) == 0;
+	for (n = r->block; n < len && (memcmp(a + n, b + n, r->block) == 0) == *ret_same;)
+		n += r->block;
+	*ret_len = n;
+	return 0;
+}
+
+/* Shares a run that was found alike, if it is long enough; what changed just now stays as it is. */
+static int share_run(struct reflink *r, const struct piece *run, uint64_t least, int from_fd, int fd, struct err *err)
+{
+	return run->len && run->len >= least ? call(r, run, from_fd, fd, err) : 0;
+}
+
+/* Compares at most a call's worth and shares what is alike in it. */
+static int share_alike(struct reflink *r, const struct piece *p, int from_fd, int fd, struct err *err)
+{
+	struct piece rest = *p, run = { .len = 0 };
+	uint64_t len = 0, least = min_u64(r->min_run, p->len);
+	bool same = false;
+
+	for (; rest.len; rest.offset += len, rest.from += len, rest.len -= len) {
+		if (compare(r, &rest, from_fd, fd, &same, &len, err) < 0)
+			return -1;
+		if (same && !run.len)
+			run = (struct piece){ p->file, p->from_file, rest.offset, rest.from, 0, false };
+		if (same)
+			run.len += len;
+		else if (share_run(r, &run, least, from_fd, fd, err) < 0)
+			return -1;
+		else
+			run.len = 0;
+	}
+	return share_run(r, &run, least, from_fd, fd, err) < 0 ? -1 : 0;
+}
+
+/* A piece of at most a call's worth. */
+static int share_call(struct reflink *r, const struct piece *p, struct err *err)
+{
+	int fd = store_open(r->store, p->file, err), from_fd = fd < 0 ? -1 : store_open(r->store, p->from_file, err);
+	int rc;
+
+	if (from_fd < 0)
+		return -1;
+	rc = p->has_gaps ? 0 : call(r, p, from_fd, fd, err);
+	if (rc == 0)
+		rc = share_alike(r, p, from_fd, fd, err);
+	return rc < 0 ? -1 : r->worked(r->ctx, p->len, err);
+}
+
+/* ---- moves ---- */
+
+/* Is it the same place on the disk? */
+static int already_shared(struct reflink *r, const struct piece *p, uint64_t *ret_len, struct err *err)
+{
+	struct range to, of;
+	int rc = rangemap_find(r->store->disk, p->file, p->offset, &to, err);
+
+	*ret_len = p->len;
+	if (rc > 0 && to.from <= p->offset)
+		rc = rangemap_find(r->store->disk, p->from_file, p->from, &of, err);
+	else
+		return rc < 0 ? -1 : 0;
+	if (rc <= 0 || of.from > p->from || of.to + (p->from - of.from) != to.to + (p->offset - to.from))
+		return rc < 0 ? -1 : 0;
+	*ret_len = min_u64(p->len, min_u64(to.len - (p->offset - to.from), of.len - (p->from - of.from)));
+	return 1;
+}
+
+/* Shares what is not shared yet. */
+static int share_piece(struct reflink *r, struct piece p, struct err *err)
+{
+	uint64_t n;
+
+	for (; p.len; p.offset += n, p.from += n, p.len -= n) {
+		struct piece next = p;
+		int rc;
+
+		next.len = min_u64(next.len, REFLINK_CALL);
+		rc = already_shared(r, &next, &n, err);
+		if (rc < 0 || (rc == 0 && share_call(r, &next, err) < 0))
+			return -1;
+	}
+	return 0;
+}
+
+static int make_move(struct reflink *r, const struct move *v, struct err *err)
+{
+	struct piece open = { .len = 0 };
+	struct range to, from;
+	uint64_t n;
+
+	for (uint64_t at = 0; at < v->len; at += n) {
+		int rc = store_find(r->store, v->image, v->address + at, &to, err);
+
+		if (rc > 0)
+			rc = store_find(r->store, v->origin, v->from + at, &from, err);
+		if (rc < 0)
+			return -1;
+		n = rc > 0 ? min_u64(min_u64(to.len, from.len), v->len - at) : BLOCK_SIZE;
+		if (rc > 0 && open.len && open.file == to.tag && open.from_file == from.tag &&
+		    open.offset + open.len == to.to && open.from + open.len == from.to) {
+			open.len += n;
+			continue;
+		}
+		if (open.len && share_piece(r, open, err) < 0)
+			return -1;
+		open = (struct piece){ .len = 0 };
+		if (rc > 0)
+			open = (struct piece){ to.tag, from.tag, to.to, from.to, n, v->has_gaps };
+	}
+	return open.len ? share_piece(r, open, err) : 0;
+}
+
+int reflink_image(struct reflink *r, size_t image, struct err *err)
+{
+	uint64_t bytes, nr = moves_count(r->moves, image, &bytes);
+	struct move v;
+
+	if (!r->buf && !(r->buf = malloc(2 * COMPARE)))
+		return err_set(err, ERR_MEMORY, "no memory to compare files");
+	for (uint64_t i = 0; i < nr; i++) {
+		if (moves_get(r->moves, image, i, &v, err) < 0)
+			return -1;
+		if (r->store->images.items[v.origin].relayout || r->store->images.items[v.image].relayout)
+			continue; /* what was to be rewritten was not: nothing lies where it should */
+		if (make_move(r, &v, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+void reflink_release(struct reflink *r)
+{
+	free(r->buf);
+	r->buf = NULL;
+}

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_STORE_H
+#define DEDUPSCAN_STORE_H
+
+#include "compactor/rangemap.h"
+#include "scanner/base/jail.h"
+#include "scanner/base/schedule.h"
+#include "scanner/base/vec.h"
+#include "scanner/plan.h"
+#include "scanner/roots.h"
+
+/* The store as compaction sees it: file systems, the files on them, the images in the files, and where every block lies, from the
+ * image through the file to the disk.
+ *
+ * Images have ranks: of blocks with the same content the one in the image of the lowest rank is the original, which all others
+ * share.  First come images that cannot be changed but can be shared with, then the others by depth in their backing chain
+ * and by path, last those that have to be rewritten before anything can share with them. */
+
+/* Files of which all can share with each other: those without copy-on-write (chattr +C) are a world of their own. */
+struct store_fs {
+	uint64_t id[2];	    /* of the file system */
+	bool nocow;
+	int64_t type;	    /* f_type of statfs(2) */
+	uint64_t block;	    /* bytes; what is shared are multiples of it */
+	bool dedupes;	    /* FIDEDUPERANGE is there */
+	bool whole_extents; /* sharing parts of an extent frees nothing: btrfs */
+};
+
+struct store_file {
+	char *path;
+	bool joined;	/* path is as an image names it: symbolic links are not followed */
+	uint64_t dev, ino, size, used;
+	size_t image;
+	uint64_t shared; /* bytes that the disk shares already, as FIEMAP tells */
+};
+
+struct store_image {
+	int64_t id;
+	char *path, *backing_path, *format;
+	uint64_t layer;	 /* blocks */
+	unsigned depth;
+	size_t fs;	 /* in file_systems */
+	size_t first_file, nr_files; /* its own first */
+	bool fixed;	 /* nothing is done with it, but others may share with it */
+	bool out;	 /* takes no part: it could not be looked at, or nothing can be shared there */
+	bool relayout;	 /* to be rewritten first: then all its blocks can be shared */
+	bool mixed;	 /* some of its blocks cannot be shared as they lie */
+	bool certain;	 /* of its format: what a rewrite needs */
+	struct spool_identity identity;
+};
+
+#define STORE_MISALIGNED 1u
+#define STORE_OPEN 48 /* files open at once */
+
+struct store {
+	struct catalog *c;
+	const struct roots *roots;
+	const char *format;
+	const struct jail *jail;
+	struct stopper *stopper;
+	VEC(struct store_fs) file_systems;
+	VEC(struct store_file) files;
+	VEC(struct store_image) images; /* by path; the plan's have the same numbers */
+	VEC(uint32_t) ranks;		/* rank -> image */
+	struct rangemap *blocks; /* image: address -> offset, tag: the file; flags: STORE_MISALIGNED */
+	struct rangemap *disk;	 /* file: offset -> disk, flags: FIEMAP's */
+	struct plan *plan;
+	struct {
+		size_t file;
+		int fd; /* -1 = none */
+		uint64_t used; /* a clock */
+	} open[STORE_OPEN];
+	uint64_t clock;
+};
+
+struct store_options {
+	bool relayout; /* images that need it may be rewritten */
+	bool (*wanted)(void *ctx, const char *path); /* others are only shared with; NULL = all */
+	void *wanted_ctx;
+	void (*progress)(void *ctx, uint64_t done, uint64_t total); /* images; may be NULL */
+	void *ctx;
+};
+
+/* Looks at everything beneath s->roots that the catalog knows; fills the plan's images and file systems.  s comes zeroed but for the
+ * first five members. */
+int store_look(struct store *s, const struct store_options *o, struct plan *plan, struct err *err);
+void store_release(struct store *s);
+
+/* An open descriptor of a file, which stays the store's; at most a few dozen are open.  Fails when it is another file by now. */
+int store_open(struct store *s, size_t file, struct err *err);
+/* Closes all that are open. */
+void store_close_files(struct store *s);
+
+/* "xfs", "btrfs", ...; "unknown" */
+const char *store_fs_name(int64_t type);
+
+/* Looks again where an image's blocks lie, after it was rewritten. */
+int store_look_again(struct store *s, size_t image, struct err *err);
+/* Looks again where a file lies on the disk. */
+int store_map_disk(struct store *s, size_t file, struct err *err);
+
+/* Where the block at `address` of an image can be shared, and how far: 1 with *ret cut to what begins at `address`, or 0. */
+int store_find(struct store *s, size_t image, uint64_t address, struct range *ret, struct err *err);
+
+#endif
