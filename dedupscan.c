@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "compactor/compact.h"
+#include "compactor/workshop.h"
 #include "reports/info.h"
 #include "reports/json_tree.h"
 #include "reports/plan_report.h"
@@ -175,7 +176,7 @@ enum {
 	OPT_CATALOG = 256, OPT_EXCLUDE, OPT_FORMAT, OPT_ALLOW_BACKING, OPT_FILES_FROM, OPT_MEMORY, OPT_JOBS, OPT_LIMIT, OPT_WINDOW,
 	OPT_FOR, OPT_UNTIL, OPT_NO_IDLE, OPT_KEEP_CACHE, OPT_NO_SCAN, OPT_STYLE, OPT_OUTPUT, OPT_SORT, OPT_TOP, OPT_BYTES,
 	OPT_HELP, OPT_SANDBOX, OPT_GUEST, OPT_APPLY, OPT_PLAN, OPT_PLAN_OUT, OPT_METHOD, OPT_MIN_RUN, OPT_ONLY, OPT_SHARERS,
-	OPT_KEEP_ORIGINALS, OPT_ASSUME_IDLE, OPT_PREALLOCATED,
+	OPT_KEEP_ORIGINALS, OPT_ASSUME_IDLE, OPT_PREALLOCATED, OPT_UNDO, OPT_PURGE,
 };
 
 #define SCAN_OPTIONS                                                                                                   \
@@ -989,6 +990,133 @@ static int run_compact(int argc, char **argv)
 	return status;
 }
 
+/* ---- recover ---- */
+
+static const char recover_help[] =
+	"usage: dedupscan recover [OPTION]... PATH...\n"
+	"\n"
+	"Finishes or rolls back what an interrupted compaction of each PATH left, and removes\n"
+	"originals of rewritten images whose time is over.\n"
+	"\n"
+	"  --undo                put kept originals back; of one image, when PATH is an image\n"
+	"  --purge               remove all kept originals now\n"
+	"\n"
+	"Exit status: 0 done; 1 done, but something needs your eyes; 2 usage; 3 failed; 4 in use.\n";
+
+struct recover {
+	struct roots roots;
+	bool undo, purge, help, unclear;
+};
+
+static void tell_unclear(void *ctx, const char *path, const struct err *why)
+{
+	struct recover *r = ctx;
+
+	r->unclear = true;
+	show_problem(NULL, path, why);
+}
+
+/* The workshop of a root: in it, or for a file in the nearest directory above that has one.  *ret_name is the file from there on. */
+static int find_workshop(const struct root *root, struct workshop **ret, const char **ret_name, struct err *err)
+{
+	CLEANUP(free) char *dir = strdup(root->path);
+	char *slash = dir ? strrchr(dir, '/') : NULL;
+
+	*ret = NULL;
+	*ret_name = NULL;
+	if (!root->file)
+		return workshop_open(root->dirfd, root->path, false, ret, err);
+	for (; slash && !*ret; slash = strrchr(dir, '/')) {
+		CLEANUP(close_fd) int fd = -1;
+
+		*slash = '\0';
+		*ret_name = root->path + (slash - dir) + 1;
+		fd = open(*dir ? dir : "/", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (fd >= 0 && workshop_open(fd, *dir ? dir : "/", false, ret, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static int recover_root(struct recover *r, const struct root *root, struct err *err)
+{
+	CLEANUP(workshop_close) struct workshop *w = NULL;
+	char size[UNITS_SIZE_ROOM], path[4 * PATH_MAX];
+	struct recovery done = { 0 };
+	uint64_t nr = 0, bytes = 0;
+	const char *name;
+
+	if (find_workshop(root, &w, &name, err) < 0)
+		return -1;
+	safe(root->path, path, sizeof(path));
+	if (!w) {
+		printf("%s: nothing to recover\n", path);
+		return 0;
+	}
+	if (workshop_recover(w, tell_unclear, r, &done, err) < 0 || (r->undo && workshop_undo(w, name, &nr, err) < 0) ||
+	    (r->purge && workshop_purge(w, &bytes, err) < 0))
+		return -1;
+	printf("%s: %llu finished, %llu rolled back", path, (unsigned long long)done.nr_finished,
+	       (unsigned long long)done.nr_undone);
+	if (r->undo)
+		printf(", %llu put back", (unsigned long long)nr);
+	bytes += done.bytes_removed;
+	printf("; originals: %s removed", units_size(bytes, size, sizeof(size)));
+	printf(r->purge || r->undo ? "\n" : ", %s kept\n", units_size(done.bytes_kept, size, sizeof(size)));
+	return 0;
+}
+
+static int parse_recover(struct recover *r, int argc, char **argv, struct err *err)
+{
+	static const struct option options[] = {
+		{ "undo", no_argument, NULL, OPT_UNDO },
+		{ "purge", no_argument, NULL, OPT_PURGE },
+		{ "help", no_argument, NULL, OPT_HELP },
+		{ 0 },
+	};
+	int opt;
+
+	argv[0] = (char *)"dedupscan"; /* not the command: getopt_long() begins its messages with it */
+	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		r->undo |= opt == OPT_UNDO;
+		r->purge |= opt == OPT_PURGE;
+		r->help |= opt == OPT_HELP;
+		if (opt == '?')
+			return err_set(err, ERR_USAGE, "%s", "");
+	}
+	if (r->help)
+		return 0;
+	if (r->undo && r->purge)
+		return err_set(err, ERR_USAGE, "--undo needs what --purge removes; give one of them");
+	if (optind == argc)
+		return err_set(err, ERR_USAGE, "no PATH is given");
+	for (int i = optind; i < argc; i++)
+		if (roots_add(&r->roots, argv[i], true, err) < 0)
+			return -1;
+	return 0;
+}
+
+static int run_recover(int argc, char **argv)
+{
+	struct recover r = { .undo = false };
+	struct err err = ERR_INIT;
+	int status = EXIT_DONE;
+
+	if (parse_recover(&r, argc, argv, &err) < 0) {
+		status = err.kind == ERR_USAGE ? usage_error(&err) : fail(&err);
+	} else if (r.help) {
+		fputs(recover_help, stdout);
+		status = printed(EXIT_DONE);
+	} else {
+		for (size_t i = 0; i < r.roots.list.nr && status == EXIT_DONE; i++)
+			if (recover_root(&r, &r.roots.list.items[i], &err) < 0)
+				status = fail(&err);
+		status = printed(status == EXIT_DONE && r.unclear ? EXIT_SKIPS : status);
+	}
+	roots_release(&r.roots);
+	return status;
+}
+
 /* ---- info ---- */
 
 static const char info_help[] =
@@ -1161,6 +1289,7 @@ static const struct command commands[] = {
 	{ "report", run_report, "scan images and report what is stored twice" },
 	{ "scan", run_scan, "scan images into the catalog" },
 	{ "compact", run_compact, "store what is stored twice once" },
+	{ "recover", run_recover, "finish or undo what a compaction left" },
 	{ "info", run_info, "tell what images are" },
 };
 

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "compactor/compact.h"
+#include "compactor/compact_parts.h"
 
-#include <errno.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/utsname.h>
@@ -10,7 +8,6 @@
 #include <unistd.h>
 
 #include "compactor/reflink.h"
-#include "scanner/base/block.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
@@ -19,18 +16,12 @@
  * Applying it:	one step after the other.  A step that cannot be done is told of and left out; what is stopped in the
  *		middle needs no repair, for a later plan finds what is left.
  *
- * Steps of images that have to be rewritten come last, in the order of their ranks: what shares with them must find them
- * rewritten.
+ * Images that are rewritten come last, in the order of their ranks: what shares with them must find them rewritten.
  */
 
-struct compaction {
-	struct store store;
-	struct moves *moves;
-	struct compact_options o;
-	struct plan *plan;
-	uint64_t total, done; /* bytes of work, of all steps */
-	uint64_t began;	      /* ns */
-	struct plan_step *step; /* at hand */
+/* In the order in which they are done with one image. */
+static const struct method *const methods[] = {
+	&method_relayout, &method_holes, &method_rebuild, &method_reflink,
 };
 
 static int no_memory(struct err *err)
@@ -68,19 +59,35 @@ static int add_step(struct compaction *c, const struct plan_step *step, struct e
 	return 0;
 }
 
+void compact_leave(struct compaction *c, size_t image, const char *why)
+{
+	struct plan_image *p = &c->plan->images[image];
+
+	if (!p->why_not && why)
+		p->why_not = strdup(why);
+}
+
 static int plan_image(struct compaction *c, size_t image, struct err *err)
 {
 	const struct store_image *i = &c->store.images.items[image];
-	struct plan_image *p = &c->plan->images[image];
-	struct plan_step s = { .image = image, .method = PLAN_REFLINK, .saving = p->saving };
+	uint64_t saving = 0;
 
-	if (i->out || i->fixed || !c->o.methods[PLAN_REFLINK]) {
-		p->saving = 0;
-		return 0;
+	for (size_t m = 0; m < ARRAY_SIZE(methods) && !i->out && !i->fixed; m++) {
+		struct plan_step s = { .image = image, .method = methods[m]->id };
+		int rc = c->o.methods[s.method] ? methods[m]->plan(c, &s, err) : 0;
+
+		if (rc < 0 || (rc > 0 && add_step(c, &s, err) < 0))
+			return -1;
+		saving += s.saving;
 	}
-	s.nr_runs = moves_count(c->moves, image, &s.work);
-	s.work -= min_u64(p->shared, s.work);
-	return p->saving ? add_step(c, &s, err) : 0;
+	c->plan->images[image].saving = saving;
+	return 0;
+}
+
+/* Steps that write a new file, and those that need it. */
+static bool rewrites(const struct compaction *c, const struct plan_step *s)
+{
+	return s->method == PLAN_REBUILD || c->store.images.items[s->image].relayout;
 }
 
 static double worth(const struct plan_step *s)
@@ -88,13 +95,19 @@ static double worth(const struct plan_step *s)
 	return (double)s->saving / (double)max_u64(s->work, 1);
 }
 
-static int compare_steps(const void *a, const void *b)
+static int compare_steps(const void *a, const void *b, void *ctx)
 {
+	const struct compaction *c = ctx;
 	const struct plan_step *x = a, *y = b;
+	uint32_t x_rank = c->store.images.items[x->image].rank, y_rank = c->store.images.items[y->image].rank;
 
-	if (worth(x) != worth(y))
+	if (rewrites(c, x) != rewrites(c, y))
+		return rewrites(c, x) ? 1 : -1;
+	if (!rewrites(c, x) && worth(x) != worth(y))
 		return worth(x) > worth(y) ? -1 : 1;
-	return x->image < y->image ? -1 : x->image > y->image;
+	if (x_rank != y_rank)
+		return x_rank < y_rank ? -1 : 1;
+	return x->method == PLAN_RELAYOUT ? -1 : y->method == PLAN_RELAYOUT;
 }
 
 static void add_up(struct compaction *c)
@@ -122,7 +135,7 @@ static int plan_steps(struct compaction *c, struct err *err)
 		if (plan_image(c, i, err) < 0)
 			return -1;
 	if (p->nr_steps)
-		qsort(p->steps, p->nr_steps, sizeof(*p->steps), compare_steps);
+		qsort_r(p->steps, p->nr_steps, sizeof(*p->steps), compare_steps, c);
 	add_up(c);
 	return 0;
 }
@@ -149,6 +162,27 @@ static void refuse_bad_kernels(struct compaction *c)
 	}
 }
 
+/* What an earlier run left in the middle comes first. */
+static int recover(struct compaction *c, struct err *err)
+{
+	const struct roots *roots = c->o.roots;
+	void (*problem)(void *, const char *, const struct err *) = c->o.watch ? c->o.watch->problem : NULL;
+
+	c->workshops = calloc(roots->list.nr + 1, sizeof(*c->workshops));
+	if (!c->workshops)
+		return no_memory(err);
+	for (size_t i = 0; i < roots->list.nr; i++) {
+		const struct root *root = &roots->list.items[i];
+		struct recovery r;
+
+		if (root->walked && workshop_open(root->dirfd, root->path, false, &c->workshops[i], err) < 0)
+			return -1;
+		if (c->workshops[i] && workshop_recover(c->workshops[i], problem, c->o.watch ? c->o.watch->ctx : NULL, &r, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
 static int make_plan(struct compaction *c, struct catalog *catalog, struct err *err)
 {
 	struct store_options look = {
@@ -159,6 +193,9 @@ static int make_plan(struct compaction *c, struct catalog *catalog, struct err *
 		.memory = c->o.memory, .nr_threads = c->o.nr_threads, .min_run = c->o.min_run, .sharers = c->o.sharers,
 	};
 
+	if (recover(c, err) < 0)
+		return -1;
+	c->catalog = catalog;
 	c->store.c = catalog;
 	c->store.roots = c->o.roots;
 	c->store.format = c->o.format;
@@ -190,6 +227,9 @@ void compact_free(struct compaction *c)
 {
 	if (!c)
 		return;
+	for (size_t i = 0; c->workshops && i < c->o.roots->list.nr; i++)
+		workshop_close(c->workshops[i]);
+	free(c->workshops);
 	moves_free(c->moves);
 	store_release(&c->store);
 	free(c);
@@ -212,7 +252,7 @@ static int keep_pace(struct compaction *c, struct err *err)
 	}
 }
 
-static int worked(void *ctx, uint64_t bytes, struct err *err)
+int compact_worked(void *ctx, uint64_t bytes, struct err *err)
 {
 	struct compaction *c = ctx;
 
@@ -222,7 +262,7 @@ static int worked(void *ctx, uint64_t bytes, struct err *err)
 	return keep_pace(c, err);
 }
 
-static uint64_t shared_of(const struct compaction *c, size_t image)
+uint64_t compact_shared(const struct compaction *c, size_t image)
 {
 	const struct store_image *i = &c->store.images.items[image];
 	uint64_t sum = 0;
@@ -232,44 +272,27 @@ static uint64_t shared_of(const struct compaction *c, size_t image)
 	return sum;
 }
 
-/* What of the image the disk shares now that it did not before. */
-static void measure(struct compaction *c, uint64_t before)
+void compact_measure(struct compaction *c, uint64_t before)
 {
 	const struct store_image *i = &c->store.images.items[c->step->image];
 	struct err err = ERR_INIT;
+	uint64_t now;
 
 	for (size_t n = 0; n < i->nr_files; n++)
 		if (store_map_disk(&c->store, i->first_file + n, &err) < 0)
 			return;
-	if (rangemap_end(c->store.disk, &err) == 0)
-		c->step->shared = shared_of(c, c->step->image) - min_u64(before, shared_of(c, c->step->image));
-}
-
-static int do_reflink(struct compaction *c, struct err *err)
-{
-	const struct store_image *i = &c->store.images.items[c->step->image];
-	CLEANUP(reflink_release) struct reflink r = {
-		.store = &c->store, .moves = c->moves, .min_run = c->o.min_run,
-		.block = c->store.file_systems.items[i->fs].block, .worked = worked, .ctx = c,
-	};
-	uint64_t before = shared_of(c, c->step->image);
-	int rc = reflink_image(&r, c->step->image, err);
-
-	c->step->nr_differed = r.nr_differed;
-	measure(c, before);
-	if (rc == 0 && r.nr_refused && r.nr_refused == r.nr_calls)
-		return err_set(err, ERR_REFUSED, "the kernel refused to share its blocks: %s", strerror(r.refused_errno));
-	return rc;
+	if (rangemap_end(c->store.disk, &err) < 0)
+		return;
+	now = compact_shared(c, c->step->image);
+	c->step->shared = now - min_u64(before, now);
 }
 
 static int do_step(struct compaction *c, struct err *err)
 {
-	switch (c->step->method) {
-	case PLAN_REFLINK:
-		return do_reflink(c, err);
-	default:
-		return err_set(err, ERR_UNSUPPORTED, "not to be done");
-	}
+	for (size_t m = 0; m < ARRAY_SIZE(methods); m++)
+		if (methods[m]->id == c->step->method)
+			return methods[m]->apply(c, err);
+	return err_set(err, ERR_UNSUPPORTED, "there is no such method");
 }
 
 static enum plan_state state_after(const struct err *why)

@@ -113,16 +113,16 @@ static int cannot_tell(const char *fs, struct err *err)
 static int libvirt_remembers(int fd, struct err *err)
 {
 	ssize_t room = file_ops->flistxattr(fd, NULL, 0), len = 0;
-	CLEANUP(free) char *list = room > 0 ? malloc((size_t)room) : NULL;
+	CLEANUP(free) char *list = calloc(1, room > 0 ? (size_t)room + 1 : 1);
 
-	if (room > 0 && !list)
+	if (!list)
 		return err_set(err, ERR_MEMORY, "out of memory");
 	if (room > 0)
 		len = file_ops->flistxattr(fd, list, (size_t)room);
 	if (room < 0 || len < 0)
 		return errno == EOPNOTSUPP || errno == ENOSYS ? 0 : err_errno(err, "cannot list extended attributes");
-	for (ssize_t i = 0; i < len; i += (ssize_t)strnlen(list + i, (size_t)(len - i)) + 1)
-		if (len - i > (ssize_t)strlen(LIBVIRT_PREFIX) && !strncmp(list + i, LIBVIRT_PREFIX, strlen(LIBVIRT_PREFIX)))
+	for (const char *name = list; name < list + len; name += strlen(name) + 1)
+		if (strncmp(name, LIBVIRT_PREFIX, strlen(LIBVIRT_PREFIX)) == 0)
 			return 1;
 	return 0;
 }

@@ -78,7 +78,7 @@ static bool is_the_file(const struct search *s, int dirfd, const char *name)
 	       makedev(x.stx_dev_major, x.stx_dev_minor) == s->st.st_dev;
 }
 
-/* Is it our very open file, by whatever descriptor? */
+/* Is it our very open file, by whatever descriptor?  (Some kernels have no kcmp(2), some containers forbid it.) */
 static bool is_ours(const struct search *s, int pid, int fd)
 {
 	return (pid == getpid() && fd == s->fd) ||

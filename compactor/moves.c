@@ -61,6 +61,48 @@ static int no_memory(struct err *err)
 	return err_set(err, ERR_MEMORY, "no memory to look for what can be shared");
 }
 
+/* ---- pieces ---- */
+
+/* Where both sides of a move lie from `at` on: 1, or 0 when one of them cannot be shared; *ret->len is how far that goes. */
+static int piece_at(struct store *s, const struct move *v, uint64_t at, struct piece *ret, struct err *err)
+{
+	struct range to, from;
+	int rc = store_find(s, v->image, v->address + at, &to, err);
+
+	if (rc > 0)
+		rc = store_find(s, v->origin, v->from + at, &from, err);
+	ret->len = BLOCK_SIZE;
+	if (rc > 0)
+		*ret = (struct piece){
+			to.tag, from.tag, to.to, from.to, min_u64(min_u64(to.len, from.len), v->len - at), v->has_gaps,
+		};
+	return rc;
+}
+
+int move_each_piece(struct store *s, const struct move *v, int (*call)(void *ctx, const struct piece *p, struct err *err),
+		    void *ctx, struct err *err)
+{
+	struct piece open = { .len = 0 }, p;
+
+	for (uint64_t at = 0; at < v->len; at += p.len) {
+		int rc = piece_at(s, v, at, &p, err);
+
+		if (rc < 0)
+			return -1;
+		if (rc > 0 && open.len && open.file == p.file && open.from_file == p.from_file &&
+		    open.offset + open.len == p.offset && open.from + open.len == p.from) {
+			open.len += p.len;
+			continue;
+		}
+		if (open.len && call(ctx, &open, err) < 0)
+			return -1;
+		open.len = 0;
+		if (rc > 0)
+			open = p;
+	}
+	return open.len ? call(ctx, &open, err) : 0;
+}
+
 /* ---- what it frees ---- */
 
 #define EVENT_END ((uint64_t)1 << 62)
@@ -84,6 +126,13 @@ static int add_events(struct moves *m, uint64_t at, uint64_t len, uint64_t value
 }
 
 #define NOT_PLAIN (FIEMAP_EXTENT_UNKNOWN | FIEMAP_EXTENT_DELALLOC | FIEMAP_EXTENT_DATA_INLINE | FIEMAP_EXTENT_NOT_ALIGNED)
+
+static void add_freed(struct moves *m, size_t image, uint64_t len, bool whole_extent)
+{
+	m->s->plan->images[image].saving += len;
+	if (whole_extent)
+		m->s->images.items[image].whole += len;
+}
 
 /* One stretch that is contiguous in two files. */
 static int account_piece(struct moves *m, size_t image, size_t file, uint64_t offset, size_t from_file, uint64_t from,
@@ -114,35 +163,21 @@ static int account_piece(struct moves *m, size_t image, size_t file, uint64_t of
 			 add_events(m, to.to + (offset - to.from), n, image | EVENT_MOVES, err) < 0)
 			return -1;
 		else if (!(to.flags & FIEMAP_EXTENT_SHARED))
-			p->saving += n;
+			add_freed(m, image, n, n == to.len);
 	}
 	return 0;
 }
 
-static int account_run(struct moves *m, const struct move *v, struct err *err)
+static int account_part(void *ctx, const struct piece *p, struct err *err)
 {
-	struct range to, from;
+	struct moves *m = ctx;
+	size_t image = m->s->files.items[p->file].image;
 
-	for (uint64_t at = 0, n; at < v->len; at += n) {
-		int rc = store_find(m->s, v->image, v->address + at, &to, err);
-
-		n = BLOCK_SIZE;
-		if (rc < 0)
-			return -1;
-		if (rc == 0)
-			continue;
-		rc = store_find(m->s, v->origin, v->from + at, &from, err);
-		if (rc < 0)
-			return -1;
-		if (rc == 0)
-			continue;
-		n = min_u64(min_u64(to.len, from.len), v->len - at);
-		if (m->s->images.items[v->image].relayout) /* where it lies now does not matter */
-			m->s->plan->images[v->image].saving += n;
-		else if (account_piece(m, v->image, to.tag, to.to, from.tag, from.to, n, err) < 0)
-			return -1;
+	if (m->s->images.items[image].relayout) { /* where it lies now does not matter */
+		m->s->plan->images[image].saving += p->len;
+		return 0;
 	}
-	return 0;
+	return account_piece(m, image, p->file, p->offset, p->from_file, p->from, p->len, err);
 }
 
 /* All stretches of a file that the disk shares already, each a reference. */
@@ -296,7 +331,7 @@ static int take_run(struct moves *m, uint64_t position, uint64_t origin, uint64_
 		return 0;
 	}
 	c->long_runs += nr;
-	return account_run(m, &v, err);
+	return move_each_piece(m->s, &v, account_part, m, err);
 }
 
 /* ---- one file system ---- */

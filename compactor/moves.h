@@ -16,6 +16,17 @@ struct move {
 	uint64_t has_gaps;	       /* but for gaps in it */
 };
 
+/* A part of a move that is contiguous in both files. */
+struct piece {
+	size_t file, from_file; /* in store->files */
+	uint64_t offset, from, len;
+	bool has_gaps;
+};
+
+/* Calls for all pieces of a move, in order of address; what cannot be shared has none. */
+int move_each_piece(struct store *s, const struct move *v, int (*call)(void *ctx, const struct piece *p, struct err *err),
+		    void *ctx, struct err *err);
+
 #define MOVES_GAP ((uint64_t)64 << 10) /* longest gap */
 
 struct moves;

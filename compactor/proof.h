@@ -2,8 +2,14 @@
 #ifndef DEDUPSCAN_PROOF_H
 #define DEDUPSCAN_PROOF_H
 
-#include "scanner/base/jail.h"
-#include "scanner/roots.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "scanner/base/err.h"
+
+struct image;
+struct jail;
+struct roots;
 
 /* Proofs that a new file says what the original says.  `check` as in replace.h, NULL = none.
  *

@@ -105,6 +105,15 @@ static bool ends_with(const struct building *b, const struct rebuild_move *m)
 	       (uint64_t)st.st_size == m->src_offset + m->len;
 }
 
+/* From the original's own place to the same place of the new file; false = that is not there yet. */
+static bool turn_inward(const struct building *b, struct rebuild_move *m)
+{
+	if (m->src_fd != b->old_fd)
+		return true;
+	m->src_fd = b->new_fd;
+	return m->src_offset + m->len <= m->offset;
+}
+
 /* Cuts a move to what can be cloned and is not there yet; false = nothing is left. */
 static bool cut_move(const struct building *b, uint64_t done, struct rebuild_move *m)
 {
@@ -143,7 +152,7 @@ static int make_moves(struct building *b, struct err *err)
 	int rc;
 
 	while ((rc = b->r->next_move(b->r->ctx, &m, err)) > 0) {
-		if (!cut_move(b, done, &m))
+		if (!cut_move(b, done, &m) || !turn_inward(b, &m))
 			continue;
 		if (copy_to(b, done, m.offset, err) < 0 || make_move(b, &m, err) < 0)
 			return -1;

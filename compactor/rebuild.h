@@ -14,7 +14,8 @@
 /* [offset, offset + len) of the new file can be had by cloning from there. */
 struct rebuild_move {
 	uint64_t offset;
-	int src_fd; /* on the same file system, good until the next call */
+	int src_fd; /* on the same file system, good until the next call.  The original's own descriptor: from what was built of the
+		     * new file, so that nothing hangs on the original; what is not built by then is copied */
 	uint64_t src_offset, len;
 };
 

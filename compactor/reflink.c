@@ -13,19 +13,13 @@
 /*
  *	move	a stretch of an image and its original, by addresses; gaps in it may differ
  *	piece	a part of it that is contiguous in both files
- *	call	at most 16 MiB of a piece
+ *	call	at most 16 MiB of a piece that are not shared yet
  *
  * A call whose bytes differ anywhere shares nothing.  So where a move has gaps, and where a call found a difference, the
  * bytes are compared here first, and blocks that differ end a piece.
  */
 
 #define COMPARE ((uint64_t)256 << 10)
-
-struct piece {
-	size_t file, from_file;
-	uint64_t offset, from, len;
-	bool has_gaps;
-};
 
 const char *reflink_kernel_fault(const char *release, const char *fs_type)
 {
@@ -160,8 +154,10 @@ static int already_shared(struct reflink *r, const struct piece *p, uint64_t *re
 }
 
 /* Shares what is not shared yet. */
-static int share_piece(struct reflink *r, struct piece p, struct err *err)
+static int share_piece(void *ctx, const struct piece *whole, struct err *err)
 {
+	struct reflink *r = ctx;
+	struct piece p = *whole;
 	uint64_t n;
 
 	for (; p.len; p.offset += n, p.from += n, p.len -= n) {
@@ -176,34 +172,6 @@ static int share_piece(struct reflink *r, struct piece p, struct err *err)
 	return 0;
 }
 
-static int make_move(struct reflink *r, const struct move *v, struct err *err)
-{
-	struct piece open = { .len = 0 };
-	struct range to, from;
-	uint64_t n;
-
-	for (uint64_t at = 0; at < v->len; at += n) {
-		int rc = store_find(r->store, v->image, v->address + at, &to, err);
-
-		if (rc > 0)
-			rc = store_find(r->store, v->origin, v->from + at, &from, err);
-		if (rc < 0)
-			return -1;
-		n = rc > 0 ? min_u64(min_u64(to.len, from.len), v->len - at) : BLOCK_SIZE;
-		if (rc > 0 && open.len && open.file == to.tag && open.from_file == from.tag &&
-		    open.offset + open.len == to.to && open.from + open.len == from.to) {
-			open.len += n;
-			continue;
-		}
-		if (open.len && share_piece(r, open, err) < 0)
-			return -1;
-		open = (struct piece){ .len = 0 };
-		if (rc > 0)
-			open = (struct piece){ to.tag, from.tag, to.to, from.to, n, v->has_gaps };
-	}
-	return open.len ? share_piece(r, open, err) : 0;
-}
-
 int reflink_image(struct reflink *r, size_t image, struct err *err)
 {
 	uint64_t bytes, nr = moves_count(r->moves, image, &bytes);
@@ -216,7 +184,7 @@ int reflink_image(struct reflink *r, size_t image, struct err *err)
 			return -1;
 		if (r->store->images.items[v.origin].relayout || r->store->images.items[v.image].relayout)
 			continue; /* what was to be rewritten was not: nothing lies where it should */
-		if (make_move(r, &v, err) < 0)
+		if (move_each_piece(r->store, &v, share_piece, r, err) < 0 || r->worked(r->ctx, 0, err) < 0)
 			return -1;
 	}
 	return 0;

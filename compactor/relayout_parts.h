@@ -3,6 +3,7 @@
 #define DEDUPSCAN_RELAYOUT_PARTS_H
 
 #include "compactor/sparse_copy.h"
+#include "scanner/image/image.h"
 
 /* Between relayout.c and relayout_*.c: one of these for each format. */
 

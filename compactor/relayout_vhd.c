@@ -156,15 +156,18 @@ static int check_places(struct vhd_layout *l, struct err *err)
 	if (end_of_tables(l) > old_offset(l, 0))
 		return err_set(err, ERR_UNSUPPORTED, "the first block, at offset %llu, is not behind all tables",
 			       (unsigned long long)old_offset(l, 0));
-	for (size_t i = 0; i < l->nr_places; i++) {
-		uint64_t end = old_offset(l, i) + stride(l);
-
-		if (end > old_offset(l, i + 1))
+	for (size_t i = 0; i < l->nr_places; i++)
+		if (old_offset(l, i) + stride(l) > old_offset(l, i + 1))
 			return err_set(err, ERR_UNSUPPORTED, "block %u at offset %llu runs into the next one or past the end",
 				       l->places[i].block, (unsigned long long)old_offset(l, i));
-		if (check_gap(l, end, old_offset(l, i + 1), err) < 0)
+	return 0;
+}
+
+static int check_gaps(struct vhd_layout *l, struct err *err)
+{
+	for (size_t i = 0; i < l->nr_places; i++)
+		if (check_gap(l, old_offset(l, i) + stride(l), old_offset(l, i + 1), err) < 0)
 			return -1;
-	}
 	return 0;
 }
 
@@ -204,7 +207,9 @@ int relayout_vhd(const struct image_file *old, struct sparse_copy *c, uint64_t *
 {
 	CLEANUP(layout_release) struct vhd_layout l = { .old = old, .copy = c };
 
-	if (read_footers(&l, err) < 0 || read_header(&l, err) < 0 || read_table(&l, err) < 0 || check_places(&l, err) < 0)
+	if (read_footers(&l, err) < 0 || read_header(&l, err) < 0 || read_table(&l, err) < 0)
+		return -1;
+	if (check_places(&l, err) < 0 || check_gaps(&l, err) < 0)
 		return -1;
 	return write_image(&l, ret_size, err);
 }

@@ -185,23 +185,11 @@ static void identify(int fd, const struct stat *st, int64_t type, uint64_t ret[2
 		memcpy(ret, info.fsid, sizeof(info.fsid));
 }
 
-static const struct root *root_of(const struct roots *roots, const char *path)
-{
-	for (size_t i = 0; i < roots->list.nr; i++) {
-		const struct root *r = &roots->list.items[i];
-		size_t len = strlen(r->path);
-
-		if (r->walked && strncmp(r->path, path, len) == 0 &&
-		    (path[len] == '\0' || path[len] == '/' || (len && r->path[len - 1] == '/')))
-			return r;
-	}
-	return NULL;
-}
-
 /* Tries it: two equal blocks of a file without a name.  Where none can be made its type has to do. */
 static bool can_dedupe(const struct store *s, const char *path, const struct store_fs *fs)
 {
-	const struct root *root = root_of(s->roots, path);
+	const char *name;
+	const struct root *root = roots_find(s->roots, path, &name);
 	struct {
 		struct file_dedupe_range r;
 		struct file_dedupe_range_info info;
@@ -411,10 +399,6 @@ static int look_at_image(struct store *s, size_t image, const struct store_optio
 	}
 	if (look_at_file(s, image, fd, err) < 0)
 		return -1;
-	if (!s->file_systems.items[s->images.items[image].fs].dedupes) {
-		s->images.items[image].out = true;
-		return leave_alone(s, image, s->plan->file_systems[s->images.items[image].fs].why_not) < 0 ? no_memory(err) : 0;
-	}
 	if (map_image(s, image, fd, &m, err) < 0)
 		return -1;
 	i = &s->images.items[image];
@@ -465,6 +449,7 @@ static int take_image(void *ctx, const struct catalog_image *c, struct err *err)
 		.why_not = c->error ? strdup(c->error) : NULL,
 	};
 	i.out = c->error != NULL;
+	i.full = c->nr_stored * BLOCK_SIZE >= round_down(c->virtual_size, BLOCK_SIZE);
 	i.path = copy(c->path);
 	i.format = copy(c->format);
 	i.backing_path = copy(c->backing_path);
@@ -531,6 +516,8 @@ static int rank(struct store *s, struct err *err)
 	}
 	if (s->ranks.nr)
 		qsort_r(s->ranks.items, s->ranks.nr, sizeof(uint32_t), compare_ranks, s);
+	for (size_t i = 0; i < s->ranks.nr; i++)
+		s->images.items[s->ranks.items[i]].rank = (uint32_t)i;
 	return 0;
 }
 

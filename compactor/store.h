@@ -44,8 +44,11 @@ struct store_image {
 	bool fixed;	 /* nothing is done with it, but others may share with it */
 	bool out;	 /* takes no part: it could not be looked at, or nothing can be shared there */
 	bool relayout;	 /* to be rewritten first: then all its blocks can be shared */
+	bool full;	 /* all of its guest's disk is stored: its space was reserved */
 	bool mixed;	 /* some of its blocks cannot be shared as they lie */
 	bool certain;	 /* of its format: what a rewrite needs */
+	uint32_t rank;
+	uint64_t whole;	 /* bytes of extents that are duplicates as a whole and nobody else's */
 	struct spool_identity identity;
 };
 

@@ -14,8 +14,8 @@ struct json_step {
 	size_t index;
 };
 
-/* Fails when values are nested deeper than `depth`, or there are more of them than `values`.  Of all else that may be wrong
- * nothing is said. */
+/* Fails when values are nested deeper than `depth`, or there are more of them than `values`; empty arrays and objects count
+ * twice.  Of all else that may be wrong nothing is said. */
 int json_text_check(const char *text, size_t len, size_t depth, size_t values, struct err *err);
 
 /* The line, from 1, on which the value stands that the steps lead to from the outermost one; if they lead to none, that of the

@@ -19,9 +19,9 @@ int plan_write_json(FILE *out, const struct plan *p, struct err *err);
 int plan_write_file(const char *path, const struct plan *p, struct err *err);
 
 /* Reads a plan that plan_write_json() wrote, or somebody who wants to harm: every member must be there, of its type and in
- * its range, steps and images point at what is there, images are in order of path.  `name` is the file's, for messages.  What
- * breaks that is ERR_FORMAT and named with its line; a plan of a newer version is ERR_UNSUPPORTED.  *ret is set on success only, for
- * plan_release().
+ * its range, steps and images point at what is there, images are in order of path.  `name` is the file's, for messages.
+ * What breaks that is ERR_FORMAT and named with its line; a plan of a newer version, or with a method or state that is not
+ * known, is ERR_UNSUPPORTED.  *ret is set on success only, for plan_release().
  *
  * That the plan fits the images as they are now is not known here: paths lead anywhere until they are opened beneath roots. */
 int plan_read(FILE *in, const char *name, struct plan *ret, struct err *err);

@@ -83,6 +83,9 @@ int catalog_image_failed(struct catalog *c, int64_t id, const struct spool_image
 			 const struct err *why, struct err *err);
 int catalog_image_set_used(struct catalog *c, int64_t id, uint64_t file_used, struct err *err);
 
+/* It was replaced by another file with the same content. */
+int catalog_image_set_identity(struct catalog *c, int64_t id, const struct spool_identity *identity, struct err *err);
+
 /* All images in order of path; calls until it returns non-zero. */
 int catalog_each_image(struct catalog *c, int (*call)(void *ctx, const struct catalog_image *i, struct err *err), void *ctx,
 		       struct err *err);
@@ -146,6 +149,10 @@ ssize_t catalog_write_digests(struct catalog *c, int64_t image, int fd, struct e
 
 /* Into how many runs the segments of an image have fallen. */
 int catalog_count_runs(struct catalog *c, int64_t image, uint64_t *ret, struct err *err);
+
+/* Runs of segments [first, last] in which blocks of zeros are stored; calls until it returns non-zero, which is returned. */
+int catalog_each_zero_run(struct catalog *c, int64_t image,
+			  int (*call)(void *ctx, uint64_t first, uint64_t last, struct err *err), void *ctx, struct err *err);
 
 /* Takes over what a spool file says: the row of the image and its segments; changed segments get the generation.  In a
  * transaction. */

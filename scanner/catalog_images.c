@@ -144,6 +144,14 @@ int catalog_image_set_used(struct catalog *c, int64_t id, uint64_t file_used, st
 		       err);
 }
 
+int catalog_image_set_identity(struct catalog *c, int64_t id, const struct spool_identity *i, struct err *err)
+{
+	return sql_run(sql_query(c->db, err,
+				 "UPDATE images SET dev = ?, ino = ?, size = ?, mtime = ?, ctime = ? WHERE id = ?", "iiiiii",
+				 (int64_t)i->dev, (int64_t)i->ino, (int64_t)i->size, i->mtime, i->ctime, id),
+		       err);
+}
+
 int catalog_each_image(struct catalog *c, int (*call)(void *, const struct catalog_image *, struct err *), void *ctx,
 		       struct err *err)
 {
@@ -387,6 +395,31 @@ int catalog_take_spool(struct catalog *c, int64_t image, struct spool *s, uint64
 	if (take_segments(c, image, s, generation, s->image->base + 1, &totals, err) < 0)
 		return -1;
 	return update_image(c, image, s, &totals, err);
+}
+
+int catalog_each_zero_run(struct catalog *c, int64_t image,
+			  int (*call)(void *ctx, uint64_t first, uint64_t last, struct err *err), void *ctx, struct err *err)
+{
+	struct sql_query *q = sql_query(
+		c->db, err, "SELECT segment FROM segments WHERE image = ? AND zero > 0 ORDER BY segment", "i", image);
+	uint64_t first = 0, nr = 0;
+	int rc;
+
+	while ((rc = sql_step(q, err)) > 0) {
+		uint64_t segment = (uint64_t)sql_int(q, 0);
+
+		if (nr && segment == first + nr) {
+			nr++;
+			continue;
+		}
+		if (nr && (rc = call(ctx, first, first + nr - 1, err)) != 0) {
+			sql_end(q);
+			return rc;
+		}
+		first = segment;
+		nr = 1;
+	}
+	return rc == 0 && nr ? call(ctx, first, first + nr - 1, err) : rc;
 }
 
 int catalog_each_run(struct catalog *c, int (*call)(void *, const struct segment_run *, struct err *), void *ctx,

@@ -26,7 +26,8 @@ struct talk {
 static int send_job(struct talk *t, int fd, const char *path)
 {
 	t->m = (struct worker_message){ .kind = WORKER_JOB };
-	t->m.job.named = 1;
+	t->m.job.named = !t->e->met;
+	t->m.job.keep_cache = t->e->keep_cache;
 	snprintf(t->m.job.format, sizeof(t->m.job.format), "%s", t->e->format ? t->e->format : "");
 	snprintf(t->m.job.path, sizeof(t->m.job.path), "%s", path);
 	if (worker_send(t->proc.sock, &t->m, fd, NULL) < 0)
@@ -37,6 +38,21 @@ static int send_job(struct talk *t, int fd, const char *path)
 	return worker_send(t->proc.sock, &t->m, t->e->second_fd, NULL);
 }
 
+/* 1 = go on, 0 = it is to be put out, -1 = ours to give up. */
+static int may_go_on(struct talk *t, struct err *err)
+{
+	const struct errand *e = t->e;
+
+	if (e->stopper && stopper_says(e->stopper))
+		return err_set(err, ERR_CANCELED, "stopped");
+	if (e->delivered)
+		t->leash.delivered = e->delivered(e->ctx, t->proc.shared);
+	if (leash_check(&t->leash, t->why) == 0)
+		return 1;
+	t->told = true;
+	return 0;
+}
+
 /* The next message: 1 = it is there, 0 = there is none that makes sense, -1 = ours to give up. */
 static int receive(struct talk *t, struct err *err)
 {
@@ -45,18 +61,17 @@ static int receive(struct talk *t, struct err *err)
 	int fd = -1, rc;
 	ssize_t n;
 
-	while ((rc = poll(&p, 1, POLL_MS)) <= 0) {
-		if (e->stopper && stopper_says(e->stopper))
-			return err_set(err, ERR_CANCELED, "stopped");
+	do {
+		int going;
+
+		rc = poll(&p, 1, POLL_MS);
 		if (rc < 0 && errno != EINTR)
 			return err_errno(err, "cannot wait for a worker");
-		if (e->tick && e->tick(e->ctx, t->proc.shared, err) < 0)
+		if (rc <= 0 && e->tick && e->tick(e->ctx, t->proc.shared, err) < 0)
 			return -1;
-		if (leash_check(&t->leash, t->why) < 0) {
-			t->told = true;
-			return 0;
-		}
-	}
+		if ((going = may_go_on(t, err)) <= 0) /* also one that never stops talking */
+			return going;
+	} while (rc <= 0);
 	n = proc_recv(t->proc.sock, &t->m, sizeof(t->m), &fd, NULL);
 	if (fd >= 0)
 		file_close(fd, "a worker's file", NULL);
@@ -73,6 +88,8 @@ static int answer_open(struct talk *t, struct err *err)
 		t->told = t->why->kind == ERR_REFUSED;
 		return 0;
 	}
+	if (o.fd >= 0 && o.role == IMAGE_BACKING && e->reads_backing)
+		leash_add_file(&t->leash, o.fd);
 	if (o.fd >= 0 && e->opened)
 		rc = e->opened(e->ctx, &o, err);
 	if (o.fd >= 0)

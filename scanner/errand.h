@@ -25,6 +25,9 @@ struct errand {
 	int (*run)(int sock, void *shared, void *arg);
 	void *arg;
 	size_t shared_len;
+	bool met;	    /* in a directory, not named: what no format claims may be no image */
+	bool keep_cache;    /* leave the page cache as it was found, if the process does such things */
+	bool reads_backing; /* backing files count for what it may cost, as their data is read too */
 	/* Another file for it, which it gets with its first WORKER_FILE before it asks for any; -1 = none. */
 	int second_fd;
 
@@ -33,6 +36,8 @@ struct errand {
 	int (*message)(void *ctx, struct worker_message *m, int sock, void *shared, struct err *err);
 	int (*opened)(void *ctx, const struct opening *o, struct err *err);
 	int (*tick)(void *ctx, void *shared, struct err *err);
+	/* Bytes of image data that came of it so far, which may be a lie: more of them may cost more CPU time.  May be NULL. */
+	uint64_t (*delivered)(void *ctx, void *shared);
 	/* Called once when the process said DONE. */
 	int (*done)(void *ctx, void *shared, struct err *err);
 	void *ctx;

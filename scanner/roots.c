@@ -148,7 +148,7 @@ static int enter(struct walk *w, int dirfd, const char *name, const struct stat 
 	struct err why = ERR_INIT;
 	int fd, rc;
 
-	if (st->st_dev != dev || left_out(w->roots, st))
+	if (st->st_dev != dev || left_out(w->roots, st) || strcmp(name, ROOTS_WORKSHOP) == 0)
 		return 0;
 	if (w->depth == DEPTH_MAX) {
 		err_set(&why, ERR_UNSUPPORTED, "directories are nested more than %d deep here", DEPTH_MAX);
@@ -319,7 +319,7 @@ static int open_beside_roots(const struct roots *r, const char *path, struct err
 }
 
 /* The root that the path is or lies beneath, the innermost where they lie in each other; NULL = none. */
-static const struct root *root_of(const struct roots *r, const char *path, const char **ret_name)
+static const struct root *root_of(const struct roots *r, const char *path, bool walked, const char **ret_name)
 {
 	const struct root *best = NULL;
 
@@ -327,7 +327,7 @@ static const struct root *root_of(const struct roots *r, const char *path, const
 		const struct root *root = &r->list.items[i];
 		const char *name = beneath(root, path);
 
-		if (!name || (best && strlen(root->path) <= strlen(best->path)))
+		if (!name || (walked && !root->walked) || (best && strlen(root->path) <= strlen(best->path)))
 			continue;
 		best = root;
 		*ret_name = name;
@@ -339,7 +339,7 @@ static const struct root *root_of(const struct roots *r, const char *path, const
 static int open_beneath_roots(const struct roots *r, const char *path, bool block_too, struct err *err)
 {
 	const char *name;
-	const struct root *root = root_of(r, path, &name);
+	const struct root *root = root_of(r, path, false, &name);
 
 	if (!root)
 		return err_set(err, ERR_REFUSED, "'%s' lies outside the directories given; --allow-backing DIR would admit it",
@@ -408,6 +408,25 @@ int roots_resolve_named(enum image_role role, const char *name, const char *from
 		return err_errno(err, "cannot find the %s '%s'", image_role_names[role], joined);
 	snprintf(ret_path, PATH_MAX, "%s", real);
 	return 0;
+}
+
+const struct root *roots_find(const struct roots *r, const char *path, const char **ret_name)
+{
+	return root_of(r, path, true, ret_name);
+}
+
+int roots_open_dir_of(const struct roots *r, const char *path, const char **ret_name, struct err *err)
+{
+	const char *name, *slash;
+	const struct root *root = root_of(r, path, true, &name);
+	char dir[PATH_MAX];
+
+	if (!root)
+		return err_set(err, ERR_REFUSED, "'%s' lies outside the directories given", path);
+	slash = strrchr(name, '/');
+	snprintf(dir, sizeof(dir), "%.*s", slash ? (int)(slash - name) : 1, slash ? name : ".");
+	*ret_name = slash ? path + strlen(path) - strlen(slash + 1) : path + strlen(path) - strlen(name);
+	return file_open_beneath(root->dirfd, dir, O_RDONLY | O_DIRECTORY, RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV, err);
 }
 
 int roots_open_again(const struct roots *r, const char *path, struct err *err)

@@ -14,6 +14,9 @@
  * A root is resolved once and held by descriptor; what is beneath it is reached by openat2 from there, so that no symbolic
  * link, no "..", no mount and no racing rename leads outside. */
 
+/* Directories of this name are not entered: files of ours lie there (compactor/workshop.h). */
+#define ROOTS_WORKSHOP ".dedupscan"
+
 struct root {
 	char *path;   /* absolute, without symbolic links */
 	int dirfd;    /* the directory, or the directory of the file */
@@ -69,6 +72,13 @@ int roots_open_named(const struct roots *r, enum image_role role, const char *na
 int roots_open_again(const struct roots *r, const char *path, struct err *err);
 /* The same by the path that roots_join_named() gave. */
 int roots_open_joined(const struct roots *r, const char *path, struct err *err);
+
+/* The walked root that the path is or lies beneath, NULL = none; *ret_name is the path from there on. */
+const struct root *roots_find(const struct roots *r, const char *path, const char **ret_name);
+
+/* Opens the directory of a file at or beneath a walked root, as strictly as the file itself would be; *ret_name is its name there.  For
+ * who wants to replace it. */
+int roots_open_dir_of(const struct roots *r, const char *path, const char **ret_name, struct err *err);
 
 /* True when the path is a root's or beneath one that is walked. */
 bool roots_cover(const struct roots *r, const char *path);

@@ -46,17 +46,23 @@ struct sim *sim_new(const struct sim_options *o)
 	return s;
 }
 
-struct sim *sim_clone(const struct sim *from)
+struct sim *sim_of(const struct sim *like, const struct state *st)
 {
-	struct sim *s = sim_new(&from->o);
+	struct sim *s = sim_alloc(sizeof(*s));
 
-	s->clock = from->clock;
-	state_release(&s->live);
-	state_release(&s->base);
-	state_copy(&s->live, &from->live);
+	s->o = like->o;
+	s->clock = like->clock;
+	state_copy(&s->live, st);
 	state_mount(&s->live);
 	state_copy(&s->base, &s->live);
+	sim_new_fd(s, ROOT_NODE, O_RDONLY | O_DIRECTORY);
+	s->fds.items[0]->outside = true;
 	return s;
+}
+
+struct sim *sim_clone(const struct sim *s)
+{
+	return sim_of(s, &s->live);
 }
 
 static void drop_log(struct sim *s)
@@ -532,12 +538,19 @@ static uint64_t free_ino(const struct sim *s)
 	return ino;
 }
 
+/* In `dir`, or with name NULL merely on behalf of it. */
 static unsigned create(struct sim *s, unsigned dir, const char *name, mode_t mode)
 {
-	struct op op = { .kind = OP_CREATE, .dir = dir, .name = sim_strdup(name), .offset = free_ino(s) };
+	const struct node *parent = node_get(&s->live, dir);
+	struct op op = { .kind = OP_CREATE, .dir = name ? dir : 0, .name = sim_strdup(name),
+			 .offset = free_ino(s) };
 
 	op.node = (unsigned)s->live.nodes.nr;
 	op.a = (struct attributes){ .mode = mode, .atime = s->clock + 1000, .mtime = s->clock + 1000 };
+	if (parent->a.mode & S_ISGID) {
+		op.a.gid = parent->a.gid;
+		op.a.mode |= S_ISDIR(mode) ? S_ISGID : 0;
+	}
 	sim_do(s, op);
 	return op.node;
 }
@@ -570,14 +583,12 @@ static int open_place(struct sim *s, struct place *p, int flags, mode_t mode)
 	unsigned node;
 
 	if ((flags & O_TMPFILE) == O_TMPFILE) {
-		if ((flags & O_ACCMODE) == O_RDONLY)
-			return fail(EINVAL);
 		if (!p->node)
 			return fail(ENOENT);
 		if (!is_dir(s, p->node))
 			return fail(ENOTDIR);
 		return s->o.no_tmpfile ? fail(EOPNOTSUPP)
-				       : sim_new_fd(s, create(s, 0, NULL, S_IFREG | (mode & 07777)), flags);
+				       : sim_new_fd(s, create(s, p->node, NULL, S_IFREG | (mode & 07777)), flags);
 	}
 	if (p->node && (flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL) && !(flags & O_PATH))
 		return fail(EEXIST);
@@ -595,7 +606,8 @@ static int do_openat(struct sim *s, int dirfd, const char *path, int flags, mode
 {
 	struct place p;
 
-	if ((flags & O_TMPFILE) != O_TMPFILE && (flags & (O_CREAT | O_DIRECTORY)) == (O_CREAT | O_DIRECTORY))
+	if ((flags & O_TMPFILE) == O_TMPFILE ? (flags & O_ACCMODE) == O_RDONLY
+					     : (flags & (O_CREAT | O_DIRECTORY)) == (O_CREAT | O_DIRECTORY))
 		return fail(EINVAL);
 	return find(s, dirfd, path, beneath, &p) < 0 ? -1 : open_place(s, &p, flags, mode);
 }
@@ -752,7 +764,7 @@ static int do_sync(struct sim *s, int fd, bool datasync)
 
 		if (p->kind == OP_SYNC && p->node == op.node && !p->lied)
 			break;
-		if (p->kind >= OP_WRITE && p->kind <= OP_CLONE && p->node == op.node)
+		if (op_data(p) && p->node == op.node)
 			p->lost = true;
 	}
 	sim_do(s, op);
@@ -805,11 +817,11 @@ static int sim_ftruncate(int fd, off_t size)
 
 static int do_fallocate(struct sim *s, int fd, int mode, off_t offset, off_t len)
 {
-	struct opened *o;
+	struct opened *o = sim_opened(s, fd);
 	struct op op = { .offset = (uint64_t)offset, .len = (uint64_t)len };
 
-	if (!sim_opened(s, fd))
-		return -1;
+	if (!o || o->flags & O_PATH)
+		return fail(EBADF);
 	if (offset < 0 || len <= 0)
 		return fail(EINVAL);
 	if (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE) || mode == FALLOC_FL_PUNCH_HOLE)
@@ -916,8 +928,10 @@ static int may_rename(const struct sim *s, const struct place *from, const struc
 {
 	bool exchange = flags & RENAME_EXCHANGE;
 
-	if (is_dots(from->name) || is_dots(to->name))
+	if (is_dots(from->name))
 		return fail(EBUSY);
+	if (is_dots(to->name))
+		return fail(flags & RENAME_NOREPLACE ? EEXIST : EBUSY);
 	if (!from->node)
 		return fail(ENOENT);
 	if (to->node && flags & RENAME_NOREPLACE)

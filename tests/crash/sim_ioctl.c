@@ -16,30 +16,31 @@ static int fail(int e)
 	return -1;
 }
 
-/* Checks what both clone and dedupe ask for, and gives the length when it is "to the end". */
-static int may_share(const struct sim *s, const struct opened *from, uint64_t from_at, const struct opened *to,
-		     uint64_t to_at, uint64_t *len, bool dedupe)
+/* generic_remap_checks() of Linux: which part of *len can be shared; 0 and *len, or -1. */
+static int may_share(const struct node *a, uint64_t a_at, const struct node *b, uint64_t b_at, uint64_t *len, bool dedupe)
 {
-	const struct node *a = node_get(&s->live, from->node), *b = node_get(&s->live, to->node);
+	uint64_t nr = *len, whole;
 
-	if (s->o.no_reflink)
-		return fail(EOPNOTSUPP);
-	if (S_ISDIR(a->a.mode) || S_ISDIR(b->a.mode))
-		return fail(EISDIR);
-	if (!opened_reads(from) || (!opened_writes(to) && !dedupe))
-		return fail(dedupe ? EINVAL : EBADF);
 	if (b->a.flags & FS_IMMUTABLE_FL)
 		return fail(EPERM);
-	if ((a->a.flags ^ b->a.flags) & FS_NOCOW_FL || from_at % PAGE || to_at % PAGE)
+	if (!nr && (dedupe || a_at == a->size))
+		return 0;
+	if (a_at > a->size)
 		return fail(EINVAL);
-	if (!*len && !dedupe)
-		*len = from_at < a->size ? a->size - from_at : 0;
-	if (from_at > a->size || *len > a->size - from_at || (dedupe && (to_at > b->size || *len > b->size - to_at)))
+	nr = *len = nr ? nr : a->size - a_at;
+	if ((a->a.flags ^ b->a.flags) & FS_NOCOW_FL || a_at % PAGE || b_at % PAGE || a_at == a->size)
 		return fail(EINVAL);
-	if (*len % PAGE && (from_at + *len != a->size || to_at + *len < b->size))
+	if (dedupe && (nr > a->size - a_at || b_at >= b->size || nr > b->size - b_at))
 		return fail(EINVAL);
-	if (a == b && from_at < to_at + *len && to_at < from_at + *len)
+	nr = nr > a->size - a_at ? a->size - a_at : nr;
+	if (a_at + nr != a->size || (dedupe && b_at + nr != b->size))
+		nr -= nr % PAGE;
+	whole = (nr + PAGE - 1) / PAGE * PAGE;
+	if (a == b && a_at < b_at + whole && b_at < a_at + whole)
 		return fail(EINVAL);
+	if (!dedupe && (*len != nr || (nr % PAGE && b_at + nr < b->size)))
+		return fail(EINVAL);
+	*len = nr;
 	return 0;
 }
 
@@ -81,9 +82,19 @@ static void share(struct sim *s, unsigned from, uint64_t from_at, unsigned to, u
 static int clone_range(struct sim *s, struct opened *to, const struct file_clone_range *r)
 {
 	struct opened *from = sim_opened(s, (int)r->src_fd);
+	const struct node *a, *b = node_get(&s->live, to->node);
 	uint64_t len = r->src_length;
 
-	if (!from || may_share(s, from, r->src_offset, to, r->dest_offset, &len, false) < 0)
+	if (!from || from->flags & O_PATH)
+		return fail(EBADF);
+	a = node_get(&s->live, from->node);
+	if (S_ISDIR(a->a.mode) || S_ISDIR(b->a.mode))
+		return fail(EISDIR);
+	if (!opened_reads(from) || !opened_writes(to))
+		return fail(EBADF);
+	if (s->o.no_reflink)
+		return fail(EOPNOTSUPP);
+	if (may_share(a, r->src_offset, b, r->dest_offset, &len, false) < 0)
 		return -1;
 	if (len)
 		share(s, from->node, r->src_offset, to->node, r->dest_offset, len, false);
@@ -105,40 +116,45 @@ static bool same_bytes(const struct sim *s, unsigned a, uint64_t a_at, unsigned 
 	return true;
 }
 
-static void dedupe_one(struct sim *s, struct opened *from, const struct file_dedupe_range *r,
-		       struct file_dedupe_range_info *i)
+/* 0, or an errno, or -1: they differ. */
+static int dedupe_one(struct sim *s, struct opened *from, const struct file_dedupe_range *r,
+		      struct file_dedupe_range_info *i)
 {
 	struct opened *to = sim_opened(s, (int)i->dest_fd);
+	const struct node *a = node_get(&s->live, from->node), *b = to ? node_get(&s->live, to->node) : NULL;
 	uint64_t len = r->src_length;
 
-	i->bytes_deduped = 0;
-	if (!to || may_share(s, from, r->src_offset, to, i->dest_offset, &len, true) < 0) {
-		i->status = -errno;
-	} else if (!same_bytes(s, from->node, r->src_offset, to->node, i->dest_offset, len)) {
-		i->status = FILE_DEDUPE_RANGE_DIFFERS;
-	} else {
-		uint64_t whole = len / PAGE * PAGE;
-		bool ends = i->dest_offset + len == node_get(&s->live, to->node)->size;
-
-		i->status = FILE_DEDUPE_RANGE_SAME;
-		i->bytes_deduped = len;
-		if (len && (ends || whole))
-			share(s, from->node, r->src_offset, to->node, i->dest_offset, ends ? len : whole, true);
-	}
+	if (!to || to->flags & O_PATH)
+		return EBADF;
+	if (S_ISDIR(b->a.mode))
+		return EISDIR;
+	if (may_share(a, r->src_offset, b, i->dest_offset, &len, true) < 0)
+		return errno;
+	if (!same_bytes(s, from->node, r->src_offset, to->node, i->dest_offset, len))
+		return -1;
+	if (len)
+		share(s, from->node, r->src_offset, to->node, i->dest_offset, len, true);
+	return 0;
 }
 
 static int dedupe_range(struct sim *s, struct opened *from, struct file_dedupe_range *r)
 {
-	if (s->o.no_reflink)
-		return fail(EOPNOTSUPP);
-	if (S_ISDIR(node_get(&s->live, from->node)->a.mode))
-		return fail(EISDIR);
+	const struct node *n = node_get(&s->live, from->node);
+
 	if (!opened_reads(from) || r->reserved1 || r->reserved2)
 		return fail(EINVAL);
-	if (r->src_offset + r->src_length > node_get(&s->live, from->node)->size)
+	if (S_ISDIR(n->a.mode))
+		return fail(EISDIR);
+	if (s->o.no_reflink)
+		return fail(EOPNOTSUPP);
+	if (r->src_offset + r->src_length > n->size)
 		return fail(EINVAL);
-	for (unsigned i = 0; i < r->dest_count; i++)
-		dedupe_one(s, from, r, &r->info[i]);
+	for (unsigned i = 0; i < r->dest_count; i++) {
+		int e = dedupe_one(s, from, r, &r->info[i]);
+
+		r->info[i].status = e < 0 ? FILE_DEDUPE_RANGE_DIFFERS : -e;
+		r->info[i].bytes_deduped = e ? 0 : r->src_length; /* more than is shared, sometimes: so does Linux */
+	}
 	return 0;
 }
 

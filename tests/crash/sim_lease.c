@@ -40,6 +40,8 @@ static bool others_hold(const struct sim *s, const struct opened *o, int type)
 
 int sim_lease_take(struct sim *s, struct opened *o, int type)
 {
+	if ((type != F_RDLCK && type != F_WRLCK && type != F_UNLCK) || !S_ISREG(node_get(&s->live, o->node)->a.mode))
+		return errno = EINVAL, -1;
 	if (type == F_UNLCK && o->lease == F_UNLCK)
 		return errno = EAGAIN, -1;
 	if (type == F_UNLCK) {
@@ -47,8 +49,6 @@ int sim_lease_take(struct sim *s, struct opened *o, int type)
 		sim_wake(s, o->node);
 		return 0;
 	}
-	if ((type != F_RDLCK && type != F_WRLCK) || !S_ISREG(node_get(&s->live, o->node)->a.mode))
-		return errno = EINVAL, -1;
 	if (type == F_RDLCK ? nr_openers(s, o->node, NULL, true) : nr_openers(s, o->node, o, false))
 		return errno = EAGAIN, -1;
 	if (others_hold(s, o, type))

@@ -2,6 +2,7 @@
 #ifndef DEDUPSCAN_TESTS_SIM_PARTS_H
 #define DEDUPSCAN_TESTS_SIM_PARTS_H
 
+#include <fcntl.h>
 #include <linux/fs.h>
 
 #include "scanner/base/file.h"
@@ -122,6 +123,14 @@ struct xattr *node_find_xattr(const struct node *n, const char *name);
 unsigned state_find(const struct state *st, const char *path);
 void node_stat(const struct node *n, struct stat *ret);
 
+static inline bool op_names(const struct op *op)
+{
+	return op->kind <= OP_UNLINK;
+}
+static inline bool op_data(const struct op *op)
+{
+	return op->kind >= OP_WRITE && op->kind <= OP_CLONE;
+}
 void op_release(struct op *op);
 
 void *sim_alloc(size_t len);
@@ -181,6 +190,8 @@ struct sim {
 
 #define CALL_CHANGES 0x80
 
+/* A sim with a copy of the files of a state. */
+struct sim *sim_of(const struct sim *like, const struct state *st);
 /* Does it and logs it; takes over what the op owns.  Returns its place in the log. */
 unsigned sim_do(struct sim *s, struct op op);
 struct opened *sim_opened(const struct sim *s, int fd); /* NULL and EBADF */

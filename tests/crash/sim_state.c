@@ -33,9 +33,10 @@ char *sim_strdup(const char *s)
 
 #define insert(v, at, ...)                                                                                             \
 	do {                                                                                                           \
-		push(v, __VA_ARGS__);                                                                                  \
+		__typeof__(*(v)->items) new_ = __VA_ARGS__;                                                            \
+		push(v, new_);                                                                                         \
 		memmove((v)->items + (at) + 1, (v)->items + (at), ((v)->nr - 1 - (at)) * sizeof(*(v)->items));         \
-		(v)->items[at] = __VA_ARGS__;                                                                          \
+		(v)->items[at] = new_;                                                                                 \
 	} while (0)
 
 #define take_out(v, at)                                                                                                \

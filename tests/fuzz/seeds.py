@@ -457,6 +457,13 @@ def plan_seeds():
     yield "deep", b'{"dedupscan_plan":' + 17 * b"["
 
 
+def relayout_seeds():
+    for make in (vhd_seeds, vdi_seeds):
+        for title, content in make():
+            yield f"{make.__name__}-{title}", content
+    yield "vdi-large", vdi(block=4096)
+
+
 def any_seeds():
     """For targets whose inputs need no form."""
     yield "empty", b""
@@ -468,7 +475,7 @@ def any_seeds():
 def main():
     _, name, folder = sys.argv
     random.seed(1)
-    for title, content in {"qcow2": qcow2_seeds, "vhd": vhd_seeds, "vhdx": vhdx_seeds, "vdi": vdi_seeds, "ova": ova_seeds, "vmdk": vmdk_seeds, "plan": plan_seeds}.get(name, any_seeds)():
+    for title, content in {"qcow2": qcow2_seeds, "vhd": vhd_seeds, "vhdx": vhdx_seeds, "vdi": vdi_seeds, "ova": ova_seeds, "vmdk": vmdk_seeds, "plan": plan_seeds, "relayout": relayout_seeds}.get(name, any_seeds)():
         with open(os.path.join(folder, title), "wb") as f:
             f.write(content)
 

@@ -19,7 +19,7 @@ import time
 import lib_compact as lib
 from lib_compact import BLOCK, LONG, MIB, Bound, Plan, Store, Witness, compact, differences, fail
 
-GUEST_MIB = 150 if LONG else 20
+GUEST_MIB = 150 if LONG else 12
 MIN_RUN = 16 << 10
 HONEST = (0.97, 1.05)  # what df must show of what was predicted
 FOUND = 0.9  # what is predicted of what runs of 16 KiB allow

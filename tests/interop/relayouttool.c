@@ -5,6 +5,8 @@
 
 #include "compactor/relayout.h"
 #include "scanner/base/file.h"
+#include "scanner/base/jail.h"
+#include "scanner/roots.h"
 
 /* relayouttool relayout|same FORMAT OLD NEW: writes NEW, which is not there yet, or compares; in the jail, and with files open
  * for writing, as they are when an image is replaced.  Files that an image names must lie in its directory. */

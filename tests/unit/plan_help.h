@@ -35,8 +35,8 @@ static inline uint64_t plan_any_size(struct plan_source *s)
 static inline char *plan_any_text(struct plan_source *s)
 {
 	static const char *const texts[] = {
-		"a", "/srv/vm/\303\234bung.qcow2", "/v/\xff\xfe", "/v/\\x0a", "/v/\n\033[2J", "/v/\xed\xa0\x80", "%n%s", "\"\\u0041",
-		"/v/\u202egnp.exe", " ", "/v/\xc3", "\x7f\x01",
+		"a", "/srv/vm/\u00dcbung.qcow2", "/v/\xff\xfe", "/v/\\x0a", "/v/\n\033[2J", "/v/\xed\xa0\x80", "%n%s",
+		"\"\\u0041", "/v/\u202egnp.exe", " ", "/v/\xc3", "\x7f\x01",
 	};
 
 	return strdup(texts[s->next(s) % (sizeof(texts) / sizeof(*texts))]);

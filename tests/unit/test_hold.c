@@ -48,7 +48,6 @@ static int fake_fcntl(int fd, int cmd, void *arg)
 
 	if (lock && ((struct flock *)arg)->l_start < fake.locks_till)
 		e = 0;
-
 	if ((lease || lock) && strlen(fake.done) < sizeof(fake.done) - 1)
 		strcat(fake.done, lease ? let_go ? "U" : "L" : let_go ? "u" : "l");
 	errno = e;
@@ -74,11 +73,13 @@ static int make(void **state)
 	fake_ops.fcntl = fake_fcntl;
 	fake_ops.flistxattr = fake_flistxattr;
 	file_ops = &fake_ops;
+	alarm(100); /* who waits for ever is ended */
 	return tree_make(state);
 }
 
 static int clear(void **state)
 {
+	alarm(0);
 	file_ops = &file_ops_os;
 	return tree_remove(state);
 }
@@ -326,10 +327,10 @@ static void three_are_named_and_that_there_are_more(void **state)
 		other_end(&o[i]);
 }
 
-static void opens_and_locks(int cmd)
+static void opens_and_locks(int cmd, const char *name)
 {
 	struct flock l = { .l_type = F_RDLCK, .l_start = 201, .l_len = 1 };
-	int fd = open(in_tree("image"), O_RDONLY);
+	int fd = open(in_tree(name), O_RDONLY | O_CREAT, 0600);
 
 	if (fd < 0 || fcntl(fd, cmd, &l) < 0)
 		_exit(1);
@@ -338,13 +339,19 @@ static void opens_and_locks(int cmd)
 static void locks_as_a_process(int say)
 {
 	(void)say;
-	opens_and_locks(F_SETLK);
+	opens_and_locks(F_SETLK, "image");
 }
 
 static void locks_as_qemu(int say)
 {
 	(void)say;
-	opens_and_locks(F_OFD_SETLK);
+	opens_and_locks(F_OFD_SETLK, "image");
+}
+
+static void locks_something_else(int say)
+{
+	opens_and_locks(F_SETLK, "other");
+	opens_to_read(say);
 }
 
 /* What a user is told of a holder whose descriptors he may not see. */
@@ -387,7 +394,7 @@ static void d1_locks_tell_where_processes_do_not_show(void **state)
 	assert_memory_equal(who, o.name, strlen(o.name));
 	told_to_nobody(locks_as_qemu, fd, &o, who, sizeof(who));
 	assert_string_equal(who, "a QEMU that shows nothing but its locks");
-	told_to_nobody(opens_to_read, fd, &o, who, sizeof(who));
+	told_to_nobody(locks_something_else, fd, &o, who, sizeof(who));
 	assert_string_equal(who, "");
 }
 
@@ -557,6 +564,7 @@ static void opens_again_and_again(int say)
 		if (read(fd, buf, sizeof(buf) - 1) < 0 || strcmp(buf, TEXT) != 0)
 			_exit(1);
 		close(fd);
+		usleep(500); /* else there is hardly a moment in which nobody has it open */
 	}
 }
 
@@ -876,6 +884,8 @@ static void locks_of_vmware_beside_it_count(void **state)
 	assert_err(&err, ERR_BUSY, "'disk.vmdk.lck'");
 	assert_int_equal(take_as(fd, "disk-s001.vmdk", &err), -1);
 	assert_int_equal(take_as(fd, "disk2.vmdk", &err), 0);
+	tree_dir("disk.raw.lck");
+	tree_file("disk.raw.lck/M12345.lck");
 	assert_int_equal(take_as(fd, "disk-flat.raw", &err), 0);
 	tree_file("other.vmdk.lck");
 	assert_int_equal(take_as(fd, "other.vmdk", &err), 0);

@@ -104,6 +104,8 @@ static struct plan *applied_sample(struct sample *s)
 	return p;
 }
 
+static const struct report_options usual = { .utf8 = true };
+
 static char *table(const struct plan *p, struct report_options o)
 {
 	char *text = plan_table(p, &o);
@@ -164,7 +166,7 @@ static void a_plan_looks_as_expected(void **state)
 	struct sample s;
 
 	(void)state;
-	expect_golden("plan.txt", table(sample(&s), (struct report_options){ .utf8 = true }));
+	expect_golden("plan.txt", table(sample(&s), usual));
 }
 
 static void what_came_of_it_looks_as_expected(void **state)
@@ -172,7 +174,7 @@ static void what_came_of_it_looks_as_expected(void **state)
 	struct sample s;
 
 	(void)state;
-	expect_golden("applied.txt", table(applied_sample(&s), (struct report_options){ .utf8 = true }));
+	expect_golden("applied.txt", table(applied_sample(&s), usual));
 }
 
 static void exact_bytes_are_shown(void **state)
@@ -220,8 +222,8 @@ static void no_line_ends_in_blanks(void **state)
 	struct sample s;
 
 	(void)state;
-	expect_has_not(table(sample(&s), (struct report_options){ .utf8 = true }), " \n");
-	expect_has_not(table(applied_sample(&s), (struct report_options){ .utf8 = true }), " \n");
+	expect_has_not(table(sample(&s), usual), " \n");
+	expect_has_not(table(applied_sample(&s), usual), " \n");
 }
 
 static void hostile_texts_break_no_line_and_no_terminal(void **state)
@@ -235,14 +237,15 @@ static void hostile_texts_break_no_line_and_no_terminal(void **state)
 	(void)state;
 	s.fs[0].path = s.fs[0].type = s.fs[1].why_not = s.images[2].path = s.images[2].format = s.images[2].why_not = evil;
 	s.images[1].path = s.images[1].format = s.steps[1].why = evil;
-	text = table(p, (struct report_options){ .utf8 = true });
+	text = table(p, usual);
 	assert_true(text_is_utf8(text));
 	for (const char *c = text; *c; c++)
 		assert_true(*c == '\n' || (unsigned char)*c >= 0x20);
 	assert_null(strstr(text, "\u202e"));
 	for (again = text; (again = strstr(again, want)); again++)
 		nr++;
-	assert_int_equal(nr, 8); /* 2 of file systems; 2 of steps and 1 with a reason; the image left alone with its reason; 1 of what is lost */
+	/* 2 of file systems; 2 of steps and 1 reason; the image left alone and its reason; 1 of what is not saved */
+	assert_int_equal(nr, 8);
 	free(text);
 }
 
@@ -269,11 +272,11 @@ static void nothing_to_do_is_said(void **state)
 	struct plan *p = sample(&s);
 
 	(void)state;
-	expect_has(table(&none, (struct report_options){ .utf8 = true }), "No disk images found.\n");
+	expect_has(table(&none, usual), "No disk images found.\n");
 	p->nr_steps = 0;
 	p->saving = p->saving_later = p->work = 0;
-	expect_has(table(p, (struct report_options){ .utf8 = true }), "; nothing is left to save.\n");
-	expect_has_not(table(p, (struct report_options){ .utf8 = true }), "--apply");
+	expect_has(table(p, usual), "; nothing is left to save.\n");
+	expect_has_not(table(p, usual), "--apply");
 }
 
 static void an_incomplete_scan_is_told(void **state)
@@ -282,9 +285,9 @@ static void an_incomplete_scan_is_told(void **state)
 	struct plan *p = sample(&s);
 
 	(void)state;
-	expect_has_not(table(p, (struct report_options){ .utf8 = true }), "INCOMPLETE");
+	expect_has_not(table(p, usual), "INCOMPLETE");
 	p->complete = false;
-	expect_has(table(p, (struct report_options){ .utf8 = true }), "INCOMPLETE: a scan was stopped");
+	expect_has(table(p, usual), "INCOMPLETE: a scan was stopped");
 }
 
 static void an_unknown_rate_tells_no_time(void **state)
@@ -293,9 +296,9 @@ static void an_unknown_rate_tells_no_time(void **state)
 	struct plan *p = sample(&s);
 
 	(void)state;
-	expect_has(table(p, (struct report_options){ .utf8 = true }), "compared or copied, in about 2 min.");
+	expect_has(table(p, usual), "compared or copied, in about 2 min.");
 	p->rate = 0;
-	expect_has(table(p, (struct report_options){ .utf8 = true }), "compared or copied.\n");
+	expect_has(table(p, usual), "compared or copied.\n");
 }
 
 /* 4800 and 320 MiB are free again when the 6 GiB are needed. */
@@ -306,14 +309,14 @@ static void space_is_what_is_needed_beyond_what_was_saved_by_then(void **state)
 	struct plan_step first;
 
 	(void)state;
-	expect_has(table(p, (struct report_options){ .utf8 = true }), "\nAt most 1.0 GiB of free space are needed");
+	expect_has(table(p, usual), "\nAt most 1.0 GiB of free space are needed");
 	first = s.steps[2];
 	s.steps[2] = s.steps[0];
 	s.steps[0] = first;
-	expect_has(table(p, (struct report_options){ .utf8 = true }), "\nAt most 6.0 GiB of free space are needed");
-	expect_has(table(p, (struct report_options){ .utf8 = true }), "More free space is NEEDED than there is");
+	expect_has(table(p, usual), "\nAt most 6.0 GiB of free space are needed");
+	expect_has(table(p, usual), "More free space is NEEDED than there is");
 	s.fs[0].free = 6 * GIB;
-	expect_has_not(table(p, (struct report_options){ .utf8 = true }), "More free space is NEEDED");
+	expect_has_not(table(p, usual), "More free space is NEEDED");
 }
 
 static void originals_keep_the_space_of_later_steps(void **state)
@@ -325,9 +328,9 @@ static void originals_keep_the_space_of_later_steps(void **state)
 	s.steps[0] = s.steps[2];
 	s.steps[1] = s.steps[2];
 	p->nr_steps = 2;
-	expect_has(table(p, (struct report_options){ .utf8 = true }), "\nAt most 12.0 GiB of free space are needed");
+	expect_has(table(p, usual), "\nAt most 12.0 GiB of free space are needed");
 	s.steps[0].later = s.steps[1].later = false;
-	expect_has(table(p, (struct report_options){ .utf8 = true }), "\nAt most 6.0 GiB of free space are needed");
+	expect_has(table(p, usual), "\nAt most 6.0 GiB of free space are needed");
 }
 
 static void what_was_given_back_is_compared_with_what_was_done(void **state)
@@ -337,12 +340,12 @@ static void what_was_given_back_is_compared_with_what_was_done(void **state)
 
 	(void)state;
 	/* 4800 MiB and a quarter of 4 GiB were predicted; 334 MiB less are free, but 6 GiB - 64 MiB are in the trash */
-	expect_has(table(p, (struct report_options){ .utf8 = true }), "xfs            5.7 GiB    -334 MiB   5.9 GiB        98.7 %  /srv/vm\n");
+	expect_has(table(p, usual), "xfs            5.7 GiB    -334 MiB   5.9 GiB        98.7 %  /srv/vm\n");
 	s.fs[0].free_after = 6 * GIB;
-	expect_has(table(p, (struct report_options){ .utf8 = true }), "xfs            5.7 GiB     1.0 GiB   5.9 GiB       122.0 %  /srv/vm\n");
+	expect_has(table(p, usual), "xfs            5.7 GiB     1.0 GiB   5.9 GiB       122.0 %  /srv/vm\n");
 	p->keep_originals = 0;
 	s.fs[0].free_after = 5 * GIB + 5800 * MIB;
-	expect_has(table(p, (struct report_options){ .utf8 = true }), "xfs            5.7 GiB     5.7 GiB       0 B        99.6 %  /srv/vm\n");
+	expect_has(table(p, usual), "xfs            5.7 GiB     5.7 GiB       0 B        99.6 %  /srv/vm\n");
 }
 
 static void what_to_do_next_is_told(void **state)
@@ -351,16 +354,16 @@ static void what_to_do_next_is_told(void **state)
 	struct plan *p = sample(&s);
 
 	(void)state;
-	expect_has(table(p, (struct report_options){ .utf8 = true }), "With --apply it is carried out");
+	expect_has(table(p, usual), "With --apply it is carried out");
 	p = applied_sample(&s);
-	expect_has_not(table(p, (struct report_options){ .utf8 = true }), "With --apply");
-	expect_has(table(p, (struct report_options){ .utf8 = true }), "goes on with what is left");
-	expect_has(table(p, (struct report_options){ .utf8 = true }), "recover --undo PATH");
+	expect_has_not(table(p, usual), "With --apply");
+	expect_has(table(p, usual), "goes on with what is left");
+	expect_has(table(p, usual), "recover --undo PATH");
 	for (size_t i = 0; i < p->nr_steps; i++)
 		s.steps[i].state = PLAN_DONE;
-	expect_has_not(table(p, (struct report_options){ .utf8 = true }), "goes on with what is left");
+	expect_has_not(table(p, usual), "goes on with what is left");
 	p->keep_originals = 0;
-	expect_has_not(table(p, (struct report_options){ .utf8 = true }), "recover");
+	expect_has_not(table(p, usual), "recover");
 }
 
 static void the_largest_numbers_do_not_wrap(void **state)
@@ -374,8 +377,8 @@ static void the_largest_numbers_do_not_wrap(void **state)
 	for (size_t i = 0; i < p->nr_images; i++)
 		s.images[i].used = s.images[i].misaligned = UINT64_MAX;
 	p->saving_later = UINT64_MAX; /* more than all */
-	expect_has(table(p, (struct report_options){ .utf8 = true }), "take 16.0 EiB of disk space");
-	expect_has(table(p, (struct report_options){ .utf8 = true }), "\n0 B at once, 9.0 GiB when");
+	expect_has(table(p, usual), "take 16.0 EiB of disk space");
+	expect_has(table(p, usual), "\n0 B at once, 9.0 GiB when");
 }
 
 /* ---- reading back ---- */
@@ -578,7 +581,8 @@ static void two_forms_of_a_text_must_agree(void **state)
 	expect_refused(path, "\"path\": \"/old/a\", \"path_bytes\": \"2f6f6c642f6\"", ERR_FORMAT, "must be bytes in hex");
 	expect_refused(path, "\"path\": \"/old/\\\\xff\", \"path_bytes\": \"2F6f6c642fff\"", ERR_FORMAT, "must be bytes in hex");
 	expect_refused(path, "\"path\": \"/old/\\\\xff\", \"path_bytes\": \"2f6f6c642fff00\"", ERR_FORMAT, "none of them 00");
-	expect_refused(path, "\"path\": \"/old/\\\\xff\", \"path_bytes\": null", ERR_FORMAT, "'images[0].path_bytes' must be a string");
+	expect_refused(path, "\"path\": \"/old/\\\\xff\", \"path_bytes\": null", ERR_FORMAT,
+		       "'images[0].path_bytes' must be a string");
 }
 
 static void what_json_forbids_or_hides_is_refused(void **state)

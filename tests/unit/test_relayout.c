@@ -10,6 +10,7 @@
 #include "scanner/base/proc.h"
 #include "scanner/image/vdi_format.h"
 #include "scanner/image/vhd_format.h"
+#include "scanner/roots.h"
 #include "tests/unit/image_help.h"
 
 #define BLOCK (64 * KIB)
@@ -233,6 +234,8 @@ static void what_is_not_plain_is_refused(void **state)
 	expect_vhd_refusal("not behind all tables");
 	make_vhd();
 	put_footer(vhd + sizeof(vhd) - 512, VHD_FIXED);
+	be64_store(vhd + sizeof(vhd) - 512 + offsetof(struct vhd_footer_disk, current_size), 512);
+	seal(vhd + sizeof(vhd) - 512, 512, offsetof(struct vhd_footer_disk, checksum));
 	vhd[0] = 0;
 	expect_vhd_refusal("kind 'fixed'");
 }

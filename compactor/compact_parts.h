@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_COMPACT_PARTS_H
+#define DEDUPSCAN_COMPACT_PARTS_H
+
+#include "compactor/compact.h"
+#include "compactor/moves.h"
+#include "compactor/replace.h"
+
+/* What the parts of compaction share: compact.c plans and carries out, each method_*.c knows one way to save, rewrite.c helps those
+ * that write a new file.  Nobody else includes this. */
+
+struct compaction {
+	struct catalog *catalog;
+	struct store store;
+	struct moves *moves;
+	struct compact_options o;
+	struct plan *plan;
+	struct workshop **workshops; /* of roots, where opened */
+	uint64_t total, done; /* bytes of work, of all steps */
+	uint64_t began;	      /* ns */
+	struct plan_step *step; /* at hand */
+};
+
+struct method {
+	enum plan_method id;
+
+	/* What can be had of one image, into the step, whose image and method are set: 1, or 0 = nothing.  The reason, if there is
+	 * one to tell, goes to compact_leave(). */
+	int (*plan)(struct compaction *c, struct plan_step *step, struct err *err);
+
+	/* Does c->step.  ERR_BUSY, _STALE, _REFUSED and _UNSUPPORTED: it could not be done now; the image is as it was. */
+	int (*apply)(struct compaction *c, struct err *err);
+};
+
+extern const struct method method_reflink, method_holes, method_relayout, method_rebuild;
+
+/* ---- compact.c ---- */
+
+/* Records why nothing is done with an image, unless there is a reason already. */
+void compact_leave(struct compaction *c, size_t image, const char *why);
+
+/* Counts bytes of work, shows progress, keeps to the limit; ERR_CANCELED when it is time to stop.  For callbacks: ctx is the
+ * compaction. */
+int compact_worked(void *ctx, uint64_t bytes, struct err *err);
+
+/* Bytes of the image that the disk shares, as was looked at last. */
+uint64_t compact_shared(const struct compaction *c, size_t image);
+/* Looks again and records what c->step brought. */
+void compact_measure(struct compaction *c, uint64_t shared_before);
+
+/* ---- rewrite.c ---- */
+
+/* Replaces the image of c->step by what `make` writes, when `prove` agrees (replace.h); afterwards store and catalog know the
+ * new file. */
+int rewrite_image(struct compaction *c,
+		  int (*make)(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct err *), void *check_ctx,
+			      struct err *err),
+		  int (*prove)(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct err *), void *check_ctx,
+			       struct err *err),
+		  struct err *err);
+
+/* True when an image is one that may be rewritten at all; else the reason is recorded. */
+bool rewrite_allowed(struct compaction *c, size_t image);
+
+/* Opens the image's own file for changing it, and its directory: the only descriptor of it in this process. */
+int rewrite_open(struct compaction *c, size_t image, int *ret_dirfd, const char **ret_name, struct err *err);
+
+#endif

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <linux/fiemap.h>
+
+#include "compactor/compact_parts.h"
+#include "compactor/rebuild.h"
+#include "scanner/base/block.h"
+#include "scanner/base/checked.h"
+#include "scanner/base/memory.h"
+#include "scanner/index/sorter.h"
+
+/* A new file of clones and copies, where sharing parts of extents in place frees nothing.
+ *
+ * Originals go first, in the order of ranks: a clone of an image that is itself rebuilt later would keep its old extents.  Pieces of
+ * moves come by address and are needed by offset in the file; between them goes a sorter. */
+
+#define WORTH 20 /* it pays when one byte in so many is saved */
+
+struct rebuilding {
+	struct compaction *c;
+	struct sorter *pieces; /* key: offset, offset of the source; value: source file << 32 | blocks */
+	const struct record *next;
+	size_t nr_next;
+	int old_fd;
+	int (*check)(void *ctx, struct err *err);
+	void *check_ctx;
+};
+
+static int plan(struct compaction *c, struct plan_step *s, struct err *err)
+{
+	const struct store_image *i = &c->store.images.items[s->image];
+	const struct plan_image *p = &c->plan->images[s->image];
+
+	(void)err;
+	if (!c->store.file_systems.items[i->fs].whole_extents || i->relayout || !p->saving + p->zero)
+		return 0;
+	if ((p->saving + p->zero) * WORTH < p->used) {
+		compact_leave(c, s->image, "too little of it would be saved to write it anew");
+		return 0;
+	}
+	if (!rewrite_allowed(c, s->image))
+		return 0;
+	s->saving = p->saving + p->zero;
+	s->later = c->o.keep_originals;
+	s->nr_runs = moves_count(c->moves, s->image, &s->work);
+	s->work = 2 * p->used;
+	s->space = p->used - min_u64(p->used, s->saving);
+	return 1;
+}
+
+/* ---- pieces in the order of the file ---- */
+
+static int add_piece(void *ctx, const struct piece *p, struct err *err)
+{
+	struct rebuilding *b = ctx;
+	size_t room;
+	struct record *r = sorter_room(b->pieces, 1, &room, err);
+
+	if (!r)
+		return -1;
+	*r = (struct record){ .key = { .hi = p->offset, .lo = p->from }, .value = (uint64_t)p->from_file << 32 | p->len / BLOCK_SIZE };
+	sorter_commit(b->pieces, 1);
+	return 0;
+}
+
+static int add_pieces(struct rebuilding *b, struct err *err)
+{
+	struct compaction *c = b->c;
+	uint64_t bytes, nr = moves_count(c->moves, c->step->image, &bytes);
+	struct move v;
+
+	for (uint64_t i = 0; i < nr; i++) {
+		if (moves_get(c->moves, c->step->image, i, &v, err) < 0)
+			return -1;
+		if (!c->store.images.items[v.origin].relayout && move_each_piece(&c->store, &v, add_piece, b, err) < 0)
+			return -1;
+	}
+	return sorter_finish(b->pieces, err);
+}
+
+static int next_move(void *ctx, struct rebuild_move *ret, struct err *err)
+{
+	struct rebuilding *b = ctx;
+	const struct record *r;
+	size_t file;
+
+	if (!b->nr_next) {
+		ssize_t nr = sorter_next(b->pieces, &b->next, err);
+
+		if (nr <= 0)
+			return (int)nr;
+		b->nr_next = (size_t)nr;
+	}
+	r = b->next++;
+	b->nr_next--;
+	file = r->value >> 32;
+	*ret = (struct rebuild_move){
+		.offset = r->key.hi, .src_offset = r->key.lo, .len = (uint64_t)(uint32_t)r->value * BLOCK_SIZE,
+	};
+	ret->src_fd = b->c->store.files.items[file].image == b->c->step->image ? b->old_fd : store_open(&b->c->store, file, err);
+	return ret->src_fd < 0 ? -1 : 1;
+}
+
+/* ---- the new file ---- */
+
+static int make(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct err *), void *check_ctx, struct err *err)
+{
+	struct compaction *c = ctx;
+	struct rebuilding b = { .c = c, .old_fd = old_fd };
+	struct rebuild r = { .next_move = next_move, .ctx = &b, .drop_zeros = true, .check = check, .check_ctx = check_ctx };
+	struct rebuild_result result = { 0 };
+	CLEANUP(sorter_free) struct sorter *pieces = sorter_new(memory_left(c->o.memory) / 8, catalog_spool_dirfd(c->catalog), err);
+
+	b.pieces = pieces;
+	if (!pieces || add_pieces(&b, err) < 0 || rebuild_make(old_fd, new_fd, &r, &result, err) < 0)
+		return -1;
+	c->step->shared = result.cloned;
+	c->step->nr_differed = result.differed;
+	return compact_worked(c, c->step->work / 2, err);
+}
+
+static int prove(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct err *), void *check_ctx, struct err *err)
+{
+	struct compaction *c = ctx;
+
+	if (proof_same_bytes(old_fd, new_fd, check, check_ctx, err) < 0)
+		return -1;
+	return compact_worked(c, c->step->work - c->step->work / 2, err);
+}
+
+static int apply(struct compaction *c, struct err *err)
+{
+	return rewrite_image(c, make, prove, err);
+}
+
+const struct method method_rebuild = { .id = PLAN_REBUILD, .plan = plan, .apply = apply };

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "scanner/chunk/digest.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef HAVE_LIBCRYPTO
+#include <openssl/evp.h>
+#endif
+
+#include "scanner/base/checked.h"
+
+/*
+ * One node is open at each level, the one that the segment added last is beneath.  A segment beneath another node closes the open
+ * one, whose digest is a child one level up, which may close the node there, and so on.  Nodes in which nothing was put are never
+ * opened: they are null.
+ *
+ * libcrypto looks for its algorithm once, which takes files and locks that a jail does not have.
+ */
+
+/* ---- bytes ---- */
+
+#ifdef HAVE_LIBCRYPTO
+static EVP_MD *sha256;
+
+int digest_prepare(struct err *err)
+{
+	if (!sha256)
+		sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
+	return sha256 ? 0 : err_set(err, ERR_UNSUPPORTED, "libcrypto has no SHA-256");
+}
+
+void digest_bytes(const void *buf, size_t len, uint8_t ret[DIGEST_SIZE])
+{
+	if (EVP_Digest(buf, len, ret, NULL, sha256, NULL) != 1) /* memory is out: a wrong digest must not be taken for one */
+		abort();
+}
+#else
+int digest_prepare(struct err *err)
+{
+	return err_set(err, ERR_UNSUPPORTED, "this program was built without libcrypto, which digests need");
+}
+
+void digest_bytes(const void *buf, size_t len, uint8_t ret[DIGEST_SIZE])
+{
+	(void)buf;
+	(void)len;
+	(void)ret;
+	abort();
+}
+#endif
+
+/* ---- the tree ---- */
+
+void digest_tree_begin(struct digest_tree *t, uint64_t size)
+{
+	uint64_t nr = div_up(size, SEGMENT_SIZE);
+
+	memset(t, 0, sizeof(*t));
+	for (; nr > 1; nr = div_up(nr, DIGEST_FANOUT))
+		t->height++;
+}
+
+static void close_node(struct digest_tree *t, unsigned level);
+
+static void put(struct digest_tree *t, unsigned level, uint64_t number, const uint8_t digest[DIGEST_SIZE])
+{
+	uint64_t node = number / DIGEST_FANOUT;
+
+	if (level == t->height) {
+		memcpy(t->root, digest, DIGEST_SIZE);
+		return;
+	}
+	if (t->nodes[level].any && t->nodes[level].number != node)
+		close_node(t, level);
+	t->nodes[level].any = true;
+	t->nodes[level].number = node;
+	memcpy(t->nodes[level].children[number % DIGEST_FANOUT], digest, DIGEST_SIZE);
+}
+
+static void close_node(struct digest_tree *t, unsigned level)
+{
+	uint8_t digest[DIGEST_SIZE];
+
+	if (!t->nodes[level].any)
+		return;
+	digest_bytes(t->nodes[level].children, sizeof(t->nodes[level].children), digest);
+	put(t, level + 1, t->nodes[level].number, digest);
+	memset(&t->nodes[level], 0, sizeof(t->nodes[level]));
+}
+
+void digest_tree_add(struct digest_tree *t, uint64_t segment, const uint8_t digest[DIGEST_SIZE])
+{
+	put(t, 0, segment, digest);
+}
+
+void digest_tree_end(struct digest_tree *t, uint8_t ret[DIGEST_SIZE])
+{
+	for (unsigned level = 0; level < t->height; level++)
+		close_node(t, level);
+	memcpy(ret, t->root, DIGEST_SIZE);
+}
+
+/* ---- text ---- */
+
+char *digest_text(const uint8_t digest[DIGEST_SIZE], char buf[DIGEST_TEXT_ROOM])
+{
+	for (size_t i = 0; i < DIGEST_SIZE; i++)
+		snprintf(buf + 2 * i, 3, "%02x", (unsigned)digest[i]);
+	return buf;
+}
+
+static int hex_value(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	if (c >= 'a' && c <= 'f')
+		return c - 'a' + 10;
+	return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+bool digest_parse(const char *s, uint8_t ret[DIGEST_SIZE])
+{
+	uint8_t digest[DIGEST_SIZE];
+
+	for (size_t i = 0; i < DIGEST_SIZE; i++) {
+		int high = hex_value(s[2 * i]), low = high < 0 ? -1 : hex_value(s[2 * i + 1]);
+
+		if (low < 0)
+			return false;
+		digest[i] = (uint8_t)(high << 4 | low);
+	}
+	memcpy(ret, digest, DIGEST_SIZE);
+	return true;
+}

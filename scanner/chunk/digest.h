@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_DIGEST_H
+#define DEDUPSCAN_DIGEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "scanner/base/block.h"
+#include "scanner/base/err.h"
+
+/* Digests, SHA-256: what proves that bytes are the same ones, where a fingerprint is a hint.
+ *
+ * A disk has a tree of them.  A leaf is the digest of one segment of 2 MiB, of which what lies behind the end of the disk counts
+ * as zeros; an inner node is the digest of its 128 children's digests, absent ones being null.  The digest of a segment of zeros
+ * is null, and so is that of a node whose children all are.  The root stands for the disk:
+ *
+ *	root		  SHA-256 of 128 digests
+ *	nodes		| SHA-256 of 128 digests | null | ...
+ *	segments	| 2 MiB | 2 MiB | ...
+ *
+ * Its height is the least that has a leaf for each segment, so the root of a disk of one segment is its leaf.  What is zero costs
+ * nothing, however long it is. */
+
+#define DIGEST_SIZE 32
+#define DIGEST_FANOUT 128u
+#define DIGEST_LEVELS 7 /* enough for 2^64 bytes */
+
+/* To be called before any other function here, and before a jail is entered.  Fails in a program that was built without
+ * libcrypto. */
+int digest_prepare(struct err *err);
+
+void digest_bytes(const void *buf, size_t len, uint8_t ret[DIGEST_SIZE]);
+
+struct digest_tree {
+	unsigned height;
+	struct {
+		bool any; /* a child that is not null */
+		uint64_t number;
+		uint8_t children[DIGEST_FANOUT][DIGEST_SIZE];
+	} nodes[DIGEST_LEVELS];	/* the one at each level that is being filled; leaves are children of level 0 */
+	uint8_t root[DIGEST_SIZE];
+};
+
+/* Of a disk of `size` bytes. */
+void digest_tree_begin(struct digest_tree *t, uint64_t size);
+/* The digest of a segment that is not all zeros.  Segments ascend; those left out are zeros. */
+void digest_tree_add(struct digest_tree *t, uint64_t segment, const uint8_t digest[DIGEST_SIZE]);
+void digest_tree_end(struct digest_tree *t, uint8_t ret[DIGEST_SIZE]);
+
+#define DIGEST_TEXT_ROOM (2 * DIGEST_SIZE + 1)
+
+/* In hex, as all the world prints it.  Returns buf. */
+char *digest_text(const uint8_t digest[DIGEST_SIZE], char buf[DIGEST_TEXT_ROOM]);
+/* Takes the 64 hex digits at the beginning of s; false when they are not there. */
+bool digest_parse(const char *s, uint8_t ret[DIGEST_SIZE]);
+
+#endif

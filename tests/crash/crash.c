@@ -1,0 +1,1 @@
+int crash_dummy(void); int crash_dummy(void){return 0;}
