@@ -31,7 +31,7 @@ static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 	const struct plan_image *p = &c->plan->images[s->image];
 
 	(void)err;
-	if (!c->store.file_systems.items[i->fs].whole_extents || i->relayout || !p->saving + p->zero)
+	if (!c->store.file_systems.items[i->fs].whole_extents || i->relayout || !(p->saving + p->zero))
 		return 0;
 	if ((p->saving + p->zero) * WORTH < p->used) {
 		compact_leave(c, s->image, "too little of it would be saved to write it anew");
@@ -114,7 +114,6 @@ static int make(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct e
 	if (!pieces || add_pieces(&b, err) < 0 || rebuild_make(old_fd, new_fd, &r, &result, err) < 0)
 		return -1;
 	c->step->shared = result.cloned;
-	c->step->nr_differed = result.differed;
 	return compact_worked(c, c->step->work / 2, err);
 }
 

@@ -45,18 +45,44 @@ static int copy_to(struct building *b, uint64_t from, uint64_t to, struct err *e
 
 /* ---- clones ---- */
 
+/* How far [0, len) of the two buffers is alike, or differs, from `from` on, in whole blocks. */
+static size_t run_of(const struct building *b, size_t from, size_t len, bool *ret_same)
+{
+	size_t at = from;
+
+	do {
+		size_t n = (size_t)min_u64(b->unit, len - at);
+		bool same = memcmp(b->old + at, b->got + at, n) == 0;
+
+		if (at == from)
+			*ret_same = same;
+		else if (same != *ret_same)
+			break;
+		at += n;
+	} while (at < len);
+	return at - from;
+}
+
 /* What was cloned, or written over where that was something else. */
 static int compare_piece(struct building *b, uint64_t at, size_t len, struct err *err)
 {
+	size_t n;
+	bool same = false;
+
 	if (file_read(b->old_fd, b->old, len, at, err) < 0 || file_read(b->new_fd, b->got, len, at, err) < 0)
 		return -1;
-	if (memcmp(b->old, b->got, len) == 0) {
-		b->result.cloned += len;
-		return 0;
+	for (size_t i = 0; i < len; i += n) {
+		n = run_of(b, i, len, &same);
+		if (same) {
+			b->result.cloned += n;
+			continue;
+		}
+		b->result.differed += n;
+		b->copy.written += n;
+		if (file_write(b->new_fd, b->old + i, n, at + i, err) < 0)
+			return -1;
 	}
-	b->result.differed += len;
-	b->copy.written += len;
-	return file_write(b->new_fd, b->old, len, at, err);
+	return 0;
 }
 
 static int compare_clone(struct building *b, uint64_t at, uint64_t end, struct err *err)

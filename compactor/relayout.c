@@ -127,7 +127,6 @@ int relayout_make(int old_fd, int new_fd, const char *path, const char *format, 
 		return err_set(err, ERR_USAGE, "'%s' is no format of images", format);
 	if (image_file_size(old_fd, &size, err) < 0)
 		return -1;
-	own.writable = true;
 	own.writes = relayout_size(format, size, 0);
 	return make(&e, old_fd, path, err);
 }

@@ -52,6 +52,7 @@ struct crash_workflow {
 	/* Called with the sim after the undisturbed run, before its states are taken: sim_log_move(); may be NULL. */
 	void (*mistake_in_log)(void *ctx, struct sim *s);
 	unsigned calls_max; /* of one recovery; 0 = 100000 */
+	bool flip_reads;    /* also a wrong bit at every read, once: it must not get into what is kept */
 	unsigned nested;    /* each so many-th kill of a recovery is gone into one deeper; 0 = all */
 	/* Each so many-th state of a power cut has its recovery cut from power, too; 0 = none. */
 	unsigned cut_again;

@@ -75,7 +75,6 @@ static uint64_t stat_seen(const struct world *w, const struct stat *st)
 
 	if (is_file && st->st_mtim.tv_sec < 1000000000) /* set by us */
 		v[6] = (uint64_t)st->st_mtim.tv_sec + (uint64_t)st->st_mtim.tv_nsec;
-	if (getenv("DBG")) printf("mode %o uid %d gid %d nlink %d size %ld which %lx time %lu  %lu.%lu\n", (int)v[0], (int)v[1],(int)v[2],(int)v[3],(long)v[4],v[5],v[6],st->st_mtim.tv_sec,st->st_mtim.tv_nsec);
 	return digest(1, v, sizeof(v));
 }
 

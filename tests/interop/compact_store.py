@@ -207,21 +207,22 @@ def plan_changes_nothing(fs, tmp):
     return plan, wrong
 
 
-def stopped_and_gone_on(fs, tmp, rng, nr_stops):
-    """Stopped by SIGTERM, by SIGKILL and by its time, then left to end.  How often it was stopped, and the slowest stop."""
+def stopped_and_gone_on(fs, tmp, rng, nr_stops, seconds):
+    """Stopped by SIGTERM, by SIGKILL and by its time, at any moment of the `seconds` that it takes, then left to end.  How
+    often it was stopped, and the slowest stop."""
     nr = slowest = 0
     catalog = os.path.join(tmp, "catalog-stopped")
     for i in range(nr_stops):
-        p = subprocess.Popen(lib.compact_command(fs.path, catalog, "--apply", *(["--for", "1s"] if i % 4 == 3 else [])),
+        kill = [signal.SIGTERM, signal.SIGKILL, signal.SIGTERM, None][i % 4]
+        p = subprocess.Popen(lib.compact_command(fs.path, catalog, "--apply", *([] if kill else ["--for", "1s"])),
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        if kill:
+            time.sleep(rng.random() * seconds * 0.7)
+            p.send_signal(kill)
         began = time.monotonic()
-        if i % 4 != 3:
-            time.sleep(rng.random() * 0.4 * (i + 1))
-            began = time.monotonic()
-            p.send_signal(signal.SIGKILL if i % 4 == 1 else signal.SIGTERM)
         said = p.communicate()
-        slowest = max(slowest, time.monotonic() - began if i % 4 != 3 else 0)
-        if p.returncode not in (0, lib.STOPPED, -signal.SIGKILL if i % 4 == 1 else 0):
+        slowest = max(slowest, time.monotonic() - began if kill else 0)
+        if p.returncode not in (0, lib.STOPPED, -(kill or 0)):
             fail(f"stopped, exit status {p.returncode}: {said[1].decode('utf-8', 'replace')}")
         nr += p.returncode != 0
     compact(fs.path, catalog, "--apply")
@@ -238,8 +239,9 @@ def planned(fs, tmp, witness):
 
 
 def applied(fs, tmp, witness, plan):
-    used = fs.used()
+    used, began = fs.used(), time.monotonic()
     done = compact(fs.path, os.path.join(tmp, "catalog"), "--apply")
+    seconds = time.monotonic() - began
     freed = used - fs.used()
     print(f"{fs.kind}: freed {freed / MIB:.1f} MiB, {freed / max(plan.saving, 1):.1%} of what was planned; {dict(done.states())}",
           flush=True)
@@ -250,15 +252,17 @@ def applied(fs, tmp, witness, plan):
     again = compact(fs.path, os.path.join(tmp, "catalog"))
     if again.saving > plan.saving * 0.01:
         wrong.append(f"a second plan would save {again.saving} more bytes")
-    return freed, wrong
+    return freed, seconds, wrong
 
 
-def stopped(fs, tmp, witness, wanted):
+def stopped(fs, tmp, witness, wanted, seconds):
     used = fs.used()
-    nr, slowest = stopped_and_gone_on(fs, tmp, random.Random(), 12 if LONG else 4)
+    nr, slowest = stopped_and_gone_on(fs, tmp, random.Random(), 12 if LONG else 4, seconds)
     freed = used - fs.used()
     print(f"{fs.kind}: stopped {nr} times (the slowest in {slowest:.2f} s), freed {freed / MIB:.1f} MiB", flush=True)
     wrong = [f"after stops: {w}" for w in witness.against(fs.path)]
+    if nr == 0:
+        wrong.append("it was never stopped")
     if abs(freed - wanted) > wanted * 0.02:
         wrong.append(f"{freed} bytes were freed with stops, {wanted} without")
     return wrong
@@ -273,12 +277,12 @@ def on(kind, store, tmp):
         fs.mount()
         witness = Witness(fs.path, tmp)
         plan, wrong = planned(fs, tmp, witness)
-        freed, more = applied(fs, tmp, witness, plan)
+        freed, seconds, more = applied(fs, tmp, witness, plan)
         wrong += more
         fs.unmount()
         os.rename(second, fs.file)
         fs.mount()
-        wrong += stopped(fs, tmp, witness, freed)
+        wrong += stopped(fs, tmp, witness, freed, seconds)
     must_be_none(wrong, kind)
 
 

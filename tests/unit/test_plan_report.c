@@ -350,8 +350,10 @@ static void what_was_given_back_is_compared_with_what_was_done(void **state)
 
 static void what_to_do_next_is_told(void **state)
 {
+	const char *end = "\nPLANNED  2026-11-21T02:24:51Z\n";
 	struct sample s;
 	struct plan *p = sample(&s);
+	char *text;
 
 	(void)state;
 	expect_has(table(p, usual), "With --apply it is carried out");
@@ -364,6 +366,10 @@ static void what_to_do_next_is_told(void **state)
 	expect_has_not(table(p, usual), "goes on with what is left");
 	p->keep_originals = 0;
 	expect_has_not(table(p, usual), "recover");
+	expect_has_not(table(p, usual), "\n\n\n");
+	text = table(p, usual);
+	assert_string_equal(text + strlen(text) - strlen(end), end); /* and nothing is told */
+	free(text);
 }
 
 static void the_largest_numbers_do_not_wrap(void **state)
@@ -375,7 +381,7 @@ static void the_largest_numbers_do_not_wrap(void **state)
 	for (size_t i = 0; i < p->nr_steps; i++)
 		s.steps[i].space = s.steps[i].saving = UINT64_MAX;
 	for (size_t i = 0; i < p->nr_images; i++)
-		s.images[i].used = s.images[i].misaligned = UINT64_MAX;
+		s.images[i].used = s.images[i].misaligned = (uint64_t)1 << 63;
 	p->saving_later = UINT64_MAX; /* more than all */
 	expect_has(table(p, usual), "take 16.0 EiB of disk space");
 	expect_has(table(p, usual), "\n0 B at once, 9.0 GiB when");
