@@ -959,10 +959,10 @@ static int compact(struct compact *c, struct err *err)
 
 	if (!work || read_plan(c, work, err) < 0)
 		return fail(err);
-	if (c->plan_out && plan_write_file(c->plan_out, &c->plan, err) < 0)
-		return fail(err);
 	if (c->apply && compact_apply(work, &stop) < 0 && stop.kind != ERR_CANCELED)
 		return fail(&stop);
+	if (c->plan_out && plan_write_file(c->plan_out, &c->plan, err) < 0)
+		return fail(err);
 	if (print_plan(c, err) < 0)
 		return fail(err);
 	if (stop.kind)

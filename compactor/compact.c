@@ -21,7 +21,7 @@
 
 /* In the order in which they are done with one image. */
 static const struct method *const methods[] = {
-	&method_relayout, &method_holes, &method_rebuild, &method_reflink,
+	&method_relayout, &method_rebuild, &method_holes, &method_reflink,
 };
 
 static int no_memory(struct err *err)
@@ -107,7 +107,7 @@ static int compare_steps(const void *a, const void *b, void *ctx)
 		return worth(x) > worth(y) ? -1 : 1;
 	if (x_rank != y_rank)
 		return x_rank < y_rank ? -1 : 1;
-	return x->method == PLAN_RELAYOUT ? -1 : y->method == PLAN_RELAYOUT;
+	return x->method == PLAN_RELAYOUT ? -1 : y->method == PLAN_RELAYOUT; /* at most one more follows */
 }
 
 static void add_up(struct compaction *c)
@@ -206,7 +206,9 @@ static int make_plan(struct compaction *c, struct catalog *catalog, struct err *
 	refuse_bad_kernels(c);
 	tell(c, "comparing fingerprints", 0, 0, false);
 	c->moves = moves_find(&c->store, &find, err);
-	return c->moves ? plan_steps(c, err) : -1;
+	if (!c->moves || plan_steps(c, err) < 0)
+		return -1;
+	return catalog_number(catalog, "compact_rate", &c->plan->rate, err);
 }
 
 struct compaction *compact_plan(struct catalog *catalog, const struct compact_options *o, struct plan *ret, struct err *err)
@@ -252,14 +254,17 @@ static int keep_pace(struct compaction *c, struct err *err)
 	}
 }
 
-int compact_worked(void *ctx, uint64_t bytes, struct err *err)
+void compact_count(struct compaction *c, uint64_t bytes)
 {
-	struct compaction *c = ctx;
-
 	c->done += bytes;
 	c->step->worked += bytes;
 	tell(c, plan_method_names[c->step->method], c->done, c->total, true);
-	return keep_pace(c, err);
+}
+
+int compact_worked(void *ctx, uint64_t bytes, struct err *err)
+{
+	compact_count(ctx, bytes);
+	return keep_pace(ctx, err);
 }
 
 uint64_t compact_shared(const struct compaction *c, size_t image)
@@ -300,6 +305,7 @@ static enum plan_state state_after(const struct err *why)
 	switch (why->kind) {
 	case ERR_CANCELED:
 		return PLAN_PARTLY;
+	case ERR_FULL:
 	case ERR_BUSY:
 	case ERR_STALE:
 	case ERR_REFUSED:
@@ -316,24 +322,28 @@ static void tell_problem(struct compaction *c, const struct err *why)
 		c->o.watch->problem(c->o.watch->ctx, c->plan->images[c->step->image].path, why);
 }
 
-/* 0, or -1 when all has to stop. */
+/* 1 = done or not to be done, 0 = there is no room for it now, -1 when all has to stop. */
 static int carry_out(struct compaction *c, struct err *err)
 {
 	struct err why = ERR_INIT;
 
-	if (do_step(c, &why) == 0) {
+	free(STEAL(c->step->why));
+	if (keep_pace(c, &why) == 0 && do_step(c, &why) == 0) {
 		c->step->state = PLAN_DONE;
-		return 0;
+		return 1;
 	}
-	c->step->state = state_after(&why);
+	if (c->step->worked || why.kind != ERR_CANCELED)
+		c->step->state = state_after(&why);
 	if (why.kind == ERR_CANCELED || why.kind == ERR_MEMORY) {
 		if (err)
 			*err = why;
 		return -1;
 	}
 	c->step->why = strdup(why.text);
+	if (why.kind == ERR_FULL)
+		return 0;
 	tell_problem(c, &why);
-	return 0;
+	return 1;
 }
 
 /* Free space of all file systems, when what was done has reached the disk. */
@@ -351,18 +361,57 @@ static void measure_space(struct compaction *c, bool after)
 	}
 }
 
-static int apply(struct compaction *c, struct err *err)
+/* One round over what is left; counts what was done, and what there was no room for. */
+static int apply_round(struct compaction *c, size_t *ret_done, size_t *ret_full, struct err *err)
 {
 	struct plan *p = c->plan;
 
+	*ret_done = *ret_full = 0;
 	for (size_t i = 0; i < p->nr_steps; i++) {
+		bool again = p->steps[i].state == PLAN_SKIPPED;
+		int rc;
+
+		if (p->steps[i].state != PLAN_PENDING && !(again && p->steps[i].full))
+			continue;
 		c->step = &p->steps[i];
-		if (stopper_says(c->o.stopper))
-			return err_set(err, ERR_CANCELED, "stopped; run it again to go on");
-		if (carry_out(c, err) < 0)
+		c->step->worked = 0;
+		rc = carry_out(c, err);
+		if (rc < 0)
 			return -1;
+		c->step->full = rc == 0;
+		*ret_done += c->step->state == PLAN_DONE;
+		*ret_full += c->step->full;
 	}
 	return 0;
+}
+
+/* What there was no room for is tried again as long as others make room. */
+static int apply(struct compaction *c, struct err *err)
+{
+	size_t nr_done, nr_full;
+
+	do {
+		if (apply_round(c, &nr_done, &nr_full, err) < 0)
+			return -1;
+	} while (nr_done && nr_full);
+	for (size_t i = 0; i < c->plan->nr_steps; i++) {
+		struct err why = ERR_INIT;
+
+		c->step = &c->plan->steps[i];
+		if (!c->step->full)
+			continue;
+		err_set(&why, ERR_FULL, "%s", c->step->why ? c->step->why : "");
+		tell_problem(c, &why);
+	}
+	return 0;
+}
+
+static void remember_rate(struct compaction *c)
+{
+	uint64_t ns = now_ns() - c->began;
+
+	if (c->done >= 256 * MIB && ns >= 100000000)
+		catalog_set_number(c->catalog, "compact_rate", (uint64_t)((double)c->done * 1e9 / (double)ns), NULL);
 }
 
 int compact_apply(struct compaction *c, struct err *err)
@@ -375,6 +424,7 @@ int compact_apply(struct compaction *c, struct err *err)
 	c->plan->applied = true;
 	measure_space(c, false);
 	rc = apply(c, err);
+	remember_rate(c);
 	measure_space(c, true);
 	c->plan->nr_seconds = (now_ns() - c->began) / 1000000000;
 	c->plan->peak_memory = getrusage(RUSAGE_SELF, &u) == 0 ? (uint64_t)u.ru_maxrss * KIB : 0;

@@ -4,6 +4,7 @@
 
 #include "compactor/compact.h"
 #include "compactor/moves.h"
+#include "compactor/proof.h"
 #include "compactor/replace.h"
 
 /* What the parts of compaction share: compact.c plans and carries out, each method_*.c knows one way to save, rewrite.c helps those
@@ -19,6 +20,7 @@ struct compaction {
 	uint64_t total, done; /* bytes of work, of all steps */
 	uint64_t began;	      /* ns */
 	struct plan_step *step; /* at hand */
+	size_t file;		/* of its image: being rewritten */
 };
 
 struct method {
@@ -43,6 +45,9 @@ void compact_leave(struct compaction *c, size_t image, const char *why);
  * compaction. */
 int compact_worked(void *ctx, uint64_t bytes, struct err *err);
 
+/* Counts and shows only, for where nobody may be kept waiting; the next step waits for it. */
+void compact_count(struct compaction *c, uint64_t bytes);
+
 /* Bytes of the image that the disk shares, as was looked at last. */
 uint64_t compact_shared(const struct compaction *c, size_t image);
 /* Looks again and records what c->step brought. */
@@ -50,19 +55,16 @@ void compact_measure(struct compaction *c, uint64_t shared_before);
 
 /* ---- rewrite.c ---- */
 
-/* Replaces the image of c->step by what `make` writes, when `prove` agrees (replace.h); afterwards store and catalog know the
- * new file. */
-int rewrite_image(struct compaction *c,
-		  int (*make)(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct err *), void *check_ctx,
-			      struct err *err),
-		  int (*prove)(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct err *), void *check_ctx,
-			       struct err *err),
-		  struct err *err);
+typedef int rewrite_call(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err);
 
-/* True when an image is one that may be rewritten at all; else the reason is recorded. */
-bool rewrite_allowed(struct compaction *c, size_t image);
+/* Replaces a file by what `make` writes, when `prove` agrees (replace.h; ctx is the compaction); afterwards store and catalog know
+ * the new file. */
+int rewrite_file(struct compaction *c, size_t file, int64_t keep, rewrite_call *make, rewrite_call *prove, struct err *err);
 
-/* Opens the image's own file for changing it, and its directory: the only descriptor of it in this process. */
-int rewrite_open(struct compaction *c, size_t image, int *ret_dirfd, const char **ret_name, struct err *err);
+/* True unless somebody uses one of the image's files; then that is recorded. */
+bool rewrite_idle(struct compaction *c, size_t image);
+
+/* Opens a file for changing it, and its directory: the only descriptor of it in this process. */
+int rewrite_open(struct compaction *c, size_t file, int *ret_dirfd, const char **ret_name, struct err *err);
 
 #endif

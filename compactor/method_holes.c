@@ -120,7 +120,7 @@ static int punch_held(struct punching *p, struct err *err)
 
 	if (i->nr_files != 1)
 		return err_set(err, ERR_UNSUPPORTED, "it lies in several files, whose users cannot be kept out");
-	fd = rewrite_open(c, c->step->image, &dirfd, &name, err);
+	fd = rewrite_open(c, i->first_file, &dirfd, &name, err);
 	if (fd < 0 || hold_take(&hold, fd, dirfd, name, &o, err) < 0)
 		return -1;
 	if (file_ops->fstat(fd, &st) < 0)

@@ -17,6 +17,7 @@
 
 struct rebuilding {
 	struct compaction *c;
+	size_t file; /* in the store */
 	struct sorter *pieces; /* key: offset, offset of the source; value: source file << 32 | blocks */
 	const struct record *next;
 	size_t nr_next;
@@ -29,17 +30,18 @@ static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 {
 	const struct store_image *i = &c->store.images.items[s->image];
 	const struct plan_image *p = &c->plan->images[s->image];
+	uint64_t zero = i->relayout ? 0 : p->zero; /* that rewrite has left them out */
 
 	(void)err;
-	if (!c->store.file_systems.items[i->fs].whole_extents || i->relayout || !(p->saving + p->zero))
+	if (!c->store.file_systems.items[i->fs].whole_extents || !(p->saving + zero))
 		return 0;
-	if ((p->saving + p->zero) * WORTH < p->used) {
+	if ((p->saving + zero) * WORTH < p->used) {
 		compact_leave(c, s->image, "too little of it would be saved to write it anew");
 		return 0;
 	}
-	if (!rewrite_allowed(c, s->image))
+	if ((i->relayout && !i->certain) || !rewrite_idle(c, s->image))
 		return 0;
-	s->saving = p->saving + p->zero;
+	s->saving = p->saving + zero;
 	s->later = c->o.keep_originals;
 	s->nr_runs = moves_count(c->moves, s->image, &s->work);
 	s->work = 2 * p->used;
@@ -53,8 +55,11 @@ static int add_piece(void *ctx, const struct piece *p, struct err *err)
 {
 	struct rebuilding *b = ctx;
 	size_t room;
-	struct record *r = sorter_room(b->pieces, 1, &room, err);
+	struct record *r;
 
+	if (p->file != b->file)
+		return 0;
+	r = sorter_room(b->pieces, 1, &room, err);
 	if (!r)
 		return -1;
 	*r = (struct record){ .key = { .hi = p->offset, .lo = p->from }, .value = (uint64_t)p->from_file << 32 | p->len / BLOCK_SIZE };
@@ -77,6 +82,29 @@ static int add_pieces(struct rebuilding *b, struct err *err)
 	return sorter_finish(b->pieces, err);
 }
 
+#define FOUND 1
+
+static int find_piece(void *ctx, const struct piece *p, struct err *err)
+{
+	(void)err;
+	return p->file == *(const size_t *)ctx ? FOUND : 0;
+}
+
+/* 1 = there is something to share in the file. */
+static int has_pieces(struct compaction *c, size_t file, struct err *err)
+{
+	uint64_t bytes, nr = moves_count(c->moves, c->step->image, &bytes);
+	struct move v;
+	int rc = 0;
+
+	for (uint64_t i = 0; rc == 0 && i < nr; i++) {
+		rc = moves_get(c->moves, c->step->image, i, &v, err);
+		if (rc == 0 && !c->store.images.items[v.origin].relayout)
+			rc = move_each_piece(&c->store, &v, find_piece, &file, err);
+	}
+	return rc;
+}
+
 static int next_move(void *ctx, struct rebuild_move *ret, struct err *err)
 {
 	struct rebuilding *b = ctx;
@@ -96,16 +124,22 @@ static int next_move(void *ctx, struct rebuild_move *ret, struct err *err)
 	*ret = (struct rebuild_move){
 		.offset = r->key.hi, .src_offset = r->key.lo, .len = (uint64_t)(uint32_t)r->value * BLOCK_SIZE,
 	};
-	ret->src_fd = b->c->store.files.items[file].image == b->c->step->image ? b->old_fd : store_open(&b->c->store, file, err);
+	ret->src_fd = file == b->file ? b->old_fd : store_open(&b->c->store, file, err);
 	return ret->src_fd < 0 ? -1 : 1;
 }
 
 /* ---- the new file ---- */
 
-static int make(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct err *), void *check_ctx, struct err *err)
+/* What one of several files has of the work. */
+static uint64_t share_of_work(const struct compaction *c)
+{
+	return c->step->work / 2 / c->store.images.items[c->step->image].nr_files;
+}
+
+static int make(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err)
 {
 	struct compaction *c = ctx;
-	struct rebuilding b = { .c = c, .old_fd = old_fd };
+	struct rebuilding b = { .c = c, .old_fd = old_fd, .file = c->file };
 	struct rebuild r = { .next_move = next_move, .ctx = &b, .drop_zeros = true, .check = check, .check_ctx = check_ctx };
 	struct rebuild_result result = { 0 };
 	CLEANUP(sorter_free) struct sorter *pieces = sorter_new(memory_left(c->o.memory) / 8, catalog_spool_dirfd(c->catalog), err);
@@ -113,22 +147,40 @@ static int make(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct e
 	b.pieces = pieces;
 	if (!pieces || add_pieces(&b, err) < 0 || rebuild_make(old_fd, new_fd, &r, &result, err) < 0)
 		return -1;
-	c->step->shared = result.cloned;
-	return compact_worked(c, c->step->work / 2, err);
+	c->step->shared += result.cloned;
+	compact_count(c, share_of_work(c));
+	return 0;
 }
 
-static int prove(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct err *), void *check_ctx, struct err *err)
+static int prove(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err)
 {
-	struct compaction *c = ctx;
-
 	if (proof_same_bytes(old_fd, new_fd, check, check_ctx, err) < 0)
 		return -1;
-	return compact_worked(c, c->step->work - c->step->work / 2, err);
+	compact_count(ctx, share_of_work(ctx));
+	return 0;
 }
 
 static int apply(struct compaction *c, struct err *err)
 {
-	return rewrite_image(c, make, prove, err);
+	const struct store_image *i = &c->store.images.items[c->step->image];
+	int64_t keep = i->relaid ? 0 : c->o.keep_originals; /* the one before that is the original */
+
+	if (i->relayout)
+		return err_set(err, ERR_STALE, "it was not laid out anew, so nothing can share with it");
+	c->step->shared = 0;
+	for (size_t n = 0; n < i->nr_files; n++) {
+		int rc;
+
+		c->file = i->first_file + n;
+		rc = has_pieces(c, c->file, err);
+		if (rc < 0)
+			return -1;
+		if (rc == 0 && i->nr_files > 1)
+			continue;
+		if (rewrite_file(c, c->file, keep, make, prove, err) < 0)
+			return -1;
+	}
+	return 0;
 }
 
 const struct method method_rebuild = { .id = PLAN_REBUILD, .plan = plan, .apply = apply };

@@ -11,7 +11,14 @@ static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 	const struct plan_image *p = &c->plan->images[s->image];
 
 	(void)err;
-	if (!i->relayout || !rewrite_allowed(c, s->image))
+	if (!i->relayout)
+		return 0;
+	if (!i->certain) {
+		compact_leave(c, s->image, "its format is not certain, or it was not closed properly: it is not rewritten; --format NAME "
+					   "says what it is");
+		return 0;
+	}
+	if (!rewrite_idle(c, s->image))
 		return 0;
 	s->saving = p->zero;
 	s->later = c->o.keep_originals;
@@ -20,27 +27,36 @@ static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 	return 1;
 }
 
-static int make(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct err *), void *check_ctx, struct err *err)
+static int make(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err)
 {
 	struct compaction *c = ctx;
 	const struct store_image *i = &c->store.images.items[c->step->image];
 
-	return relayout_make(old_fd, new_fd, i->path, i->format, c->o.roots, c->o.jail, check, check_ctx, err) < 0 ?
-		       -1 : compact_worked(c, c->step->work / 2, err);
+	if (relayout_make(old_fd, new_fd, i->path, i->format, c->o.roots, c->o.jail, check, check_ctx, err) < 0)
+		return -1;
+	compact_count(c, c->step->work / 2);
+	return 0;
 }
 
-static int prove(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct err *), void *check_ctx, struct err *err)
+static int prove(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err)
 {
 	struct compaction *c = ctx;
 	const struct store_image *i = &c->store.images.items[c->step->image];
 
-	return proof_same_image(old_fd, new_fd, i->path, i->format, c->o.roots, c->o.jail, check, check_ctx, err) < 0 ?
-		       -1 : compact_worked(c, c->step->work - c->step->work / 2, err);
+	if (proof_same_image(old_fd, new_fd, i->path, i->format, c->o.roots, c->o.jail, check, check_ctx, err) < 0)
+		return -1;
+	compact_count(c, c->step->work - c->step->work / 2);
+	return 0;
 }
 
 static int apply(struct compaction *c, struct err *err)
 {
-	return rewrite_image(c, make, prove, err);
+	struct store_image *i = &c->store.images.items[c->step->image];
+
+	if (rewrite_file(c, i->first_file, c->o.keep_originals, make, prove, err) < 0)
+		return -1;
+	i->relaid = true;
+	return 0;
 }
 
 const struct method method_relayout = { .id = PLAN_RELAYOUT, .plan = plan, .apply = apply };

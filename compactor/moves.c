@@ -28,6 +28,7 @@
 #define GAP_BLOCKS (MOVES_GAP / BLOCK_SIZE)
 #define NAME "moves.tmp"
 #define MOVE_ROOM 512
+#define BTRFS_SHARERS 1000 /* it gets slow when one extent has many references */
 
 /* In blocks; positions are POSITION(rank, block). */
 struct chain {
@@ -83,24 +84,25 @@ int move_each_piece(struct store *s, const struct move *v, int (*call)(void *ctx
 		    void *ctx, struct err *err)
 {
 	struct piece open = { .len = 0 }, p;
+	int rc = 0;
 
-	for (uint64_t at = 0; at < v->len; at += p.len) {
-		int rc = piece_at(s, v, at, &p, err);
+	for (uint64_t at = 0; rc == 0 && at < v->len; at += p.len) {
+		int there = piece_at(s, v, at, &p, err);
 
-		if (rc < 0)
+		if (there < 0)
 			return -1;
-		if (rc > 0 && open.len && open.file == p.file && open.from_file == p.from_file &&
+		if (there && open.len && open.file == p.file && open.from_file == p.from_file &&
 		    open.offset + open.len == p.offset && open.from + open.len == p.from) {
 			open.len += p.len;
 			continue;
 		}
-		if (open.len && call(ctx, &open, err) < 0)
-			return -1;
-		open.len = 0;
-		if (rc > 0)
-			open = p;
+		if (open.len)
+			rc = call(ctx, &open, err);
+		open = p;
+		if (!there)
+			open.len = 0;
 	}
-	return open.len ? call(ctx, &open, err) : 0;
+	return rc == 0 && open.len ? call(ctx, &open, err) : rc;
 }
 
 /* ---- what it frees ---- */
@@ -379,11 +381,15 @@ static int find_on(struct moves *m, size_t fs, struct err *err)
 		.memory = m->o->memory, .nr_threads = m->o->nr_threads, .stopper = m->s->stopper, .usable = usable,
 		.sharers = m->o->sharers, .ctx = m,
 	};
+	const struct store_fs *on = &m->s->file_systems.items[fs];
+
 	CLEANUP(free) struct duplicates_image *images = calloc(m->s->images.nr + 1, sizeof(*images));
 	CLEANUP(duplicates_free) struct duplicates *d = NULL;
 
 	if (!images)
 		return no_memory(err);
+	if (!o.sharers && on->whole_extents)
+		o.sharers = BTRFS_SHARERS;
 	m->ranks.nr = 0;
 	for (size_t i = 0; i < m->s->ranks.nr; i++) {
 		const struct store_image *im = &m->s->images.items[m->s->ranks.items[i]];

@@ -23,7 +23,8 @@ struct piece {
 	bool has_gaps;
 };
 
-/* Calls for all pieces of a move, in order of address; what cannot be shared has none. */
+/* Calls for all pieces of a move, in order of address; what cannot be shared has none.  A call that returns other than 0 ends it,
+ * and that is returned. */
 int move_each_piece(struct store *s, const struct move *v, int (*call)(void *ctx, const struct piece *p, struct err *err),
 		    void *ctx, struct err *err);
 

@@ -36,16 +36,29 @@ static int check(void *ctx, struct err *err)
 
 /* ---- 1. the original ---- */
 
+static int on_another(const struct job *job, struct err *err)
+{
+	return err_set(err, ERR_UNSUPPORTED,
+		       "it lies on another file system, or btrfs subvolume, than '%s/" WORKSHOP_NAME "'; name a directory of its own",
+		       job->r->workshop->path);
+}
+
 /* Recovery reaches the image by its path, so that must lead where the descriptor is. */
 static int check_path(const struct job *job, struct err *err)
 {
 	const struct replacing *r = job->r;
 	struct stat ours, theirs;
 	const char *name;
-	int fd = workshop_open_dir(r->workshop, r->path, &name, err), rc = 0;
+	struct err why = ERR_INIT;
+	int fd = workshop_open_dir(r->workshop, r->path, &name, &why), rc = 0;
 
-	if (fd < 0)
+	if (fd < 0 && why.errnum == EXDEV)
+		return on_another(job, err);
+	if (fd < 0) {
+		if (err)
+			*err = why;
 		return -1;
+	}
 	if (file_ops->fstat(fd, &ours) < 0 || file_ops->fstat(r->dirfd, &theirs) < 0)
 		rc = err_errno(err, "cannot stat its directory");
 	else if (ours.st_ino != theirs.st_ino || ours.st_dev != theirs.st_dev || strcmp(name, r->name) != 0)
@@ -82,10 +95,7 @@ static int check_kind(const struct job *job, struct err *err)
 		return err_set(err, ERR_REFUSED, "it has %u names (hard links), of which only one would be replaced",
 			       (unsigned)st.st_nlink);
 	if (st.st_dev != job->r->workshop->dev)
-		return err_set(err, ERR_UNSUPPORTED,
-			       "it lies on another file system, or btrfs subvolume, than '%s/" WORKSHOP_NAME "'; name a directory of "
-			       "its own",
-			       job->r->workshop->path);
+		return on_another(job, err);
 	return 0;
 }
 

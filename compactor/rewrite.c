@@ -4,47 +4,43 @@
 #include <string.h>
 
 #include "compactor/compact_parts.h"
+#include "scanner/base/checked.h"
 #include "scanner/base/file.h"
+#include "scanner/base/units.h"
 
 #define SETTLE_NS 1000000000ull
+#define ROOM_LEFT (64 * MIB) /* for everybody else, and for metadata */
 
-static bool is_used(struct compaction *c, size_t image)
+static bool is_idle(struct compaction *c, size_t image, size_t file)
 {
-	const struct store_image *i = &c->store.images.items[image];
 	const char *name;
 	struct err why = ERR_INIT;
-	CLEANUP(close_fd) int dirfd = roots_open_dir_of(c->o.roots, i->path, &name, &why);
-	int fd = dirfd < 0 ? -1 : store_open(&c->store, i->first_file, &why);
+	CLEANUP(close_fd) int dirfd = roots_open_dir_of(c->o.roots, c->store.files.items[file].path, &name, &why);
+	int fd = dirfd < 0 ? -1 : store_open(&c->store, file, &why);
 
 	if (fd >= 0 && hold_look(fd, dirfd, name, &why) == 0)
-		return false;
+		return true;
 	if (c->o.assume_idle && why.kind == ERR_UNSUPPORTED)
-		return false;
+		return true;
 	compact_leave(c, image, why.text);
+	return false;
+}
+
+bool rewrite_idle(struct compaction *c, size_t image)
+{
+	const struct store_image *i = &c->store.images.items[image];
+
+	for (size_t n = 0; n < i->nr_files; n++)
+		if (!is_idle(c, image, i->first_file + n))
+			return false;
 	return true;
 }
 
-bool rewrite_allowed(struct compaction *c, size_t image)
+int rewrite_open(struct compaction *c, size_t file, int *ret_dirfd, const char **ret_name, struct err *err)
 {
-	const struct store_image *i = &c->store.images.items[image];
-
-	if (i->nr_files != 1) {
-		compact_leave(c, image, "it lies in several files, which are not rewritten");
-		return false;
-	}
-	if (!i->certain) {
-		compact_leave(c, image, "its format is not certain, or it was not closed properly: it is not rewritten; --format NAME "
-					"says what it is");
-		return false;
-	}
-	return !is_used(c, image);
-}
-
-int rewrite_open(struct compaction *c, size_t image, int *ret_dirfd, const char **ret_name, struct err *err)
-{
-	const struct store_image *i = &c->store.images.items[image];
+	const struct store_file *f = &c->store.files.items[file];
 	const char *name;
-	CLEANUP(close_fd) int dirfd = roots_open_dir_of(c->o.roots, i->path, &name, err);
+	CLEANUP(close_fd) int dirfd = roots_open_dir_of(c->o.roots, f->path, &name, err);
 	struct stat st;
 	int fd;
 
@@ -54,9 +50,9 @@ int rewrite_open(struct compaction *c, size_t image, int *ret_dirfd, const char 
 	fd = file_open_beneath(dirfd, name, O_RDWR | O_NONBLOCK | O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV, err);
 	if (fd < 0)
 		return -1;
-	if (file_ops->fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_ino != i->identity.ino ||
-	    st.st_dev != i->identity.dev) {
-		file_close(fd, i->path, NULL);
+	if (file_ops->fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_ino != f->identity.ino ||
+	    st.st_dev != f->identity.dev) {
+		file_close(fd, f->path, NULL);
 		return err_set(err, ERR_STALE, "it is another file by now");
 	}
 	*ret_dirfd = STEAL_FD(dirfd);
@@ -77,29 +73,48 @@ static struct workshop *workshop_of(struct compaction *c, const char *path, cons
 	return c->workshops[n];
 }
 
-static int now_known(struct compaction *c, size_t image, const struct spool_identity *identity, struct err *err)
+/* Told before it is tried: to write until the disk is full would trouble others. */
+static int check_room(const struct plan_step *step, int dirfd, struct err *err)
 {
-	if (catalog_image_set_identity(c->catalog, c->store.images.items[image].id, identity, err) < 0)
-		return -1;
-	return store_look_again(&c->store, image, err);
+	char needed[UNITS_SIZE_ROOM], there[UNITS_SIZE_ROOM];
+	struct statfs st;
+	uint64_t free;
+
+	if (file_ops->fstatfs(dirfd, &st) < 0)
+		return err_errno(err, "cannot ask for free space");
+	free = (uint64_t)st.f_bavail * (uint64_t)st.f_bsize;
+	if (free >= step->space && free - step->space >= ROOM_LEFT)
+		return 0;
+	return err_set(err, ERR_FULL, "to write it anew takes %s of free space, and there are %s",
+		       units_size(step->space + ROOM_LEFT, needed, sizeof(needed)), units_size(free, there, sizeof(there)));
 }
 
-int rewrite_image(struct compaction *c,
-		  int (*make)(void *, int, int, int (*)(void *, struct err *), void *, struct err *),
-		  int (*prove)(void *, int, int, int (*)(void *, struct err *), void *, struct err *), struct err *err)
+/* The catalog need not have it read again, if it knew what the new file is proven to say. */
+static int now_known(struct compaction *c, size_t file, const struct spool_identity *identity, struct err *err)
 {
-	size_t image = c->step->image;
-	const struct store_image *i = &c->store.images.items[image];
-	const char *name, *relative;
+	const struct store_file *f = &c->store.files.items[file];
+	struct store_image *i = &c->store.images.items[f->image];
+
+	if (file == i->first_file && spool_identity_equal(&i->identity, &f->identity)) {
+		if (catalog_image_set_identity(c->catalog, i->id, identity, err) < 0)
+			return -1;
+		i->identity = *identity;
+	}
+	return store_look_again(&c->store, file, err);
+}
+
+int rewrite_file(struct compaction *c, size_t file, int64_t keep, rewrite_call *make, rewrite_call *prove, struct err *err)
+{
+	const char *name, *relative, *path = c->store.files.items[file].path;
 	struct spool_identity identity;
 	struct replacing r = {
-		.expected = i->identity, .hold = { .assume_idle = c->o.assume_idle }, .keep = c->o.keep_originals,
+		.expected = c->store.files.items[file].identity, .hold = { .assume_idle = c->o.assume_idle }, .keep = keep,
 		.settle_ns = SETTLE_NS, .stopper = c->o.stopper, .make = make, .prove = prove, .ctx = c,
 	};
-	CLEANUP(close_fd) int dirfd = roots_open_dir_of(c->o.roots, i->path, &name, err);
+	CLEANUP(close_fd) int dirfd = roots_open_dir_of(c->o.roots, path, &name, err);
 
-	r.workshop = dirfd < 0 ? NULL : workshop_of(c, i->path, &relative, err);
-	if (!r.workshop)
+	r.workshop = dirfd < 0 ? NULL : workshop_of(c, path, &relative, err);
+	if (!r.workshop || check_room(c->step, dirfd, err) < 0)
 		return -1;
 	store_close_files(&c->store);
 	r.dirfd = dirfd;
@@ -107,5 +122,5 @@ int rewrite_image(struct compaction *c,
 	r.path = relative;
 	if (replace_image(&r, &identity, err) < 0)
 		return -1;
-	return now_known(c, image, &identity, err);
+	return now_known(c, file, &identity, err);
 }

@@ -64,7 +64,7 @@ static int open_file(struct store *s, size_t number, struct err *err)
 		return err_errno(err, "cannot look at '%s'", f->path);
 	if (!S_ISREG(st.st_mode))
 		return err_set(err, ERR_UNSUPPORTED, "'%s' is no regular file", f->path);
-	if (f->ino && (st.st_dev != f->dev || st.st_ino != f->ino))
+	if (f->identity.ino && (st.st_dev != f->identity.dev || st.st_ino != f->identity.ino))
 		return err_set(err, ERR_STALE, "'%s' is another file by now", f->path);
 	return STEAL_FD(fd);
 }
@@ -103,8 +103,7 @@ static int add_file(struct store *s, size_t image, const char *path, bool joined
 		free(f.path);
 		return no_memory(err);
 	}
-	f.dev = st.st_dev;
-	f.ino = st.st_ino;
+	f.identity = spool_identity_of(&st);
 	f.size = (uint64_t)st.st_size;
 	f.used = (uint64_t)st.st_blocks * 512;
 	if (vec_push(&s->files, f) < 0) {
@@ -284,6 +283,11 @@ struct looking {
 	bool misaligned; /* stretches of it are */
 };
 
+static bool is_file(const struct store_file *f, uint64_t dev, uint64_t ino)
+{
+	return f->identity.dev == dev && f->identity.ino == ino;
+}
+
 static int take_part(void *ctx, const char *path, int fd, struct err *err)
 {
 	struct looking *l = ctx;
@@ -293,8 +297,7 @@ static int take_part(void *ctx, const char *path, int fd, struct err *err)
 	if (file_ops->fstat(fd, &st) < 0)
 		return err_errno(err, "cannot look at '%s'", path);
 	for (size_t n = 0; n < i->nr_files; n++)
-		if (l->s->files.items[i->first_file + n].ino == st.st_ino &&
-		    l->s->files.items[i->first_file + n].dev == st.st_dev)
+		if (is_file(&l->s->files.items[i->first_file + n], st.st_dev, st.st_ino))
 			return 0;
 	return add_file(l->s, l->image, path, true, fd, err);
 }
@@ -307,7 +310,7 @@ static int take_mapped(void *ctx, const struct mapped *m, struct err *err)
 	struct range r = { .from = m->address, .len = m->len, .to = m->offset };
 
 	for (size_t n = 0; n < i->nr_files; n++)
-		if (l->s->files.items[i->first_file + n].ino == m->ino && l->s->files.items[i->first_file + n].dev == m->dev)
+		if (is_file(&l->s->files.items[i->first_file + n], m->dev, m->ino))
 			r.tag = (uint32_t)(i->first_file + n);
 	if (m->offset % fs->block) {
 		r.flags = STORE_MISALIGNED;
@@ -546,27 +549,27 @@ int store_look(struct store *s, const struct store_options *o, struct plan *plan
 	return rank(s, err);
 }
 
-int store_look_again(struct store *s, size_t image, struct err *err)
+int store_look_again(struct store *s, size_t file, struct err *err)
 {
-	struct store_image *i = &s->images.items[image];
-	struct store_file *f = &s->files.items[i->first_file];
+	struct store_file *f = &s->files.items[file];
+	size_t image = f->image;
+	const struct store_image *i = &s->images.items[image];
 	struct mapped_image m = { 0 };
 	struct stat st;
 	int fd;
 
 	store_close_files(s);
-	f->ino = 0; /* it is another file now */
-	fd = store_open(s, i->first_file, err);
+	f->identity.ino = 0; /* it is another file now */
+	fd = store_open(s, file, err);
 	if (fd < 0 || file_ops->fstat(fd, &st) < 0)
 		return -1;
-	f->dev = st.st_dev;
-	f->ino = st.st_ino;
-	f->size = (uint64_t)st.st_size;
-	i->identity = spool_identity_of(&st);
-	if (map_image(s, image, fd, &m, err) < 0 || rangemap_end(s->blocks, err) < 0)
+	f->identity = spool_identity_of(&st);
+	f->size = f->identity.size;
+	fd = store_open(s, i->first_file, err);
+	if (fd < 0 || map_image(s, image, fd, &m, err) < 0 || rangemap_end(s->blocks, err) < 0)
 		return -1;
 	s->images.items[image].relayout = false;
-	if (store_map_disk(s, i->first_file, err) < 0)
+	if (store_map_disk(s, file, err) < 0)
 		return -1;
 	return rangemap_end(s->disk, err);
 }

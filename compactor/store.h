@@ -29,7 +29,8 @@ struct store_fs {
 struct store_file {
 	char *path;
 	bool joined;	/* path is as an image names it: symbolic links are not followed */
-	uint64_t dev, ino, size, used;
+	struct spool_identity identity; /* when it was looked at */
+	uint64_t size, used;
 	size_t image;
 	uint64_t shared; /* bytes that the disk shares already, as FIEMAP tells */
 };
@@ -44,6 +45,7 @@ struct store_image {
 	bool fixed;	 /* nothing is done with it, but others may share with it */
 	bool out;	 /* takes no part: it could not be looked at, or nothing can be shared there */
 	bool relayout;	 /* to be rewritten first: then all its blocks can be shared */
+	bool relaid;	 /* it was */
 	bool full;	 /* all of its guest's disk is stored: its space was reserved */
 	bool mixed;	 /* some of its blocks cannot be shared as they lie */
 	bool certain;	 /* of its format: what a rewrite needs */
@@ -97,8 +99,8 @@ void store_close_files(struct store *s);
 /* "xfs", "btrfs", ...; "unknown" */
 const char *store_fs_name(int64_t type);
 
-/* Looks again where an image's blocks lie, after it was rewritten. */
-int store_look_again(struct store *s, size_t image, struct err *err);
+/* Looks again where an image's blocks lie, after one of its files was rewritten. */
+int store_look_again(struct store *s, size_t file, struct err *err);
 /* Looks again where a file lies on the disk. */
 int store_map_disk(struct store *s, size_t file, struct err *err);
 

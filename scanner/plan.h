@@ -43,6 +43,7 @@ struct plan_step {
 	/* what came of it */
 	enum plan_state state;
 	char *why;	      /* NULL = nothing to say */
+	bool full;	      /* while it is carried out: there was no room for it */
 	uint64_t worked;      /* bytes that were compared or copied */
 	uint64_t shared;      /* bytes that are shared or punched now and were not before, as FIEMAP says */
 	uint64_t nr_differed; /* stretches that changed since the scan: left alone */

@@ -26,8 +26,8 @@ struct trial {
 	struct image images[IMAGES_MAX];
 	char how[400];		/* the disturbance, in words */
 	const struct sim *told; /* whose log tells what was done */
-	bool done;		/* the undisturbed run had succeeded */
-	uint64_t nr_states;
+	bool done;		/* run() has succeeded */
+	bool disturbed;		/* before the log of these states began */
 };
 
 static void say(struct trial *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -335,7 +335,8 @@ static int judge_state(void *ctx, struct sim *s, const struct sim_cut *cut)
 	memcpy(how, t->how, sizeof(how));
 	say_more(t, ", then power cut at entry %u, %s %s", cut->at, cut->kind, cut->what);
 	sim_use(s);
-	rc = judge(t, s, (struct crash_moment){ .done = t->done && cut->at_end, .untouched = cut->at == 0 });
+	rc = judge(t, s, (struct crash_moment){ .done = t->done && cut->at_end,
+						   .untouched = cut->at == 0 && !t->disturbed });
 	memcpy(t->how, how, sizeof(how));
 	return rc;
 }
@@ -363,7 +364,7 @@ static int try_fault(struct trial *t, enum sim_call kind, struct sim_fault f)
 		sim_use(s);
 	}
 	if (rc == 0)
-		rc = judge(t, s, (struct crash_moment){ .done = t->done && f.how < SIM_LIE });
+		rc = judge(t, s, (struct crash_moment){ .done = t->done && f.how < SIM_LIE, .lied = f.how >= SIM_LIE });
 	sim_free(s);
 	return rc;
 }
@@ -427,12 +428,14 @@ static int cut_recovery(struct trial *t, const struct sim *state)
 
 	sim_use(s);
 	t->done = false;
+	t->disturbed = true;
 	t->w->recover(t->w->ctx, s, &err);
 	sim_restart(s);
 	t->told = s;
 	rc = sim_states(s, &t->w->cuts, judge_state, t, &nr);
 	t->told = told;
 	t->done = done;
+	t->disturbed = false;
 	t->ret->nr_cuts_again += nr;
 	sim_free(s);
 	return rc;

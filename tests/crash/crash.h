@@ -27,6 +27,7 @@
 struct crash_moment {
 	bool done;	/* run() had returned 0 before the disturbance: what it did must be there */
 	bool untouched; /* nothing was changed at all: what it does must not be there */
+	bool lied;	/* the disk said "written" and it was not so, or other bytes; the images must be well all the same */
 };
 
 struct crash_workflow {

@@ -183,6 +183,12 @@ void sim_reread(struct sim *s, unsigned node)
 
 void sim_drop_caches(struct sim *s)
 {
+	bool differs = false;
+
+	for (size_t i = 0; i < s->log.nr; i++)
+		differs |= s->log.items[i].lost || s->log.items[i].flipped;
+	if (!differs)
+		return;
 	for (unsigned i = 0; i < s->live.nodes.nr; i++)
 		if (node_get(&s->live, i) && S_ISREG(node_get(&s->live, i)->a.mode))
 			sim_reread(s, i);

@@ -133,7 +133,7 @@ static uint64_t hash_of(const struct cutter *c)
 	uint64_t h = c->at == c->nr ? 0x51 : 0x17;
 
 	for (unsigned i = 0; i < c->at; i++) {
-		uint64_t x = ((uint64_t)i << 8 | c->choices[i].how) * UINT64_C(0x9E3779B97F4A7C15) + c->choices[i].cut;
+		uint64_t x = ((uint64_t)(i + 1) << 8 | c->choices[i].how) * UINT64_C(0x9E3779B97F4A7C15) + c->choices[i].cut;
 
 		if (c->choices[i].how == DROPPED || c->s->log.items[i].kind == OP_SYNC)
 			continue;

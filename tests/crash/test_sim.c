@@ -15,6 +15,7 @@
 /* ---- the same calls on the kernel ---- */
 
 #define NR_FDS 5
+#define FIRST 1000 /* descriptors of a sim are never mistaken for real ones */
 
 struct world {
 	int dirfd;
@@ -366,12 +367,640 @@ static void the_kernel_answers_the_same(void **state)
 	umask(mask);
 }
 
-/* @MORE@ */
+/* ---- for the rest: /d with a file "f" of three pages, on the disk ---- */
+
+static struct sim *sim;
+static int dir = -1;
+
+static void put(const char *name, const void *data, size_t len, uint64_t offset)
+{
+	int fd = file_open(dir, name, O_RDWR | O_CREAT, 0600, NULL);
+
+	assert_true(fd >= FIRST);
+	assert_int_equal(file_write(fd, data, len, offset, NULL), 0);
+	assert_int_equal(file_close(fd, name, NULL), 0);
+}
+
+static int make_sim(void **state)
+{
+	static char old[12288];
+
+	(void)state;
+	memset(old, 'o', sizeof(old));
+	sim = sim_new(NULL);
+	sim_use(sim);
+	sim_outside(sim, true);
+	file_mkdir(sim_root(sim), "d", 0700, NULL);
+	dir = file_open(sim_root(sim), "d", O_RDONLY | O_DIRECTORY, 0, NULL);
+	put("f", old, sizeof(old), 0);
+	sim_outside(sim, false);
+	sim_settle(sim);
+	return dir < 0;
+}
+
+static int drop_sim(void **state)
+{
+	(void)state;
+	sim_free(sim);
+	assert_ptr_equal(file_ops, &file_ops_os);
+	return 0;
+}
+
+static int open_f(int flags)
+{
+	int fd = file_open(dir, "f", flags, 0600, NULL);
+
+	assert_true(fd >= FIRST);
+	return fd;
+}
+
+static char byte_of(const struct sim *s, const char *path, uint64_t at)
+{
+	uint64_t len = 0;
+	uint8_t *p = sim_content(s, path, &len);
+	char c = p && at < len ? (char)p[at] : '-';
+
+	free(p);
+	return c;
+}
+
+static bool is_there(const struct sim *s, const char *path)
+{
+	struct stat st;
+
+	return sim_stat(s, path, &st) == 0;
+}
+
+#define sim_test(f) cmocka_unit_test_setup_teardown(f, make_sim, drop_sim)
+
+/* ---- faults ---- */
+
+static void a_failing_call_does_nothing(void **state)
+{
+	int fd = open_f(O_RDWR);
+
+	(void)state;
+	sim_set_fault_of(sim, SIM_WRITE, (struct sim_fault){ .at = 2, .errnum = ENOSPC });
+	assert_int_equal(file_ops->pwrite(fd, "a", 1, 0), 1);
+	assert_int_equal(file_ops->pwrite(fd, "b", 1, 1), -1);
+	assert_int_equal(errno, ENOSPC);
+	assert_int_equal(file_ops->pwrite(fd, "c", 1, 2), 1);
+	assert_int_equal(byte_of(sim, "/d/f", 0), 'a');
+	assert_int_equal(byte_of(sim, "/d/f", 1), 'o');
+	assert_int_equal(byte_of(sim, "/d/f", 2), 'c');
+	sim_set_fault_of(sim, SIM_WRITE, (struct sim_fault){ .at = 4, .errnum = EIO, .for_good = true });
+	assert_int_equal(file_ops->pwrite(fd, "b", 1, 1), -1);
+	assert_int_equal(file_ops->pwrite(fd, "b", 1, 1), -1);
+	assert_int_equal(sim_call_kind(sim, sim_nr_calls(sim)), SIM_WRITE);
+	sim_set_fault(sim, (struct sim_fault){ .at = sim_nr_calls(sim) + 1, .errnum = EACCES });
+	assert_int_equal(file_ops->unlinkat(dir, "f", 0), -1);
+	assert_int_equal(errno, EACCES);
+	assert_true(is_there(sim, "/d/f"));
+}
+
+static void short_transfers_move_half(void **state)
+{
+	char buf[8] = "";
+	int fd = open_f(O_RDWR);
+
+	(void)state;
+	sim_set_fault_of(sim, SIM_WRITE, (struct sim_fault){ .at = 1, .how = SIM_SHORT });
+	sim_set_fault_of(sim, SIM_READ, (struct sim_fault){ .at = 1, .how = SIM_SHORT });
+	assert_int_equal(file_ops->pwrite(fd, "abcdef", 6, 0), 3);
+	assert_int_equal(file_ops->pread(fd, buf, 6, 0), 3);
+	assert_string_equal(buf, "abc");
+	assert_int_equal(file_ops->pread(fd, buf, 6, 0), 6);
+	assert_string_equal(buf, "abcooo");
+}
+
+static void a_lie_is_seen_once_the_cache_is_dropped(void **state)
+{
+	int fd = open_f(O_RDWR);
+
+	(void)state;
+	sim_set_fault_of(sim, SIM_WRITE, (struct sim_fault){ .at = 1, .how = SIM_LIE });
+	assert_int_equal(file_write(fd, "abcd", 4, 0, NULL), 0);
+	assert_int_equal(file_write(fd, "wxyz", 4, 100, NULL), 0);
+	assert_int_equal(file_sync(fd, "f", NULL), 0);
+	assert_int_equal(byte_of(sim, "/d/f", 0), 'a');
+	assert_int_equal(file_drop_cache(fd, NULL), 0);
+	assert_int_equal(byte_of(sim, "/d/f", 0), 'o');
+	assert_int_equal(byte_of(sim, "/d/f", 100), 'w');
+}
+
+static void a_bit_is_wrong_once_the_cache_is_dropped(void **state)
+{
+	char buf[4];
+	int fd = open_f(O_RDWR);
+
+	(void)state;
+	sim_set_fault_of(sim, SIM_WRITE, (struct sim_fault){ .at = 1, .how = SIM_FLIP });
+	sim_set_fault_of(sim, SIM_READ, (struct sim_fault){ .at = 2, .how = SIM_FLIP });
+	assert_int_equal(file_write(fd, "abcd", 4, 0, NULL), 0);
+	assert_int_equal(file_read(fd, buf, 4, 0, NULL), 0);
+	assert_memory_equal(buf, "abcd", 4);
+	assert_int_equal(file_read(fd, buf, 4, 0, NULL), 0);
+	assert_memory_equal(buf, "absd", 4);
+	assert_int_equal(file_drop_cache(fd, NULL), 0);
+	assert_int_equal(file_read(fd, buf, 4, 0, NULL), 0);
+	assert_memory_equal(buf, "absd", 4);
+}
+
+static int never_new(void *ctx, struct sim *s, const struct sim_cut *cut)
+{
+	(void)ctx;
+	(void)cut;
+	return byte_of(s, "/d/f", 0) == 'n';
+}
+
+static void a_failed_sync_loses_the_data_for_good(void **state)
+{
+	uint64_t nr;
+	int fd = open_f(O_RDWR);
+
+	(void)state;
+	sim_set_fault_of(sim, SIM_FDATASYNC, (struct sim_fault){ .at = 1, .errnum = EIO });
+	assert_int_equal(file_write(fd, "new", 3, 0, NULL), 0);
+	assert_int_equal(file_sync(fd, "f", NULL), -1);
+	assert_int_equal(file_sync(fd, "f", NULL), 0);
+	assert_int_equal(byte_of(sim, "/d/f", 0), 'n');
+	assert_int_equal(sim_states(sim, NULL, never_new, NULL, &nr), 0);
+	assert_true(nr > 0);
+	assert_int_equal(file_drop_cache(fd, NULL), 0);
+	assert_int_equal(byte_of(sim, "/d/f", 0), 'o');
+	assert_int_equal(file_write(fd, "new", 3, 0, NULL), 0);
+	assert_int_equal(sim_states(sim, NULL, never_new, NULL, NULL), 1);
+}
+
+static void a_full_disk_takes_what_fits(void **state)
+{
+	struct sim_options o = { .nr_blocks = 4 };
+	struct sim *s = sim_new(&o);
+	static char buf[20480];
+	struct statfs st;
+	int fd;
+
+	(void)state;
+	sim_use(s);
+	fd = file_open(sim_root(s), "x", O_RDWR | O_CREAT, 0600, NULL);
+	assert_int_equal(file_ops->pwrite(fd, buf, sizeof(buf), 100), 16284);
+	assert_int_equal(file_ops->pwrite(fd, buf, 1, 20000), -1);
+	assert_int_equal(errno, ENOSPC);
+	assert_int_equal(file_ops->pwrite(fd, buf, 100, 0), 100);
+	assert_int_equal(file_ops->fallocate(fd, 0, 16384, 4096), -1);
+	assert_int_equal(file_ops->fstatfs(fd, &st), 0);
+	assert_int_equal(st.f_bavail, 0);
+	assert_int_equal(file_punch(fd, 0, 8192, NULL), 0);
+	assert_int_equal(file_ops->fstatfs(fd, &st), 0);
+	assert_int_equal(st.f_bavail, 2);
+	sim_free(s);
+	sim_use(sim);
+}
+
+/* ---- another process ---- */
+
+struct other {
+	int fd;
+	unsigned nr_granted;
+};
+
+static void write_late(void *ctx, struct sim *s, int fd)
+{
+	struct other *o = ctx;
+
+	(void)s;
+	o->fd = fd;
+	o->nr_granted++;
+	assert_int_equal(file_write(fd, "late", 4, 0, NULL), 0);
+}
+
+static void who_waits_for_a_lease_gets_the_old_file(void **state)
+{
+	struct other o = { .fd = -1 };
+	int fd = open_f(O_RDWR);
+
+	(void)state;
+	put("new", "new", 3, 0);
+	assert_int_equal(file_ops->fcntl(fd, F_SETLEASE, (void *)F_WRLCK), 0);
+	assert_int_equal(file_ops->fcntl(fd, F_GETLEASE, NULL), F_WRLCK);
+	assert_int_equal(sim_visit(sim, "/d/f", O_RDWR, write_late, &o), -1);
+	assert_int_equal(file_ops->fcntl(fd, F_GETLEASE, NULL), F_UNLCK);
+	assert_int_equal(file_rename_to(dir, "f", dir, "new", RENAME_EXCHANGE, NULL), 0);
+	assert_int_equal(o.nr_granted, 0);
+	assert_int_equal(file_ops->fcntl(fd, F_SETLEASE, (void *)F_UNLCK), 0);
+	assert_int_equal(o.nr_granted, 1);
+	assert_int_equal(byte_of(sim, "/d/new", 0), 'l');
+	assert_int_equal(byte_of(sim, "/d/f", 0), 'n');
+	assert_int_equal(file_ops->fcntl(fd, F_SETLEASE, (void *)F_WRLCK), -1);
+	assert_int_equal(errno, EAGAIN);
+	sim_outside(sim, true);
+	assert_int_equal(file_close(o.fd, "f", NULL), 0);
+	sim_outside(sim, false);
+	assert_int_equal(file_ops->fcntl(fd, F_SETLEASE, (void *)F_WRLCK), 0);
+}
+
+static void a_reader_leaves_a_read_lease(void **state)
+{
+	struct other o = { .fd = -1 };
+	int fd = open_f(O_RDWR);
+
+	(void)state;
+	assert_int_equal(file_ops->fcntl(fd, F_SETLEASE, (void *)F_WRLCK), 0);
+	assert_int_equal(sim_visit(sim, "/d/f", O_RDONLY, NULL, &o), -1);
+	assert_int_equal(file_ops->fcntl(fd, F_GETLEASE, NULL), F_RDLCK);
+	sim_break_leases(sim);
+	assert_int_equal(file_ops->fcntl(fd, F_GETLEASE, NULL), F_RDLCK);
+	assert_int_equal(sim_visit(sim, "/d/nothing", O_RDONLY, NULL, NULL), -2);
+}
+
+static void a_process_that_waits_for_itself_is_counted(void **state)
+{
+	int fd = open_f(O_RDWR), again;
+
+	(void)state;
+	assert_int_equal(file_ops->fcntl(fd, F_SETLEASE, (void *)F_WRLCK), 0);
+	again = file_ops->openat(dir, "f", O_RDWR | O_NONBLOCK, 0);
+	assert_int_equal(again, -1);
+	assert_int_equal(errno, EAGAIN);
+	assert_int_equal(sim_nr_self_waits(sim), 0);
+	again = open_f(O_RDONLY);
+	assert_int_equal(sim_nr_self_waits(sim), 1);
+	assert_int_equal(sim_nr_open(sim), 2);
+	file_close(again, "f", NULL);
+	assert_int_equal(sim_nr_open(sim), 1);
+}
+
+static void count_hook(void *ctx, struct sim *s)
+{
+	(void)s;
+	put("made", "x", 1, 0);
+	++*(unsigned *)ctx;
+}
+
+static void others_act_before_and_after_a_call(void **state)
+{
+	unsigned before = 0, after = 0;
+	struct stat st;
+
+	(void)state;
+	sim_before(sim, 2, count_hook, &before);
+	assert_int_equal(file_ops->fstatat(dir, "made", &st, 0), -1);
+	assert_int_equal(file_ops->fstatat(dir, "made", &st, 0), 0);
+	assert_int_equal(before, 1);
+	assert_int_equal(file_unlink(dir, "made", NULL), 0);
+	sim_after(sim, 1, count_hook, &after);
+	assert_int_equal(file_ops->fstatat(dir, "made", &st, 0), -1);
+	assert_int_equal(file_ops->fstatat(dir, "made", &st, 0), 0);
+	assert_int_equal(after, 1);
+	assert_int_equal(sim_nr_calls(sim), 5);
+}
+
+/* ---- kills ---- */
+
+static void after_a_kill_nothing_is_done_and_nothing_is_held(void **state)
+{
+	struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1 };
+	struct stat st;
+	int fd = open_f(O_RDWR);
+
+	(void)state;
+	assert_int_equal(file_ops->fcntl(fd, F_OFD_SETLK, &l), 0);
+	sim_kill_at(sim, 2);
+	assert_int_equal(file_write(fd, "abc", 3, 0, NULL), 0);
+	assert_int_equal(file_ops->fstat(fd, &st), 0);
+	assert_int_equal(file_unlink(dir, "f", NULL), -1);
+	assert_int_equal(errno, EIO);
+	assert_int_equal(file_ops->fstat(fd, &st), -1);
+	assert_true(sim_killed(sim));
+	assert_int_equal(sim_nr_open(sim), 1);
+	sim_restart(sim);
+	assert_int_equal(sim_nr_open(sim), 0);
+	fd = open_f(O_RDWR);
+	l = (struct flock){ .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1 };
+	assert_int_equal(file_ops->fcntl(fd, F_OFD_GETLK, &l), 0);
+	assert_int_equal(l.l_type, F_UNLCK);
+	assert_int_equal(byte_of(sim, "/d/f", 0), 'a');
+	assert_true(sim_was_opened(sim, "/d/f"));
+	assert_false(sim_was_opened(sim, "/d/nothing"));
+}
+
+/* ---- power cuts ---- */
+
+/* Collects which of some conditions were seen, of all states and of those at the end. */
+struct seen {
+	unsigned (*look)(const struct sim *s);
+	unsigned all, at_end, nr;
+};
+
+static int collect(void *ctx, struct sim *s, const struct sim_cut *cut)
+{
+	struct seen *seen = ctx;
+	unsigned bit = 1u << seen->look(s);
+
+	seen->nr++;
+	seen->all |= bit;
+	seen->at_end |= cut->at_end ? bit : 0;
+	return 0;
+}
+
+static struct seen see(unsigned (*look)(const struct sim *s), const struct sim_cuts *o)
+{
+	struct seen seen = { .look = look };
+	uint64_t nr;
+
+	assert_int_equal(sim_states(sim, o, collect, &seen, &nr), 0);
+	assert_int_equal(nr, seen.nr);
+	return seen;
+}
+
+static unsigned look_names(const struct sim *s)
+{
+	return (unsigned)is_there(s, "/d/g") + 2 * (unsigned)is_there(s, "/d/h");
+}
+
+static void a_sync_of_a_new_file_does_not_save_its_name(void **state)
+{
+	int fd = file_open(dir, "g", O_RDWR | O_CREAT, 0600, NULL);
+	struct sim_cuts kept = { .sync_keeps_name = true };
+
+	(void)state;
+	assert_int_equal(file_ops->fsync(fd), 0);
+	assert_int_equal(see(look_names, NULL).at_end, 1 << 0 | 1 << 1);
+	assert_int_equal(see(look_names, &kept).at_end, 1 << 1);
+	assert_int_equal(file_sync_dir(dir, NULL), 0);
+	assert_int_equal(see(look_names, NULL).at_end, 1 << 1);
+	assert_int_equal(see(look_names, NULL).all, 1 << 0 | 1 << 1);
+}
+
+static void a_rename_is_one_thing_and_rests_on_the_file(void **state)
+{
+	struct sim_cuts weak = { .weak_renames = true };
+
+	(void)state;
+	put("g", "x", 1, 0);
+	assert_int_equal(file_rename(dir, "g", "h", NULL), 0);
+	assert_int_equal(see(look_names, NULL).all, 1 << 0 | 1 << 1 | 1 << 2);
+	assert_int_equal(see(look_names, &weak).all, 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3);
+	assert_int_equal(file_sync_dir(dir, NULL), 0);
+	assert_int_equal(see(look_names, NULL).at_end, 1 << 2);
+}
+
+static unsigned look_moved(const struct sim *s)
+{
+	return (unsigned)is_there(s, "/d/f") + 2 * (unsigned)is_there(s, "/e/f");
+}
+
+static void a_sync_of_either_directory_saves_a_rename(void **state)
+{
+	int other;
+
+	(void)state;
+	assert_int_equal(file_mkdir(sim_root(sim), "e", 0700, NULL), 0);
+	assert_int_equal(file_sync_dir(sim_root(sim), NULL), 0);
+	other = file_open(sim_root(sim), "e", O_RDONLY | O_DIRECTORY, 0, NULL);
+	assert_int_equal(file_rename_to(dir, "f", other, "f", 0, NULL), 0);
+	assert_int_equal(see(look_moved, NULL).at_end, 1 << 1 | 1 << 2);
+	assert_int_equal(file_sync_dir(other, NULL), 0);
+	assert_int_equal(see(look_moved, NULL).at_end, 1 << 2);
+	assert_int_equal(file_rename_to(other, "f", dir, "f", 0, NULL), 0);
+	assert_int_equal(file_sync_dir(other, NULL), 0);
+	assert_int_equal(see(look_moved, NULL).at_end, 1 << 1);
+}
+
+static unsigned look_exchanged(const struct sim *s)
+{
+	return (unsigned)(byte_of(s, "/d/f", 0) == 'n') + 2 * (unsigned)(byte_of(s, "/d/g", 0) == 'o');
+}
+
+static void an_exchange_is_one_thing(void **state)
+{
+	int fd;
+
+	(void)state;
+	put("g", "n", 1, 0);
+	fd = file_open(dir, "g", O_RDWR, 0, NULL);
+	assert_int_equal(file_sync(fd, "g", NULL), 0);
+	assert_int_equal(file_sync_dir(dir, NULL), 0);
+	assert_int_equal(file_rename_to(dir, "f", dir, "g", RENAME_EXCHANGE, NULL), 0);
+	assert_int_equal(see(look_exchanged, NULL).all, 1 << 0 | 1 << 3);
+}
+
+static unsigned look_unlinked(const struct sim *s)
+{
+	return (unsigned)is_there(s, "/d/f") + 2 * (unsigned)(byte_of(s, "/d/g", 0) == 'n');
+}
+
+static void names_may_be_there_before_data(void **state)
+{
+	struct seen seen;
+
+	(void)state;
+	put("g", "n", 1, 0);
+	assert_int_equal(file_unlink(dir, "f", NULL), 0);
+	assert_int_equal(file_sync_dir(dir, NULL), 0);
+	seen = see(look_unlinked, NULL);
+	assert_int_equal(seen.at_end, 1 << 0 | 1 << 2); /* both gone */
+	assert_int_equal(seen.all, 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3);
+}
+
+static unsigned look_attributes(const struct sim *s)
+{
+	struct stat st = { 0 };
+
+	sim_stat(s, "/d/f", &st);
+	return (unsigned)(st.st_mode & 1) + 2 * (unsigned)(byte_of(s, "/d/f", 0) == 'n') + 4 * (unsigned)(st.st_uid == 7);
+}
+
+static void a_datasync_saves_data_and_no_attributes(void **state)
+{
+	int fd = open_f(O_RDWR);
+
+	(void)state;
+	assert_int_equal(file_ops->fchmod(fd, 0601), 0);
+	assert_int_equal(file_ops->fchown(fd, 7, 7), 0);
+	assert_int_equal(file_write(fd, "new", 3, 0, NULL), 0);
+	assert_int_equal(file_ops->fdatasync(fd), 0);
+	assert_int_equal(see(look_attributes, NULL).at_end & (1 << 0 | 1 << 1 | 1 << 4 | 1 << 5), 0);
+	assert_int_equal(see(look_attributes, NULL).at_end & (1 << 2 | 1 << 7), 1 << 2 | 1 << 7);
+	assert_int_equal(file_ops->fsync(fd), 0);
+	assert_int_equal(see(look_attributes, NULL).at_end, 1 << 7);
+}
+
+static unsigned look_torn(const struct sim *s)
+{
+	return (unsigned)(byte_of(s, "/d/f", 300) == 'n') + 2 * (unsigned)(byte_of(s, "/d/f", 700) == 'n') +
+	       4 * (unsigned)(byte_of(s, "/d/f", 5000) == 'n');
+}
+
+static void writes_are_torn_between_sectors_and_pages(void **state)
+{
+	char buf[6000];
+	int fd = open_f(O_RDWR);
+
+	(void)state;
+	memset(buf, 'n', sizeof(buf));
+	assert_int_equal(file_write(fd, buf, sizeof(buf), 200, NULL), 0);
+	assert_int_equal(see(look_torn, NULL).all, 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7);
+	assert_int_equal(file_sync(fd, "f", NULL), 0);
+	assert_int_equal(see(look_torn, NULL).at_end, 1 << 7);
+}
+
+static unsigned look_tail(const struct sim *s)
+{
+	char c = byte_of(s, "/d/f", 12288);
+
+	return c == '-' ? 0 : c == 'n' ? 1 : c ? 3 : 2;
+}
+
+static void a_size_may_be_there_without_the_data(void **state)
+{
+	int fd = open_f(O_RDWR);
+
+	(void)state;
+	assert_int_equal(file_write(fd, "new", 3, 12288, NULL), 0);
+	assert_int_equal(see(look_tail, NULL).all, 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3);
+	sim_set_fault_of(sim, SIM_FDATASYNC, (struct sim_fault){ .at = 1, .how = SIM_LIE });
+	assert_int_equal(file_sync(fd, "f", NULL), 0);
+	assert_int_equal(see(look_tail, NULL).at_end, 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3);
+	assert_int_equal(file_sync(fd, "f", NULL), 0);
+	assert_int_equal(see(look_tail, NULL).at_end, 1 << 1);
+}
+
+static unsigned look_pairs(const struct sim *s)
+{
+	return (unsigned)(byte_of(s, "/d/f", 0) == 'n') + 2 * (unsigned)(byte_of(s, "/d/f", 4096) == 'n') +
+	       4 * (unsigned)(byte_of(s, "/d/f", 8192) == 'n');
+}
+
+static void any_of_some_writes_may_be_lost(void **state)
+{
+	int fd = open_f(O_RDWR);
+
+	(void)state;
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(file_write(fd, "n", 1, i * 4096, NULL), 0);
+	assert_int_equal(see(look_pairs, NULL).at_end, 0xff);
+	sim_settle(sim);
+	assert_int_equal(see(look_pairs, NULL).all, 1 << 7);
+}
+
+static void an_inode_number_is_given_again_only_when_it_is_free(void **state)
+{
+	struct stat old, new;
+
+	(void)state;
+	assert_int_equal(sim_stat(sim, "/d/f", &old), 0);
+	assert_int_equal(file_unlink(dir, "f", NULL), 0);
+	put("g", "n", 1, 0);
+	assert_int_equal(sim_stat(sim, "/d/g", &new), 0);
+	assert_int_equal(old.st_ino, new.st_ino);
+	assert_int_equal(see(look_unlinked, NULL).all & (1 << 3), 0);
+}
+
+static void the_log_tells_and_can_be_changed(void **state)
+{
+	int fd = open_f(O_RDWR);
+	char *log;
+
+	(void)state;
+	assert_int_equal(file_write(fd, "n", 1, 0, NULL), 0);
+	assert_int_equal(file_sync(fd, "f", NULL), 0);
+	log = sim_log(sim);
+	assert_non_null(strstr(log, "write /d/f 0+1\n"));
+	free(log);
+	assert_int_equal(sim_log_len(sim), 2);
+	assert_int_equal(sim_log_find(sim, "datasync /d/f", 0), 1);
+	assert_int_equal(sim_log_find(sim, "datasync /d/f", 1), UINT_MAX);
+	assert_int_equal(see(look_pairs, NULL).at_end, 1 << 1);
+	sim_log_move(sim, 1, 0);
+	assert_int_equal(see(look_pairs, NULL).at_end, 1 << 0 | 1 << 1);
+	sim_log_move(sim, 0, 2);
+	assert_int_equal(see(look_pairs, NULL).at_end, 1 << 1);
+}
+
+/* ---- shared blocks ---- */
+
+static unsigned shared_pages(int fd)
+{
+	union {
+		struct fiemap f;
+		char room[sizeof(struct fiemap) + 8 * sizeof(struct fiemap_extent)];
+	} u = { .f = { .fm_length = UINT64_MAX, .fm_extent_count = 8 } };
+	unsigned nr = 0;
+
+	assert_int_equal(file_ops->ioctl(fd, FS_IOC_FIEMAP, &u.f), 0);
+	for (unsigned i = 0; i < u.f.fm_mapped_extents; i++)
+		if (u.f.fm_extents[i].fe_flags & FIEMAP_EXTENT_SHARED)
+			nr += (unsigned)(u.f.fm_extents[i].fe_length / 4096);
+	return nr;
+}
+
+static void shared_blocks_are_copied_when_written(void **state)
+{
+	int fd = open_f(O_RDWR), g = file_open(dir, "g", O_RDWR | O_CREAT, 0600, NULL);
+	struct statfs before, after;
+
+	(void)state;
+	file_ops->fstatfs(fd, &before);
+	assert_int_equal(file_clone(fd, 0, 12288, g, 0, NULL), 0);
+	assert_int_equal(shared_pages(g), 3);
+	assert_int_equal(byte_of(sim, "/d/g", 12287), 'o');
+	assert_int_equal(file_write(g, "n", 1, 4096, NULL), 0);
+	assert_int_equal(byte_of(sim, "/d/g", 4096), 'n');
+	assert_int_equal(byte_of(sim, "/d/f", 4096), 'o');
+	assert_int_equal(shared_pages(g), 2);
+	file_ops->fstatfs(fd, &after);
+	assert_true(after.f_bfree >= before.f_bfree - 1);
+}
+
+static void flags_and_projects_are_kept(void **state)
+{
+	struct fsxattr x = { 0 };
+	int fd = open_f(O_RDWR), flags = FS_IMMUTABLE_FL | FS_NOCOW_FL, got = 0;
+
+	(void)state;
+	assert_int_equal(file_ops->ioctl(fd, FS_IOC_FSGETXATTR, &x), 0);
+	x.fsx_projid = 42;
+	assert_int_equal(file_ops->ioctl(fd, FS_IOC_FSSETXATTR, &x), 0);
+	assert_int_equal(file_ops->ioctl(fd, FS_IOC_SETFLAGS, &flags), 0);
+	assert_int_equal(file_ops->ioctl(fd, FS_IOC_GETFLAGS, &got), 0);
+	assert_int_equal(got, flags);
+	assert_int_equal(file_ops->ioctl(fd, FS_IOC_FSGETXATTR, &x), 0);
+	assert_int_equal(x.fsx_projid, 42);
+	assert_true(x.fsx_xflags & FS_XFLAG_IMMUTABLE);
+	assert_int_equal(file_unlink(dir, "f", NULL), -1);
+	assert_int_equal(errno, EPERM);
+	assert_int_equal(file_ops->openat(dir, "f", O_RDWR, 0), -1);
+}
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		tree_test(the_kernel_answers_the_same),
+		sim_test(a_failing_call_does_nothing),
+		sim_test(short_transfers_move_half),
+		sim_test(a_lie_is_seen_once_the_cache_is_dropped),
+		sim_test(a_bit_is_wrong_once_the_cache_is_dropped),
+		sim_test(a_failed_sync_loses_the_data_for_good),
+		sim_test(a_full_disk_takes_what_fits),
+		sim_test(who_waits_for_a_lease_gets_the_old_file),
+		sim_test(a_reader_leaves_a_read_lease),
+		sim_test(a_process_that_waits_for_itself_is_counted),
+		sim_test(others_act_before_and_after_a_call),
+		sim_test(after_a_kill_nothing_is_done_and_nothing_is_held),
+		sim_test(a_sync_of_a_new_file_does_not_save_its_name),
+		sim_test(a_rename_is_one_thing_and_rests_on_the_file),
+		sim_test(a_sync_of_either_directory_saves_a_rename),
+		sim_test(an_exchange_is_one_thing),
+		sim_test(names_may_be_there_before_data),
+		sim_test(a_datasync_saves_data_and_no_attributes),
+		sim_test(writes_are_torn_between_sectors_and_pages),
+		sim_test(a_size_may_be_there_without_the_data),
+		sim_test(any_of_some_writes_may_be_lost),
+		sim_test(an_inode_number_is_given_again_only_when_it_is_free),
+		sim_test(the_log_tells_and_can_be_changed),
+		sim_test(shared_blocks_are_copied_when_written),
+		sim_test(flags_and_projects_are_kept),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

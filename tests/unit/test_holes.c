@@ -135,7 +135,7 @@ static void long_runs_are_gathered_and_cut(void **state)
 	close(h.fd);
 }
 
-/* Between the look and the punch somebody writes: the second look sees it. */
+/* D4: between the look and the punch somebody writes: the second look sees it. */
 static int write_fd;
 
 static int write_on_third(void *ctx, struct err *err)
@@ -207,6 +207,7 @@ static int fake_ioctl(int fd, unsigned long request, void *arg)
 	return 0;
 }
 
+/* G3 */
 static void the_kernels_word_is_not_taken_for_more_than_it_is(void **state)
 {
 	struct holes h = { .fd = file_of("", 0), .how = HOLES_COMPARED, .hole_fd = file_of("", 0), .min_len = KIB4 };
@@ -419,7 +420,7 @@ static void on_btrfs_the_hole_is_alike(void **state)
 	end_on(&h);
 }
 
-/* A writer flips a block of zeros between zeros and its count, and reads back what it wrote: no write is lost. */
+/* G4: a writer flips a block of zeros between zeros and its count, and reads back what it wrote: no write is lost. */
 static void a_writer_loses_nothing(void **state)
 {
 	struct holes h = begin_on("xfs", HOLES_COMPARED);

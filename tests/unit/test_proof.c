@@ -39,6 +39,7 @@ static void equal_bytes_are_the_same(void **state)
 		assert_int_equal(same_bytes(file_of(bytes, len), file_of(bytes, len), NULL, NULL, &err), 0);
 }
 
+/* B6 */
 static void one_bit_is_found_wherever_it_is(void **state)
 {
 	static const size_t places[] = { 0, 4095, MIB - 1, MIB, 2 * MIB + 77, sizeof(bytes) - 1 };
@@ -57,6 +58,7 @@ static void one_bit_is_found_wherever_it_is(void **state)
 	}
 }
 
+/* B8 */
 static void files_of_other_lengths_differ(void **state)
 {
 	struct err err = ERR_INIT;
@@ -123,6 +125,7 @@ static ssize_t pread_eio(int fd, void *buf, size_t len, off_t offset)
 	return -1;
 }
 
+/* B7 */
 static void what_cannot_be_read_is_not_the_same(void **state)
 {
 	struct file_ops ops = file_ops_os;

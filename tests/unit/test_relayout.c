@@ -2,6 +2,7 @@
 #include "tests/unit/tree_help.h"
 
 #include <linux/falloc.h>
+#include <signal.h>
 #include <sys/syscall.h>
 
 #include "compactor/relayout.h"
@@ -357,14 +358,12 @@ static int always_stop(void *ctx, struct err *err)
 	return err_set(err, ERR_CANCELED, "stopped");
 }
 
-/* An image whose one long block, of data that is not there, takes much longer than a tenth of a second. */
-static void it_stops_when_it_is_told_to(void **state)
+/* An image whose long blocks, of data that is not there, take much longer to compare than a tenth of a second. */
+static int long_image(void)
 {
 	struct vdi_header_disk h;
-	struct err err = ERR_INIT;
-	int old, copy;
+	int fd;
 
-	(void)state;
 	make_vdi(VDI_FIXED, 1u << 31, 0);
 	memcpy(&h, vdi, sizeof(h));
 	h.size = le64_from((uint64_t)1 << 36);
@@ -373,13 +372,85 @@ static void it_stops_when_it_is_told_to(void **state)
 	for (uint32_t i = 0; i < 32; i++)
 		le32_store(vdi + 512 + 4 * i, i);
 	tree_write("old", vdi, 1536);
-	old = open(in_tree("old"), O_RDWR);
-	copy = open(in_tree("old"), O_RDWR);
-	assert_int_equal(ftruncate(old, ((off_t)1 << 36) + 1536), 0);
+	fd = open(in_tree("old"), O_RDWR);
+	assert_int_equal(ftruncate(fd, ((off_t)1 << 36) + 1536), 0);
+	return fd;
+}
+
+static void it_stops_when_it_is_told_to(void **state)
+{
+	int old = long_image(), copy = open(in_tree("old"), O_RDWR);
+	struct err err = ERR_INIT;
+
+	(void)state;
 	assert_int_equal(proof_same_image(old, copy, "old", "vdi", &roots, &jail, always_stop, NULL, &err), -1);
 	expect_error(&err, ERR_CANCELED, "stopped");
 	close(old);
 	close(copy);
+}
+
+static int kill_child(void *ctx, struct err *err)
+{
+	FILE *f = fopen("/proc/thread-self/children", "r");
+	int pid = 0;
+
+	(void)err;
+	if (!f || fscanf(f, "%d", &pid) != 1)
+		fail_msg("no child");
+	fclose(f);
+	kill(pid, SIGKILL);
+	++*(int *)ctx;
+	return 0;
+}
+
+/* A15 */
+static void a_process_that_is_killed_proves_nothing(void **state)
+{
+	int old = long_image(), copy = open(in_tree("old"), O_RDWR), nr = 0;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	assert_int_equal(proof_same_image(old, copy, "old", "vdi", &roots, &jail, kill_child, &nr, &err), -1);
+	expect_error(&err, ERR_IO, "died (killed by signal 9");
+	assert_int_equal(nr, 1);
+	close(old);
+	close(copy);
+}
+
+static int nr_writes, failing_write;
+
+static ssize_t fail_once(int fd, const void *buf, size_t len, off_t offset)
+{
+	if (++nr_writes != failing_write)
+		return pwrite(fd, buf, len, offset);
+	errno = ENOSPC;
+	return -1;
+}
+
+/* B1 */
+static void every_write_may_find_no_space(void **state)
+{
+	struct file_ops ops = file_ops_os;
+	int rc = -1;
+
+	(void)state;
+	ops.pwrite = fail_once;
+	make_vhd();
+	for (failing_write = 1; rc < 0; failing_write++) {
+		int old = file_of(vhd, sizeof(vhd)), copy = file_of("", 0);
+		struct err err = ERR_INIT;
+
+		nr_writes = 0;
+		file_ops = &ops;
+		rc = relayout(old, copy, "vhd", &err);
+		file_ops = &file_ops_os;
+		if (rc < 0)
+			expect_error(&err, ERR_FULL, "cannot write");
+		close(old);
+		close(copy);
+	}
+	assert_int_equal(failing_write - 2, nr_writes);
+	assert_true(nr_writes > 5);
 }
 
 /* ---- what the jail leaves to write to ---- */
@@ -483,6 +554,7 @@ static void need_seccomp(void)
 	}
 }
 
+/* F14 */
 static void only_one_descriptor_can_be_written_to(void **state)
 {
 	struct jail j = jail;
@@ -532,6 +604,8 @@ int main(void)
 		relayout_test(it_applies_to_few),
 		relayout_test(it_is_done_in_a_jail),
 		relayout_test(it_stops_when_it_is_told_to),
+		relayout_test(a_process_that_is_killed_proves_nothing),
+		relayout_test(every_write_may_find_no_space),
 		relayout_test(only_one_descriptor_can_be_written_to),
 		relayout_test(a_jail_that_writes_nothing_does_not_map_either),
 	};
