@@ -282,11 +282,11 @@ void compact_measure(struct compaction *c, uint64_t before)
 	const struct store_image *i = &c->store.images.items[c->step->image];
 	struct err err = ERR_INIT;
 	uint64_t now;
+	int rc = 0;
 
-	for (size_t n = 0; n < i->nr_files; n++)
-		if (store_map_disk(&c->store, i->first_file + n, &err) < 0)
-			return;
-	if (rangemap_end(c->store.disk, &err) < 0)
+	for (size_t n = 0; rc == 0 && n < i->nr_files; n++)
+		rc = store_map_disk(&c->store, i->first_file + n, &err);
+	if (rangemap_end(c->store.disk, &err) < 0 || rc < 0)
 		return;
 	now = compact_shared(c, c->step->image);
 	c->step->shared = now - min_u64(before, now);
@@ -347,18 +347,24 @@ static int carry_out(struct compaction *c, struct err *err)
 }
 
 /* Free space of all file systems, when what was done has reached the disk. */
-static void measure_space(struct compaction *c, bool after)
+static int measure_space(struct compaction *c, bool after, struct err *err)
 {
+	CLEANUP(free) bool *known = calloc(c->plan->nr_file_systems + 1, sizeof(*known));
+
+	if (!known)
+		return no_memory(err);
 	for (size_t i = 0; i < c->store.images.nr; i++) {
 		const struct store_image *im = &c->store.images.items[i];
 		struct plan_fs *fs = &c->plan->file_systems[im->fs];
-		uint64_t *free = after ? &fs->free_after : &fs->free_before;
 		struct statfs st;
-		int fd = *free || im->out ? -1 : store_open(&c->store, im->first_file, NULL);
+		int fd = !im->nr_files || known[im->fs] ? -1 : store_open(&c->store, im->first_file, NULL);
 
-		if (fd >= 0 && syncfs(fd) == 0 && file_ops->fstatfs(fd, &st) == 0)
-			*free = (uint64_t)st.f_bavail * (uint64_t)st.f_bsize;
+		if (fd < 0 || syncfs(fd) < 0 || file_ops->fstatfs(fd, &st) < 0)
+			continue;
+		known[im->fs] = true;
+		*(after ? &fs->free_after : &fs->free_before) = max_u64((uint64_t)st.f_bavail * (uint64_t)st.f_bsize, 1);
 	}
+	return 0;
 }
 
 /* One round over what is left; counts what was done, and what there was no room for. */
@@ -422,10 +428,12 @@ int compact_apply(struct compaction *c, struct err *err)
 	c->began = now_ns();
 	c->total = c->plan->work;
 	c->plan->applied = true;
-	measure_space(c, false);
+	if (measure_space(c, false, err) < 0)
+		return -1;
 	rc = apply(c, err);
 	remember_rate(c);
-	measure_space(c, true);
+	if (measure_space(c, true, rc == 0 ? err : NULL) < 0)
+		rc = -1;
 	c->plan->nr_seconds = (now_ns() - c->began) / 1000000000;
 	c->plan->peak_memory = getrusage(RUSAGE_SELF, &u) == 0 ? (uint64_t)u.ru_maxrss * KIB : 0;
 	return rc;
@@ -433,7 +441,8 @@ int compact_apply(struct compaction *c, struct err *err)
 
 /* ---- a plan made before ---- */
 
-static const struct plan_image *image_of(const struct plan *p, const char *path)
+/* The image's number in the plan, or SIZE_MAX. */
+static size_t image_of(const struct plan *p, const char *path)
 {
 	size_t low = 0, high = p->nr_images;
 
@@ -442,40 +451,38 @@ static const struct plan_image *image_of(const struct plan *p, const char *path)
 		int order = strcmp(p->images[mid].path, path);
 
 		if (order == 0)
-			return &p->images[mid];
+			return mid;
 		if (order < 0)
 			low = mid + 1;
 		else
 			high = mid;
 	}
-	return NULL;
-}
-
-static bool was_told(const struct plan *told, const struct plan_image *image, enum plan_method method)
-{
-	for (size_t i = 0; i < told->nr_steps; i++)
-		if (told->steps[i].method == method && &told->images[told->steps[i].image] == image)
-			return true;
-	return false;
+	return SIZE_MAX;
 }
 
 int compact_restrict(struct compaction *c, const struct plan *told, struct err *err)
 {
+	CLEANUP(free) unsigned *methods_of = calloc(told->nr_images + 1, sizeof(*methods_of));
 	struct plan *p = c->plan;
 	size_t nr = 0;
 
+	if (!methods_of)
+		return no_memory(err);
 	if (told->min_run != p->min_run)
 		return err_set(err, ERR_USAGE, "the plan was made with other runs: give --min-run %llu",
 			       (unsigned long long)told->min_run);
+	for (size_t i = 0; i < told->nr_steps; i++)
+		methods_of[told->steps[i].image] |= 1u << told->steps[i].method;
 	for (size_t i = 0; i < p->nr_steps; i++) {
 		struct plan_image *mine = &p->images[p->steps[i].image];
-		const struct plan_image *then = image_of(told, mine->path);
-		bool same = then && spool_identity_equal(&then->identity, &mine->identity);
+		size_t n = image_of(told, mine->path);
+		bool same = n != SIZE_MAX && spool_identity_equal(&told->images[n].identity, &mine->identity);
 
-		if (same && was_told(told, then, p->steps[i].method))
+		if (same && methods_of[n] & 1u << p->steps[i].method)
 			p->steps[nr++] = p->steps[i];
-		else if (!mine->why_not && !same)
-			mine->why_not = strdup(then ? "it changed since the plan was made" : "the plan does not know it");
+		else if (!same)
+			compact_leave(c, p->steps[i].image,
+				      n == SIZE_MAX ? "the plan does not know it" : "it changed since the plan was made");
 	}
 	p->nr_steps = nr;
 	add_up(c);

@@ -12,16 +12,17 @@
 
 #include "scanner/base/file.h"
 
-/* How it works: first the lease, then the locks, then a look at what others leave beside a file.  In this order, because from
- * the lease on whoever opens the file breaks it: what is not seen afterwards came too late, and hold_whole() tells.
+/* How it works: first the lease, then the locks, then a look at what others leave beside a file.  In this order,
+ * because from the lease on whoever opens the file breaks it: what is not seen afterwards came too late, and
+ * hold_whole() tells.
  *
- * A write lease is granted on a descriptor of any mode while the kernel counts no other open file of the inode (closed
- * descriptors with mappings, loop devices and swap files are open files; O_PATH descriptors are none).  When it breaks
- * F_GETLEASE tells what it is to become, and never F_WRLCK again.  Rename, link and unlink do not break it.
+ * A write lease is granted on a descriptor of any mode while the kernel counts no other open file of the inode
+ * (closed descriptors with mappings, loop devices and swap files are open files; O_PATH descriptors are none).  When
+ * it breaks F_GETLEASE tells what it is to become, and never F_WRLCK again.  Rename, link and unlink do not break it.
  *
- * SIGIO, which a broken lease sends, would end a process that does not expect it.  F_SETSIG makes it SIGURG, for this open file
- * only: no handler, no mask, and a signal that is ignored interrupts nothing.  (Not a real-time signal: where its queue
- * is full the kernel falls back on SIGIO.) */
+ * SIGIO, which a broken lease sends, would end a process that does not expect it.  F_SETSIG makes it SIGURG, for this
+ * open file only: no handler, no mask, and a signal that is ignored interrupts nothing.  (Not a real-time signal:
+ * where its queue is full the kernel falls back on SIGIO.) */
 
 #define LIBVIRT_PREFIX "trusted.libvirt.security."
 #define LCK_ROOM (NAME_MAX + 16)

@@ -14,9 +14,10 @@
 #include "compactor/hold.h"
 #include "scanner/base/file.h"
 
-/* The kernel does not say who stands in the way of a lease.  So the descriptors of all processes are compared with the file by
- * device and inode, and the loop devices; if that finds nobody, what processes have mapped without a descriptor; then locks, which
- * can be seen where their owners cannot.  Duplicates of our own descriptor do not count, whoever has them.
+/* The kernel does not say who stands in the way of a lease.  So the descriptors of all processes are compared with
+ * the file by device and inode, and the loop devices; if that finds nobody, what processes have mapped without a
+ * descriptor; then locks, which can be seen where their owners cannot.  Duplicates of our own descriptor do not
+ * count, whoever has them.
  *
  * Nothing is opened but directories and files of /proc and /sys.  The rest is asked of what the kernel has in memory
  * (AT_STATX_DONT_SYNC): a server that is gone, behind a descriptor of some process, must not stop us. */

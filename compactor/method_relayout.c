@@ -23,7 +23,7 @@ static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 	s->saving = p->zero;
 	s->later = c->o.keep_originals;
 	s->work = 2 * p->used;
-	s->space = relayout_size(p->format, p->used, 0);
+	s->space = relayout_size(p->format, p->used, i->cluster_size);
 	return 1;
 }
 

@@ -29,6 +29,11 @@ static char *copy(const char *s)
 	return strdup(s ? s : "");
 }
 
+static int stopped(const struct store *s, struct err *err)
+{
+	return s->stopper && stopper_says(s->stopper) ? err_set(err, ERR_CANCELED, "stopped while the store was looked at") : 0;
+}
+
 /* Nothing is done with the image; the first reason stays. */
 static int leave_alone(struct store *s, size_t image, const char *why)
 {
@@ -140,7 +145,7 @@ static int map_extents(struct store *s, struct store_file *f, int fd, struct fie
 	uint64_t at = 0;
 	const struct fiemap_extent *last;
 
-	for (;;) {
+	while (stopped(s, err) == 0) {
 		*map = (struct fiemap){
 			.fm_start = at, .fm_length = FIEMAP_MAX_OFFSET - at, .fm_flags = FIEMAP_FLAG_SYNC,
 			.fm_extent_count = EXTENTS_AT_ONCE,
@@ -152,10 +157,11 @@ static int map_extents(struct store *s, struct store_file *f, int fd, struct fie
 		if (add_extents(s, f, map, err) < 0)
 			return -1;
 		last = &map->fm_extents[map->fm_mapped_extents - 1];
-		at = last->fe_logical + last->fe_length;
-		if (last->fe_flags & FIEMAP_EXTENT_LAST)
+		if ((last->fe_flags & FIEMAP_EXTENT_LAST) || last->fe_logical + last->fe_length <= at)
 			return 0;
+		at = last->fe_logical + last->fe_length;
 	}
+	return -1;
 }
 
 int store_map_disk(struct store *s, size_t number, struct err *err)
@@ -299,6 +305,8 @@ static int take_part(void *ctx, const char *path, int fd, struct err *err)
 	for (size_t n = 0; n < i->nr_files; n++)
 		if (is_file(&l->s->files.items[i->first_file + n], st.st_dev, st.st_ino))
 			return 0;
+	if (l->s->files.nr != i->first_file + i->nr_files) /* it is looked at again */
+		return err_set(err, ERR_REFUSED, "it lies in another file than before");
 	return add_file(l->s, l->image, path, true, fd, err);
 }
 
@@ -308,10 +316,13 @@ static int take_mapped(void *ctx, const struct mapped *m, struct err *err)
 	const struct store_image *i = &l->s->images.items[l->image];
 	const struct store_fs *fs = &l->s->file_systems.items[i->fs];
 	struct range r = { .from = m->address, .len = m->len, .to = m->offset };
+	size_t n = 0;
 
-	for (size_t n = 0; n < i->nr_files; n++)
-		if (is_file(&l->s->files.items[i->first_file + n], m->dev, m->ino))
-			r.tag = (uint32_t)(i->first_file + n);
+	while (n < i->nr_files && !is_file(&l->s->files.items[i->first_file + n], m->dev, m->ino))
+		n++;
+	if (n == i->nr_files)
+		return err_set(err, ERR_REFUSED, "the process that read the image named a file that is none of its");
+	r.tag = (uint32_t)(i->first_file + n);
 	if (m->offset % fs->block) {
 		r.flags = STORE_MISALIGNED;
 		l->misaligned = true;
@@ -341,7 +352,7 @@ static int map_image(struct store *s, size_t image, int fd, struct mapped_image 
 		return leave_alone(s, image, why.text) < 0 ? no_memory(err) : 0;
 	}
 	i->certain = ret->certainty != IMAGE_GUESSED && !ret->dirty && !ret->corrupt;
-	i->mixed = l.misaligned || ret->packed;
+	i->mixed = l.misaligned || ret->packed || ret->misaligned;
 	s->plan->images[image].misaligned = ret->misaligned + ret->packed;
 	return 0;
 }
@@ -417,8 +428,10 @@ static int look_at_disk(struct store *s, size_t image, struct err *err)
 	const struct store_image *i = &s->images.items[image];
 	struct err why = ERR_INIT;
 
-	for (size_t n = 0; n < i->nr_files && !i->out; n++) {
+	for (size_t n = 0; n < i->nr_files; n++) { /* also of one that takes no part: it has references */
 		if (store_map_disk(s, i->first_file + n, &why) < 0) {
+			if (why.kind == ERR_CANCELED)
+				return stopped(s, err);
 			s->images.items[image].out = true;
 			return leave_alone(s, image, why.text) < 0 ? no_memory(err) : 0;
 		}
@@ -433,7 +446,9 @@ static int take_image(void *ctx, const struct catalog_image *c, struct err *err)
 {
 	struct store *s = ctx;
 	struct plan *p = s->plan;
-	struct store_image i = { .id = c->id, .layer = max_u64(c->layer / BLOCK_SIZE, 1), .identity = c->identity };
+	struct store_image i = {
+		.id = c->id, .layer = max_u64(c->layer / BLOCK_SIZE, 1), .cluster_size = c->cluster_size, .identity = c->identity,
+	};
 	struct plan_image *more;
 
 	if (!roots_cover(s->roots, c->path) || c->part_of)
@@ -522,11 +537,6 @@ static int rank(struct store *s, struct err *err)
 	for (size_t i = 0; i < s->ranks.nr; i++)
 		s->images.items[s->ranks.items[i]].rank = (uint32_t)i;
 	return 0;
-}
-
-static int stopped(const struct store *s, struct err *err)
-{
-	return s->stopper && stopper_says(s->stopper) ? err_set(err, ERR_CANCELED, "stopped while the store was looked at") : 0;
 }
 
 int store_look(struct store *s, const struct store_options *o, struct plan *plan, struct err *err)

@@ -39,6 +39,7 @@ struct store_image {
 	int64_t id;
 	char *path, *backing_path, *format;
 	uint64_t layer;	 /* blocks */
+	uint64_t cluster_size; /* bytes; 0 = it has none */
 	unsigned depth;
 	size_t fs;	 /* in file_systems */
 	size_t first_file, nr_files; /* its own first */

@@ -270,6 +270,21 @@ static int run_undisturbed(struct trial *t, struct sim **ret)
 
 /* ---- kills ---- */
 
+static int judge_state(void *ctx, struct sim *s, const struct sim_cut *cut)
+{
+	struct trial *t = ctx;
+	char how[sizeof(t->how)];
+	int rc;
+
+	memcpy(how, t->how, sizeof(how));
+	say_more(t, ", then power cut at entry %u, %s %s", cut->at, cut->kind, cut->what);
+	sim_use(s);
+	rc = judge(t, s, (struct crash_moment){ .done = t->done && cut->at_end,
+						   .untouched = cut->at == 0 && !t->disturbed });
+	memcpy(t->how, how, sizeof(how));
+	return rc;
+}
+
 static int kill_recoveries(struct trial *t, const struct sim *killed, struct crash_moment m, unsigned depth)
 {
 	char how[sizeof(t->how)];
@@ -304,10 +319,28 @@ static int kill_recoveries(struct trial *t, const struct sim *killed, struct cra
 	return rc;
 }
 
+/* The recovery was judged; what if power fails during or after it? */
+static int cut_after_kill(struct trial *t, const struct sim *s, unsigned entries)
+{
+	struct sim_cuts cuts = t->w->cuts;
+	uint64_t nr;
+	int rc;
+
+	cuts.from = entries;
+	t->done = false;
+	t->disturbed = true;
+	say_more(t, " and recovered from entry %u on", entries);
+	rc = sim_states(s, &cuts, judge_state, t, &nr);
+	t->disturbed = false;
+	t->ret->nr_cuts_after_kills += nr;
+	return rc;
+}
+
 static int try_kill(struct trial *t, unsigned k)
 {
 	struct crash_moment m = { .untouched = k == 1 };
 	struct sim *s = begin(t);
+	unsigned entries;
 	struct err err;
 	int rc;
 
@@ -315,31 +348,19 @@ static int try_kill(struct trial *t, unsigned k)
 	sim_kill_at(s, k);
 	run(t, s, &err);
 	sim_restart(s);
+	entries = sim_log_len(s);
 	rc = kill_recoveries(t, s, m, 2);
 	sim_use(s);
 	if (rc == 0)
 		rc = judge(t, s, m);
 	t->ret->nr_kills++;
+	if (rc == 0 && t->w->recover && t->w->cut_again && k % t->w->cut_again == 0)
+		rc = cut_after_kill(t, s, entries);
 	sim_free(s);
 	return rc;
 }
 
 /* ---- errors ---- */
-
-static int judge_state(void *ctx, struct sim *s, const struct sim_cut *cut)
-{
-	struct trial *t = ctx;
-	char how[sizeof(t->how)];
-	int rc;
-
-	memcpy(how, t->how, sizeof(how));
-	say_more(t, ", then power cut at entry %u, %s %s", cut->at, cut->kind, cut->what);
-	sim_use(s);
-	rc = judge(t, s, (struct crash_moment){ .done = t->done && cut->at_end,
-						   .untouched = cut->at == 0 && !t->disturbed });
-	memcpy(t->how, how, sizeof(how));
-	return rc;
-}
 
 static int try_fault(struct trial *t, enum sim_call kind, struct sim_fault f)
 {

@@ -11,7 +11,8 @@
 /* Drives a piece of work through all that can go wrong under it, and judges what is left.
  *
  * The work is done once undisturbed, and is then
- *  - killed before each of its changes, and the recovery from that killed before each of its own, and the recovery from that
+ *  - killed before each of its changes, and the recovery from that killed before each of its own, and the recovery from that;
+ *    and power is cut during or after the recovery from a kill, which may have taken for saved what was not
  *  - given every error at every call, a lie or a wrong bit at every write, and half of every transfer
  *  - cut from power at every entry of the log (see sim_states()), undisturbed and with each sync failing
  * After each of these recover() runs, and this must hold:
@@ -55,12 +56,12 @@ struct crash_workflow {
 	unsigned calls_max; /* of one recovery; 0 = 100000 */
 	bool flip_reads;    /* also a wrong bit at every read, once: it must not get into what is kept */
 	unsigned nested;    /* each so many-th kill of a recovery is gone into one deeper; 0 = all */
-	/* Each so many-th state of a power cut has its recovery cut from power, too; 0 = none. */
+	/* The recovery of each so many-th kill and power cut is cut from power, too; 0 = none. */
 	unsigned cut_again;
 };
 
 struct crash_report {
-	uint64_t nr_kills, nr_nested, nr_errors, nr_cuts, nr_cuts_after_errors, nr_cuts_again;
+	uint64_t nr_kills, nr_nested, nr_errors, nr_cuts, nr_cuts_after_errors, nr_cuts_again, nr_cuts_after_kills;
 	uint64_t nr_calls, nr_changes; /* of the undisturbed run */
 	char *text; /* of the first violation: what was done, and the log; NULL: none */
 };

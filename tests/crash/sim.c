@@ -779,12 +779,12 @@ static int do_sync(struct sim *s, int fd, bool datasync)
 
 static int sim_fdatasync(int fd)
 {
-	return CALLED(SIM_FDATASYNC, false, do_sync(now, fd, true));
+	return CALLED(SIM_FDATASYNC, true, do_sync(now, fd, true));
 }
 
 static int sim_fsync(int fd)
 {
-	return CALLED(SIM_FSYNC, false, do_sync(now, fd, false));
+	return CALLED(SIM_FSYNC, true, do_sync(now, fd, false));
 }
 
 /* A descriptor to write through, whose file may be changed. */

@@ -68,10 +68,10 @@ enum sim_call {
 };
 const char *sim_call_name(enum sim_call c);
 
-/* Calls so far, and how many of them changed something (for kills). */
+/* Calls so far, and how many of them changed something or synced (for kills). */
 unsigned sim_nr_calls(const struct sim *s);
 unsigned sim_nr_changes(const struct sim *s);
-/* The kind of the n-th call, from 1, and whether it changes something. */
+/* The kind of the n-th call, from 1, and whether it changes something or syncs. */
 enum sim_call sim_call_kind(const struct sim *s, unsigned n);
 bool sim_call_changes(const struct sim *s, unsigned n);
 

@@ -33,6 +33,7 @@ enum mistake {
 	ATTRIBUTES_BY_DATASYNC,
 	OTHER_CONTENT,
 	SILENT,
+	BELIEVES_ITS_EYES,
 };
 
 struct work {
@@ -244,14 +245,16 @@ static void assert_passes(const struct crash_workflow *w)
 	if (crash_try(w, &r) < 0)
 		fail_msg("%s", r.text);
 	clock_gettime(CLOCK_MONOTONIC, &b);
-	all = r.nr_kills + r.nr_nested + r.nr_errors + r.nr_cuts + r.nr_cuts_after_errors + r.nr_cuts_again;
+	all = r.nr_kills + r.nr_nested + r.nr_errors + r.nr_cuts + r.nr_cuts_after_errors + r.nr_cuts_again +
+	      r.nr_cuts_after_kills;
 	seconds = (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) / 1e9;
 	printf("# %s: %llu calls, %llu changes; %llu kills, %llu nested, %llu errors, %llu power cuts, %llu after errors, %llu "
-	       "during recovery: %.0f a second\n", w->name, (unsigned long long)r.nr_calls, (unsigned long long)r.nr_changes,
+	       "during recovery, %llu after kills: %.0f a second\n", w->name, (unsigned long long)r.nr_calls, (unsigned long long)r.nr_changes,
 	       (unsigned long long)r.nr_kills, (unsigned long long)r.nr_nested, (unsigned long long)r.nr_errors,
 	       (unsigned long long)r.nr_cuts, (unsigned long long)r.nr_cuts_after_errors,
-	       (unsigned long long)r.nr_cuts_again, (double)all / seconds);
-	assert_true(r.nr_kills == r.nr_changes && r.nr_nested && r.nr_cuts && r.nr_cuts_after_errors && r.nr_cuts_again);
+	       (unsigned long long)r.nr_cuts_again, (unsigned long long)r.nr_cuts_after_kills, (double)all / seconds);
+	assert_true(r.nr_kills == r.nr_changes && r.nr_nested && r.nr_cuts && r.nr_cuts_after_errors && r.nr_cuts_again &&
+		    r.nr_cuts_after_kills);
 	assert_true(r.nr_errors > r.nr_calls);
 	crash_report_release(&r);
 }
@@ -532,6 +535,77 @@ static void attributes_that_were_not_copied_or_not_saved_are_caught(void **state
 	assert_caught(crash_try_cuts, &w, "b: image '/d/img' has other attributes");
 }
 
+/* ---- what is to be done is noted, and the note goes once it is done ---- */
+
+static int work_by_note(void *ctx, struct sim *s, struct err *err)
+{
+	FILE_FD workfd = open_dir(s, "work", err);
+
+	if (workfd < 0 || file_write_atomic(workfd, "note", "f", 1, 0600, err) < 0)
+		return -1;
+	if (write_new(ctx, s, err) < 0)
+		return -1;
+	return file_unlink(workfd, "note", err);
+}
+
+static int finish_note(void *ctx, struct sim *s, struct err *err)
+{
+	const struct work *w = ctx;
+	FILE_FD dirfd = open_dir(s, "d", err);
+	FILE_FD workfd = open_dir(s, "work", err);
+	struct removal r = { .dirfd = workfd };
+
+	if (dirfd < 0 || workfd < 0 || remove_tmps(ctx, s, err) < 0 || file_each_name(workfd, remove_tmp, &r, err) < 0)
+		return -1;
+	if (!says(s, "/d/f", 'n', NEW_LEN))
+		return 0;
+	if (w->mistake != BELIEVES_ITS_EYES && file_sync_dir(dirfd, err) < 0)
+		return -1;
+	return file_unlink(workfd, "note", err) < 0 ? -1 : file_sync_dir(workfd, err);
+}
+
+static int check_note(void *ctx, struct sim *s, struct crash_moment m, struct err *err)
+{
+	struct stat st;
+
+	if (check_f(ctx, s, m, err) < 0)
+		return -1;
+	if (!m.lied && sim_stat(s, "/work/note", &st) < 0 && !says(s, "/d/f", 'n', NEW_LEN))
+		return err_set(err, ERR_FORMAT, "the note is gone and f is old");
+	return 0;
+}
+
+static bool belongs_or_note(void *ctx, const char *path, const struct stat *st)
+{
+	return strcmp(path, "/work/note") == 0 || belongs(ctx, path, st);
+}
+
+/* The note is there from the start: what is asked is only whether it goes too early. */
+static void set_up_note(void *ctx, struct sim *s)
+{
+	int workfd;
+
+	set_up(ctx, s);
+	workfd = open_dir(s, "work", NULL);
+	assert_int_equal(file_write_atomic(workfd, "note", "f", 1, 0600, NULL), 0);
+	file_ops->close(workfd);
+}
+
+static void a_recovery_that_takes_for_saved_what_it_sees_is_caught(void **state)
+{
+	struct work work = { .durable = true };
+	struct crash_workflow w = { .name = "note", .setup = set_up_note, .run = work_by_note, .recover = finish_note,
+				    .check = check_note, .ctx = &work, .images = image, .belongs = belongs_or_note,
+				    .cut_again = 1 };
+
+	(void)state;
+	assert_passes(&w);
+	work.mistake = BELIEVES_ITS_EYES;
+	assert_caught(crash_try_kills, &w, "c: the note is gone and f is old");
+	w.cut_again = 0;
+	assert_int_equal(crash_try_kills(&w, &(struct crash_report){ 0 }), 0); /* kills alone do not show it */
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -548,6 +622,7 @@ int main(void)
 		cmocka_unit_test(an_exchange_before_the_sync_is_caught),
 		cmocka_unit_test(a_file_that_was_not_read_back_from_the_disk_is_caught),
 		cmocka_unit_test(attributes_that_were_not_copied_or_not_saved_are_caught),
+		cmocka_unit_test(a_recovery_that_takes_for_saved_what_it_sees_is_caught),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

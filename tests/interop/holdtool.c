@@ -12,8 +12,8 @@
 
 /* holdtool [--assume-idle] [--no-leases] take|look FILE: what compactor/hold.h says of a file, for tests.
  *
- * "take" says "held", or why not, and as long as it holds the file answers each line of input: "whole?" by "whole" or by
- * what is wrong.  At the end of input it lets go and says so.  --no-leases: as if the file system had none. */
+ * "take" says "held", or why not, and as long as it holds the file answers each line of input: "whole?" by "whole" or
+ * by what is wrong.  At the end of input it lets go and says so.  --no-leases: as if the file system had none. */
 
 static struct file_ops ops;
 

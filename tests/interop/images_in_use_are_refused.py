@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""An image that somebody uses cannot be held, in all the ways in which guests and tools hold one, and the message names him; and
-while it is held a QEMU waits, or is refused where the file system knows no leases.
+"""An image that somebody uses cannot be held, in all the ways in which guests and tools hold one, and the message names
+him; and while it is held a QEMU waits, or is refused where the file system knows no leases.
 
-Rows D1 (a guest runs on it), D2 (users without locks, loop devices), D3 (who comes while it is held), D7 (it is the backing file
-of a running overlay), D9 (two of us), B14 (FUSE)."""
+Rows D1 (a guest runs on it), D2 (users without locks, loop devices), D3 (who comes while it is held), D7 (it is the
+backing file of a running overlay), D9 (two of us), B14 (FUSE)."""
 
 import contextlib
 import os
@@ -32,11 +32,21 @@ def run(*command):
     return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True).stdout.decode()
 
 
+def read(path):
+    """Of a small file; "" where there is none, or none any more."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as f:
+            return f.read()
+    except OSError:
+        return ""
+
+
 class Hold:
     """A holdtool that takes a file; `said` is what came of it."""
 
     def __init__(self, path, *options):
-        self.process = subprocess.Popen([TOOL, *options, "take", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen([TOOL, *options, "take", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        text=True)
         self.said = self.line()
         if self.said == "open":
             self.said = self.line()
@@ -75,8 +85,8 @@ def assert_in_use(path, by, how):
 @contextlib.contextmanager
 def qemu_io(*arguments):
     """A qemu-io that has opened its image, and keeps it open."""
-    process = subprocess.Popen(["qemu-io", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               text=True)
+    process = subprocess.Popen(["qemu-io", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
     process.stdin.write("length\n")
     process.stdin.flush()
     line = process.stdout.readline()
@@ -92,8 +102,8 @@ def qemu_io(*arguments):
 def storage_daemon(path, *export):
     """A qemu-storage-daemon that exports an image; ready when its pid file is there."""
     pid_file = f"{TMP}/daemon.pid"
-    process = subprocess.Popen(["qemu-storage-daemon", "--blockdev", f"driver=qcow2,node-name=disk,file.driver=file,file.filename={path}",
-                                *export, "--pidfile", pid_file])
+    node = f"driver=qcow2,node-name=disk,file.driver=file,file.filename={path}"
+    process = subprocess.Popen(["qemu-storage-daemon", "--blockdev", node, *export, "--pidfile", pid_file])
     while not os.path.exists(pid_file) and process.poll() is None:
         time.sleep(0.01)
     if process.poll() is not None:
@@ -108,23 +118,23 @@ def storage_daemon(path, *export):
 @contextlib.contextmanager
 def qemu_nbd(path):
     pid_file = f"{TMP}/nbd.pid"
-    run("qemu-nbd", "--fork", "--persistent", "--read-only", "--pid-file", pid_file, "-k", f"{TMP}/nbd.sock", "-f", "qcow2", path)
-    with open(pid_file, encoding="ascii") as f:
-        pid = int(f.read())
+    run("qemu-nbd", "--fork", "--persistent", "--read-only", "--pid-file", pid_file, "-k", f"{TMP}/nbd.sock", "-f", "qcow2",
+        path)
+    pid = int(read(pid_file))
     try:
         yield f"pid {pid} (qemu-nbd)"
     finally:
         os.kill(pid, 15)
-        while os.path.exists(f"/proc/{pid}"):
+        while re.search(r"\) [^Z]", read(f"/proc/{pid}/stat")):
             time.sleep(0.01)
 
 
 @contextlib.contextmanager
 def guest(path):
     """A machine that was made and does not run yet: that is enough to hold its disk."""
-    process = subprocess.Popen(["qemu-system-x86_64", "-S", "-nodefaults", "-display", "none", "-accel", "tcg", "-m", "64", "-qmp",
-                                "stdio", "-drive", f"file={path},format=qcow2,if=virtio"], stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE, text=True)
+    machine = "-S -nodefaults -display none -accel tcg -m 64 -qmp stdio -drive".split()
+    process = subprocess.Popen(["qemu-system-x86_64", *machine, f"file={path},format=qcow2,if=virtio"],
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     if "QMP" not in process.stdout.readline():
         fail("qemu-system-x86_64 does not start")
     try:
@@ -151,7 +161,7 @@ def loop_device(path):
         yield f"loop device {device}"
     finally:
         run("losetup", "-d", device)
-        while os.path.exists(f"/sys/block/{os.path.basename(device)}/loop"):
+        while path in read(f"/sys/block/{os.path.basename(device)}/loop/backing_file"):
             time.sleep(0.01)
 
 
@@ -171,7 +181,8 @@ def ways(disk, raw, overlay):
     yield "D1: qemu-io -U", disk, qemu_io("-U", "-r", "-f", "qcow2", disk)
     yield "D1: an NBD server", disk, qemu_nbd(disk)
     yield "D1: qemu-storage-daemon", disk, storage_daemon(disk)
-    yield "D2: QEMU without locks", raw, qemu_io("--image-opts", f"driver=raw,file.driver=file,file.filename={raw},file.locking=off")
+    unlocked = f"driver=raw,file.driver=file,file.filename={raw},file.locking=off"
+    yield "D2: QEMU without locks", raw, qemu_io("--image-opts", unlocked)
     yield "D2: a reader", raw, plain_reader(raw)
     yield "D7: an overlay", disk, qemu_io("-f", "qcow2", overlay)
     yield "D7: an overlay that is read", disk, qemu_io("-r", "-f", "qcow2", overlay)
@@ -276,7 +287,8 @@ def qemu_is_refused_by_locks():
     if hold.said != "held":
         fail(f"without leases: {hold.said}")
     for command in (["qemu-img", "info", disk], ["qemu-io", "-r", "-f", "qcow2", "-c", "quit", disk],
-                    ["qemu-io", "-r", "-U", "-f", "qcow2", "-c", "quit", disk], ["qemu-io", "-f", "qcow2", "-c", "quit", disk]):
+                    ["qemu-io", "-r", "-U", "-f", "qcow2", "-c", "quit", disk],
+                    ["qemu-io", "-f", "qcow2", "-c", "quit", disk]):
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if done.returncode == 0 or "lock" not in done.stdout:
             fail(f"{command} was not refused by the locks: {done.stdout}")

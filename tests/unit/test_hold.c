@@ -11,8 +11,8 @@
 #include "compactor/hold.h"
 #include "scanner/base/file.h"
 
-/* Rows of failures that are tried here: B14 (file systems without leases or locks), D1, D2 (who has a file open, and how), D3 (who
- * opens it while it is held), D6 (file systems of several hosts), D9 (two of us).  Guests are tried by
+/* Rows of failures that are tried here: B14 (file systems without leases or locks), D1, D2 (who has a file open, and
+ * how), D3 (who opens it while it is held), D6 (file systems of several hosts), D9 (two of us).  Guests are tried by
  * tests/interop/images_in_use_are_refused.py. */
 
 #define TEXT "the image, as it was"
@@ -499,7 +499,8 @@ static void waits_to_truncate(int say)
 		_exit(1);
 }
 
-/* The default for SIGIO and for real-time signals is the end of the process: that we are still there is part of the test. */
+/* The default for SIGIO and for real-time signals is the end of the process: that we are still there is part of the
+ * test. */
 static void d3_who_would_not_wait_is_refused_and_noticed(void **state)
 {
 	CLEANUP(close_fd) int fd = image();
