@@ -53,6 +53,11 @@ uint64_t compact_shared(const struct compaction *c, size_t image);
 /* Looks again and records what c->step brought. */
 void compact_measure(struct compaction *c, uint64_t shared_before);
 
+/* ---- method_holes.c ---- */
+
+/* Bytes of an image that are stored, take space, and are zeros. */
+int compact_zeros(struct compaction *c, size_t image, uint64_t *ret, struct err *err);
+
 /* ---- rewrite.c ---- */
 
 typedef int rewrite_call(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err);

@@ -18,7 +18,10 @@ struct known {
 struct mapping {
 	const struct mapper *m;
 	VEC(struct known) files; /* its own first */
+	size_t file;   /* where the last stretch lies */
+	uint64_t held; /* bytes on disk, of all files */
 	uint64_t next; /* address from which on a stretch may begin */
+	uint64_t nr;   /* stretches */
 	struct mapped_image *ret;
 	struct mapped copy[MAPPER_AT_ONCE];
 };
@@ -31,6 +34,7 @@ static int add_file(struct mapping *g, int fd, struct err *err)
 		return err_errno(err, "cannot look at a file");
 	if (vec_push(&g->files, (struct known){ st.st_dev, st.st_ino, (uint64_t)st.st_size }) < 0)
 		return err_set(err, ERR_MEMORY, "no memory for a list of files");
+	g->held += st.st_blocks ? (uint64_t)st.st_blocks * 512 : (uint64_t)st.st_size; /* some file systems count no blocks */
 	return 0;
 }
 
@@ -45,16 +49,55 @@ static int opened(void *ctx, const struct opening *o, struct err *err)
 	return g->m->part(g->m->ctx, o->path, o->fd, err);
 }
 
-static bool can_be(const struct mapping *g, const struct mapped *m)
+static bool lies_in(const struct known *f, const struct mapped *m)
+{
+	return f->dev == m->dev && f->ino == m->ino;
+}
+
+/* Most stretches lie where the one before does: an image may have thousands of files. */
+static bool find_file(struct mapping *g, const struct mapped *m)
+{
+	if (lies_in(&g->files.items[g->file], m))
+		return true;
+	for (size_t i = 0; i < g->files.nr; i++) {
+		if (lies_in(&g->files.items[i], m)) {
+			g->file = i;
+			return true;
+		}
+	}
+	return false;
+}
+
+static bool can_be(struct mapping *g, const struct mapped *m)
 {
 	if (m->address < g->next || !m->len || (m->address | m->len) % BLOCK_SIZE)
 		return false;
 	if (m->address > IMAGE_SPAN_MAX || m->len > IMAGE_SPAN_MAX || m->offset > INT64_MAX - m->len)
 		return false;
-	for (size_t i = 0; i < g->files.nr; i++)
-		if (g->files.items[i].dev == m->dev && g->files.items[i].ino == m->ino)
-			return true;
-	return false;
+	return find_file(g, m);
+}
+
+static int check_number(struct mapping *g, struct err *err)
+{
+	if (++g->nr <= MAPPER_SPARE || (g->nr - MAPPER_SPARE) / MAPPER_TIMES <= g->held / BLOCK_SIZE)
+		return 0;
+	return err_set(err, ERR_REFUSED, "its tables make %llu stretches of a file of %llu KiB: the same data many times over",
+		       (unsigned long long)g->nr, (unsigned long long)(g->held / KIB));
+}
+
+/* What lies past the end of its file reads as zeros, and nothing can share with it. */
+static int take(struct mapping *g, struct mapped *m, struct err *err)
+{
+	uint64_t size;
+
+	if (!can_be(g, m))
+		return err_set(err, ERR_REFUSED, "the process that read the image said what cannot be");
+	g->next = m->address + m->len;
+	size = g->files.items[g->file].size;
+	m->len = m->offset < size ? min_u64(m->len, round_down(size - m->offset, BLOCK_SIZE)) : 0;
+	if (!m->len)
+		return 0;
+	return check_number(g, err) < 0 ? -1 : g->m->mapped(g->m->ctx, m, err);
 }
 
 static int take_frame(void *ctx, struct worker_message *msg, int sock, void *shared, struct err *err)
@@ -66,13 +109,9 @@ static int take_frame(void *ctx, struct worker_message *msg, int sock, void *sha
 	if (msg->kind != WORKER_FRAME || nr > MAPPER_AT_ONCE)
 		return err_set(err, ERR_REFUSED, "the process that read the image said what cannot be");
 	memcpy(g->copy, s->items, nr * sizeof(g->copy[0]));
-	for (uint32_t i = 0; i < nr; i++) {
-		if (!can_be(g, &g->copy[i]))
-			return err_set(err, ERR_REFUSED, "the process that read the image said what cannot be");
-		g->next = g->copy[i].address + g->copy[i].len;
-		if (g->m->mapped(g->m->ctx, &g->copy[i], err) < 0)
+	for (uint32_t i = 0; i < nr; i++)
+		if (take(g, &g->copy[i], err) < 0)
 			return -1;
-	}
 	*msg = (struct worker_message){ .kind = WORKER_FREE };
 	worker_send(sock, msg, -1, NULL); /* one that is gone shows in the next poll */
 	return 0;

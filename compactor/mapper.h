@@ -6,12 +6,17 @@
 
 #include "scanner/errand.h"
 
-/* Where the data of an image lies in its files, told by a process in a jail that opens the image and walks its extents. */
+/* Where the data of an image lies in its files, told by a process in a jail that opens the image and walks its extents.
+ *
+ * Tables may claim anything, and whoever keeps the stretches pays for them: there may be no more of them than MAPPER_TIMES the
+ * blocks that the files hold, and MAPPER_SPARE besides. */
+#define MAPPER_TIMES 2
+#define MAPPER_SPARE ((uint64_t)1 << 16)
 
 /* A stretch of whole blocks of 4 KiB of the stored view, and where it lies. */
 struct mapped {
 	uint64_t address, len;
-	uint64_t offset;   /* in the file; what is no multiple of 4 KiB no file system can share */
+	uint64_t offset;   /* in the file, before its end; what is no multiple of 4 KiB no file system can share */
 	uint64_t dev, ino; /* of the file: the image's own, or one that was told of before */
 };
 

@@ -18,67 +18,131 @@ struct punching {
 	size_t file; /* in the store, whose descriptor h.fd is */
 };
 
+/* ---- segments ---- */
+
+/* Calls for the stretches of files in which a segment lies. */
+static int each_range(struct compaction *c, size_t image, uint64_t segment,
+		      int (*call)(void *ctx, const struct range *r, struct err *err), void *ctx, struct err *err)
+{
+	uint64_t at = segment * SEGMENT_SIZE, end = at + SEGMENT_SIZE;
+	struct range r;
+	int rc = 0;
+
+	while (at < end && (rc = rangemap_find(c->store.blocks, image, at, &r, err)) > 0 && r.from < end) {
+		uint64_t skip = at > r.from ? at - r.from : 0;
+
+		r.from += skip;
+		r.to += skip;
+		r.len = min_u64(r.len - skip, end - r.from);
+		at = r.from + r.len;
+		rc = call(ctx, &r, err);
+		if (rc < 0)
+			return -1;
+	}
+	return rc < 0 ? -1 : 0;
+}
+
+/* ---- the plan ---- */
+
+struct counting {
+	struct compaction *c;
+	size_t image;
+	uint64_t on_disk; /* of the segment at hand */
+	uint64_t zero;	  /* of all, as far as they take space */
+};
+
+static int add_on_disk(void *ctx, const struct range *r, struct err *err)
+{
+	struct counting *n = ctx;
+	uint64_t at = r->to, end = r->to + r->len;
+	struct range d;
+	int rc = 0;
+
+	while (at < end && (rc = rangemap_find(n->c->store.disk, r->tag, at, &d, err)) > 0 && d.from < end) {
+		uint64_t from = max_u64(at, d.from);
+
+		at = min_u64(end, d.from + d.len);
+		n->on_disk += at - from;
+	}
+	return rc < 0 ? -1 : 0;
+}
+
+/* What is on the disk beyond what is not zero. */
+static int count_segment(void *ctx, uint64_t segment, unsigned stored, unsigned zero, struct err *err)
+{
+	struct counting *n = ctx;
+	uint64_t data = (uint64_t)(stored - zero) * BLOCK_SIZE;
+
+	n->on_disk = 0;
+	if (each_range(n->c, n->image, segment, add_on_disk, n, err) < 0)
+		return -1;
+	n->zero += min_u64(n->on_disk - min_u64(n->on_disk, data), (uint64_t)zero * BLOCK_SIZE);
+	return 0;
+}
+
+int compact_zeros(struct compaction *c, size_t image, uint64_t *ret, struct err *err)
+{
+	struct counting n = { .c = c, .image = image };
+
+	*ret = 0;
+	if (!c->plan->images[image].zero || c->store.images.items[image].packed) /* compressed zeros take no space */
+		return 0;
+	if (catalog_each_zero_segment(c->catalog, c->store.images.items[image].id, count_segment, &n, err) < 0)
+		return -1;
+	*ret = n.zero;
+	return 0;
+}
+
 static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 {
 	const struct store_image *i = &c->store.images.items[s->image];
-	const struct plan_image *p = &c->plan->images[s->image];
+	uint64_t zero;
 
-	(void)err;
-	if (!p->zero || i->relayout || c->store.file_systems.items[i->fs].whole_extents)
-		return 0; /* a rewrite leaves zeros out */
-	if (!c->o.preallocated && i->full) {
+	if (i->relayout || c->store.file_systems.items[i->fs].whole_extents)
+		return 0; /* a rewrite leaves them out */
+	if (compact_zeros(c, s->image, &zero, err) < 0)
+		return -1;
+	if (zero && !c->o.preallocated && i->full) {
 		compact_leave(c, s->image, "its zeros are left alone, for all of its space is allocated; --preallocated frees them");
 		return 0;
 	}
-	s->saving = s->work = p->zero;
-	return 1;
+	s->saving = s->work = zero;
+	return zero > 0;
 }
+
+/* ---- punching ---- */
 
 static int check(void *ctx, struct err *err)
 {
 	return compact_worked(ctx, 0, err);
 }
 
-static int punch_range(struct punching *p, const struct range *r, struct err *err)
+static int punch_range(void *ctx, const struct range *r, struct err *err)
 {
-	int fd = p->h.fd;
+	struct punching *p = ctx;
 
 	if (r->tag != p->file) {
-		p->h.fd = fd = store_open(&p->c->store, r->tag, err);
+		p->h.fd = store_open(&p->c->store, r->tag, err);
 		p->file = r->tag;
 	}
-	if (fd < 0)
+	if (p->h.fd < 0)
 		return -1;
 	return holes_punch(&p->h, r->to, r->to + r->len, &p->result, err);
 }
 
-static int punch_segments(void *ctx, uint64_t first, uint64_t last, struct err *err)
+static int punch_segment(void *ctx, uint64_t segment, unsigned stored, unsigned zero, struct err *err)
 {
 	struct punching *p = ctx;
-	uint64_t at = first * SEGMENT_SIZE, end = (last + 1) * SEGMENT_SIZE;
-	struct range r;
-	int rc = 0;
 
-	while (at < end && (rc = rangemap_find(p->c->store.blocks, p->c->step->image, at, &r, err)) > 0) {
-		if (r.from < at) {
-			r.to += at - r.from;
-			r.len -= at - r.from;
-			r.from = at;
-		}
-		if (r.from >= end)
-			break;
-		r.len = min_u64(r.len, end - r.from);
-		at = r.from + r.len;
-		if (punch_range(p, &r, err) < 0)
-			return -1;
-	}
-	return rc < 0 ? -1 : 0;
+	(void)stored;
+	(void)zero;
+	return each_range(p->c, p->c->step->image, segment, punch_range, p, err);
 }
 
 static int punch(struct punching *p, struct err *err)
 {
 	struct compaction *c = p->c;
-	int rc = catalog_each_zero_run(c->catalog, c->store.images.items[c->step->image].id, punch_segments, p, err);
+	int rc = catalog_each_zero_segment(c->catalog, c->store.images.items[c->step->image].id, punch_segment, p, err);
 
 	c->step->shared = p->result.bytes;
 	c->step->nr_runs = p->result.nr;

@@ -30,10 +30,13 @@ static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 {
 	const struct store_image *i = &c->store.images.items[s->image];
 	const struct plan_image *p = &c->plan->images[s->image];
-	uint64_t zero = i->relayout ? 0 : p->zero; /* that rewrite has left them out */
+	uint64_t zero = 0;
 
-	(void)err;
-	if (!c->store.file_systems.items[i->fs].whole_extents || !(p->saving + zero))
+	if (!c->store.file_systems.items[i->fs].whole_extents)
+		return 0;
+	if (!i->relayout && compact_zeros(c, s->image, &zero, err) < 0) /* that rewrite has left them out */
+		return -1;
+	if (!(p->saving + zero))
 		return 0;
 	if ((p->saving + zero) * WORTH < p->used) {
 		compact_leave(c, s->image, "too little of it would be saved to write it anew");

@@ -22,6 +22,9 @@
  *
  *	disk	|....#####.....|		+1 reference at the beginning of each stretch, -1 at its end,
  *					   and the same for the stretches that move
+ *
+ * A file that several images name has references of each, as if it were shared.  An image that is written anew moves away
+ * from everything: it saves what its duplicates have, less what its old file shares with files that stay.
  */
 
 #define CHAINS 8
@@ -43,12 +46,13 @@ struct span {
 
 struct moves {
 	struct store *s;
-	const struct moves_options *o;
+	struct moves_options o;
 	struct file_writer writer;
 	int fd;
 	uint64_t nr;
 	VEC(struct span) spans; /* by image */
 	VEC(uint32_t) ranks;	/* of the file system at hand: rank -> image */
+	bool *named_often;	/* by file: other images name it as well */
 	struct chain chains[CHAINS];
 	struct sorter *events;
 	struct {
@@ -86,6 +90,11 @@ int move_each_piece(struct store *s, const struct move *v, int (*call)(void *ctx
 	struct piece open = { .len = 0 }, p;
 	int rc = 0;
 
+	if (v->of_files) {
+		p = (struct piece){ s->images.items[v->image].first_file, s->images.items[v->origin].first_file,
+				    v->address, v->from, v->len, v->has_gaps };
+		return call(ctx, &p, err);
+	}
 	for (uint64_t at = 0; rc == 0 && at < v->len; at += p.len) {
 		int there = piece_at(s, v, at, &p, err);
 
@@ -110,24 +119,31 @@ int move_each_piece(struct store *s, const struct move *v, int (*call)(void *ctx
 #define EVENT_END ((uint64_t)1 << 62)
 #define EVENT_MOVES ((uint64_t)1 << 63)
 
-static int add_event(struct moves *m, uint64_t at, uint64_t value, struct err *err)
+/* File systems are swept one after the other: their offsets have nothing to do with each other. */
+static int add_event(struct moves *m, size_t image, uint64_t at, uint64_t value, struct err *err)
 {
 	size_t room;
 	struct record *r = sorter_room(m->events, 1, &room, err);
 
 	if (!r)
 		return -1;
-	*r = (struct record){ .key = { .hi = at }, .value = value };
+	*r = (struct record){ .key = { m->s->images.items[image].fs, at }, .value = image | value };
 	sorter_commit(m->events, 1);
 	return 0;
 }
 
-static int add_events(struct moves *m, uint64_t at, uint64_t len, uint64_t value, struct err *err)
+static int add_events(struct moves *m, size_t image, uint64_t at, uint64_t len, uint64_t value, struct err *err)
 {
-	return add_event(m, at, value, err) < 0 ? -1 : add_event(m, at + len, value | EVENT_END, err);
+	return add_event(m, image, at, value, err) < 0 ? -1 : add_event(m, image, at + len, value | EVENT_END, err);
 }
 
 #define NOT_PLAIN (FIEMAP_EXTENT_UNKNOWN | FIEMAP_EXTENT_DELALLOC | FIEMAP_EXTENT_DATA_INLINE | FIEMAP_EXTENT_NOT_ALIGNED)
+
+/* Whether somebody besides this image holds a stretch of the file. */
+static bool is_held(const struct moves *m, size_t file, const struct range *r)
+{
+	return (r->flags & FIEMAP_EXTENT_SHARED) || m->named_often[file];
+}
 
 static void add_freed(struct moves *m, size_t image, uint64_t len, bool whole_extent)
 {
@@ -161,11 +177,10 @@ static int account_piece(struct moves *m, size_t image, size_t file, uint64_t of
 		if (rc > 0 && of.from <= from && !((of.flags | to.flags) & NOT_PLAIN) &&
 		    of.to + (from - of.from) == to.to + (offset - to.from))
 			p->shared += n;
-		else if ((to.flags & FIEMAP_EXTENT_SHARED) &&
-			 add_events(m, to.to + (offset - to.from), n, image | EVENT_MOVES, err) < 0)
-			return -1;
-		else if (!(to.flags & FIEMAP_EXTENT_SHARED))
+		else if (!is_held(m, file, &to))
 			add_freed(m, image, n, n == to.len);
+		else if (add_events(m, image, to.to + (offset - to.from), n, EVENT_MOVES, err) < 0)
+			return -1;
 	}
 	return 0;
 }
@@ -182,24 +197,64 @@ static int account_part(void *ctx, const struct piece *p, struct err *err)
 	return account_piece(m, image, p->file, p->offset, p->from_file, p->from, p->len, err);
 }
 
+static int check_stopped(const struct moves *m, struct err *err)
+{
+	return m->s->stopper && stopper_says(m->s->stopper) ? err_set(err, ERR_CANCELED, "stopped while runs were looked for") : 0;
+}
+
 /* All stretches of a file that the disk shares already, each a reference. */
 static int add_references(struct moves *m, size_t file, struct err *err)
 {
+	size_t image = m->s->files.items[file].image;
+	bool relayout = m->s->images.items[image].relayout;
 	uint64_t at = 0;
 	struct range r;
-	int rc;
+	int rc = check_stopped(m, err);
 
-	while ((rc = rangemap_find(m->s->disk, file, at, &r, err)) > 0) {
-		if ((r.flags & FIEMAP_EXTENT_SHARED) &&
-		    add_events(m, r.to, r.len, m->s->files.items[file].image, err) < 0)
-			return -1;
+	while (rc == 0 && (rc = rangemap_find(m->s->disk, file, at, &r, err)) > 0) {
 		at = r.from + r.len;
+		rc = 0;
+		if (!is_held(m, file, &r))
+			continue;
+		rc = add_events(m, image, r.to, r.len, 0, err);
+		if (rc == 0 && relayout) {
+			m->s->plan->images[image].saving -= r.len; /* below zero for now; see end_savings() */
+			rc = add_events(m, image, r.to, r.len, EVENT_MOVES, err);
+		}
 	}
 	return rc;
 }
 
+static int compare_files(const void *a, const void *b, void *ctx)
+{
+	const struct moves *m = ctx;
+	const struct spool_identity *x = &m->s->files.items[*(const size_t *)a].identity;
+	const struct spool_identity *y = &m->s->files.items[*(const size_t *)b].identity;
+
+	if (x->dev != y->dev)
+		return x->dev < y->dev ? -1 : 1;
+	return x->ino < y->ino ? -1 : x->ino > y->ino;
+}
+
+static int find_named_often(struct moves *m, struct err *err)
+{
+	size_t nr = m->s->files.nr;
+	CLEANUP(free) size_t *order = calloc(nr + 1, sizeof(*order));
+
+	m->named_often = calloc(nr + 1, sizeof(*m->named_often));
+	if (!order || !m->named_often)
+		return no_memory(err);
+	for (size_t i = 0; i < nr; i++)
+		order[i] = i;
+	qsort_r(order, nr, sizeof(*order), compare_files, m);
+	for (size_t i = 1; i < nr; i++)
+		if (compare_files(&order[i - 1], &order[i], m) == 0)
+			m->named_often[order[i - 1]] = m->named_often[order[i]] = true;
+	return 0;
+}
+
 struct sweep {
-	uint64_t at, nr, nr_moving, last_mover;
+	uint64_t fs, at, nr, nr_moving, last_mover;
 };
 
 static void sweep_to(struct moves *m, struct sweep *w, uint64_t at)
@@ -207,12 +262,24 @@ static void sweep_to(struct moves *m, struct sweep *w, uint64_t at)
 	struct plan_image *p = &m->s->plan->images[w->last_mover];
 
 	if (at > w->at && w->nr_moving) {
-		if (w->nr == 1) /* but the disk says that it is shared: by a file that is none of ours */
+		if (w->nr <= 1) /* but the disk says that it is shared: by a file that is none of ours */
 			p->pinned += at - w->at;
 		else if (w->nr_moving >= w->nr)
 			p->saving += at - w->at;
 	}
 	w->at = at;
+}
+
+static void take_event(struct moves *m, struct sweep *w, const struct record *r)
+{
+	uint64_t *count = r->value & EVENT_MOVES ? &w->nr_moving : &w->nr;
+
+	if (r->key.hi != w->fs)
+		*w = (struct sweep){ .fs = r->key.hi };
+	sweep_to(m, w, r->key.lo);
+	*count += r->value & EVENT_END ? (uint64_t)-1 : 1;
+	if ((r->value & EVENT_MOVES) && !(r->value & EVENT_END))
+		w->last_mover = r->value & ~(EVENT_MOVES | EVENT_END);
 }
 
 static int sweep(struct moves *m, struct err *err)
@@ -221,29 +288,36 @@ static int sweep(struct moves *m, struct err *err)
 	const struct record *r;
 	ssize_t nr;
 
-	for (size_t i = 0; i < m->s->files.nr; i++)
-		if (!m->s->images.items[m->s->files.items[i].image].out && add_references(m, i, err) < 0)
+	for (size_t i = 0; i < m->s->files.nr; i++) /* also of images that take no part */
+		if (add_references(m, i, err) < 0)
 			return -1;
 	if (sorter_finish(m->events, err) < 0)
 		return -1;
 	while ((nr = sorter_next(m->events, &r, err)) > 0) {
-		for (ssize_t i = 0; i < nr; i++) {
-			uint64_t *count = r[i].value & EVENT_MOVES ? &w.nr_moving : &w.nr;
-
-			sweep_to(m, &w, r[i].key.hi);
-			*count += r[i].value & EVENT_END ? (uint64_t)-1 : 1;
-			if ((r[i].value & EVENT_MOVES) && !(r[i].value & EVENT_END))
-				w.last_mover = r[i].value & ~(EVENT_MOVES | EVENT_END);
-		}
+		if (check_stopped(m, err) < 0)
+			return -1;
+		for (ssize_t i = 0; i < nr; i++)
+			take_event(m, &w, &r[i]);
 	}
 	return (int)nr;
+}
+
+/* Nothing is saved by an image whose old file is held by others, and no more than it takes by one that tells of its blocks
+ * many times over. */
+static void end_savings(struct moves *m)
+{
+	for (size_t i = 0; i < m->s->images.nr; i++) {
+		struct plan_image *p = &m->s->plan->images[i];
+
+		p->saving = (int64_t)p->saving < 0 ? 0 : min_u64(p->saving, p->used);
+	}
 }
 
 /* ---- chains ---- */
 
 static uint64_t min_blocks(const struct moves *m)
 {
-	return max_u64(m->o->min_run / BLOCK_SIZE, 1);
+	return max_u64(m->o.min_run / BLOCK_SIZE, 1);
 }
 
 static struct move move_of(const struct moves *m, uint64_t position, uint64_t origin, uint64_t nr)
@@ -291,6 +365,15 @@ static int end_chains(struct moves *m, uint64_t before, struct err *err)
 	return 0;
 }
 
+/* A gap does not go over a run that is long enough on its own: that shares with its original, not with what lies there. */
+static int end_others(struct moves *m, const struct chain *c, struct err *err)
+{
+	for (unsigned i = 0; i < CHAINS; i++)
+		if (&m->chains[i] != c && m->chains[i].end && end_chain(m, &m->chains[i], err) < 0)
+			return -1;
+	return 0;
+}
+
 static struct chain *chain_for(struct moves *m, uint64_t position, uint64_t origin)
 {
 	struct chain *oldest = &m->chains[0];
@@ -333,6 +416,8 @@ static int take_run(struct moves *m, uint64_t position, uint64_t origin, uint64_
 		return 0;
 	}
 	c->long_runs += nr;
+	if (end_others(m, c, err) < 0)
+		return -1;
 	return move_each_piece(m->s, &v, account_part, m, err);
 }
 
@@ -356,8 +441,8 @@ static int take_duplicates(struct moves *m, struct duplicates *d, struct err *er
 	ssize_t nr;
 
 	while ((nr = duplicates_next(d, &r, err)) > 0) {
-		if (m->s->stopper && stopper_says(m->s->stopper))
-			return err_set(err, ERR_CANCELED, "stopped while runs were looked for");
+		if (check_stopped(m, err) < 0)
+			return -1;
 		for (ssize_t i = 0; i < nr; i++) {
 			if (len && r[i].key.hi == position + len && r[i].value == origin + len) {
 				len++;
@@ -378,8 +463,8 @@ static int take_duplicates(struct moves *m, struct duplicates *d, struct err *er
 static int find_on(struct moves *m, size_t fs, struct err *err)
 {
 	struct duplicates_options o = {
-		.memory = m->o->memory, .nr_threads = m->o->nr_threads, .stopper = m->s->stopper, .usable = usable,
-		.sharers = m->o->sharers, .ctx = m,
+		.memory = m->o.memory, .nr_threads = m->o.nr_threads, .stopper = m->s->stopper, .usable = usable,
+		.sharers = m->o.sharers, .ctx = m,
 	};
 	const struct store_fs *on = &m->s->file_systems.items[fs];
 
@@ -394,7 +479,7 @@ static int find_on(struct moves *m, size_t fs, struct err *err)
 	for (size_t i = 0; i < m->s->ranks.nr; i++) {
 		const struct store_image *im = &m->s->images.items[m->s->ranks.items[i]];
 
-		if (im->out || im->fs != fs)
+		if (im->out || im->fs != fs || im->copy_of != STORE_NO_COPY)
 			continue;
 		images[m->ranks.nr] = (struct duplicates_image){ im->id, im->layer };
 		if (vec_push(&m->ranks, m->s->ranks.items[i]) < 0)
@@ -406,6 +491,25 @@ static int find_on(struct moves *m, size_t fs, struct err *err)
 	return d ? take_duplicates(m, d, err) : -1;
 }
 
+/* ---- copies ---- */
+
+/* What it holds at odd places, and all else of the file. */
+static int take_copy(struct moves *m, size_t image, struct err *err)
+{
+	const struct store_image *i = &m->s->images.items[image];
+	struct move v = { .image = image, .origin = i->copy_of, .has_gaps = 1, .of_files = 1 };
+	struct plan_image *p = &m->s->plan->images[image];
+
+	v.len = round_down(m->s->files.items[i->first_file].size, m->s->file_systems.items[i->fs].block);
+	if (v.len < m->o.min_run)
+		return 0;
+	p->duplicate = p->stored;
+	p->misaligned = 0;
+	if (move_each_piece(m->s, &v, account_part, m, err) < 0)
+		return -1;
+	return write_move(m, &v, err);
+}
+
 /* ---- the whole ---- */
 
 static int find(struct moves *m, struct err *err)
@@ -413,12 +517,20 @@ static int find(struct moves *m, struct err *err)
 	for (size_t i = 0; i < m->s->images.nr; i++)
 		if (vec_push(&m->spans, (struct span){ 0 }) < 0)
 			return no_memory(err);
+	if (find_named_often(m, err) < 0)
+		return -1;
 	for (size_t i = 0; i < m->s->file_systems.nr; i++)
 		if (m->s->file_systems.items[i].dedupes && find_on(m, i, err) < 0)
 			return -1;
+	for (size_t i = 0; i < m->s->images.nr; i++)
+		if (m->s->images.items[i].copy_of != STORE_NO_COPY && take_copy(m, i, err) < 0)
+			return -1;
 	if (file_writer_flush(&m->writer, err) < 0)
 		return -1;
-	return sweep(m, err);
+	if (sweep(m, err) < 0)
+		return -1;
+	end_savings(m);
+	return 0;
 }
 
 struct moves *moves_find(struct store *s, const struct moves_options *o, struct err *err)
@@ -431,7 +543,7 @@ struct moves *moves_find(struct store *s, const struct moves_options *o, struct 
 		return NULL;
 	}
 	m->s = s;
-	m->o = o;
+	m->o = *o;
 	if (file_writer_open(&m->writer, dirfd, NAME, 64 * KIB, err) < 0)
 		return NULL;
 	file_unlink(dirfd, NAME, NULL);
@@ -472,6 +584,7 @@ void moves_free(struct moves *m)
 	file_writer_release(&m->writer);
 	vec_release(&m->spans);
 	vec_release(&m->ranks);
+	free(m->named_often);
 	sorter_free(m->events);
 	free(m);
 }

@@ -13,7 +13,8 @@
 struct move {
 	size_t image, origin;	       /* in store->images */
 	uint64_t address, from, len;   /* bytes: [address, address + len) of `image` is like [from, from + len) of `origin` */
-	uint64_t has_gaps;	       /* but for gaps in it */
+	uint32_t has_gaps;	       /* but for gaps in it */
+	uint32_t of_files;	       /* these are offsets in the files: a copy as a whole (copies.h) */
 };
 
 /* A part of a move that is contiguous in both files. */

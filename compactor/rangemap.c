@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdbool.h>
 
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
@@ -34,6 +35,7 @@ struct rangemap {
 	VEC(struct owner) owners;
 	size_t owner;	    /* begun last */
 	struct range open;  /* of it, not written yet; len 0 = none */
+	bool ended; /* everything is in the file, and the windows know */
 	struct window *windows;
 	pthread_mutex_t lock;
 };
@@ -42,10 +44,13 @@ struct rangemap *rangemap_new(int dirfd, struct err *err)
 {
 	CLEANUP(rangemap_free) struct rangemap *m = calloc(1, sizeof(*m));
 
-	if (!m || !(m->windows = calloc(WINDOWS, sizeof(*m->windows))))
+	if (!m)
 		return err_null(err, ERR_MEMORY, "no memory for a map");
 	m->fd = -1;
 	pthread_mutex_init(&m->lock, NULL);
+	m->windows = calloc(WINDOWS, sizeof(*m->windows));
+	if (!m->windows)
+		return err_null(err, ERR_MEMORY, "no memory for a map");
 	if (file_writer_open(&m->writer, dirfd, NAME, 64 * KIB, err) < 0)
 		return NULL;
 	file_unlink(dirfd, NAME, NULL);
@@ -59,6 +64,7 @@ void rangemap_free(struct rangemap *m)
 		return;
 	file_writer_release(&m->writer);
 	vec_release(&m->owners);
+	pthread_mutex_destroy(&m->lock);
 	free(m->windows);
 	free(m);
 }
@@ -81,6 +87,7 @@ static int write_open(struct rangemap *m, struct err *err)
 
 int rangemap_begin(struct rangemap *m, size_t owner, struct err *err)
 {
+	m->ended = false;
 	if (m->owners.nr && write_open(m, err) < 0)
 		return -1;
 	while (m->owners.nr <= owner)
@@ -95,6 +102,7 @@ int rangemap_add(struct rangemap *m, const struct range *r, struct err *err)
 {
 	struct range *o = &m->open;
 
+	m->ended = false;
 	if (o->len && o->from + o->len == r->from && o->to + o->len == r->to && o->tag == r->tag && o->flags == r->flags) {
 		o->len += r->len;
 		return 0;
@@ -111,7 +119,8 @@ int rangemap_end(struct rangemap *m, struct err *err)
 		return -1;
 	for (size_t i = 0; i < WINDOWS; i++) /* the last one may have grown */
 		m->windows[i].number = 0;
-	return file_writer_flush(&m->writer, err);
+	m->ended = file_writer_flush(&m->writer, err) == 0;
+	return m->ended ? 0 : -1;
 }
 
 uint64_t rangemap_count(const struct rangemap *m, size_t owner)
@@ -196,10 +205,10 @@ int rangemap_find(struct rangemap *m, size_t owner, uint64_t at, struct range *r
 {
 	int rc;
 
-	if (owner >= m->owners.nr || !m->owners.items[owner].nr)
+	if (owner >= m->owners.nr)
 		return 0;
 	pthread_mutex_lock(&m->lock);
-	rc = find(m, &m->owners.items[owner], at, ret, err);
+	rc = m->ended || rangemap_end(m, err) == 0 ? find(m, &m->owners.items[owner], at, ret, err) : -1;
 	pthread_mutex_unlock(&m->lock);
 	return rc;
 }

@@ -36,7 +36,12 @@ const char *reflink_kernel_fault(const char *release, const char *fs_type)
 
 /* ---- calls ---- */
 
-/* 1 = done, 0 = the bytes differ. */
+static bool is_fatal(int e)
+{
+	return e == EIO || e == ENOSPC || e == EDQUOT || e == EUCLEAN;
+}
+
+/* 1 = done or refused for good, 0 = the bytes differ, or the files are shorter than they were: compare them. */
 static int call(struct reflink *r, const struct piece *p, int from_fd, int fd, struct err *err)
 {
 	struct {
@@ -53,18 +58,22 @@ static int call(struct reflink *r, const struct piece *p, int from_fd, int fd, s
 	while (rc < 0 && errno == EINTR);
 	r->nr_calls++;
 	r->bytes_asked += p->len;
-	if (rc < 0 && (errno == EIO || errno == ENOSPC || errno == EDQUOT || errno == EUCLEAN))
+	if (rc == 0 && d.info.status < 0) { /* so it tells what went wrong with the second file */
+		rc = -1;
+		errno = -d.info.status;
+	}
+	if (rc < 0 && is_fatal(errno))
 		return err_errno(err, "'%s': cannot share %llu bytes at offset %llu", r->store->files.items[p->file].path,
 				 (unsigned long long)p->len, (unsigned long long)p->offset);
 	if (rc == 0 && d.info.status == FILE_DEDUPE_RANGE_DIFFERS) {
 		r->nr_differed++;
 		return 0;
 	}
-	if (rc < 0 || d.info.status < 0) {
+	if (rc < 0) {
 		r->nr_refused++;
-		r->refused_errno = rc < 0 ? errno : -d.info.status;
+		r->refused_errno = errno;
 	}
-	return 1;
+	return rc < 0 && r->refused_errno == EINVAL ? 0 : 1;
 }
 
 /* ---- comparing ---- */
@@ -123,11 +132,18 @@ static int share_alike(struct reflink *r, const struct piece *p, int from_fd, in
 /* A piece of at most a call's worth. */
 static int share_call(struct reflink *r, const struct piece *p, struct err *err)
 {
-	int fd = store_open(r->store, p->file, err), from_fd = fd < 0 ? -1 : store_open(r->store, p->from_file, err);
+	struct err gone = ERR_INIT;
+	int fd = store_open(r->store, p->file, err), from_fd = fd < 0 ? -1 : store_open(r->store, p->from_file, &gone);
 	int rc;
 
-	if (from_fd < 0)
+	if (fd < 0)
 		return -1;
+	if (from_fd < 0) { /* other originals may be there */
+		r->nr_calls++;
+		r->nr_refused++;
+		r->refused_errno = gone.errnum ? gone.errnum : ESTALE;
+		return r->worked(r->ctx, p->len, err);
+	}
 	rc = p->has_gaps ? 0 : call(r, p, from_fd, fd, err);
 	if (rc == 0)
 		rc = share_alike(r, p, from_fd, fd, err);
@@ -153,11 +169,23 @@ static int already_shared(struct reflink *r, const struct piece *p, uint64_t *re
 	return 1;
 }
 
+/* Of a piece, what is made of blocks of the file system, which may be larger than ours. */
+static struct piece whole_blocks(const struct reflink *r, const struct piece *p)
+{
+	uint64_t head = min_u64((r->block - p->offset % r->block) % r->block, p->len);
+	struct piece ret = *p;
+
+	ret.offset += head;
+	ret.from += head;
+	ret.len = ret.from % r->block ? 0 : (p->len - head) / r->block * r->block;
+	return ret;
+}
+
 /* Shares what is not shared yet. */
 static int share_piece(void *ctx, const struct piece *whole, struct err *err)
 {
 	struct reflink *r = ctx;
-	struct piece p = *whole;
+	struct piece p = whole_blocks(r, whole);
 	uint64_t n;
 
 	for (; p.len; p.offset += n, p.from += n, p.len -= n) {
@@ -165,6 +193,8 @@ static int share_piece(void *ctx, const struct piece *whole, struct err *err)
 		int rc;
 
 		next.len = min_u64(next.len, REFLINK_CALL);
+		if (p.file == p.from_file && p.offset != p.from) /* the two may not overlap */
+			next.len = min_u64(next.len, p.offset > p.from ? p.offset - p.from : p.from - p.offset);
 		rc = already_shared(r, &next, &n, err);
 		if (rc < 0 || (rc == 0 && share_call(r, &next, err) < 0))
 			return -1;

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/statfs.h>
 
+#include "compactor/copies.h"
 #include "compactor/mapper.h"
 #include "compactor/relayout.h"
 #include "scanner/base/block.h"
@@ -352,6 +353,7 @@ static int map_image(struct store *s, size_t image, int fd, struct mapped_image 
 		return leave_alone(s, image, why.text) < 0 ? no_memory(err) : 0;
 	}
 	i->certain = ret->certainty != IMAGE_GUESSED && !ret->dirty && !ret->corrupt;
+	i->packed = ret->packed;
 	i->mixed = l.misaligned || ret->packed || ret->misaligned;
 	s->plan->images[image].misaligned = ret->misaligned + ret->packed;
 	return 0;
@@ -448,6 +450,7 @@ static int take_image(void *ctx, const struct catalog_image *c, struct err *err)
 	struct plan *p = s->plan;
 	struct store_image i = {
 		.id = c->id, .layer = max_u64(c->layer / BLOCK_SIZE, 1), .cluster_size = c->cluster_size, .identity = c->identity,
+		.copy_of = STORE_NO_COPY,
 	};
 	struct plan_image *more;
 
@@ -556,7 +559,7 @@ int store_look(struct store *s, const struct store_options *o, struct plan *plan
 	}
 	if (rangemap_end(s->blocks, err) < 0 || rangemap_end(s->disk, err) < 0)
 		return -1;
-	return rank(s, err);
+	return rank(s, err) < 0 ? -1 : copies_find(s, err);
 }
 
 int store_look_again(struct store *s, size_t file, struct err *err)

@@ -48,14 +48,17 @@ struct store_image {
 	bool relayout;	 /* to be rewritten first: then all its blocks can be shared */
 	bool relaid;	 /* it was */
 	bool full;	 /* all of its guest's disk is stored: its space was reserved */
+	bool packed;	 /* some of its data is compressed */
 	bool mixed;	 /* some of its blocks cannot be shared as they lie */
 	bool certain;	 /* of its format: what a rewrite needs */
 	uint32_t rank;
+	uint32_t copy_of; /* STORE_NO_COPY, or the image that its file is a copy of, byte by byte, as it seems */
 	uint64_t whole;	 /* bytes of extents that are duplicates as a whole and nobody else's */
 	struct spool_identity identity;
 };
 
 #define STORE_MISALIGNED 1u
+#define STORE_NO_COPY UINT32_MAX
 #define STORE_OPEN 48 /* files open at once */
 
 struct store {

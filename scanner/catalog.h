@@ -147,12 +147,16 @@ int catalog_settle_missing(struct catalog *c, const char *root, bool remove, uin
 /* Writes the digests of an image's segments as struct spool_digest to an open file.  Returns how many, or -1. */
 ssize_t catalog_write_digests(struct catalog *c, int64_t image, int fd, struct err *err);
 
+/* What changes when any segment of the image does: images with equal digests say the same. */
+int catalog_content_digest(struct catalog *c, int64_t image, struct fingerprint *ret, struct err *err);
+
 /* Into how many runs the segments of an image have fallen. */
 int catalog_count_runs(struct catalog *c, int64_t image, uint64_t *ret, struct err *err);
 
-/* Runs of segments [first, last] in which blocks of zeros are stored; calls until it returns non-zero, which is returned. */
-int catalog_each_zero_run(struct catalog *c, int64_t image,
-			  int (*call)(void *ctx, uint64_t first, uint64_t last, struct err *err), void *ctx, struct err *err);
+/* Segments in which blocks of zeros are stored, so many of their stored blocks; calls until it returns non-zero, which is returned. */
+int catalog_each_zero_segment(struct catalog *c, int64_t image,
+			      int (*call)(void *ctx, uint64_t segment, unsigned stored, unsigned zero, struct err *err),
+			      void *ctx, struct err *err);
 
 /* Takes over what a spool file says: the row of the image and its segments; changed segments get the generation.  In a
  * transaction. */

@@ -5,6 +5,7 @@
 
 #include "scanner/base/checked.h"
 #include "scanner/catalog_parts.h"
+#include "scanner/chunk/fingerprint.h"
 
 /* Images, what a walk found, and segments. */
 
@@ -266,6 +267,29 @@ int catalog_settle_missing(struct catalog *c, const char *root, bool remove, uin
 
 /* ---- segments ---- */
 
+int catalog_content_digest(struct catalog *c, int64_t image, struct fingerprint *ret, struct err *err)
+{
+	struct sql_query *q = sql_query(
+		c->db, err, "SELECT segment, digest FROM segments WHERE image = ? ORDER BY segment", "i", image);
+	struct {
+		struct fingerprint before;
+		uint64_t segment;
+		uint8_t digest[16];
+	} link = { .segment = 0 };
+	int rc;
+
+	while ((rc = sql_step(q, err)) > 0) {
+		size_t len;
+		const void *digest = sql_bytes(q, 1, &len);
+
+		link.segment = (uint64_t)sql_int(q, 0);
+		memcpy(link.digest, digest, min_u64(len, sizeof(link.digest)));
+		link.before = fingerprint_best()->bytes(&link, sizeof(link));
+	}
+	*ret = link.before;
+	return rc;
+}
+
 ssize_t catalog_write_digests(struct catalog *c, int64_t image, int fd, struct err *err)
 {
 	struct sql_query *q = sql_query(
@@ -397,29 +421,22 @@ int catalog_take_spool(struct catalog *c, int64_t image, struct spool *s, uint64
 	return update_image(c, image, s, &totals, err);
 }
 
-int catalog_each_zero_run(struct catalog *c, int64_t image,
-			  int (*call)(void *ctx, uint64_t first, uint64_t last, struct err *err), void *ctx, struct err *err)
+int catalog_each_zero_segment(struct catalog *c, int64_t image,
+			      int (*call)(void *, uint64_t, unsigned, unsigned, struct err *), void *ctx, struct err *err)
 {
 	struct sql_query *q = sql_query(
-		c->db, err, "SELECT segment FROM segments WHERE image = ? AND zero > 0 ORDER BY segment", "i", image);
-	uint64_t first = 0, nr = 0;
+		c->db, err, "SELECT segment, stored, zero FROM segments WHERE image = ? AND zero > 0 ORDER BY segment", "i",
+		image);
 	int rc;
 
 	while ((rc = sql_step(q, err)) > 0) {
-		uint64_t segment = (uint64_t)sql_int(q, 0);
-
-		if (nr && segment == first + nr) {
-			nr++;
-			continue;
-		}
-		if (nr && (rc = call(ctx, first, first + nr - 1, err)) != 0) {
+		rc = call(ctx, (uint64_t)sql_int(q, 0), (unsigned)sql_int(q, 1), (unsigned)sql_int(q, 2), err);
+		if (rc != 0) {
 			sql_end(q);
-			return rc;
+			break;
 		}
-		first = segment;
-		nr = 1;
 	}
-	return rc == 0 && nr ? call(ctx, first, first + nr - 1, err) : rc;
+	return rc;
 }
 
 int catalog_each_run(struct catalog *c, int (*call)(void *, const struct segment_run *, struct err *), void *ctx,

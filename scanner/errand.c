@@ -97,10 +97,13 @@ static int answer_open(struct talk *t, struct err *err)
 	return rc < 0 ? -1 : 1;
 }
 
+/* Why it failed is the image's matter: memory of its own that is out, or its word that somebody stopped it, is none of ours. */
 static int failed(struct talk *t)
 {
+	enum err_kind kind = t->m.err.kind;
+
 	t->m.err.text[sizeof(t->m.err.text) - 1] = '\0';
-	if ((unsigned)t->m.err.kind > ERR_USAGE || t->m.err.kind == ERR_NONE)
+	if ((unsigned)kind >= ERR_USAGE || kind == ERR_NONE || kind == ERR_CANCELED || kind == ERR_MEMORY)
 		t->m.err.kind = ERR_IO;
 	*t->why = t->m.err;
 	t->told = true;

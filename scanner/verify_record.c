@@ -224,12 +224,14 @@ static int show(void *ctx, void *shared, struct err *err)
 	return 0;
 }
 
+/* SHA-256 takes some processors several times as long as all else that is done with a byte. */
 static uint64_t delivered(void *ctx, void *shared)
 {
 	const struct verify_shared *s = shared;
+	uint64_t read = atomic_load(&s->bytes_read);
 
 	(void)ctx;
-	return atomic_load(&s->bytes_read);
+	return read < UINT64_MAX / 4 ? 4 * read : UINT64_MAX;
 }
 
 /* Once: what is looked at is not what can still change. */

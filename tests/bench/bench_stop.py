@@ -30,19 +30,21 @@ def run():
     rng, times, late = random.Random(1), [], 0
     with lib.file_system_with("xfs", measure.scratch, store, 800) as fs:
         command = lib.compact_command(fs.path, path("catalog"), "--apply")
-        whole = lib.Watched(command).wall
-        while len(times) < NR and late < 5 * NR:
+        longest = lib.Watched(command).wall
+        while len(times) < NR and late < NR + 100:
             for name in rng.sample(names, 4):
                 lib.run("cp", "-a", "--reflink=never", "--sparse=always", os.path.join(store, name), os.path.join(fs.path, name))
             p = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-            time.sleep(rng.random() * whole * 0.7)
+            time.sleep(rng.random() * longest)
             p.send_signal(signal.SIGTERM)
             began = time.perf_counter()
             said = p.communicate()[1]
             if p.returncode == lib.STOPPED:
                 times.append(time.perf_counter() - began)
+                longest *= 1.05
             elif p.returncode in (0, -signal.SIGTERM):  # it had ended, or not begun
                 late += 1
+                longest = max(longest * 0.8, 0.05)
             else:
                 sys.exit(said.decode("utf-8", "replace"))
     times.sort()

@@ -133,6 +133,13 @@ verify "$S/a.raw"
 assert_has "$output" 'since the scan; its virtual size is 62914560, was 42991616$'
 scan_anew
 
+# what the last scan did not find again is not missed
+fallocate -p -o 2M -l 4M "$S/a.raw"
+scan_anew
+[ "$(sqlite3 "$CATALOG/catalog.db" 'SELECT count(*) FROM segments WHERE stored = 0')" -ge 1 ] || fail "no row of a vanished segment"
+verify "$S"
+assert_status 0
+
 # new, gone, renamed, under two names, no longer to be read
 cp "$S/a.raw" "$S/new.raw"
 ln "$S/flat.vmdk" "$S/same.vmdk"

@@ -2,6 +2,7 @@
 #include "tests/crash/crash.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +29,8 @@ struct trial {
 	const struct sim *told; /* whose log tells what was done */
 	bool done;		/* run() has succeeded */
 	bool disturbed;		/* before the log of these states began */
+	bool written;		/* another process wrote to the first image, which shall say: */
+	uint64_t written_says;
 };
 
 static void say(struct trial *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -104,6 +107,12 @@ static int judge_images(struct trial *t, struct sim *s)
 
 		if (look_at(t, s, t->w->images[i], &is, &err) < 0)
 			return violated(t, s, "b: image '%s': %s", t->w->images[i], err.text);
+		if (t->written && i == 0) {
+			if (is.says != t->written_says)
+				return violated(t, s, "b: image '%s' says something else than another process wrote",
+						t->w->images[i]);
+			continue;
+		}
 		if (is.says != t->images[i].says)
 			return violated(t, s, "b: image '%s' says something else than it did", t->w->images[i]);
 		if (is.attributes != t->images[i].attributes)
@@ -436,6 +445,126 @@ static int try_faults(struct trial *t, unsigned at, enum sim_call kind, bool cha
 	return 0;
 }
 
+/* ---- another process ---- */
+
+struct visit {
+	struct trial *t;
+	int flags;
+	bool stays;
+	unsigned opens; /* before that call; 0: at once */
+	int fd;		/* -1: not open */
+};
+
+static void visit_granted(void *ctx, struct sim *s, int fd)
+{
+	struct visit *v = ctx;
+
+	if (v->flags != O_RDONLY) {
+		v->t->w->visit(v->t->w->ctx, s, fd);
+		v->t->written = true;
+	}
+	if (v->stays)
+		v->fd = fd;
+	else
+		file_ops->close(fd);
+}
+
+static void visit_begins(void *ctx, struct sim *s)
+{
+	struct visit *v = ctx;
+
+	if (v->opens)
+		sim_visit_late(s, v->t->w->images[0], v->opens, v->flags, visit_granted, v);
+	else
+		sim_visit(s, v->t->w->images[0], v->flags, visit_granted, v);
+}
+
+static void visit_ends(struct visit *v, struct sim *s)
+{
+	bool was = sim_outside(s, true);
+
+	if (v->fd >= 0 && v->flags != O_RDONLY)
+		v->t->w->visit(v->t->w->ctx, s, v->fd);
+	if (v->fd >= 0)
+		file_ops->close(v->fd);
+	sim_outside(s, was);
+}
+
+static int try_visit(struct trial *t, unsigned at, unsigned opens, int flags, bool stays)
+{
+	struct visit v = { .t = t, .flags = flags, .stays = stays, .opens = opens, .fd = -1 };
+	struct sim *s = begin(t);
+	struct err err;
+	int rc;
+
+	say(t, "another process finds the image before call %u, opens it before call %u to %s%s", at, opens ? opens : at,
+	    flags == O_RDONLY ? "read" : "write", stays ? ", and has it open to the end" : "");
+	t->written = false;
+	sim_before(s, at, visit_begins, &v);
+	t->done = run(t, s, &err) == 0;
+	say_more(t, ", upon which it %s%s", t->done ? "succeeded" : "failed: ", t->done ? "" : err.text);
+	t->ret->nr_visits++;
+	rc = judge_process(t, s, "the work");
+	sim_hurry(s);
+	if (rc == 0 && sim_nr_waiting(s))
+		rc = violated(t, s, "e: the other process waits still");
+	visit_ends(&v, s);
+	if (rc == 0)
+		rc = judge(t, s, (struct crash_moment){ .done = t->done });
+	t->written = false;
+	sim_free(s);
+	return rc;
+}
+
+/* What the image says after a visit to it alone. */
+static int expect_visit(struct trial *t)
+{
+	struct visit v = { .t = t, .flags = O_RDWR, .fd = -1 };
+	struct sim *s = sim_clone(t->start);
+	struct err err = ERR_INIT;
+	struct image is = { 0 };
+	int rc;
+
+	sim_use(s);
+	sim_outside(s, true);
+	visit_begins(&v, s);
+	rc = look_at(t, s, t->w->images[0], &is, &err);
+	t->written = false;
+	t->written_says = is.says;
+	if (rc < 0)
+		rc = violated(t, s, "image '%s' after a visit: %s", t->w->images[0], err.text);
+	sim_free(s);
+	return rc;
+}
+
+static int try_visits_at(struct trial *t, unsigned at, unsigned opens)
+{
+	if (try_visit(t, at, opens, O_RDONLY, false) < 0 || try_visit(t, at, opens, O_RDONLY, true) < 0 ||
+	    try_visit(t, at, opens, O_RDWR, false) < 0 || try_visit(t, at, opens, O_RDWR, true) < 0)
+		return -1;
+	return 0;
+}
+
+/* Between finding a file and opening it others may be quicker, up to where the lease that is in the way is let go. */
+static int try_visits(struct trial *t, const struct sim *undisturbed)
+{
+	unsigned nr = sim_nr_calls(undisturbed);
+
+	if (!t->w->visit)
+		return 0;
+	if (expect_visit(t) < 0)
+		return -1;
+	for (unsigned n = 1; n <= nr; n++) {
+		unsigned let_go = n + 1;
+
+		while (let_go <= nr && !sim_call_lets_go(undisturbed, let_go))
+			let_go++;
+		if (try_visits_at(t, n, 0) < 0 || (let_go <= nr && try_visits_at(t, n, let_go) < 0))
+			return -1;
+	}
+	return 0;
+}
+
 /* ---- power cuts ---- */
 
 static int cut_recovery(struct trial *t, const struct sim *state)
@@ -477,7 +606,7 @@ static int try_cut(void *ctx, struct sim *s, const struct sim_cut *cut)
 
 /* ---- all of them ---- */
 
-enum { KILLS = 1, ERRORS = 2, CUTS = 4 };
+enum { KILLS = 1, ERRORS = 2, CUTS = 4, VISITS = 8 };
 
 static int try_all(struct trial *t, struct sim *s, unsigned what)
 {
@@ -489,6 +618,8 @@ static int try_all(struct trial *t, struct sim *s, unsigned what)
 		if (sim_states(s, &t->w->cuts, try_cut, t, NULL) < 0)
 			return -1;
 	}
+	if (what & VISITS && try_visits(t, s) < 0)
+		return -1;
 	for (unsigned k = 1; what & KILLS && k <= nr_changes; k++)
 		if (try_kill(t, k) < 0)
 			return -1;
@@ -523,7 +654,7 @@ static int try_some(const struct crash_workflow *w, struct crash_report *ret, un
 
 int crash_try(const struct crash_workflow *w, struct crash_report *ret)
 {
-	return try_some(w, ret, KILLS | ERRORS | CUTS);
+	return try_some(w, ret, KILLS | ERRORS | CUTS | VISITS);
 }
 
 int crash_try_kills(const struct crash_workflow *w, struct crash_report *ret)
@@ -534,6 +665,11 @@ int crash_try_kills(const struct crash_workflow *w, struct crash_report *ret)
 int crash_try_errors(const struct crash_workflow *w, struct crash_report *ret)
 {
 	return try_some(w, ret, ERRORS);
+}
+
+int crash_try_visits(const struct crash_workflow *w, struct crash_report *ret)
+{
+	return try_some(w, ret, VISITS);
 }
 
 int crash_try_cuts(const struct crash_workflow *w, struct crash_report *ret)

@@ -14,6 +14,9 @@
  *  - killed before each of its changes, and the recovery from that killed before each of its own, and the recovery from that;
  *    and power is cut during or after the recovery from a kill, which may have taken for saved what was not
  *  - given every error at every call, a lie or a wrong bit at every write, and half of every transfer
+ *  - joined before each of its calls by another process that opens the first image: reads, or writes and closes, or writes
+ *    and writes again when the work is done; one that opens what it found then only when the lease is let go, too.  What it
+ *    wrote must be in the image at its path.  (If there is visit().)
  *  - cut from power at every entry of the log (see sim_states()), undisturbed and with each sync failing
  * After each of these recover() runs, and this must hold:
  *  a) it succeeds, within calls_max calls
@@ -43,6 +46,8 @@ struct crash_workflow {
 	const char *const *images; /* absolute paths, ended by NULL; may be NULL */
 	/* What an image says, as a digest; NULL = its bytes. */
 	int (*view)(void *ctx, struct sim *s, const char *path, uint64_t *ret, struct err *err);
+	/* Another process has the first image open for writing and writes.  The same at every time. */
+	void (*visit)(void *ctx, struct sim *s, int fd);
 	/* Whether something may be there after a recovery; NULL = anything. */
 	bool (*belongs)(void *ctx, const char *path, const struct stat *st);
 	const char *root; /* NULL = everything may be opened */
@@ -61,7 +66,7 @@ struct crash_workflow {
 };
 
 struct crash_report {
-	uint64_t nr_kills, nr_nested, nr_errors, nr_cuts, nr_cuts_after_errors, nr_cuts_again, nr_cuts_after_kills;
+	uint64_t nr_kills, nr_nested, nr_errors, nr_visits, nr_cuts, nr_cuts_after_errors, nr_cuts_again, nr_cuts_after_kills;
 	uint64_t nr_calls, nr_changes; /* of the undisturbed run */
 	char *text; /* of the first violation: what was done, and the log; NULL: none */
 };
@@ -71,6 +76,7 @@ int crash_try(const struct crash_workflow *w, struct crash_report *ret);
 /* One of them. */
 int crash_try_kills(const struct crash_workflow *w, struct crash_report *ret);
 int crash_try_errors(const struct crash_workflow *w, struct crash_report *ret);
+int crash_try_visits(const struct crash_workflow *w, struct crash_report *ret);
 int crash_try_cuts(const struct crash_workflow *w, struct crash_report *ret);
 void crash_report_release(struct crash_report *r);
 

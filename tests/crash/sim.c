@@ -328,12 +328,17 @@ unsigned sim_nr_changes(const struct sim *s)
 
 enum sim_call sim_call_kind(const struct sim *s, unsigned n)
 {
-	return s->calls.items[n - 1] & ~CALL_CHANGES;
+	return s->calls.items[n - 1] & CALL_KIND;
 }
 
 bool sim_call_changes(const struct sim *s, unsigned n)
 {
 	return s->calls.items[n - 1] & CALL_CHANGES;
+}
+
+bool sim_call_lets_go(const struct sim *s, unsigned n)
+{
+	return s->calls.items[n - 1] & CALL_LETS_GO;
 }
 
 static void add_hook(struct sim *s, unsigned n, bool after, void (*f)(void *ctx, struct sim *s), void *ctx)
@@ -393,7 +398,7 @@ static void run_hooks(struct sim *s, bool after)
 static bool hits(const struct sim *s, const struct sim_fault *f, unsigned n, enum sim_call kind)
 {
 	if (f == &s->fault && f->for_good && n > f->at)
-		return f->at && (s->calls.items[f->at - 1] & ~CALL_CHANGES) == (int)kind;
+		return f->at && (s->calls.items[f->at - 1] & CALL_KIND) == (int)kind;
 	return f->at && (n == f->at || (f->for_good && n > f->at));
 }
 
@@ -407,6 +412,7 @@ static bool enter(struct sim *s, enum sim_call kind, bool changes)
 	if (s->killed)
 		return errno = EIO, false;
 	run_hooks(s, false);
+	sim_late_visits(s, (unsigned)s->calls.nr);
 	s->nr_of[kind]++;
 	s->nr_changes += changes;
 	if (changes && s->nr_changes == s->kill_at) {
@@ -658,7 +664,7 @@ int sim_visit(struct sim *s, const char *path, int flags, void (*granted)(void *
 		return -2;
 	}
 	if (sim_lease_conflict(s, node, flags)) {
-		if (vec_push(&s->visitors, (struct visitor){ node, flags, granted, ctx }) < 0)
+		if (vec_push(&s->visitors, (struct visitor){ 0, node, flags, granted, ctx }) < 0)
 			abort();
 	} else {
 		fd = open_existing(s, node, flags);
@@ -669,6 +675,18 @@ int sim_visit(struct sim *s, const char *path, int flags, void (*granted)(void *
 	}
 	sim_outside(s, was);
 	return fd;
+}
+
+int sim_visit_late(struct sim *s, const char *path, unsigned at, int flags,
+		   void (*granted)(void *ctx, struct sim *s, int fd), void *ctx)
+{
+	unsigned node = state_find(&s->live, path);
+
+	if (!node)
+		return fail(ENOENT);
+	if (vec_push(&s->visitors, (struct visitor){ at, node, flags, granted, ctx }) < 0)
+		abort();
+	return 0;
 }
 
 /* ---- reading and writing ---- */

@@ -55,6 +55,14 @@ bool sim_outside(struct sim *s, bool outside);
  * meant when it came.  `granted` is called (outside) once it has the file, and closes fd or leaves it open.  Returns the
  * descriptor, -1 if it waits, -2 with errno if it fails. */
 int sim_visit(struct sim *s, const char *path, int flags, void (*granted)(void *ctx, struct sim *s, int fd), void *ctx);
+/* The same by a process that finds the file now and opens it before call `at` only, when its name may mean another.  Calls
+ * `granted` then. */
+int sim_visit_late(struct sim *s, const char *path, unsigned at, int flags,
+		   void (*granted)(void *ctx, struct sim *s, int fd), void *ctx);
+/* Who has found a file opens it now. */
+void sim_hurry(struct sim *s);
+/* How many wait for a lease. */
+unsigned sim_nr_waiting(const struct sim *s);
 /* /proc/sys/fs/lease-break-time is over: who waits gets what he waits for. */
 void sim_break_leases(struct sim *s);
 
@@ -74,6 +82,8 @@ unsigned sim_nr_changes(const struct sim *s);
 /* The kind of the n-th call, from 1, and whether it changes something or syncs. */
 enum sim_call sim_call_kind(const struct sim *s, unsigned n);
 bool sim_call_changes(const struct sim *s, unsigned n);
+/* Whether it let go of a lease. */
+bool sim_call_lets_go(const struct sim *s, unsigned n);
 
 /* Calls `f`, outside, before the n-th call from now (after it). */
 void sim_before(struct sim *s, unsigned n, void (*f)(void *ctx, struct sim *s), void *ctx);

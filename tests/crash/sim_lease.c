@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 
 #include "tests/crash/sim_parts.h"
 
@@ -21,7 +22,7 @@ static unsigned nr_openers(const struct sim *s, unsigned node, const struct open
 	for (size_t i = 0; i < s->visitors.nr; i++) {
 		int mode = s->visitors.items[i].flags & O_ACCMODE;
 
-		nr += s->visitors.items[i].node == node && (!writers || mode != O_RDONLY);
+		nr += s->visitors.items[i].node == node && !s->visitors.items[i].at && (!writers || mode != O_RDONLY);
 	}
 	return nr;
 }
@@ -105,20 +106,36 @@ void sim_lease_drop(struct sim *s, unsigned node)
 	sim_wake(s, node);
 }
 
+unsigned sim_nr_waiting(const struct sim *s)
+{
+	unsigned nr = 0;
+
+	for (size_t i = 0; i < s->visitors.nr; i++)
+		nr += !s->visitors.items[i].at;
+	return nr;
+}
+
 void sim_break_leases(struct sim *s)
 {
 	for (unsigned i = 0; i < s->live.nodes.nr; i++)
 		sim_lease_drop(s, i);
 }
 
+static void lets_go(struct sim *s)
+{
+	if (!s->outside && s->calls.nr)
+		s->calls.items[s->calls.nr - 1] |= CALL_LETS_GO;
+}
+
 void sim_wake(struct sim *s, unsigned node)
 {
+	lets_go(s);
 	for (size_t i = 0; i < s->visitors.nr;) {
 		struct visitor v = s->visitors.items[i];
 		bool was;
 		int fd;
 
-		if (v.node != node || is_forbidden(s, node, v.flags)) {
+		if (v.at || v.node != node || is_forbidden(s, node, v.flags)) {
 			i++;
 			continue;
 		}
@@ -130,6 +147,32 @@ void sim_wake(struct sim *s, unsigned node)
 		sim_outside(s, was);
 		i = 0;
 	}
+}
+
+void sim_late_visits(struct sim *s, unsigned at)
+{
+	for (size_t i = 0; i < s->visitors.nr; i++) {
+		struct visitor v = s->visitors.items[i];
+
+		if (!v.at || v.at != at)
+			continue;
+		s->visitors.items[i].at = 0;
+		if (!sim_lease_conflict(s, v.node, v.flags)) {
+			bool was = sim_outside(s, true);
+
+			sim_wake(s, v.node);
+			sim_outside(s, was);
+			i = (size_t)-1;
+		}
+	}
+}
+
+void sim_hurry(struct sim *s)
+{
+	for (size_t i = 0; i < s->visitors.nr; i++)
+		if (s->visitors.items[i].at)
+			s->visitors.items[i].at = UINT_MAX;
+	sim_late_visits(s, UINT_MAX);
 }
 
 /* ---- locks ---- */

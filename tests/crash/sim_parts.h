@@ -155,6 +155,7 @@ struct lock {
 };
 
 struct visitor {
+	unsigned at; /* the call before which it opens the file; 0: it waits for a lease */
 	unsigned node;
 	int flags;
 	void (*granted)(void *ctx, struct sim *s, int fd);
@@ -177,7 +178,7 @@ struct sim {
 	VEC(struct lock) locks;
 	VEC(struct visitor) visitors;
 	VEC(struct hook) hooks;
-	VEC(uint8_t) calls; /* kinds, with CALL_CHANGES */
+	VEC(uint8_t) calls; /* kinds, with CALL_CHANGES and CALL_LETS_GO */
 	VEC(bool) touched; /* nodes the process opened */
 	unsigned nr_changes, kill_at, nr_self_waits;
 	unsigned nr_of[SIM_NR_CALLS];
@@ -189,6 +190,8 @@ struct sim {
 };
 
 #define CALL_CHANGES 0x80
+#define CALL_LETS_GO 0x40
+#define CALL_KIND 0x3f
 
 /* A sim with a copy of the files of a state. */
 struct sim *sim_of(const struct sim *like, const struct state *st);
@@ -215,6 +218,7 @@ int sim_lease_get(const struct opened *o);
 bool sim_lease_conflict(struct sim *s, unsigned node, int flags);
 void sim_lease_drop(struct sim *s, unsigned node);
 void sim_wake(struct sim *s, unsigned node);
+void sim_late_visits(struct sim *s, unsigned at);
 int sim_lock_set(struct sim *s, struct opened *o, const struct flock *l);
 int sim_lock_get(struct sim *s, struct opened *o, struct flock *l);
 void sim_locks_drop(struct sim *s, const struct opened *o);

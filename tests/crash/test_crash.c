@@ -34,6 +34,8 @@ enum mistake {
 	OTHER_CONTENT,
 	SILENT,
 	BELIEVES_ITS_EYES,
+	NO_LEASE,
+	LETS_GO_AND_FORGETS,
 };
 
 struct work {
@@ -246,13 +248,15 @@ static void assert_passes(const struct crash_workflow *w)
 		fail_msg("%s", r.text);
 	clock_gettime(CLOCK_MONOTONIC, &b);
 	all = r.nr_kills + r.nr_nested + r.nr_errors + r.nr_cuts + r.nr_cuts_after_errors + r.nr_cuts_again +
-	      r.nr_cuts_after_kills;
+	      r.nr_cuts_after_kills + r.nr_visits;
 	seconds = (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) / 1e9;
-	printf("# %s: %llu calls, %llu changes; %llu kills, %llu nested, %llu errors, %llu power cuts, %llu after errors, %llu "
-	       "during recovery, %llu after kills: %.0f a second\n", w->name, (unsigned long long)r.nr_calls, (unsigned long long)r.nr_changes,
-	       (unsigned long long)r.nr_kills, (unsigned long long)r.nr_nested, (unsigned long long)r.nr_errors,
-	       (unsigned long long)r.nr_cuts, (unsigned long long)r.nr_cuts_after_errors,
-	       (unsigned long long)r.nr_cuts_again, (unsigned long long)r.nr_cuts_after_kills, (double)all / seconds);
+	printf("# %s: %llu calls, %llu changes; %llu kills, %llu nested, %llu errors, %llu visits, %llu power cuts, %llu after "
+	       "errors, %llu during recovery, %llu after kills: %.0f a second\n", w->name, (unsigned long long)r.nr_calls,
+	       (unsigned long long)r.nr_changes, (unsigned long long)r.nr_kills, (unsigned long long)r.nr_nested,
+	       (unsigned long long)r.nr_errors, (unsigned long long)r.nr_visits, (unsigned long long)r.nr_cuts,
+	       (unsigned long long)r.nr_cuts_after_errors, (unsigned long long)r.nr_cuts_again,
+	       (unsigned long long)r.nr_cuts_after_kills, (double)all / seconds);
+	assert_true(w->visit ? r.nr_visits > 4 * r.nr_calls : r.nr_visits == 0);
 	assert_true(r.nr_kills == r.nr_changes && r.nr_nested && r.nr_cuts && r.nr_cuts_after_errors && r.nr_cuts_again &&
 		    r.nr_cuts_after_kills);
 	assert_true(r.nr_errors > r.nr_calls);
@@ -444,26 +448,71 @@ static int compare(enum mistake m, int old, int new, struct err *err)
 	return 0;
 }
 
+static bool is_whole(const struct work *w, int fd)
+{
+	return w->mistake == NO_LEASE || file_ops->fcntl(fd, F_GETLEASE, NULL) == F_WRLCK;
+}
+
+static int exchange_names(int dirfd, int workfd, struct err *err)
+{
+	if (file_rename_to(workfd, "1.new", dirfd, "img", RENAME_EXCHANGE, err) < 0 || file_sync_dir(dirfd, err) < 0)
+		return -1;
+	return file_sync_dir(workfd, err);
+}
+
+/* Whoever waited for the lease has the old file now: nobody may have it open, nor have changed it. */
+static bool is_settled(const struct work *w, int old, const struct stat *before)
+{
+	struct stat st;
+
+	if (w->mistake == NO_LEASE || w->mistake == LETS_GO_AND_FORGETS)
+		return true;
+	file_ops->fcntl(old, F_SETLEASE, (void *)F_UNLCK);
+	return file_ops->fcntl(old, F_SETLEASE, (void *)F_WRLCK) == 0 && file_ops->fstat(old, &st) == 0 &&
+	       st.st_mtim.tv_sec == before->st_mtim.tv_sec && st.st_mtim.tv_nsec == before->st_mtim.tv_nsec;
+}
+
+static int swap_names(struct work *w, int dirfd, int workfd, int old, const struct stat *before, struct err *err)
+{
+	struct err first = ERR_INIT;
+
+	if (w->mistake != NO_LEASE && !is_whole(w, old))
+		return err_set(err, ERR_BUSY, "somebody wants the image");
+	if (exchange_names(dirfd, workfd, err) < 0)
+		return -1;
+	if (is_whole(w, old) && is_settled(w, old, before))
+		return 0;
+	err_set(&first, ERR_BUSY, "somebody wanted the image");
+	if (exchange_names(dirfd, workfd, err) == 0 && err)
+		*err = first;
+	return -1;
+}
+
 static int swap_image(struct work *w, int dirfd, int workfd, int old, int new, struct err *err)
 {
+	struct stat st;
+
+	if (w->mistake != NO_LEASE && file_ops->fcntl(old, F_SETLEASE, (void *)F_WRLCK) < 0)
+		return err_errno(err, "no lease");
+	if (file_ops->fstat(old, &st) < 0)
+		return err_errno(err, "cannot look at the image");
 	if (make_other(w->mistake, old, new, err) < 0 || copy_attributes(w->mistake, old, new, err) < 0 ||
 	    save(w->mistake, new, err) < 0 || compare(w->mistake, old, new, err) < 0 || file_sync_dir(workfd, err) < 0 ||
-	    file_rename_to(workfd, "1.new", dirfd, "img", RENAME_EXCHANGE, err) < 0 || file_sync_dir(dirfd, err) < 0 ||
-	    file_sync_dir(workfd, err) < 0)
+	    swap_names(w, dirfd, workfd, old, &st, err) < 0)
 		return -1;
-	return file_unlink(workfd, "1.new", err);
+	return 0;
 }
 
 static int exchange(void *ctx, struct sim *s, struct err *err)
 {
 	FILE_FD dirfd = open_dir(s, "d", err);
 	FILE_FD workfd = open_dir(s, "work", err);
-	FILE_FD old = dirfd < 0 ? -1 : file_open(dirfd, "img", O_RDONLY, 0, err);
+	FILE_FD old = dirfd < 0 ? -1 : file_open(dirfd, "img", O_RDWR, 0, err);
 	FILE_FD new = workfd < 0 ? -1 : file_open(workfd, "1.new", O_RDWR | O_CREAT | O_EXCL, 0600, err);
 	int rc = old < 0 || new < 0 ? -1 : swap_image(ctx, dirfd, workfd, old, new, err);
 
-	if (rc < 0 && new >= 0)
-		file_unlink(workfd, "1.new", NULL);
+	if (new >= 0 && file_unlink(workfd, "1.new", rc < 0 ? NULL : err) < 0)
+		rc = -1;
 	return rc;
 }
 
@@ -477,11 +526,22 @@ static int clear_work(void *ctx, struct sim *s, struct err *err)
 	return file_unlink(workfd, "1.new", err);
 }
 
+static void write_to_image(void *ctx, struct sim *s, int fd)
+{
+	uint8_t byte;
+
+	(void)ctx;
+	(void)s;
+	assert_int_equal(file_read(fd, &byte, 1, 0, NULL), 0);
+	byte = (uint8_t)(byte + 99); /* says 99 in every form of the image */
+	assert_int_equal(file_write(fd, &byte, 1, 5000, NULL), 0);
+}
+
 static struct crash_workflow exchange_workflow(struct work *w)
 {
 	return (struct crash_workflow){ .name = "exchange", .setup = set_up, .run = exchange, .recover = clear_work,
-					.ctx = w, .images = image, .view = view, .belongs = belongs, .cut_again = 3,
-					.flip_reads = true };
+					.ctx = w, .images = image, .view = view, .visit = write_to_image, .belongs = belongs,
+					.cut_again = 3, .flip_reads = true };
 }
 
 static void an_exchange_passes(void **state)
@@ -533,6 +593,19 @@ static void attributes_that_were_not_copied_or_not_saved_are_caught(void **state
 	assert_caught(crash_try_kills, &w, "b: image '/d/img' has other attributes");
 	work.mistake = ATTRIBUTES_BY_DATASYNC;
 	assert_caught(crash_try_cuts, &w, "b: image '/d/img' has other attributes");
+}
+
+static void what_others_write_meanwhile_is_not_lost(void **state)
+{
+	static const enum mistake mistakes[] = { NO_LEASE, LETS_GO_AND_FORGETS };
+	struct work work = { 0 };
+	struct crash_workflow w = exchange_workflow(&work);
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(mistakes) / sizeof(mistakes[0]); i++) {
+		work.mistake = mistakes[i];
+		assert_caught(crash_try_visits, &w, "b: image '/d/img' says something else than another process wrote");
+	}
 }
 
 /* ---- what is to be done is noted, and the note goes once it is done ---- */
@@ -622,6 +695,7 @@ int main(void)
 		cmocka_unit_test(an_exchange_before_the_sync_is_caught),
 		cmocka_unit_test(a_file_that_was_not_read_back_from_the_disk_is_caught),
 		cmocka_unit_test(attributes_that_were_not_copied_or_not_saved_are_caught),
+		cmocka_unit_test(what_others_write_meanwhile_is_not_lost),
 		cmocka_unit_test(a_recovery_that_takes_for_saved_what_it_sees_is_caught),
 	};
 

@@ -144,11 +144,13 @@ def one_round(fs, catalog, lives, more):
     writers = [threading.Thread(target=live.write_until_stopped) for live in lives]
     for w in writers:
         w.start()
-    plan = lib.compact(fs.path, catalog, "--apply", *more)
-    for live in lives:
-        live.stop = True
-    for w in writers:
-        w.join()
+    try:
+        plan = lib.compact(fs.path, catalog, "--apply", *more, want=(0, 1))  # 1: some image is in use, or changed while it was read
+    finally:
+        for live in lives:
+            live.stop = True
+        for w in writers:
+            w.join()
     for live in lives:
         if live.trouble:
             fail(f"a write failed: {live.trouble}")

@@ -118,8 +118,8 @@ def storage_daemon(path, *export):
 @contextlib.contextmanager
 def qemu_nbd(path):
     pid_file = f"{TMP}/nbd.pid"
-    run("qemu-nbd", "--fork", "--persistent", "--read-only", "--pid-file", pid_file, "-k", f"{TMP}/nbd.sock", "-f", "qcow2",
-        path)
+    run("qemu-nbd", "--fork", "--persistent", "--read-only", "--pid-file", pid_file, "-k", f"{TMP}/nbd.sock", "-f",
+        "qcow2", path)
     pid = int(read(pid_file))
     try:
         yield f"pid {pid} (qemu-nbd)"

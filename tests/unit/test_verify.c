@@ -57,12 +57,14 @@ static void good_image(struct evil *e)
 	say_image(e, IMAGE_SIZE, IMAGE_SIZE, "raw");
 }
 
+static uint8_t evil_digest = 1;
+
 static void say_frame(struct evil *e, unsigned slot, uint64_t first, unsigned nr)
 {
 	e->pending->nr_segments = nr;
 	for (unsigned i = 0; i < nr; i++)
 		e->pending->segments[i] = (struct spool_segment){ .segment = le64_from(first + i),
-								  .digest = { 1, 2, 3 },
+								  .digest = { evil_digest, 2, 3 },
 								  .stored = le16_from(SEGMENT_BLOCKS),
 								  .zero = le16_from(SEGMENT_BLOCKS) };
 	e->shared->slots[slot % WORKER_SLOTS].len = (uint32_t)spool_frame_make(
@@ -328,6 +330,36 @@ static void gaps_and_headers_differ(void **state)
 	assert_int_equal(told[0].outcome, VERIFY_DIFFERS);
 }
 
+/* A snapshot came to be; in it the second segment, on the disk the first one is another. */
+static void differs_in_two_layers(struct evil *e)
+{
+	say_image(e, 2 * IMAGE_SIZE, IMAGE_SIZE, "raw");
+	evil_digest = 2;
+	say_frame(e, 0, 0, 1);
+	evil_digest = 1;
+	say_frame(e, 1, 1, 1);
+	while (proc_recv(e->sock, &e->m, sizeof(e->m), &(int){ -1 }, NULL) > 0 && e->m.slot != 0) /* FREE */
+		;
+	evil_digest = 2;
+	say_frame(e, 0, 3, 1);
+	say(e, WORKER_DONE);
+}
+
+static void runs_end_with_their_layer(void **state)
+{
+	struct err err = ERR_INIT;
+
+	(void)state;
+	evil_deed = finds_other_bytes;
+	scan_with(evil_run);
+	evil_deed = differs_in_two_layers;
+	assert_int_equal(verify_with(evil_run, NULL, &err), 0);
+	expect_told(0, "1.raw", VERIFY_DIFFERS, "");
+	assert_int_equal(told[0].nr_runs, 2);
+	assert_int_equal(told[0].first.len, SEGMENT_SIZE);
+	assert_int_equal(told[0].differs, 2 * SEGMENT_SIZE);
+}
+
 static void frame_first(struct evil *e)
 {
 	say_frame(e, 0, 0, 1);
@@ -474,6 +506,7 @@ static void stops_whatever_the_reader_does(void **state)
 		assert_int_equal(pthread_create(&thread, NULL, stop_soon, NULL), 0);
 		assert_int_equal(verify_with(evil_run, NULL, &err), -1);
 		assert_int_equal(err.kind, ERR_CANCELED);
+		assert_int_equal(nr_told, 0);
 		pthread_join(thread, NULL);
 	}
 }
@@ -511,6 +544,7 @@ static void files_that_are_not_ours_are_refused(void **state)
 		{ HEADER NULLS "  99999999999999999999  /a\n", "line 2: it is not a digest" },
 		{ HEADER NULLS "  1  a\n", "line 2: it is not a digest" },
 		{ HEADER NULLS "  1  \n", "line 2: it is not a digest" },
+		{ HEADER "g000000000000000000000000000000000000000000000000000000000000000  1  /a\n", "line 2: it is not a digest" },
 		{ HEADER "x" NULLS "  1  /a\n", "line 2: it is not a digest" },
 		{ HEADER "\\" NULLS "  1  /a\\x\n", "line 2: it is not a digest" },
 		{ HEADER "\\" NULLS "  1  /a\\\n", "line 2: it is not a digest" },
@@ -545,6 +579,7 @@ int main(void)
 		verify_test(damage_is_not_taken_for_change),
 		verify_test(what_is_not_delivered_differs),
 		verify_test(gaps_and_headers_differ),
+		verify_test(runs_end_with_their_layer),
 		verify_test(liars_cost_their_image_only),
 		verify_test(stops_whatever_the_reader_does),
 		verify_test(files_that_are_not_ours_are_refused),
