@@ -22,7 +22,8 @@
  *  J4. What is damaged before the last record is told, never taken for the end: else an original could pass for a file that never got
  *      a name [test_journal: damage_before_the_end_is_told].
  *  J5. Numbers are not used twice, so no record speaks of a file of another [test_journal: numbers_are_never_used_twice].
- *  J6. After a failed sync nothing more is written by this process: the disk may have the record or not, and readers cope with both
+ *  J6. A record is read back from the disk before it is relied on [crash: a write that never reaches the disk].
+ *  J7. After a failed sync nothing more is written by this process: the disk may have the record or not, and readers cope with both
  *      [test_journal: a_failed_sync_ends_it; crash].
  *
  * States of a replacement, and which records may follow which:
@@ -38,6 +39,7 @@
  * each waits for the one before, so at most one can be torn. */
 
 #define JOURNAL_NAME "journal"
+#define JOURNAL_TMP "journal.tmp"
 #define MAGIC "DDJOURN\n"
 #define VERSION 1
 #define RECORD_MAGIC 0x524a4444u /* "DDJR" */
@@ -299,11 +301,48 @@ static int load(struct journal *j, struct err *err)
 	return file_sync(j->fd, JOURNAL_NAME, err);
 }
 
+/* What was written is what the disk has?  A disk that says so and has not done it would be found out when it is too late. */
+static int read_back(int fd, const uint8_t *buf, size_t len, uint64_t offset, struct err *err)
+{
+	CLEANUP(free) uint8_t *is = malloc(len);
+
+	if (!is)
+		return err_set(err, ERR_MEMORY, "out of memory");
+	if (file_drop_cache(fd, err) < 0 || file_read(fd, is, len, offset, err) < 0)
+		return -1;
+	if (memcmp(is, buf, len) != 0)
+		return err_set(err, ERR_IO, "the disk does not have what was written to it");
+	return 0;
+}
+
+static int write_temporary(int fd, const uint8_t *buf, size_t len, struct err *err)
+{
+	if (file_write(fd, buf, len, 0, err) < 0 || file_sync(fd, JOURNAL_TMP, err) < 0)
+		return -1;
+	return read_back(fd, buf, len, 0, err);
+}
+
+/* Puts a journal in the place of the one before, if any.  Returns its descriptor; after -1 the old one is there or, if its
+ * directory could not be synced, the new one. */
+static int publish(int dirfd, const uint8_t *buf, size_t len, struct err *err)
+{
+	int fd = file_open(dirfd, JOURNAL_TMP, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600, err);
+
+	if (fd < 0)
+		return -1;
+	if (write_temporary(fd, buf, len, err) == 0 && file_rename(dirfd, JOURNAL_TMP, JOURNAL_NAME, err) == 0 &&
+	    file_sync_dir(dirfd, err) == 0)
+		return fd;
+	file_ops->close(fd);
+	file_unlink(dirfd, JOURNAL_TMP, NULL);
+	return -1;
+}
+
 static int create(int dirfd, struct err *err)
 {
 	struct disk_header h = header_make(1);
 
-	return file_write_atomic(dirfd, JOURNAL_NAME, &h, sizeof(h), 0600, err);
+	return publish(dirfd, (const uint8_t *)&h, sizeof(h), err);
 }
 
 static int open_fd(int dirfd, struct err *err)
@@ -317,9 +356,8 @@ int journal_open(struct journal *j, int dirfd, struct err *err)
 
 	*j = (struct journal){ .dirfd = dirfd, .fd = open_fd(dirfd, &why) };
 	if (j->fd < 0 && why.errnum == ENOENT) {
-		if (create(dirfd, err) < 0)
-			return -1;
-		j->fd = open_fd(dirfd, &why);
+		why = ERR_INIT;
+		j->fd = create(dirfd, &why);
 	}
 	if (j->fd < 0) {
 		if (err)
@@ -361,7 +399,7 @@ static int write_record(struct journal *j, const struct journal_entry *e, struct
 		forget_tail(j);
 		return -1;
 	}
-	if (file_sync(j->fd, JOURNAL_NAME, err) < 0) {
+	if (file_sync(j->fd, JOURNAL_NAME, err) < 0 || read_back(j->fd, buf, len, j->end, err) < 0) {
 		j->broken = true;
 		return -1;
 	}
@@ -438,14 +476,11 @@ int journal_shrink(struct journal *j, struct err *err)
 		return err_set(err, ERR_MEMORY, "out of memory");
 	if (len > j->end / 2)
 		return 0;
-	if (file_write_atomic(j->dirfd, JOURNAL_NAME, buf, len, 0600, err) < 0) {
+	fd = publish(j->dirfd, buf, len, err);
+	if (fd < 0) {
 		check_still_named(j);
 		return -1;
 	}
-	fd = open_fd(j->dirfd, err);
-	j->broken = fd < 0;
-	if (fd < 0)
-		return -1;
 	file_ops->close(j->fd);
 	j->fd = fd;
 	j->end = len;

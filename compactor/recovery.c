@@ -10,7 +10,7 @@
 
 /* How it works: each replacement that the journal knows is taken by itself, by the table at the top of exchange.c; what one of them
  * runs into is told and holds up no other.  What lies in the workshop and is not in the journal is nobody's to remove, except for the
- * names that our own atomic writes use. */
+ * names that files of ours have for a moment. */
 
 struct recovering {
 	struct workshop *w;
@@ -177,10 +177,7 @@ struct strays {
 
 static bool is_ours_for_a_moment(const char *name)
 {
-	size_t len = strlen(name);
-
-	return strcmp(name, "probe-a") == 0 || strcmp(name, "probe-b") == 0 ||
-	       (strncmp(name, ".dedupscan-", 11) == 0 && len > 15 && strcmp(name + len - 4, ".tmp") == 0);
+	return strcmp(name, "probe-a") == 0 || strcmp(name, "probe-b") == 0 || strcmp(name, "journal.tmp") == 0;
 }
 
 static bool is_known(const struct strays *s, const char *name)

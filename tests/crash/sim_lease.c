@@ -41,6 +41,8 @@ static bool others_hold(const struct sim *s, const struct opened *o, int type)
 
 int sim_lease_take(struct sim *s, struct opened *o, int type)
 {
+	int was;
+
 	if ((type != F_RDLCK && type != F_WRLCK && type != F_UNLCK) || !S_ISREG(node_get(&s->live, o->node)->a.mode))
 		return errno = EINVAL, -1;
 	if (type == F_UNLCK && o->lease == F_UNLCK)
@@ -54,10 +56,12 @@ int sim_lease_take(struct sim *s, struct opened *o, int type)
 		return errno = EAGAIN, -1;
 	if (others_hold(s, o, type))
 		return errno = EAGAIN, -1;
+	was = o->lease;
 	if (o->lease == F_UNLCK || o->breaking == o->lease || (type == F_RDLCK && o->breaking == F_RDLCK))
 		o->breaking = type;
 	o->lease = type;
-	sim_wake(s, o->node);
+	if (was == F_WRLCK && type == F_RDLCK)
+		sim_wake(s, o->node);
 	return 0;
 }
 

@@ -437,11 +437,11 @@ static void files_that_the_journal_does_not_know_are_kept(void **state)
 	put(".dedupscan/trash/9", "mine");
 	put(".dedupscan/notes", "mine");
 	put(".dedupscan/probe-a", "ours");
-	put(".dedupscan/.dedupscan-0123456789abcdef.tmp", "ours");
+	put(".dedupscan/journal.tmp", "ours");
 	assert_int_equal(recover(w).nr_unclear, 3);
 	assert_non_null(strstr(told, ".dedupscan/trash/9: "));
 	assert_true(is_there(".dedupscan/9.new") && is_there(".dedupscan/trash/9") && is_there(".dedupscan/notes"));
-	assert_false(is_there(".dedupscan/probe-a") || is_there(".dedupscan/.dedupscan-0123456789abcdef.tmp"));
+	assert_false(is_there(".dedupscan/probe-a") || is_there(".dedupscan/journal.tmp"));
 	workshop_close(w);
 }
 

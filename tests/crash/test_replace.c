@@ -1,0 +1,453 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/tree_help.h"
+
+#include <linux/fs.h>
+
+#include "compactor/replace.h"
+#include "compactor/workshop_parts.h"
+#include "scanner/base/file.h"
+#include "tests/crash/crash.h"
+
+/* Replacing an image, undoing and purging that, and recovery, through kills, errors, visits and power cuts: A1-A4, A8-A11, B1-B6,
+ * D3 and the invariants at the top of journal.c (J) and exchange.c (X).  The new file says in capitals what the old one
+ * says. */
+
+#define LEN 9000
+#define DAY 86400
+
+enum how {
+	RIGHT,
+	NO_PROOF,	/* prove() looks at nothing */
+	OTHER_CONTENT,	/* and make() writes something else */
+	FAILS_IN_MAKE,
+	FAILS_IN_PROOF,
+	NO_RECOVERY,
+	ROLLS_ALL_BACK, /* a recovery that believes that nothing had happened */
+	TAKES_NEW_FOR_GARBAGE,
+	NO_ATTRIBUTES,
+	FORGETS_JOURNAL,
+};
+
+struct work {
+	enum how how;
+	int64_t keep;
+	bool undo, purge; /* what run() does, to an image that was replaced before */
+	bool grown;	  /* the journal has many records, so that it is written anew */
+	bool to_fail;	  /* run() must fail */
+	bool assume_idle;
+};
+
+/* ---- files ---- */
+
+static int open_at(struct sim *s, const char *name, int flags)
+{
+	return file_open(sim_root(s), name, flags, 0640, NULL);
+}
+
+static void write_text(struct sim *s, const char *name, char from)
+{
+	int fd = open_at(s, name, O_RDWR | O_CREAT);
+	char text[LEN];
+
+	for (size_t i = 0; i < LEN; i++)
+		text[i] = (char)('a' + ((size_t)from + i / 100) % 26);
+	assert_int_equal(file_write(fd, text, LEN, 0, NULL), 0);
+	assert_int_equal(file_ops->fsetxattr(fd, "user.owner", "me", 2, 0), 0);
+	assert_int_equal(file_ops->fchown(fd, 1000, 1001), 0);
+	file_ops->close(fd);
+}
+
+static char lower(char c)
+{
+	return c >= 'A' && c <= 'Z' ? (char)(c + 32) : c;
+}
+
+static char upper(char c)
+{
+	return c >= 'a' && c <= 'z' ? (char)(c - 32) : c;
+}
+
+static int view(void *ctx, struct sim *s, const char *path, uint64_t *ret, struct err *err)
+{
+	uint64_t len, h = 1;
+	uint8_t *p = sim_content(s, path, &len);
+
+	(void)ctx;
+	if (!p)
+		return err_set(err, ERR_IO, "it is not there");
+	for (uint64_t i = 0; i < len; i++)
+		h = (h ^ (uint8_t)lower((char)p[i])) * UINT64_C(0x100000001b3);
+	free(p);
+	*ret = h ^ len;
+	return 0;
+}
+
+/* 'o' the original, 'n' the new file, '-' none, '?' */
+static char what_is(const struct sim *s, const char *path)
+{
+	uint64_t len;
+	uint8_t *p = sim_content(s, path, &len);
+	char c = !p ? '-' : len != LEN ? '?' : p[LEN - 1] >= 'a' ? 'o' : 'n';
+
+	free(p);
+	return c;
+}
+
+static void visit(void *ctx, struct sim *s, int fd)
+{
+	(void)ctx;
+	(void)s;
+	assert_int_equal(file_ops->pwrite(fd, "#", 1, 0), 1);
+}
+
+/* ---- the work ---- */
+
+static int make(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct err *), void *check_ctx, struct err *err)
+{
+	const struct work *w = ctx;
+	char text[LEN];
+
+	if (file_read(old_fd, text, LEN, 0, err) < 0)
+		return -1;
+	for (size_t i = 0; i < LEN; i++)
+		text[i] = upper(text[i]);
+	if (w->how == OTHER_CONTENT)
+		text[5000] = '!';
+	if (file_write(new_fd, text, 5000, 0, err) < 0 || check(check_ctx, err) < 0)
+		return -1;
+	if (w->how == FAILS_IN_MAKE)
+		return err_set(err, ERR_FORMAT, "it cannot be made");
+	if (file_write(new_fd, text + 5000, LEN - 5000, 5000, err) < 0)
+		return -1;
+	return check(check_ctx, err);
+}
+
+static int prove(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct err *), void *check_ctx, struct err *err)
+{
+	const struct work *w = ctx;
+	char a[LEN], b[LEN];
+
+	if (w->how == NO_PROOF || w->how == OTHER_CONTENT)
+		return 0;
+	if (file_read(old_fd, a, LEN, 0, err) < 0 || file_read(new_fd, b, LEN, 0, err) < 0)
+		return -1;
+	for (size_t i = 0; i < LEN; i++)
+		if (upper(a[i]) != b[i])
+			return err_set(err, ERR_FORMAT, "it differs");
+	if (w->how == FAILS_IN_PROOF)
+		return err_set(err, ERR_FORMAT, "it is not the same");
+	return check(check_ctx, err);
+}
+
+static struct workshop *open_shop(struct sim *s, bool create, struct err *err)
+{
+	struct workshop *w = NULL;
+	int fd = file_open(sim_root(s), "r", O_RDONLY | O_DIRECTORY, 0, err);
+
+	if (fd < 0)
+		return NULL;
+	if (workshop_open(fd, "/r", create, &w, err) < 0)
+		w = NULL;
+	file_ops->close(fd);
+	if (w)
+		workshop_set_settle(w, 0);
+	return w;
+}
+
+static int replace(struct work *k, struct sim *s, struct workshop *w, struct err *err)
+{
+	struct replacing r = { .workshop = w, .name = "img", .path = "sub/img", .keep = k->keep, .make = make,
+			       .prove = prove, .ctx = k, .hold.assume_idle = k->assume_idle };
+	struct stat st;
+	int rc;
+
+	r.dirfd = file_open(sim_root(s), "r/sub", O_RDONLY | O_DIRECTORY, 0, err);
+	if (r.dirfd < 0)
+		return -1;
+	if (file_ops->fstatat(r.dirfd, "img", &st, AT_SYMLINK_NOFOLLOW) < 0) {
+		rc = err_errno(err, "cannot stat the image");
+	} else {
+		r.expected = spool_identity_of(&st);
+		rc = replace_image(&r, NULL, err);
+	}
+	file_ops->close(r.dirfd);
+	return rc;
+}
+
+static int run_in(struct work *k, struct sim *s, struct workshop *w, struct err *err)
+{
+	struct recovery sum;
+	uint64_t nr;
+	int rc;
+
+	if (workshop_recover(w, NULL, NULL, &sum, err) < 0)
+		return -1;
+	if (k->undo)
+		return workshop_undo(w, NULL, &nr, err);
+	if (k->purge)
+		return workshop_purge(w, &nr, err);
+	if (k->grown)
+		return 0;
+	rc = replace(k, s, w, err);
+	return k->to_fail && rc < 0 && err->kind == ERR_FORMAT ? 0 : rc;
+}
+
+static int run(void *ctx, struct sim *s, struct err *err)
+{
+	struct workshop *w = open_shop(s, true, err);
+	int rc = w ? run_in(ctx, s, w, err) : -1;
+
+	workshop_close(w);
+	return rc;
+}
+
+static void hear(void *ctx, const char *path, const struct err *what)
+{
+	struct err *first = ctx;
+
+	(void)path;
+	if (!first->kind)
+		*first = *what;
+}
+
+/* What a careless recovery does with what it finds. */
+static int remove_new(void *ctx, const char *name, struct err *err)
+{
+	const int *dirfd = ctx;
+
+	return strstr(name, ".new") ? file_unlink(*dirfd, name, err) : 0;
+}
+
+static int recover_carelessly(struct work *k, struct sim *s, struct err *err)
+{
+	int dirfd = open_at(s, "r/.dedupscan", O_RDONLY | O_DIRECTORY);
+
+	if (dirfd < 0)
+		return 0;
+	if (k->how == FORGETS_JOURNAL)
+		file_unlink(dirfd, "journal", NULL);
+	if (k->how == TAKES_NEW_FOR_GARBAGE || k->how == FORGETS_JOURNAL)
+		file_each_name(dirfd, remove_new, &dirfd, err);
+	if (k->how == ROLLS_ALL_BACK) {
+		int sub = open_at(s, "r/sub", O_RDONLY | O_DIRECTORY);
+
+		if (file_rename_to(dirfd, "1.new", sub, "img", 0, NULL) == 0)
+			file_unlink(dirfd, "journal", NULL);
+		file_ops->close(sub);
+	}
+	file_ops->close(dirfd);
+	return 0;
+}
+
+static int recover(void *ctx, struct sim *s, struct err *err)
+{
+	struct work *k = ctx;
+	struct err unclear = ERR_INIT, why = ERR_INIT;
+	struct recovery sum;
+	struct workshop *w;
+	int rc;
+
+	if (k->how >= ROLLS_ALL_BACK && recover_carelessly(k, s, err) < 0)
+		return -1;
+	if (k->how == NO_RECOVERY)
+		return 0;
+	w = open_shop(s, false, &why);
+	if (!w) {
+		if (why.kind && err)
+			*err = why;
+		return why.kind ? -1 : 0;
+	}
+	rc = workshop_recover(w, hear, &unclear, &sum, err);
+	workshop_close(w);
+	return rc == 0 && sum.nr_unclear ? err_set(err, ERR_STALE, "unclear: %s", unclear.text) : rc;
+}
+
+/* ---- what must be there ---- */
+
+static void set_up(void *ctx, struct sim *s)
+{
+	(void)ctx;
+	assert_int_equal(file_mkdir(sim_root(s), "r", 0755, NULL), 0);
+	assert_int_equal(file_mkdir(sim_root(s), "r/sub", 0755, NULL), 0);
+	write_text(s, "r/sub/img", 0);
+	write_text(s, "r/other", 5);
+	write_text(s, "canary", 7);
+}
+
+static void set_up_replaced(void *ctx, struct sim *s)
+{
+	struct work before = { .keep = DAY };
+	struct err err = ERR_INIT;
+
+	set_up(ctx, s);
+	if (run(&before, s, &err) < 0)
+		fail_msg("%s", err.text);
+}
+
+static void set_up_grown(void *ctx, struct sim *s)
+{
+	struct journal_entry e = { .state = JOURNAL_BEGIN, .path = (char *)"sub/img" };
+	struct workshop *w;
+
+	set_up_replaced(ctx, s);
+	w = open_shop(s, true, NULL);
+	for (unsigned i = 0; i < 300; i++) {
+		e.number = journal_new_number(&w->journal);
+		e.state = JOURNAL_BEGIN;
+		assert_int_equal(journal_append(&w->journal, &e, NULL), 0);
+		e.state = JOURNAL_REMOVED;
+		assert_int_equal(journal_append(&w->journal, &e, NULL), 0);
+	}
+	workshop_close(w);
+}
+
+static bool belongs(void *ctx, const char *path, const struct stat *st)
+{
+	static const char *const names[] = { "/r", "/r/sub", "/r/sub/img", "/r/other", "/canary", "/r/.dedupscan",
+					     "/r/.dedupscan/lock", "/r/.dedupscan/journal", "/r/.dedupscan/trash",
+					     "/r/.dedupscan/trash/1" };
+	const struct work *k = ctx;
+
+	(void)st;
+	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
+		if (strcmp(path, names[i]) == 0)
+			return i < 9 || k->keep || k->undo || k->purge || k->grown;
+	return false;
+}
+
+/* The image, and what the trash has: never the only copy of anything but what it is for. */
+static int check_state(void *ctx, struct sim *s, struct crash_moment m, struct err *err)
+{
+	const struct work *k = ctx;
+	char image = what_is(s, "/r/sub/img"), trash = what_is(s, "/r/.dedupscan/trash/1");
+	bool replaced = k->undo || k->purge || k->grown; /* before */
+	char then_image = k->undo || k->to_fail ? 'o' : 'n';
+	char then_trash = k->undo || k->purge || k->to_fail || (!k->keep && !k->grown) ? '-' : 'o';
+
+	if (image != 'o' && image != 'n')
+		return err_set(err, ERR_FORMAT, "the image is '%c'", image);
+	if (m.lied)
+		return 0;
+	if (m.done && (image != then_image || trash != then_trash))
+		return err_set(err, ERR_FORMAT, "done, and the image is '%c', the trash '%c'", image, trash);
+	if (m.untouched && (image != (replaced ? 'n' : 'o') || trash != (replaced ? 'o' : '-')))
+		return err_set(err, ERR_FORMAT, "untouched, and the image is '%c', the trash '%c'", image, trash);
+	if (trash == 'n' || (trash == 'o' && image == 'o'))
+		return err_set(err, ERR_FORMAT, "the image is '%c', the trash '%c'", image, trash);
+	if (image == 'n' && trash == '-' && k->keep)
+		return err_set(err, ERR_FORMAT, "the original is gone before its time");
+	return 0;
+}
+
+static const char *const images[] = { "/r/sub/img", "/r/other", NULL };
+
+static struct crash_workflow workflow(const char *name, struct work *k)
+{
+	bool replaced = k->undo || k->purge;
+
+	return (struct crash_workflow){
+		.name = name,
+		.setup = k->grown ? set_up_grown : replaced ? set_up_replaced : set_up,
+		.run = run,
+		.recover = recover,
+		.check = check_state,
+		.ctx = k,
+		.images = images,
+		.view = view,
+		.visit = visit,
+		.belongs = belongs,
+		.root = "/r",
+		.nested = getenv("LONG") ? 5 : 101,
+		.cut_again = getenv("LONG") ? 3 : 41,
+		.cuts.pairs_max = getenv("LONG") ? 2000 : 60,
+	};
+}
+
+static void assert_passes(const struct crash_workflow *w)
+{
+	struct crash_report r;
+
+	if (crash_try(w, &r) < 0)
+		fail_msg("%s", r.text);
+	print_message("%s: %llu calls, %llu changes; %llu kills and %llu in recoveries, %llu errors, %llu visits, %llu cuts, %llu after "
+		      "errors, %llu and %llu in recoveries\n",
+		      w->name, (unsigned long long)r.nr_calls, (unsigned long long)r.nr_changes, (unsigned long long)r.nr_kills,
+		      (unsigned long long)r.nr_nested, (unsigned long long)r.nr_errors, (unsigned long long)r.nr_visits,
+		      (unsigned long long)r.nr_cuts, (unsigned long long)r.nr_cuts_after_errors,
+		      (unsigned long long)r.nr_cuts_again, (unsigned long long)r.nr_cuts_after_kills);
+	crash_report_release(&r);
+}
+
+static void a_replacement_passes(void **state)
+{
+	struct work k = { .keep = DAY };
+	struct crash_workflow w = workflow("replace", &k);
+
+	(void)state;
+	assert_passes(&w);
+}
+
+static void a_replacement_that_keeps_nothing_passes(void **state)
+{
+	struct work k = { .keep = 0 };
+	struct crash_workflow w = workflow("replace, keep nothing", &k);
+
+	(void)state;
+	assert_passes(&w);
+}
+
+static void a_replacement_that_fails_passes(void **state)
+{
+	static const enum how hows[] = { FAILS_IN_MAKE, FAILS_IN_PROOF };
+
+	(void)state;
+	for (size_t i = 0; i < 2; i++) {
+		struct work k = { .keep = DAY, .how = hows[i], .to_fail = true };
+		struct crash_workflow w = workflow(i ? "replace, proof fails" : "replace, making fails", &k);
+
+		assert_passes(&w);
+	}
+}
+
+static void an_undo_passes(void **state)
+{
+	struct work k = { .undo = true };
+	struct crash_workflow w = workflow("undo", &k);
+
+	(void)state;
+	assert_passes(&w);
+}
+
+static void a_purge_passes(void **state)
+{
+	struct work k = { .purge = true };
+	struct crash_workflow w = workflow("purge", &k);
+
+	(void)state;
+	assert_passes(&w);
+}
+
+static void a_journal_that_shrinks_passes(void **state)
+{
+	struct work k = { .grown = true };
+	struct crash_workflow w = workflow("shrink", &k);
+
+	(void)state;
+	assert_passes(&w);
+}
+
+/* ---- mistakes ---- */
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_replacement_passes),
+		cmocka_unit_test(a_replacement_that_keeps_nothing_passes),
+		cmocka_unit_test(a_replacement_that_fails_passes),
+		cmocka_unit_test(an_undo_passes),
+		cmocka_unit_test(a_purge_passes),
+		cmocka_unit_test(a_journal_that_shrinks_passes),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
