@@ -26,6 +26,7 @@
 #include "reports/json_tree.h"
 #include "reports/plan_report.h"
 #include "reports/report.h"
+#include "reports/verify_report.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/progress.h"
 #include "scanner/base/text.h"
@@ -35,13 +36,14 @@
 #include "scanner/roots.h"
 #include "scanner/scan.h"
 #include "scanner/tally.h"
+#include "scanner/verify.h"
 
 #define VERSION "0.1"
 
 /* One table for all commands; dedupscan(1) documents it. */
 enum exit_status {
 	EXIT_DONE = 0,
-	EXIT_SKIPS = 1,	   /* done, but some images could not be read */
+	EXIT_SKIPS = 1,	   /* done, but some images could not be read, or are not what they were */
 	EXIT_USAGE = 2,	   /* the command line is wrong; nothing was done */
 	EXIT_FAILED = 3,   /* it could not be done; what was there before is as it was */
 	EXIT_BUSY = 4,	   /* another dedupscan has the catalog */
@@ -179,16 +181,19 @@ enum {
 	OPT_KEEP_ORIGINALS, OPT_ASSUME_IDLE, OPT_PREALLOCATED, OPT_UNDO, OPT_PURGE,
 };
 
-#define SCAN_OPTIONS                                                                                                   \
+/* What is read, and when. */
+#define READING_OPTIONS                                                                                                \
 	{ "catalog", required_argument, NULL, OPT_CATALOG }, { "exclude", required_argument, NULL, OPT_EXCLUDE },      \
 	{ "format", required_argument, NULL, OPT_FORMAT },                                                             \
 	{ "allow-backing", required_argument, NULL, OPT_ALLOW_BACKING },                                               \
 	{ "files-from", required_argument, NULL, OPT_FILES_FROM }, { "null", no_argument, NULL, '0' },                 \
-	{ "memory", required_argument, NULL, OPT_MEMORY }, { "jobs", required_argument, NULL, OPT_JOBS },              \
 	{ "limit", required_argument, NULL, OPT_LIMIT }, { "window", required_argument, NULL, OPT_WINDOW },            \
 	{ "for", required_argument, NULL, OPT_FOR }, { "until", required_argument, NULL, OPT_UNTIL },                  \
 	{ "no-idle", no_argument, NULL, OPT_NO_IDLE }, { "fill-cache", no_argument, NULL, OPT_KEEP_CACHE },            \
 	{ "sandbox", required_argument, NULL, OPT_SANDBOX }, { "help", no_argument, NULL, OPT_HELP }
+
+#define SCAN_OPTIONS                                                                                                   \
+	READING_OPTIONS, { "memory", required_argument, NULL, OPT_MEMORY }, { "jobs", required_argument, NULL, OPT_JOBS }
 
 struct settings {
 	struct scan_options scan;
@@ -1283,6 +1288,167 @@ static int run_info(int argc, char **argv)
 	return status;
 }
 
+/* ---- verify ---- */
+
+enum { OPT_RECORD = 512, OPT_CHECK };
+
+static const char verify_help[] =
+	"usage: dedupscan verify [OPTION]... PATH...\n"
+	"\n"
+	"Reads the disk images at and beneath each PATH in full and tells which of them are not\n"
+	"what the last scan found, and where.  Neither images nor what the catalog knows is changed.\n"
+	"\n"
+	"  --record FILE         write a digest of each image to FILE instead of comparing\n"
+	"  --check FILE          compare with the digests in FILE, not with the catalog\n"
+	"  --json                for programs\n"
+	"  --catalog DIR         where the results of scans are\n"
+	"  --exclude PATTERN     leave out files and directories of that name, or path if it has a '/'\n"
+	"  --format NAME         take every file for this format: raw, qcow2, ...\n"
+	"  --allow-backing DIR   backing and data files may be opened beneath DIR too\n"
+	"  --files-from FILE     more PATHs, one a line ('-' is standard input)\n"
+	"  -0, --null            the PATHs in FILE are ended by zero bytes\n"
+	"  --limit SIZE          read at most so many bytes a second\n"
+	"  --window FROM-TO      work only within this time of the day: 01:00-05:00\n"
+	"  --for TIME            stop after 90s, 30m, 2h\n"
+	"  --until HH:MM         stop at this time of the day\n"
+	"  --no-idle             do not run in the idle classes of CPU and disk\n"
+	"  --fill-cache          let what is read stay in the page cache\n"
+	"  --sandbox MODE        require (the default), best, or off: see dedupscan(1)\n"
+	"\n"
+	"Exit status: 0 every image is what it was; 1 some are not, or nothing tells; 2 usage;\n"
+	"3 failed; 4 catalog in use; 75 stopped.\n";
+
+/* Its settings are some of scan's and where digests are. */
+struct verification {
+	struct settings s;
+	struct json_t *json;
+	const char *record, *check;
+};
+
+static int verify_option(struct verification *f, int opt, const char *arg, struct err *err)
+{
+	switch (opt) {
+	case OPT_RECORD:
+		f->record = arg;
+		return 0;
+	case OPT_CHECK:
+		f->check = arg;
+		return 0;
+	case OPT_STYLE:
+		f->json = f->json ? f->json : verify_json_new(err);
+		return f->json ? 0 : -1;
+	default:
+		return scan_option(&f->s, opt, arg, err);
+	}
+}
+
+static int parse_verify(struct verification *f, int argc, char **argv, struct err *err)
+{
+	static const struct option options[] = {
+		READING_OPTIONS,
+		{ "record", required_argument, NULL, OPT_RECORD },
+		{ "check", required_argument, NULL, OPT_CHECK },
+		{ "json", no_argument, NULL, OPT_STYLE },
+		{ 0 },
+	};
+	int opt;
+
+	init_settings(&f->s);
+	argv[0] = (char *)"dedupscan"; /* not the command: getopt_long() begins its messages with it */
+	while ((opt = getopt_long(argc, argv, "0", options, NULL)) != -1)
+		if (verify_option(f, opt, optarg, err) < 0)
+			return -1;
+	if (f->s.help)
+		return 0;
+	if (f->record && f->check)
+		return err_set(err, ERR_USAGE, "--record and --check exclude each other");
+	if (check_settings(&f->s, err) < 0)
+		return -1;
+	return add_paths(&f->s, argc - optind, argv + optind, err);
+}
+
+static int tell_verified(void *ctx, const struct verify_image *i, struct err *err)
+{
+	struct verification *f = ctx;
+
+	if (f->json)
+		return verify_json_add(f->json, i, err);
+	clear_progress();
+	if (verify_write_image(stdout, i, &f->s.report, err) < 0)
+		return -1;
+	fflush(stdout); /* the next one may take hours; printed() looks whether that went well */
+	return 0;
+}
+
+/* A catalog holds no images, whether it is used or not. */
+static void leave_out_catalog(struct verification *f)
+{
+	struct stat st;
+
+	if (stat(f->s.catalog, &st) == 0)
+		f->s.roots.leave_out = spool_identity_of(&st);
+}
+
+static int verify_with(struct verification *f, const struct verify_options *o, struct verify_totals *ret, struct err *err)
+{
+	CLEANUP(catalog_close) struct catalog *catalog = NULL;
+
+	leave_out_catalog(f);
+	if (f->record)
+		return verify_record(f->record, o, ret, err);
+	if (f->check)
+		return verify_check(f->check, o, ret, err);
+	catalog = catalog_open(f->s.catalog, false, err);
+	return catalog ? verify_catalog(catalog, o, ret, err) : -1;
+}
+
+static int verify(struct verification *f, struct err *err)
+{
+	static const struct scan_watch watch = { show_progress, show_problem, NULL };
+	struct verify_totals totals = { 0 };
+	struct jail jail;
+	struct verify_options o = {
+		.roots = &f->s.roots, .format = f->s.scan.format, .jail = &jail, .stopper = &stopper,
+		.limit = f->s.scan.limit, .keep_cache = f->s.scan.keep_cache, .watch = &watch,
+		.tell = tell_verified, .ctx = f,
+	};
+
+	if (plan_jail(f->s.sandbox, &jail, err) < 0)
+		return -1;
+	if (f->s.idle)
+		be_idle();
+	if (verify_with(f, &o, &totals, err) < 0)
+		return -1;
+	clear_progress();
+	if (!f->json)
+		verify_write_totals(stdout, &totals);
+	else if (verify_json_end(f->json, &totals, err) < 0)
+		return -1;
+	else
+		tree_print(stdout, f->json); /* printed() looks whether that went well */
+	return verify_all_well(&totals) ? EXIT_DONE : EXIT_SKIPS;
+}
+
+static int run_verify(int argc, char **argv)
+{
+	struct verification f = { .json = NULL };
+	struct err err = ERR_INIT;
+	int status;
+
+	if (parse_verify(&f, argc, argv, &err) < 0) {
+		status = err.kind == ERR_USAGE ? usage_error(&err) : fail(&err);
+	} else if (f.s.help) {
+		fputs(verify_help, stdout);
+		status = printed(EXIT_DONE);
+	} else {
+		status = verify(&f, &err);
+		status = printed(status < 0 ? fail(&err) : status);
+	}
+	roots_release(&f.s.roots);
+	tree_free(f.json);
+	return status;
+}
+
 /* ---- the door ---- */
 
 static const struct command commands[] = {
@@ -1291,6 +1457,7 @@ static const struct command commands[] = {
 	{ "compact", run_compact, "store what is stored twice once" },
 	{ "recover", run_recover, "finish or undo what a compaction left" },
 	{ "info", run_info, "tell what images are" },
+	{ "verify", run_verify, "tell whether images are what they were" },
 };
 
 static int help(void)

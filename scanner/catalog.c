@@ -51,6 +51,7 @@ static const char schema[] =
 	" id INTEGER PRIMARY KEY, started INTEGER, ended INTEGER, result TEXT,"
 	" nr_images INTEGER, nr_read INTEGER, nr_failed INTEGER, bytes_read INTEGER,"
 	" virtual_size INTEGER, stored INTEGER, nonzero INTEGER, distinct_size INTEGER);"
+	"INSERT OR IGNORE INTO numbers VALUES ('compact_rate', 0);"
 	"INSERT OR IGNORE INTO partitions SELECT 0, 0 WHERE NOT EXISTS (SELECT 1 FROM partitions);"
 	"CREATE TEMP TABLE found ("
 	" path TEXT PRIMARY KEY, dev INTEGER, ino INTEGER, size INTEGER, mtime INTEGER, ctime INTEGER,"

@@ -31,16 +31,23 @@ check_page()
 	mandoc -Tlint -Wstyle "$1" 2>/dev/null | grep -vE 'referenced manual not found|outdated mandoc.db' || true
 }
 
-scan=$TMP/scan report=$TMP/report info=$TMP/info
+scan=$TMP/scan report=$TMP/report info=$TMP/info compact=$TMP/compact recover=$TMP/recover verify=$TMP/verify
 "$DEDUPSCAN" scan --help | help_options >"$scan"
 "$DEDUPSCAN" report --help | help_options >"$report"
 "$DEDUPSCAN" info --help | help_options >"$info"
+"$DEDUPSCAN" compact --help | help_options >"$compact"
+"$DEDUPSCAN" recover --help | help_options >"$recover"
+"$DEDUPSCAN" verify --help | help_options >"$verify"
 [ "$(wc -l <"$scan")" -ge 14 ] || fail "scan --help lists only: $(cat "$scan")"
 
 assert_eq "$(cat "$scan")" "$(man_options contrib/man/dedupscan-scan.1)" "options of dedupscan-scan(1)"
 assert_eq "$(comm -13 "$scan" "$report")" "$(man_options contrib/man/dedupscan-report.1)" "options of dedupscan-report(1)"
 
 assert_eq "$(cat "$info")" "$(man_options contrib/man/dedupscan-info.1)" "options of dedupscan-info(1)"
+assert_eq "$(comm -13 "$scan" "$compact")" "$(man_options contrib/man/dedupscan-compact.1)" "options of dedupscan-compact(1)"
+assert_eq "$(cat "$recover")" "$(man_options contrib/man/dedupscan-recover.1)" "options of dedupscan-recover(1)"
+
+assert_eq "$(cat "$verify")" "$(man_options contrib/man/dedupscan-verify.1)" "options of dedupscan-verify(1)"
 
 # every option that is told is taken: a word too many fails for another reason than an unknown one
 while read -r option; do
@@ -51,11 +58,15 @@ while read -r option; do
 	capture "$DEDUPSCAN" info "$option"
 	assert_has_not "$output" "unrecognized option|ambiguous"
 done <"$info"
+while read -r option; do
+	capture "$DEDUPSCAN" verify "$option"
+	assert_has_not "$output" "unrecognized option|ambiguous"
+done <"$verify"
 capture "$DEDUPSCAN" report --nonsense
 assert_has "$output" "unrecognized option"
 
 # and every option that is taken is told
-taken=$(sed -n '/^#define SCAN_OPTIONS/,/^$/p' dedupscan.c | grep -oE '\{ "[a-z-]+"' | sed -E 's/\{ "(.*)"/--\1/' | grep -vx -- --help | sort -u)
+taken=$(sed -n '/^#define READING_OPTIONS/,/^struct settings/p' dedupscan.c | grep -oE '\{ "[a-z-]+"' | sed -E 's/\{ "(.*)"/--\1/' | grep -vx -- --help | sort -u)
 assert_eq "$taken" "$(cat "$scan")" "options that are taken"
 
 # every member of the JSON is told
