@@ -754,7 +754,7 @@ struct compact {
 	const char *plan_file, *plan_out;
 	bool apply, json;
 	struct jail jail;
-	struct plan plan;
+	struct plan plan, told; /* told: of plan_file */
 };
 
 static int set_methods(struct compact *c, const char *arg, struct err *err)
@@ -925,9 +925,9 @@ static struct compaction *plan_compaction(struct compact *c, struct err *err)
 	return compact_plan(c->j.catalog, &c->o, &c->plan, err);
 }
 
-static int read_plan(struct compact *c, struct compaction *work, struct err *err)
+/* A plan made before decides about its runs, too. */
+static int read_plan(struct compact *c, struct err *err)
 {
-	CLEANUP(plan_release) struct plan told = { 0 };
 	FILE *f;
 	int rc;
 
@@ -936,9 +936,10 @@ static int read_plan(struct compact *c, struct compaction *work, struct err *err
 	f = fopen(c->plan_file, "re");
 	if (!f)
 		return err_errno(err, "cannot open '%s'", c->plan_file);
-	rc = plan_read(f, c->plan_file, &told, err);
+	rc = plan_read(f, c->plan_file, &c->told, err);
 	fclose(f);
-	return rc < 0 ? -1 : compact_restrict(work, &told, err);
+	c->o.min_run = c->told.min_run;
+	return rc;
 }
 
 static int compact_status(const struct compact *c)
@@ -959,10 +960,10 @@ static int print_plan(struct compact *c, struct err *err)
 
 static int compact(struct compact *c, struct err *err)
 {
-	CLEANUP(compact_free) struct compaction *work = plan_compaction(c, err);
+	CLEANUP(compact_free) struct compaction *work = read_plan(c, err) < 0 ? NULL : plan_compaction(c, err);
 	struct err stop = ERR_INIT;
 
-	if (!work || read_plan(c, work, err) < 0)
+	if (!work || (c->plan_file && compact_restrict(work, &c->told, err) < 0))
 		return fail(err);
 	if (c->apply && compact_apply(work, &stop) < 0 && stop.kind != ERR_CANCELED)
 		return fail(&stop);
@@ -990,6 +991,7 @@ static int run_compact(int argc, char **argv)
 		status = compact(&c, &err);
 	}
 	plan_release(&c.plan);
+	plan_release(&c.told);
 	vec_release(&c.only);
 	job_release(&c.j);
 	return status;

@@ -469,8 +469,7 @@ int compact_restrict(struct compaction *c, const struct plan *told, struct err *
 	if (!methods_of)
 		return no_memory(err);
 	if (told->min_run != p->min_run)
-		return err_set(err, ERR_USAGE, "the plan was made with other runs: give --min-run %llu",
-			       (unsigned long long)told->min_run);
+		return err_set(err, ERR_USAGE, "that plan was made for other runs than this one");
 	for (size_t i = 0; i < told->nr_steps; i++)
 		methods_of[told->steps[i].image] |= 1u << told->steps[i].method;
 	for (size_t i = 0; i < p->nr_steps; i++) {

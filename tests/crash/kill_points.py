@@ -101,7 +101,7 @@ class Purge(Workflow):
 
 WORKFLOWS = [
     Compact("btrfs"), Compact("btrfs", WEEK), Compact("xfs"), Compact("xfs", WEEK), Compact("ext4"), Compact("ext4", WEEK),
-    Scanning("xfs"), Kept_plan("btrfs"), Undo("btrfs", WEEK), Undo("xfs", WEEK), Purge("btrfs", WEEK), Purge("ext4", WEEK),
+    Scanning("xfs"), Kept_plan("btrfs"), Undo("xfs", WEEK), Purge("btrfs", WEEK), Purge("ext4", WEEK),
 ]
 
 

@@ -77,7 +77,7 @@ static void set_up(void *ctx, struct sim *s)
 
 	(void)ctx;
 	assert_int_equal(file_mkdir(sim_root(s), "d", 0700, NULL), 0);
-	assert_int_equal(file_mkdir(sim_root(s), "work", 0700, NULL), 0);
+	assert_int_equal(file_mkdir(sim_root(s), "shop", 0700, NULL), 0);
 	dirfd = open_dir(s, "d", NULL);
 	write_file(dirfd, "f", 'o', OLD_LEN);
 	write_file(dirfd, "img", 'i', OLD_LEN);
@@ -201,7 +201,7 @@ static int check_f(void *ctx, struct sim *s, struct crash_moment m, struct err *
 
 static bool belongs(void *ctx, const char *path, const struct stat *st)
 {
-	static const char *const paths[] = { "/canary", "/d", "/d/f", "/d/img", "/work" };
+	static const char *const paths[] = { "/canary", "/d", "/d/f", "/d/img", "/shop" };
 
 	(void)ctx;
 	(void)st;
@@ -506,7 +506,7 @@ static int swap_image(struct work *w, int dirfd, int workfd, int old, int new, s
 static int exchange(void *ctx, struct sim *s, struct err *err)
 {
 	FILE_FD dirfd = open_dir(s, "d", err);
-	FILE_FD workfd = open_dir(s, "work", err);
+	FILE_FD workfd = open_dir(s, "shop", err);
 	FILE_FD old = dirfd < 0 ? -1 : file_open(dirfd, "img", O_RDWR, 0, err);
 	FILE_FD new = workfd < 0 ? -1 : file_open(workfd, "1.new", O_RDWR | O_CREAT | O_EXCL, 0600, err);
 	int rc = old < 0 || new < 0 ? -1 : swap_image(ctx, dirfd, workfd, old, new, err);
@@ -518,7 +518,7 @@ static int exchange(void *ctx, struct sim *s, struct err *err)
 
 static int clear_work(void *ctx, struct sim *s, struct err *err)
 {
-	FILE_FD workfd = open_dir(s, "work", err);
+	FILE_FD workfd = open_dir(s, "shop", err);
 
 	(void)ctx;
 	if (workfd < 0 || file_sync_dir(workfd, err) < 0)
@@ -557,7 +557,7 @@ static void an_exchange_passes(void **state)
 static void sync_last(void *ctx, struct sim *s)
 {
 	(void)ctx;
-	sim_log_move(s, sim_log_find(s, "sync /work/1.new", 0), sim_log_find(s, "unlink", 0));
+	sim_log_move(s, sim_log_find(s, "sync /shop/1.new", 0), sim_log_find(s, "unlink", 0));
 }
 
 static void an_exchange_before_the_sync_is_caught(void **state)
@@ -612,7 +612,7 @@ static void what_others_write_meanwhile_is_not_lost(void **state)
 
 static int work_by_note(void *ctx, struct sim *s, struct err *err)
 {
-	FILE_FD workfd = open_dir(s, "work", err);
+	FILE_FD workfd = open_dir(s, "shop", err);
 
 	if (workfd < 0 || file_write_atomic(workfd, "note", "f", 1, 0600, err) < 0)
 		return -1;
@@ -625,7 +625,7 @@ static int finish_note(void *ctx, struct sim *s, struct err *err)
 {
 	const struct work *w = ctx;
 	FILE_FD dirfd = open_dir(s, "d", err);
-	FILE_FD workfd = open_dir(s, "work", err);
+	FILE_FD workfd = open_dir(s, "shop", err);
 	struct removal r = { .dirfd = workfd };
 
 	if (dirfd < 0 || workfd < 0 || remove_tmps(ctx, s, err) < 0 || file_each_name(workfd, remove_tmp, &r, err) < 0)
@@ -643,14 +643,14 @@ static int check_note(void *ctx, struct sim *s, struct crash_moment m, struct er
 
 	if (check_f(ctx, s, m, err) < 0)
 		return -1;
-	if (!m.lied && sim_stat(s, "/work/note", &st) < 0 && !says(s, "/d/f", 'n', NEW_LEN))
+	if (!m.lied && sim_stat(s, "/shop/note", &st) < 0 && !says(s, "/d/f", 'n', NEW_LEN))
 		return err_set(err, ERR_FORMAT, "the note is gone and f is old");
 	return 0;
 }
 
 static bool belongs_or_note(void *ctx, const char *path, const struct stat *st)
 {
-	return strcmp(path, "/work/note") == 0 || belongs(ctx, path, st);
+	return strcmp(path, "/shop/note") == 0 || belongs(ctx, path, st);
 }
 
 /* The note is there from the start: what is asked is only whether it goes too early. */
@@ -659,7 +659,7 @@ static void set_up_note(void *ctx, struct sim *s)
 	int workfd;
 
 	set_up(ctx, s);
-	workfd = open_dir(s, "work", NULL);
+	workfd = open_dir(s, "shop", NULL);
 	assert_int_equal(file_write_atomic(workfd, "note", "f", 1, 0600, NULL), 0);
 	file_ops->close(workfd);
 }

@@ -21,10 +21,10 @@ enum how {
 	OTHER_CONTENT,	/* and make() writes something else */
 	FAILS_IN_MAKE,
 	FAILS_IN_PROOF,
+	NO_ATTRIBUTES,	/* they are changed after they were set */
 	NO_RECOVERY,
 	ROLLS_ALL_BACK, /* a recovery that believes that nothing had happened */
 	TAKES_NEW_FOR_GARBAGE,
-	NO_ATTRIBUTES,
 	FORGETS_JOURNAL,
 };
 
@@ -134,6 +134,8 @@ static int prove(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct 
 	for (size_t i = 0; i < LEN; i++)
 		if (upper(a[i]) != b[i])
 			return err_set(err, ERR_FORMAT, "it differs");
+	if (w->how == NO_ATTRIBUTES && file_ops->fchmod(new_fd, 0600) < 0)
+		return err_errno(err, "cannot chmod");
 	if (w->how == FAILS_IN_PROOF)
 		return err_set(err, ERR_FORMAT, "it is not the same");
 	return check(check_ctx, err);
@@ -438,6 +440,150 @@ static void a_journal_that_shrinks_passes(void **state)
 
 /* ---- mistakes ---- */
 
+static void assert_caught(int (*try)(const struct crash_workflow *, struct crash_report *), const struct crash_workflow *w,
+			  const char *words)
+{
+	struct crash_report r;
+
+	if (try(w, &r) == 0)
+		fail_msg("%s: not caught, '%s' was expected", w->name, words);
+	if (!strstr(r.text, words))
+		fail_msg("'%s' was expected: %.600s", words, r.text);
+	crash_report_release(&r);
+}
+
+static void mistakes_of_the_work_are_caught(void **state)
+{
+	struct work k = { .keep = DAY };
+	struct crash_workflow w = workflow("careless work", &k);
+
+	(void)state;
+	k.how = NO_PROOF;
+	assert_caught(crash_try_errors, &w, "b: image '/r/sub/img' says something else");
+	k.how = OTHER_CONTENT;
+	assert_caught(crash_try_kills, &w, "b: image '/r/sub/img' says something else");
+	k.how = NO_ATTRIBUTES;
+	assert_caught(crash_try_kills, &w, "b: image '/r/sub/img' has other attributes");
+	k.how = RIGHT;
+	k.assume_idle = w.options.no_leases = true;
+	assert_caught(crash_try_visits, &w, "b: image '/r/sub/img' says something else than another process wrote");
+}
+
+static void mistakes_of_a_recovery_are_caught(void **state)
+{
+	static const struct {
+		enum how how;
+		const char *words;
+	} all[] = {
+		{ NO_RECOVERY, "e: '/r/.dedupscan/" },
+		{ ROLLS_ALL_BACK, "b: image '/r/sub/img' says something else" },
+		{ TAKES_NEW_FOR_GARBAGE, "c: the original is gone before its time" },
+		{ FORGETS_JOURNAL, "c: the original is gone before its time" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) {
+		struct work k = { .keep = DAY, .how = all[i].how };
+		struct crash_workflow w = workflow("careless recovery", &k);
+
+		assert_caught(crash_try_kills, &w, all[i].words);
+	}
+}
+
+#define EXCHANGE "exchange /r/sub/img"
+#define SYNC_NEW "sync /r/.dedupscan/1.new"
+#define SYNC_JOURNAL "datasync /r/.dedupscan/journal"
+#define SYNC_SHOP "sync /r/.dedupscan"
+
+/* What the n-th entry that begins so is about comes in front of another, or behind it. */
+struct order {
+	const char *name;
+	struct {
+		const char *what;
+		unsigned n;
+	} move[2], before; /* the move to the same place, one after the other */
+	const char *words;
+};
+
+static const struct order *order;
+
+static void move_in_log(void *ctx, struct sim *s)
+{
+	unsigned to = sim_log_find(s, order->before.what, order->before.n);
+
+	(void)ctx;
+	assert_true(to != UINT_MAX);
+	for (unsigned i = 0; i < 2 && order->move[i].what; i++) {
+		unsigned from = sim_log_find(s, order->move[i].what, order->move[i].n);
+
+		assert_true(from != UINT_MAX);
+		sim_log_move(s, from, to);
+	}
+}
+
+/* X2, X3, J1 */
+static void a_wrong_order_is_caught(void **state)
+{
+	static const struct order all[] = {
+		{ "the exchange comes before the new file is synced", { { EXCHANGE, 0 } }, { SYNC_NEW, 0 }, "b: image '/r/sub/img'" },
+		{ "the new file is synced after the exchange", { { SYNC_NEW, 0 } }, { "sync /r/sub", 0 }, "b: image '/r/sub/img'" },
+		{ "attributes are set after the sync", { { "xattr", 0 } }, { EXCHANGE, 0 }, "has other attributes" },
+		{ "the exchange comes before the journal says so", { { EXCHANGE, 0 } }, { SYNC_JOURNAL, 3 }, "the original lies at" },
+		{ "the journal says so, and is synced after it", { { SYNC_JOURNAL, 3 } }, { "sync /r/sub", 0 }, "the original lies at" },
+		{ "directories are synced last",
+		  { { "sync /r/sub", 0 }, { "sync /r/.dedupscan", 3 } },
+		  { "unlink /r/.dedupscan/1.new", 0 },
+		  "is not what the journal says" },
+		{ "the journal appears before it is synced",
+		  { { "rename /r/.dedupscan/journal", 0 } },
+		  { SYNC_JOURNAL, 0 },
+		  "no journal of dedupscan" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) {
+		struct work k = { .keep = 0 };
+		struct crash_workflow w = workflow(all[i].name, &k);
+
+		order = &all[i];
+		w.mistake_in_log = move_in_log;
+		assert_caught(crash_try_cuts, &w, all[i].words);
+	}
+}
+
+/* The n-th sync, of the journal or of others, is none. */
+static unsigned lying;
+static enum sim_call lying_kind;
+
+static void lie_at_a_sync(void *ctx, struct sim *s)
+{
+	(void)ctx;
+	sim_set_fault_of(s, lying_kind, (struct sim_fault){ .at = lying, .how = SIM_LIE });
+}
+
+static void a_sync_that_is_missing_is_caught(void **state)
+{
+	static const struct {
+		enum sim_call kind;
+		unsigned at;
+		const char *name, *words;
+	} all[] = {
+		{ SIM_FSYNC, 4, "the new file is not synced", "b: image '/r/sub/img'" },
+		{ SIM_FDATASYNC, 4, "SWAP is not synced", "the original lies at" },
+	};
+	struct work k = { .keep = DAY };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) {
+		struct crash_workflow w = workflow(all[i].name, &k);
+
+		lying_kind = all[i].kind;
+		lying = all[i].at;
+		w.mistake = lie_at_a_sync;
+		assert_caught(crash_try_cuts, &w, all[i].words);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -447,6 +593,10 @@ int main(void)
 		cmocka_unit_test(an_undo_passes),
 		cmocka_unit_test(a_purge_passes),
 		cmocka_unit_test(a_journal_that_shrinks_passes),
+		cmocka_unit_test(mistakes_of_the_work_are_caught),
+		cmocka_unit_test(mistakes_of_a_recovery_are_caught),
+		cmocka_unit_test(a_wrong_order_is_caught),
+		cmocka_unit_test(a_sync_that_is_missing_is_caught),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -299,7 +299,9 @@ static void a_full_disk_is_told(void **s)
 	(void)s;
 	ops.pwrite = disk_is_full;
 	file_ops = &ops;
-	fill(0);
+	assert_int_equal(rangemap_begin(map, 0, NULL), 0);
+	add(0, (struct range){ 0, 10, 100, 0, 0 });
+	add(0, (struct range){ 20, 10, 100, 0, 0 });
 	assert_int_equal(rangemap_find(map, 0, 0, &r, &err), -1);
 	assert_int_equal(err.kind, ERR_FULL);
 	file_ops = &file_ops_os;
