@@ -947,7 +947,7 @@ static int compact_status(const struct compact *c)
 	for (size_t i = 0; i < c->plan.nr_steps; i++)
 		if (c->plan.applied && c->plan.steps[i].state != PLAN_DONE)
 			return EXIT_SKIPS;
-	return end_status(&c->j);
+	return c->plan.complete ? end_status(&c->j) : EXIT_SKIPS;
 }
 
 static int print_plan(struct compact *c, struct err *err)
@@ -1050,6 +1050,7 @@ static int recover_root(struct recover *r, const struct root *root, struct err *
 	CLEANUP(workshop_close) struct workshop *w = NULL;
 	char size[UNITS_SIZE_ROOM], path[4 * PATH_MAX];
 	struct recovery done = { 0 };
+	struct err why = ERR_INIT;
 	uint64_t nr = 0, bytes = 0;
 	const char *name;
 
@@ -1060,9 +1061,15 @@ static int recover_root(struct recover *r, const struct root *root, struct err *
 		printf("%s: nothing to recover\n", path);
 		return 0;
 	}
-	if (workshop_recover(w, tell_unclear, r, &done, err) < 0 || (r->undo && workshop_undo(w, name, &nr, err) < 0) ||
-	    (r->purge && workshop_purge(w, &bytes, err) < 0))
+	if (workshop_recover(w, tell_unclear, r, &done, err) < 0 || (r->purge && workshop_purge(w, &bytes, err) < 0))
 		return -1;
+	if (r->undo && workshop_undo(w, name, &nr, &why) < 0) {
+		if (why.kind != ERR_STALE && why.kind != ERR_BUSY && why.kind != ERR_REFUSED) {
+			*err = why;
+			return -1;
+		}
+		tell_unclear(r, root->path, &why);
+	}
 	printf("%s: %llu finished, %llu rolled back", path, (unsigned long long)done.nr_finished,
 	       (unsigned long long)done.nr_undone);
 	if (r->undo)

@@ -140,6 +140,14 @@ static int plan_steps(struct compaction *c, struct err *err)
 	return 0;
 }
 
+static void look_problem(void *ctx, const char *path, const struct err *why)
+{
+	const struct compaction *c = ctx;
+
+	if (c->o.watch)
+		c->o.watch->problem(c->o.watch->ctx, path, why);
+}
+
 static void look_progress(void *ctx, uint64_t done, uint64_t total)
 {
 	tell(ctx, "looking", done, total, false);
@@ -187,7 +195,7 @@ static int make_plan(struct compaction *c, struct catalog *catalog, struct err *
 {
 	struct store_options look = {
 		.relayout = c->o.methods[PLAN_RELAYOUT], .wanted = c->o.wanted, .wanted_ctx = c->o.ctx,
-		.progress = look_progress, .ctx = c,
+		.progress = look_progress, .problem = look_problem, .ctx = c,
 	};
 	struct moves_options find = {
 		.memory = c->o.memory, .nr_threads = c->o.nr_threads, .min_run = c->o.min_run, .sharers = c->o.sharers,

@@ -64,7 +64,7 @@ typedef int rewrite_call(void *ctx, int old_fd, int new_fd, proof_check *check, 
 
 /* Replaces a file by what `make` writes, when `prove` agrees (replace.h; ctx is the compaction); afterwards store and catalog know
  * the new file. */
-int rewrite_file(struct compaction *c, size_t file, int64_t keep, rewrite_call *make, rewrite_call *prove, struct err *err);
+int rewrite_file(struct compaction *c, size_t file, rewrite_call *make, rewrite_call *prove, struct err *err);
 
 /* True unless somebody uses one of the image's files; then that is recorded. */
 bool rewrite_idle(struct compaction *c, size_t image);

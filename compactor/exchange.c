@@ -217,10 +217,21 @@ static enum exchange_outcome take_back(struct exchange *x, uint64_t settle_ns, s
 	return settle_returned(x, settle_ns, err);
 }
 
+/* That places may change: the ctimes of SWAPPED or BACKED will say nothing any more. */
+static int note_intent(struct exchange *x, struct err *err)
+{
+	enum journal_state intent = x->back ? JOURNAL_BACK : JOURNAL_SWAP;
+
+	if (x->entry.state == intent)
+		return 0;
+	x->entry.state = intent;
+	return journal_append(&x->workshop->journal, &x->entry, err);
+}
+
 /* As take_back(), but nothing broke yet: `arriving` is held, and when somebody waits for that it stays where it is. */
 static enum exchange_outcome roll_back(struct exchange *x, uint64_t settle_ns, struct err *err)
 {
-	if (change_places(x, NULL) < 0)
+	if (note_intent(x, NULL) < 0 || change_places(x, NULL) < 0)
 		return unclear(x, err);
 	if (hold_whole(&x->arriving.hold, NULL) < 0) {
 		change_places(x, NULL);
@@ -328,8 +339,7 @@ int exchange_begin(struct exchange *x, struct err *err)
 	if (identify(&x->leaving, err) < 0 || identify(&x->arriving, err) < 0)
 		return -1;
 	set_identities(x);
-	x->entry.state = x->back ? JOURNAL_BACK : JOURNAL_SWAP;
-	return journal_append(&x->workshop->journal, &x->entry, err);
+	return note_intent(x, err);
 }
 
 int exchange_run(struct exchange *x, uint64_t settle_ns, struct err *err)

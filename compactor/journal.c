@@ -28,15 +28,15 @@
  *
  * States of a replacement, and which records may follow which:
  *
- *	BEGIN -> SWAP -> SWAPPED -> DONE -> REMOVED
- *	  |        |        |        |  ^
- *	  |        |        |     BACK -> BACKED
- *	  |        |        |        |  |
- *	  |        +--------+------> UNDONE -> REMOVED
- *	  +--------------------------------------^
+ *	BEGIN -> SWAP <-> SWAPPED -> DONE -> REMOVED
+ *	  |        |         |       |  ^
+ *	  |        |         |    BACK <-> BACKED
+ *	  |        |         |       |       |
+ *	  |        +---------+-------+-------+--> UNDONE -> REMOVED
+ *	  +--------------------------------------------------^
  *
- * SWAP and BACK leave open where the files are; exchange.c says how one looks.  A record is appended with one sync, and
- * each waits for the one before, so at most one can be torn. */
+ * BACK and BACKED may also become DONE again.  SWAP and BACK leave open where the files are; exchange.c says how one
+ * looks.  A record is appended with one sync, and each waits for the one before, so at most one can be torn. */
 
 #define JOURNAL_NAME "journal"
 #define JOURNAL_TMP "journal.tmp"

@@ -11,6 +11,8 @@
 /* The parent's side.  What the process says is copied out of its reach and checked: stretches are blocks, ascend, and lie in
  * files that were opened for this image. */
 
+int (*mapper_process)(int sock, void *shared, void *arg) = mapper_worker;
+
 struct known {
 	uint64_t dev, ino, size;
 };
@@ -136,7 +138,7 @@ int mapper_run(const struct mapper *m, int fd, const char *path, struct mapped_i
 {
 	CLEANUP(free) struct mapping *g = calloc(1, sizeof(*g));
 	struct errand e = {
-		.roots = m->roots, .format = m->format, .jail = m->jail, .stopper = m->stopper, .run = mapper_worker,
+		.roots = m->roots, .format = m->format, .jail = m->jail, .stopper = m->stopper, .run = mapper_process,
 		.shared_len = sizeof(struct mapper_shared), .second_fd = -1,
 		.message = take_frame, .opened = opened, .done = take_image, .ctx = g,
 	};

@@ -50,6 +50,8 @@ int mapper_run(const struct mapper *m, int fd, const char *path, struct mapped_i
 
 /* The process; for proc_start(). */
 int mapper_worker(int sock, void *shared, void *arg);
+/* What mapper_run() starts: tests put a liar in its place, and mapper_worker back. */
+extern int (*mapper_process)(int sock, void *shared, void *arg);
 
 /* What it shares. */
 #define MAPPER_AT_ONCE 4096

@@ -166,7 +166,6 @@ static int prove(void *ctx, int old_fd, int new_fd, proof_check *check, void *ch
 static int apply(struct compaction *c, struct err *err)
 {
 	const struct store_image *i = &c->store.images.items[c->step->image];
-	int64_t keep = i->relaid ? 0 : c->o.keep_originals; /* the one before that is the original */
 
 	if (i->relayout)
 		return err_set(err, ERR_STALE, "it was not laid out anew, so nothing can share with it");
@@ -180,7 +179,7 @@ static int apply(struct compaction *c, struct err *err)
 			return -1;
 		if (rc == 0 && i->nr_files > 1)
 			continue;
-		if (rewrite_file(c, c->file, keep, make, prove, err) < 0)
+		if (rewrite_file(c, c->file, make, prove, err) < 0)
 			return -1;
 	}
 	return 0;

@@ -10,7 +10,6 @@ static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 	const struct store_image *i = &c->store.images.items[s->image];
 	const struct plan_image *p = &c->plan->images[s->image];
 
-	(void)err;
 	if (!i->relayout)
 		return 0;
 	if (!i->certain) {
@@ -20,7 +19,8 @@ static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 	}
 	if (!rewrite_idle(c, s->image))
 		return 0;
-	s->saving = p->zero;
+	if (compact_zeros(c, s->image, &s->saving, err) < 0)
+		return -1;
 	s->later = c->o.keep_originals;
 	s->work = 2 * p->used;
 	s->space = relayout_size(p->format, p->used, i->cluster_size);
@@ -51,12 +51,7 @@ static int prove(void *ctx, int old_fd, int new_fd, proof_check *check, void *ch
 
 static int apply(struct compaction *c, struct err *err)
 {
-	struct store_image *i = &c->store.images.items[c->step->image];
-
-	if (rewrite_file(c, i->first_file, c->o.keep_originals, make, prove, err) < 0)
-		return -1;
-	i->relaid = true;
-	return 0;
+	return rewrite_file(c, c->store.images.items[c->step->image].first_file, make, prove, err);
 }
 
 const struct method method_relayout = { .id = PLAN_RELAYOUT, .plan = plan, .apply = apply };

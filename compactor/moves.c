@@ -9,6 +9,7 @@
 #include "scanner/base/file.h"
 #include "scanner/base/memory.h"
 #include "scanner/duplicates.h"
+#include "scanner/index/judymap.h"
 
 /*
  *	duplicates	in the order of images (duplicates.h): this block is like that one
@@ -24,7 +25,7 @@
  *					   and the same for the stretches that move
  *
  * A file that several images name has references of each, as if it were shared.  An image that is written anew moves away
- * from everything: it saves what its duplicates have, less what its old file shares with files that stay.
+ * from everything: it saves what its duplicates have, less what its old file shares.
  */
 
 #define CHAINS 8
@@ -254,32 +255,53 @@ static int find_named_often(struct moves *m, struct err *err)
 }
 
 struct sweep {
-	uint64_t fs, at, nr, nr_moving, last_mover;
+	uint64_t fs, at, nr, nr_moving;
+	struct judymap movers; /* image -> stretches of it that move here */
 };
 
+/* What all that move free together is everybody's in equal parts: each of their steps is needed for it. */
 static void sweep_to(struct moves *m, struct sweep *w, uint64_t at)
 {
-	struct plan_image *p = &m->s->plan->images[w->last_mover];
+	uint64_t len = at - w->at, share = w->nr_moving ? len / w->nr_moving : 0, rest = len - share * w->nr_moving;
+	uint64_t image = 0;
 
-	if (at > w->at && w->nr_moving) {
-		if (w->nr <= 1) /* but the disk says that it is shared: by a file that is none of ours */
-			p->pinned += at - w->at;
-		else if (w->nr_moving >= w->nr)
-			p->saving += at - w->at;
-	}
 	w->at = at;
+	if (!len || !w->nr_moving || (w->nr > 1 && w->nr_moving < w->nr))
+		return;
+	for (const uint64_t *n; (n = judymap_first(&w->movers, &image)); image++, rest = 0) {
+		struct plan_image *p = &m->s->plan->images[image];
+		uint64_t part = share * *n + (*n ? rest : 0);
+
+		if (!*n)
+			continue;
+		if (w->nr <= 1) /* but the disk says that it is shared: by a file that is none of ours */
+			p->pinned += part;
+		else
+			p->saving += part;
+	}
 }
 
-static void take_event(struct moves *m, struct sweep *w, const struct record *r)
+static int take_event(struct moves *m, struct sweep *w, const struct record *r, struct err *err)
 {
-	uint64_t *count = r->value & EVENT_MOVES ? &w->nr_moving : &w->nr;
+	uint64_t by = r->value & EVENT_END ? (uint64_t)-1 : 1, *n;
 
-	if (r->key.hi != w->fs)
+	if (r->key.hi != w->fs) {
+		judymap_release(&w->movers);
 		*w = (struct sweep){ .fs = r->key.hi };
+	}
 	sweep_to(m, w, r->key.lo);
-	*count += r->value & EVENT_END ? (uint64_t)-1 : 1;
-	if ((r->value & EVENT_MOVES) && !(r->value & EVENT_END))
-		w->last_mover = r->value & ~(EVENT_MOVES | EVENT_END);
+	if (!(r->value & EVENT_MOVES)) {
+		w->nr += by;
+		return 0;
+	}
+	w->nr_moving += by;
+	n = judymap_put(&w->movers, r->value & ~(EVENT_MOVES | EVENT_END));
+	if (!n)
+		return no_memory(err);
+	*n += by;
+	if (!*n)
+		judymap_remove(&w->movers, r->value & ~(EVENT_MOVES | EVENT_END));
+	return 0;
 }
 
 static int sweep(struct moves *m, struct err *err)
@@ -294,23 +316,39 @@ static int sweep(struct moves *m, struct err *err)
 	if (sorter_finish(m->events, err) < 0)
 		return -1;
 	while ((nr = sorter_next(m->events, &r, err)) > 0) {
-		if (check_stopped(m, err) < 0)
-			return -1;
-		for (ssize_t i = 0; i < nr; i++)
-			take_event(m, &w, &r[i]);
+		int rc = check_stopped(m, err);
+
+		for (ssize_t i = 0; rc == 0 && i < nr; i++)
+			rc = take_event(m, &w, &r[i], err);
+		if (rc < 0) {
+			nr = -1;
+			break;
+		}
 	}
+	judymap_release(&w.movers);
 	return (int)nr;
 }
 
-/* Nothing is saved by an image whose old file is held by others, and no more than it takes by one that tells of its blocks
- * many times over. */
-static void end_savings(struct moves *m)
+/* An image that is rewritten may cost more than it saves, which others that are then pay for.  None saves more than it takes:
+ * tables may tell of the same block many times over. */
+static int end_savings(struct moves *m, struct err *err)
 {
-	for (size_t i = 0; i < m->s->images.nr; i++) {
-		struct plan_image *p = &m->s->plan->images[i];
+	CLEANUP(free) uint64_t *owed = calloc(m->s->file_systems.nr + 1, sizeof(*owed));
 
-		p->saving = (int64_t)p->saving < 0 ? 0 : min_u64(p->saving, p->used);
+	if (!owed)
+		return no_memory(err);
+	for (int paying = 0; paying < 2; paying++) {
+		for (size_t i = 0; i < m->s->images.nr; i++) {
+			const struct store_image *im = &m->s->images.items[i];
+			struct plan_image *p = &m->s->plan->images[i];
+			uint64_t cost = (int64_t)p->saving < 0 ? -p->saving : 0;
+			uint64_t pays = paying && im->relayout ? min_u64(p->saving, owed[im->fs]) : 0;
+
+			owed[im->fs] += cost - pays;
+			p->saving = cost ? 0 : min_u64(p->saving - pays, p->used);
+		}
 	}
+	return 0;
 }
 
 /* ---- chains ---- */
@@ -527,10 +565,7 @@ static int find(struct moves *m, struct err *err)
 			return -1;
 	if (file_writer_flush(&m->writer, err) < 0)
 		return -1;
-	if (sweep(m, err) < 0)
-		return -1;
-	end_savings(m);
-	return 0;
+	return sweep(m, err) < 0 ? -1 : end_savings(m, err);
 }
 
 struct moves *moves_find(struct store *s, const struct moves_options *o, struct err *err)

@@ -193,8 +193,6 @@ static int share_piece(void *ctx, const struct piece *whole, struct err *err)
 		int rc;
 
 		next.len = min_u64(next.len, REFLINK_CALL);
-		if (p.file == p.from_file && p.offset != p.from) /* the two may not overlap */
-			next.len = min_u64(next.len, p.offset > p.from ? p.offset - p.from : p.from - p.offset);
 		rc = already_shared(r, &next, &n, err);
 		if (rc < 0 || (rc == 0 && share_call(r, &next, err) < 0))
 			return -1;

@@ -103,12 +103,12 @@ static int now_known(struct compaction *c, size_t file, const struct spool_ident
 	return store_look_again(&c->store, file, err);
 }
 
-int rewrite_file(struct compaction *c, size_t file, int64_t keep, rewrite_call *make, rewrite_call *prove, struct err *err)
+int rewrite_file(struct compaction *c, size_t file, rewrite_call *make, rewrite_call *prove, struct err *err)
 {
 	const char *name, *relative, *path = c->store.files.items[file].path;
 	struct spool_identity identity;
 	struct replacing r = {
-		.expected = c->store.files.items[file].identity, .hold = { .assume_idle = c->o.assume_idle }, .keep = keep,
+		.expected = c->store.files.items[file].identity, .hold = { .assume_idle = c->o.assume_idle }, .keep = c->o.keep_originals,
 		.settle_ns = SETTLE_NS, .stopper = c->o.stopper, .make = make, .prove = prove, .ctx = c,
 	};
 	CLEANUP(close_fd) int dirfd = roots_open_dir_of(c->o.roots, path, &name, err);

@@ -350,6 +350,9 @@ static int map_image(struct store *s, size_t image, int fd, struct mapped_image 
 	i = &s->images.items[image];
 	if (rc == 0) {
 		i->out = true;
+		s->plan->complete = false;
+		if (s->problem)
+			s->problem(s->ctx, i->path, &why);
 		return leave_alone(s, image, why.text) < 0 ? no_memory(err) : 0;
 	}
 	i->certain = ret->certainty != IMAGE_GUESSED && !ret->dirty && !ret->corrupt;
@@ -515,6 +518,18 @@ static int class_of(const struct store_image *i)
 	return i->relayout ? 2 : !i->fixed;
 }
 
+/* Most of it is shared: who comes new joins, so that what was done before stays. */
+static bool settled(const struct store *s, const struct store_image *i)
+{
+	uint64_t shared = 0, used = 0;
+
+	for (size_t n = 0; n < i->nr_files; n++) {
+		shared += s->files.items[i->first_file + n].shared;
+		used += s->files.items[i->first_file + n].used;
+	}
+	return 2 * shared >= used && shared;
+}
+
 static int compare_ranks(const void *a, const void *b, void *ctx)
 {
 	const struct store *s = ctx;
@@ -523,6 +538,8 @@ static int compare_ranks(const void *a, const void *b, void *ctx)
 
 	if (class_of(x) != class_of(y))
 		return class_of(x) < class_of(y) ? -1 : 1;
+	if (x->settled != y->settled)
+		return x->settled ? -1 : 1;
 	if (x->depth != y->depth)
 		return x->depth < y->depth ? -1 : 1;
 	return m < n ? -1 : m > n;
@@ -532,6 +549,7 @@ static int rank(struct store *s, struct err *err)
 {
 	for (size_t i = 0; i < s->images.nr; i++) {
 		s->images.items[i].depth = depth_of(s, &s->images.items[i]);
+		s->images.items[i].settled = settled(s, &s->images.items[i]);
 		if (vec_push(&s->ranks, (uint32_t)i) < 0)
 			return no_memory(err);
 	}
@@ -545,6 +563,8 @@ static int rank(struct store *s, struct err *err)
 int store_look(struct store *s, const struct store_options *o, struct plan *plan, struct err *err)
 {
 	s->plan = plan;
+	s->problem = o->problem;
+	s->ctx = o->ctx;
 	s->blocks = rangemap_new(catalog_spool_dirfd(s->c), err);
 	s->disk = s->blocks ? rangemap_new(catalog_spool_dirfd(s->c), err) : NULL;
 	if (!s->disk || catalog_each_image(s->c, take_image, s, err) < 0)

@@ -13,8 +13,9 @@
  * image through the file to the disk.
  *
  * Images have ranks: of blocks with the same content the one in the image of the lowest rank is the original, which all others
- * share.  First come images that cannot be changed but can be shared with, then the others by depth in their backing chain
- * and by path, last those that have to be rewritten before anything can share with them. */
+ * share.  First come images that cannot be changed but can be shared with, then those that share most of what they have already,
+ * the others by depth in their backing chain and by path, last those that have to be rewritten before anything can share with
+ * them. */
 
 /* Files of which all can share with each other: those without copy-on-write (chattr +C) are a world of their own. */
 struct store_fs {
@@ -41,12 +42,12 @@ struct store_image {
 	uint64_t layer;	 /* blocks */
 	uint64_t cluster_size; /* bytes; 0 = it has none */
 	unsigned depth;
+	bool settled;	 /* most of it is shared already */
 	size_t fs;	 /* in file_systems */
 	size_t first_file, nr_files; /* its own first */
 	bool fixed;	 /* nothing is done with it, but others may share with it */
 	bool out;	 /* takes no part: it could not be looked at, or nothing can be shared there */
 	bool relayout;	 /* to be rewritten first: then all its blocks can be shared */
-	bool relaid;	 /* it was */
 	bool full;	 /* all of its guest's disk is stored: its space was reserved */
 	bool packed;	 /* some of its data is compressed */
 	bool mixed;	 /* some of its blocks cannot be shared as they lie */
@@ -74,6 +75,8 @@ struct store {
 	struct rangemap *blocks; /* image: address -> offset, tag: the file; flags: STORE_MISALIGNED */
 	struct rangemap *disk;	 /* file: offset -> disk, flags: FIEMAP's */
 	struct plan *plan;
+	void (*problem)(void *ctx, const char *path, const struct err *why);
+	void *ctx;
 	struct {
 		size_t file;
 		int fd; /* -1 = none */
@@ -87,6 +90,7 @@ struct store_options {
 	bool (*wanted)(void *ctx, const char *path); /* others are only shared with; NULL = all */
 	void *wanted_ctx;
 	void (*progress)(void *ctx, uint64_t done, uint64_t total); /* images; may be NULL */
+	void (*problem)(void *ctx, const char *path, const struct err *why); /* an image could not be looked at; may be NULL */
 	void *ctx;
 };
 

@@ -19,8 +19,8 @@ CLONE_MIB = max(IMAGE_MIB // 128, 1)
 NUMBERS = (250, 500, 1000)
 TURNS = min(RUNS, 3)
 ABOUT = f"""
-Sparse raw images, {CLONE_MIB} MiB each, copied from one, of which 1 % of the blocks changed since, each its own; on XFS, nothing shared.
---memory 64M.  What grows faster than the number of images shows in the last columns.
+Sparse raw images, {CLONE_MIB} MiB each, copied from one, of which 1 % of the blocks changed since, each its own; on XFS, nothing
+shared.  --memory 64M.  What grows faster than the number of images shows in the last columns.
 """
 
 
@@ -63,7 +63,10 @@ class Compacted:
 
 
 def run():
-    lib.require("mkfs.xfs")
+    why = lib.lacking("mkfs.xfs")
+    if why:
+        print(why)
+        return
     base = path("base.raw")
     make_base(base)
     runs = {n: [] for n in NUMBERS}
@@ -73,11 +76,13 @@ def run():
     rows, first = [], runs[NUMBERS[0]]
     for n, r in runs.items():
         times = n / NUMBERS[0]
-        rows.append([n, f"{statistics.median(x.freed / x.used for x in r):.1%}", f"{statistics.median(x.freed / max(x.planned, 1) for x in r):.1%}",
+        rows.append([n, f"{statistics.median(x.freed / x.used for x in r):.1%}",
+                     f"{statistics.median(x.freed / max(x.planned, 1) for x in r):.1%}",
                      spread([x.plan_wall for x in r]), spread([x.apply_wall for x in r]), spread([x.peak / MIB for x in r], "{:.0f}"),
                      spread([x / times for x in measure.ratios(first, r, "plan_cpu")]),
                      spread([x / times for x in measure.ratios(first, r, "apply_cpu")])])
-    table(["images", "freed", "of planned", "plan wall s", "apply wall s", "peak MiB", "plan CPU / first's", "apply CPU / first's"], rows)
+    table(["images", "freed", "of planned", "plan wall s", "apply wall s", "peak MiB", "plan CPU / first's", "apply CPU / first's"],
+          rows)
     print("Goals: peak at most 64 MiB, the last columns 1.\n")
 
 

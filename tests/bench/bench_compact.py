@@ -49,7 +49,8 @@ class Freed:
 def against_duperemove(store):
     contenders = {"dedupscan compact": ours}
     if shutil.which("duperemove"):
-        contenders.update({"duperemove, 4 KiB": lambda fs: duperemove(fs, "4096"), "duperemove, 128 KiB": lambda fs: duperemove(fs, "131072")})
+        contenders["duperemove, 4 KiB"] = lambda fs: duperemove(fs, "4096")
+        contenders["duperemove, 128 KiB"] = lambda fs: duperemove(fs, "131072")
     else:
         print("no duperemove here; contrib/install-deps --bench installs it")
     runs = {name: [] for name in contenders}
@@ -128,7 +129,8 @@ def speeds(before, after):
 def shortest_runs(store):
     rows = []
     with lib.file_system_with("xfs", measure.scratch, store, 400, "before", True) as before:
-        used, gib = before.used(), sum(length for p in lib.files_of(before.path) for _, _, length in lib.extents_on_disk(p)) / (1 << 30)
+        used = before.used()
+        gib = sum(length for p in lib.files_of(before.path) for _, _, length in lib.extents_on_disk(p)) / (1 << 30)
         rows.append(["nothing shared", "", "", f"{lib.nr_extents(lib.files_of(before.path)) / gib:.0f}"])
         for min_run in ("4K", "16K", "64K", "128K"):
             with lib.file_system_with("xfs", measure.scratch, store, 400, "after", True) as after:
@@ -144,7 +146,10 @@ def shortest_runs(store):
 
 
 def main():
-    lib.require("qemu-img", "qemu-io", "mke2fs", "sfdisk", "mkfs.xfs")
+    why = lib.lacking("qemu-img", "qemu-io", "mke2fs", "sfdisk", "mkfs.xfs")
+    if why:
+        print(why)
+        return
     store = lib.Store(path("store"), folder("work"), GUEST_MIB).make().folder
     against_duperemove(store)
     shortest_runs(store)

@@ -10,8 +10,8 @@
 
 #include "scanner/base/file.h"
 
-/* Every trial begins with a copy of what setup() made, disturbs run() in one way, and ends in judge().  A trial is cheap: the
- * copy shares all pages, and nothing but the workflow itself takes time. */
+/* Every trial begins with a copy of what setup() made, disturbs run() in one way, and ends in judge().  A trial is
+ * cheap: the copy shares all pages, and nothing but the workflow itself takes time. */
 
 #define IMAGES_MAX 16
 #define CALLS_MAX 100000
@@ -64,8 +64,8 @@ static int violated(struct trial *t, const struct sim *s, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(what, sizeof(what), fmt, ap);
 	va_end(ap);
-	if (!t->ret->text && asprintf(&t->ret->text, "%s: %s\n%s\n---- what was done ----\n%s%s%s", t->w->name, t->how, what, log,
-				      *after ? "---- and after it ----\n" : "", after) < 0)
+	if (!t->ret->text && asprintf(&t->ret->text, "%s: %s\n%s\n---- what was done ----\n%s%s%s", t->w->name, t->how,
+				      what, log, *after ? "---- and after it ----\n" : "", after) < 0)
 		abort();
 	free(log);
 	free(after);
@@ -401,7 +401,8 @@ static int try_fault(struct trial *t, enum sim_call kind, struct sim_fault f)
 
 static const int *errors_of(enum sim_call kind, bool changes)
 {
-	static const int plain[] = { EIO, 0 }, interrupted[] = { EIO, EINTR, 0 }, syncs[] = { EIO, ENOSPC, EDQUOT, EINTR, 0 };
+	static const int plain[] = { EIO, 0 }, interrupted[] = { EIO, EINTR, 0 },
+			 syncs[] = { EIO, ENOSPC, EDQUOT, EINTR, 0 };
 	static const int writes[] = { EIO, ENOSPC, EDQUOT, EINTR, 0 }, spaces[] = { EIO, ENOSPC, EDQUOT, 0 };
 	static const int opens[] = { EIO, EMFILE, EINTR, 0 }, creates[] = { EIO, ENOSPC, EDQUOT, EMFILE, EINTR, 0 };
 	static const int ioctls[] = { EIO, ENOSPC, EOPNOTSUPP, 0 };
@@ -497,8 +498,8 @@ static int try_visit(struct trial *t, unsigned at, unsigned opens, int flags, bo
 	struct err err;
 	int rc;
 
-	say(t, "another process finds the image before call %u, opens it before call %u to %s%s", at, opens ? opens : at,
-	    flags == O_RDONLY ? "read" : "write", stays ? ", and has it open to the end" : "");
+	say(t, "another process finds the image before call %u, opens it before call %u to %s%s", at,
+	    opens ? opens : at, flags == O_RDONLY ? "read" : "write", stays ? ", and has it open to the end" : "");
 	t->written = false;
 	sim_before(s, at, visit_begins, &v);
 	t->done = run(t, s, &err) == 0;

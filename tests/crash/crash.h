@@ -11,12 +11,13 @@
 /* Drives a piece of work through all that can go wrong under it, and judges what is left.
  *
  * The work is done once undisturbed, and is then
- *  - killed before each of its changes, and the recovery from that killed before each of its own, and the recovery from that;
- *    and power is cut during or after the recovery from a kill, which may have taken for saved what was not
+ *  - killed before each of its changes, and the recovery from that killed before each of its own, and the recovery
+ *    from that; and power is cut during or after the recovery from a kill, which may have taken for saved what was
+ *    not
  *  - given every error at every call, a lie or a wrong bit at every write, and half of every transfer
- *  - joined before each of its calls by another process that opens the first image: reads, or writes and closes, or writes
- *    and writes again when the work is done; one that opens what it found then only when the lease is let go, too.  What it
- *    wrote must be in the image at its path.  (If there is visit().)
+ *  - joined before each of its calls by another process that opens the first image: reads, or writes and closes, or
+ *    writes and writes again when the work is done; one that opens what it found then only when the lease is let go,
+ *    too.  What it wrote must be in the image at its path.  (If there is visit().)
  *  - cut from power at every entry of the log (see sim_states()), undisturbed and with each sync failing
  * After each of these recover() runs, and this must hold:
  *  a) it succeeds, within calls_max calls
@@ -31,7 +32,7 @@
 struct crash_moment {
 	bool done;	/* run() had returned 0 before the disturbance: what it did must be there */
 	bool untouched; /* nothing was changed at all: what it does must not be there */
-	bool lied;	/* the disk said "written" and it was not so, or other bytes; the images must be well all the same */
+	bool lied;	/* the disk said "written" and was wrong; the images must be well all the same */
 };
 
 struct crash_workflow {
@@ -39,8 +40,8 @@ struct crash_workflow {
 	/* All are called with file_ops on the sim.  setup() makes the files; what it made is on the disk then. */
 	void (*setup)(void *ctx, struct sim *s);
 	int (*run)(void *ctx, struct sim *s, struct err *err);
-	int (*recover)(void *ctx, struct sim *s, struct err *err);		       /* NULL = there is nothing to do */
-	int (*check)(void *ctx, struct sim *s, struct crash_moment m, struct err *err); /* may be NULL */
+	int (*recover)(void *ctx, struct sim *s, struct err *err);	/* NULL = there is nothing to do */
+	int (*check)(void *ctx, struct sim *s, struct crash_moment m, struct err *err);	/* may be NULL */
 	void *ctx;
 
 	const char *const *images; /* absolute paths, ended by NULL; may be NULL */
@@ -54,7 +55,8 @@ struct crash_workflow {
 
 	struct sim_options options;
 	struct sim_cuts cuts;
-	/* Called with every sim before run(), to seed mistakes: sim_set_fault_of(..SIM_LIE..), sim_before(); may be NULL. */
+	/* Called with every sim before run(), to seed mistakes: sim_set_fault_of(..SIM_LIE..), sim_before(); may be
+	 * NULL. */
 	void (*mistake)(void *ctx, struct sim *s);
 	/* Called with the sim after the undisturbed run, before its states are taken: sim_log_move(); may be NULL. */
 	void (*mistake_in_log)(void *ctx, struct sim *s);
@@ -66,7 +68,8 @@ struct crash_workflow {
 };
 
 struct crash_report {
-	uint64_t nr_kills, nr_nested, nr_errors, nr_visits, nr_cuts, nr_cuts_after_errors, nr_cuts_again, nr_cuts_after_kills;
+	uint64_t nr_kills, nr_nested, nr_errors, nr_visits, nr_cuts;
+	uint64_t nr_cuts_after_errors, nr_cuts_again, nr_cuts_after_kills;
 	uint64_t nr_calls, nr_changes; /* of the undisturbed run */
 	char *text; /* of the first violation: what was done, and the log; NULL: none */
 };

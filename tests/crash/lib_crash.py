@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "interop"))
 import lib_compact as lib  # noqa: E402 pylint: disable=wrong-import-position
@@ -100,17 +101,17 @@ class Guests:
     def __init__(self, tmp):
         self.tmp, self.known, self.lock, self.numbers = tmp, {}, threading.Lock(), itertools.count()
 
-    def of(self, path):
-        content = lib.digest_of(path)
-        key = (content, lib.format_of(path))
-        if key not in self.known:
-            raw = lib.guest_raw(path, os.path.join(self.tmp, f"guest-{next(self.numbers)}"))
-            checked = lib.format_of(path) in ("qcow2", "vdi")
-            done = subprocess.run(["qemu-img", "check", "-U", "-f", lib.format_of(path), path], capture_output=True, check=False)
+    def of(self, path, form=None):
+        content, form = lib.digest_of(path), form or lib.format_of(path)
+        if (content, form) not in self.known:
+            raw = os.path.join(self.tmp, f"guest-{next(self.numbers)}")
+            done = subprocess.run(["qemu-img", "convert", "-U", "-f", form, "-O", "raw", path, raw], capture_output=True, check=False)
+            checked = subprocess.run(["qemu-img", "check", "-U", "-f", form, path], capture_output=True, check=False).returncode
             with self.lock:
-                self.known[key] = (lib.digest_of(raw), done.returncode if checked else 0)
-            os.unlink(raw)
-        return content, self.known[key]
+                self.known[content, form] = (done.returncode or lib.digest_of(raw), checked if form in ("qcow2", "vdi") else 0)
+            if os.path.exists(raw):
+                os.unlink(raw)
+        return content, self.known[content, form]
 
 
 class Family:
@@ -120,6 +121,14 @@ class Family:
         self.folder, self.guests = folder, guests
         make_images(folder, **kinds)
         self.learn()
+
+    @classmethod
+    def of_folder(cls, folder, guests):
+        """Of images that are there already."""
+        self = cls.__new__(cls)
+        self.folder, self.guests = folder, guests
+        self.learn()
+        return self
 
     def learn(self):
         self.names = sorted(os.path.relpath(p, self.folder) for p in lib.files_of(self.folder))
@@ -179,7 +188,7 @@ def look_at_images(family, root, mtime_may_change=()):
 
 
 def look_for_strays(family, root, kept=True):
-    """kept: originals may lie in the trash, and nothing else."""
+    """kept: originals may lie in the trash, and nothing else; None: whatever."""
     known = set(family.names) | {WORKSHOP, "lost+found"}
     if more := set(os.listdir(root)) - known:
         raise Wrong(f"beside the images there are {sorted(more)}")
@@ -189,12 +198,15 @@ def look_for_strays(family, root, kept=True):
     if more := set(os.listdir(shop)) - {"lock", "journal", "trash"}:
         raise Wrong(f"in the workshop there are {sorted(more)}")
     trash = os.path.join(shop, "trash")
-    originals = set(family.contents.values())
     for name in os.listdir(trash) if os.path.isdir(trash) else ():
+        if kept is None:
+            continue
         if not kept:
             raise Wrong(f"trash/{name} was to be removed")
-        if lib.digest_of(os.path.join(trash, name)) not in originals:
-            raise Wrong(f"trash/{name} is no original")
+        path = os.path.join(trash, name)
+        whose = {a["owner"]: n for n, a in family.attributes.items()}[lib.attributes(path)["owner"]]
+        if family.guests.of(path, lib.format_of(whose))[1] != family.guest[whose]:
+            raise Wrong(f"trash/{name} is not what was an image")
 
 
 def used(family, root):
@@ -231,10 +243,10 @@ def traced(command, inject=(), log=None, calls=WAIT, **more):
 
 
 class Point:
-    """The k-th of a system call in its process."""
+    """The k-th of a system call in its process; `child`: not that which was started, but one of its own."""
 
-    def __init__(self, call, nth, text):
-        self.call, self.nth, self.text = call, nth, text
+    def __init__(self, call, nth, text, child):
+        self.call, self.nth, self.text, self.child = call, nth, text, child
 
     def __str__(self):
         return f"{self.call} {self.nth} ({self.text[:150]})"
@@ -245,13 +257,14 @@ CALL = re.compile(r"^(\d+) +(\w+)\((.*)$")
 
 def points_of(log, *folders):
     """The calls in a log by which something at or beneath one of the folders changes."""
-    nth, found = {}, []
+    nth, found, first = Counter(), [], None
     with open(log, encoding="utf-8", errors="replace") as f:
         for line in f:
             if not (m := CALL.match(line)):
                 continue
             pid, call, rest = m.groups()
-            nth[pid, call] = nth.get((pid, call), 0) + 1
+            first = first or pid
+            nth[pid, call] += 1
             if call == WAIT or not any(folder in rest for folder in folders):
                 continue
             if call == "openat" and "O_CREAT" not in rest and "O_TMPFILE" not in rest:
@@ -260,8 +273,9 @@ def points_of(log, *folders):
                 continue
             if call == "fcntl" and "F_SETLEASE" not in rest and "F_OFD_SETLK" not in rest:
                 continue
-            found.append(Point(call, nth[pid, call], rest))
-    return found
+            found.append(Point(call, nth[pid, call], rest, pid != first))
+    # In a child they are hit only if its parent made fewer: each counts its own.
+    return [p for p in found if not p.child or p.nth > nth[first, p.call]]
 
 
 # ---- a store to interrupt ----

@@ -15,9 +15,9 @@
 
 /* The life of a simulator and the calls of the seam.
  *
- * Each call is do_NAME(), which knows nothing of counts, faults and kills, within CALLED(), which does: enter() counts, runs
- * what is to run before it, and says whether it may begin; leave() runs what is to run after it.  Whatever changes files
- * becomes an op, which sim_do() applies and logs. */
+ * Each call is do_NAME(), which knows nothing of counts, faults and kills, within CALLED(), which does: enter()
+ * counts, runs what is to run before it, and says whether it may begin; leave() runs what is to run after
+ * it.  Whatever changes files becomes an op, which sim_do() applies and logs. */
 
 static struct sim *now; /* what file_ops works on */
 static const struct file_ops sim_ops;

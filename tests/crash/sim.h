@@ -16,8 +16,9 @@
  *	sim_use(NULL);
  *	sim_free(s);
  *
- * Files are sparse, directories nest, leases, locks, holes, shared blocks, extended attributes and inode flags are those of
- * Linux; test_sim.c holds it against the kernel.  Left out: symbolic links, linkat(), permissions (the caller is root).
+ * Files are sparse, directories nest, leases, locks, holes, shared blocks, extended attributes and inode flags are
+ * those of Linux; test_sim.c holds it against the kernel.  Left out: symbolic links, linkat(), permissions (the
+ * caller is root).
  *
  * Everything is deterministic; there are no threads.  Out of memory aborts: this is for tests only. */
 
@@ -47,16 +48,16 @@ void sim_settle(struct sim *s);
 
 /* ---- another process ---- */
 
-/* Between sim_outside(s, true) and (s, false) calls are those of other processes: neither counted nor failed, and what they
- * open outlives a kill.  Setups and checks are outside, too.  Returns what it was before. */
+/* Between sim_outside(s, true) and (s, false) calls are those of other processes: neither counted nor failed, and
+ * what they open outlives a kill.  Setups and checks are outside, too.  Returns what it was before. */
 bool sim_outside(struct sim *s, bool outside);
 
-/* Another process opens `path`.  Where a lease forbids it, it waits until that is let go, and gets the file that the name
- * meant when it came.  `granted` is called (outside) once it has the file, and closes fd or leaves it open.  Returns the
- * descriptor, -1 if it waits, -2 with errno if it fails. */
+/* Another process opens `path`.  Where a lease forbids it, it waits until that is let go, and gets the file that the
+ * name meant when it came.  `granted` is called (outside) once it has the file, and closes fd or leaves it
+ * open.  Returns the descriptor, -1 if it waits, -2 with errno if it fails. */
 int sim_visit(struct sim *s, const char *path, int flags, void (*granted)(void *ctx, struct sim *s, int fd), void *ctx);
-/* The same by a process that finds the file now and opens it before call `at` only, when its name may mean another.  Calls
- * `granted` then. */
+/* The same by a process that finds the file now and opens it before call `at` only, when its name may mean
+ * another.  Calls `granted` then. */
 int sim_visit_late(struct sim *s, const char *path, unsigned at, int flags,
 		   void (*granted)(void *ctx, struct sim *s, int fd), void *ctx);
 /* Who has found a file opens it now. */
@@ -70,9 +71,9 @@ void sim_break_leases(struct sim *s);
 
 /* Kinds of calls, in the order of struct file_ops. */
 enum sim_call {
-	SIM_OPEN, SIM_OPEN2, SIM_CLOSE, SIM_READ, SIM_WRITE, SIM_FDATASYNC, SIM_FSYNC, SIM_TRUNCATE, SIM_RENAME, SIM_UNLINK,
-	SIM_MKDIR, SIM_STAT, SIM_STATAT, SIM_STATFS, SIM_SEEK, SIM_ALLOCATE, SIM_ADVISE, SIM_IOCTL, SIM_FCNTL, SIM_CHOWN,
-	SIM_CHMOD, SIM_TIMES, SIM_LIST, SIM_LISTXATTR, SIM_GETXATTR, SIM_SETXATTR, SIM_NR_CALLS
+	SIM_OPEN, SIM_OPEN2, SIM_CLOSE, SIM_READ, SIM_WRITE, SIM_FDATASYNC, SIM_FSYNC, SIM_TRUNCATE, SIM_RENAME,
+	SIM_UNLINK, SIM_MKDIR, SIM_STAT, SIM_STATAT, SIM_STATFS, SIM_SEEK, SIM_ALLOCATE, SIM_ADVISE, SIM_IOCTL, SIM_FCNTL,
+	SIM_CHOWN, SIM_CHMOD, SIM_TIMES, SIM_LIST, SIM_LISTXATTR, SIM_GETXATTR, SIM_SETXATTR, SIM_NR_CALLS
 };
 const char *sim_call_name(enum sim_call c);
 
@@ -90,8 +91,8 @@ void sim_before(struct sim *s, unsigned n, void (*f)(void *ctx, struct sim *s), 
 void sim_after(struct sim *s, unsigned n, void (*f)(void *ctx, struct sim *s), void *ctx);
 
 enum sim_how {
-	SIM_FAIL,  /* -1 and errnum, nothing done.  A failed sync loses what it should have saved, for good: the next succeeds,
-		    * programs still see the data until the cache is dropped, and the disk never does. */
+	SIM_FAIL,  /* -1 and errnum, nothing done.  A failed sync loses what it should have saved, for good: the next
+		    * succeeds, programs still see the data until the cache is dropped, and the disk never does. */
 	SIM_SHORT, /* a read or write of half the bytes */
 	SIM_LIE,   /* "done", but it never reaches the disk: a write (seen until the cache is dropped), a sync */
 	SIM_FLIP,  /* a write of which one bit is wrong on the disk; a read of which one bit is wrong */
@@ -107,8 +108,8 @@ void sim_set_fault(struct sim *s, struct sim_fault f);
 /* The same for the n-th call of one kind. */
 void sim_set_fault_of(struct sim *s, enum sim_call kind, struct sim_fault f);
 
-/* The process is killed before its n-th change, from 1: from there every call fails with EIO and does nothing, until the
- * workflow has returned.  After it sim_restart(). */
+/* The process is killed before its n-th change, from 1: from there every call fails with EIO and does nothing, until
+ * the workflow has returned.  After it sim_restart(). */
 void sim_kill_at(struct sim *s, unsigned n);
 bool sim_killed(const struct sim *s);
 /* The process is gone: closes what it had open (leases and locks go), takes back kills and faults, counts from 1. */
@@ -137,11 +138,12 @@ int sim_each_path(const struct sim *s, int (*call)(void *ctx, const char *path, 
 
 /* ---- power cuts ---- */
 
-/* The log has an entry for every change and every sync.  Data, size and allocation of a file are on the disk after fsync or
- * fdatasync of the file; owner, mode, times, flags and extended attributes after fsync; names after fsync of the directory, or
- * of one of both for a rename, which is one thing however many directories and names it touches.  A sync of a new file does
- * not save its name, and one of a directory saves no data.  What is not saved may be on the disk or not, each on its own and in
- * any order, except that a change of a name needs those before it of the same name or file. */
+/* The log has an entry for every change and every sync.  Data, size and allocation of a file are on the disk after
+ * fsync or fdatasync of the file; owner, mode, times, flags and extended attributes after fsync; names after fsync
+ * of the directory, or of one of both for a rename, which is one thing however many directories and names it
+ * touches.  A sync of a new file does not save its name, and one of a directory saves no data.  What is not saved
+ * may be on the disk or not, each on its own and in any order, except that a change of a name needs those before it
+ * of the same name or file. */
 struct sim_cuts {
 	unsigned pairs_max;  /* pairs of lost changes tried for each sync; 0 = 500, UINT_MAX = all */
 	bool every_point;    /* try all for every entry of the log, not only before syncs */
@@ -157,8 +159,9 @@ struct sim_cut {
 	char what[160];	  /* which entries, in words */
 };
 
-/* Calls for every state that is possible, each a sim of its own that the call may use and change, but not free; what looks
- * the same is tried once.  Stops at the first other than 0 and returns it.  *ret_nr counts the states; may be NULL. */
+/* Calls for every state that is possible, each a sim of its own that the call may use and change, but not free; what
+ * looks the same is tried once.  Stops at the first other than 0 and returns it.  *ret_nr counts the states; may be
+ * NULL. */
 int sim_states(const struct sim *s, const struct sim_cuts *o,
 	       int (*call)(void *ctx, struct sim *state, const struct sim_cut *cut), void *ctx, uint64_t *ret_nr);
 

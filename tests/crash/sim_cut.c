@@ -8,9 +8,9 @@
 
 /* What a power cut can leave.
  *
- * A first pass over the log finds for every change the sync that saved it.  When power fails after `at` entries, what was
- * saved by then is there; the others are pending, and each state is a choice of them.  All before the first pending change is
- * kept as a state of its own that moves along, so that a state costs the changes since then only. */
+ * A first pass over the log finds for every change the sync that saved it.  When power fails after `at` entries,
+ * what was saved by then is there; the others are pending, and each state is a choice of them.  All before the first
+ * pending change is kept as a state of its own that moves along, so that a state costs the changes since then only. */
 
 #define DROPPED 0xff
 #define PAIRS 500
@@ -133,7 +133,8 @@ static uint64_t hash_of(const struct cutter *c)
 	uint64_t h = c->at == c->nr ? 0x51 : 0x17;
 
 	for (unsigned i = 0; i < c->at; i++) {
-		uint64_t x = ((uint64_t)(i + 1) << 8 | c->choices[i].how) * UINT64_C(0x9E3779B97F4A7C15) + c->choices[i].cut;
+		uint64_t x =
+			((uint64_t)(i + 1) << 8 | c->choices[i].how) * UINT64_C(0x9E3779B97F4A7C15) + c->choices[i].cut;
 
 		if (c->choices[i].how == DROPPED || c->s->log.items[i].kind == OP_SYNC)
 			continue;

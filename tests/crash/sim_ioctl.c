@@ -17,7 +17,8 @@ static int fail(int e)
 }
 
 /* generic_remap_checks() of Linux: which part of *len can be shared; 0 and *len, or -1. */
-static int may_share(const struct node *a, uint64_t a_at, const struct node *b, uint64_t b_at, uint64_t *len, bool dedupe)
+static int may_share(const struct node *a, uint64_t a_at, const struct node *b, uint64_t b_at, uint64_t *len,
+		     bool dedupe)
 {
 	uint64_t nr = *len, whole;
 
@@ -63,7 +64,8 @@ static void mark_shared(struct sim *s, struct op *op, unsigned from, uint64_t fr
 	}
 }
 
-static void share(struct sim *s, unsigned from, uint64_t from_at, unsigned to, uint64_t to_at, uint64_t len, bool dedupe)
+static void share(struct sim *s, unsigned from, uint64_t from_at, unsigned to, uint64_t to_at, uint64_t len,
+		  bool dedupe)
 {
 	struct op op = { .kind = OP_CLONE, .node = to, .offset = to_at, .len = len };
 	struct attributes old = node_get(&s->live, to)->a;

@@ -7,8 +7,8 @@
 
 /* Leases, locks of open files, and other processes that wait, by the rules of fs/locks.c in Linux.
  *
- * An open that a lease forbids asks for it back ("breaking") and waits; one that waits counts as having the file open.  Of a
- * write lease a reader leaves a read lease. */
+ * An open that a lease forbids asks for it back ("breaking") and waits; one that waits counts as having the file
+ * open.  Of a write lease a reader leaves a read lease. */
 
 static unsigned nr_openers(const struct sim *s, unsigned node, const struct opened *but, bool writers)
 {

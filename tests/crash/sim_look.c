@@ -178,15 +178,16 @@ static struct label *label_all(const struct sim *s)
 		const char *dir = labels[op->dir].text;
 
 		if (op->kind == OP_CREATE && op->dir)
-			snprintf(labels[op->node].text, sizeof(labels->text), "%.100s/%.90s", dir[1] ? dir : "", op->name);
+			snprintf(labels[op->node].text, sizeof(labels->text), "%.100s/%.90s", dir[1] ? dir : "",
+				 op->name);
 		else if (op->kind == OP_CREATE)
 			snprintf(labels[op->node].text, sizeof(labels->text), "(nameless %u)", op->node);
 	}
 	return labels;
 }
 
-static const char *const kind_names[] = { "create", "rename", "exchange", "unlink", "write", "truncate", "punch", "allocate",
-					  "share", "attributes", "xattr", "sync" };
+static const char *const kind_names[] = { "create", "rename",	"exchange", "unlink",	  "write", "truncate",
+					  "punch",  "allocate", "share",    "attributes", "xattr", "sync" };
 
 static void describe(const struct op *op, const struct label *labels, char *ret, size_t room)
 {
@@ -197,11 +198,13 @@ static void describe(const struct op *op, const struct label *labels, char *ret,
 	const char *dir = labels[op->dir].text, *dir2 = labels[op->dir2].text;
 
 	if (op->kind == OP_RENAME || op->kind == OP_EXCHANGE)
-		snprintf(ret, room, "%s %s/%s %s/%s%s", kind, dir[1] ? dir : "", op->name, dir2[1] ? dir2 : "", op->name2, mark);
+		snprintf(ret, room, "%s %s/%s %s/%s%s", kind, dir[1] ? dir : "", op->name, dir2[1] ? dir2 : "",
+			 op->name2, mark);
 	else if (op->kind == OP_UNLINK)
 		snprintf(ret, room, "%s %s/%s%s", kind, dir[1] ? dir : "", op->name, mark);
 	else if (op_data(op))
-		snprintf(ret, room, "%s %s %" PRIu64 "+%" PRIu64 "%s", kind, labels[op->node].text, op->offset, op->len, mark);
+		snprintf(ret, room, "%s %s %" PRIu64 "+%" PRIu64 "%s", kind, labels[op->node].text, op->offset, op->len,
+			 mark);
 	else
 		snprintf(ret, room, "%s %s%s%s%s", kind, labels[op->node].text, op->kind == OP_XATTR ? " " : "",
 			 op->kind == OP_XATTR ? op->name : "", mark);

@@ -68,8 +68,8 @@ struct state {
 	uint64_t used; /* pages that are not shared */
 };
 
-enum op_kind { OP_CREATE, OP_RENAME, OP_EXCHANGE, OP_UNLINK, OP_WRITE, OP_TRUNCATE, OP_PUNCH, OP_ALLOCATE, OP_CLONE, OP_ATTR,
-	       OP_XATTR, OP_SYNC };
+enum op_kind { OP_CREATE, OP_RENAME, OP_EXCHANGE, OP_UNLINK, OP_WRITE, OP_TRUNCATE, OP_PUNCH, OP_ALLOCATE, OP_CLONE,
+	       OP_ATTR, OP_XATTR, OP_SYNC };
 enum { ATTR_MODE = 1, ATTR_OWNER = 2, ATTR_ATIME = 4, ATTR_MTIME = 8, ATTR_FLAGS = 16 };
 
 struct op {

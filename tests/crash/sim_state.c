@@ -470,10 +470,18 @@ static struct timespec to_timespec(int64_t ns)
 void node_stat(const struct node *n, struct stat *ret)
 {
 	*ret = (struct stat){
-		.st_dev = 0x5100, .st_ino = n->ino, .st_nlink = n->nlink, .st_mode = n->a.mode,
-		.st_uid = n->a.uid, .st_gid = n->a.gid, .st_size = (off_t)n->size, .st_blksize = (blksize_t)PAGE,
+		.st_dev = 0x5100,
+		.st_ino = n->ino,
+		.st_nlink = n->nlink,
+		.st_mode = n->a.mode,
+		.st_uid = n->a.uid,
+		.st_gid = n->a.gid,
+		.st_size = (off_t)n->size,
+		.st_blksize = (blksize_t)PAGE,
 		.st_blocks = (blkcnt_t)(n->pages.nr * PAGE / 512),
-		.st_atim = to_timespec(n->a.atime), .st_mtim = to_timespec(n->a.mtime), .st_ctim = to_timespec(n->ctime),
+		.st_atim = to_timespec(n->a.atime),
+		.st_mtim = to_timespec(n->a.mtime),
+		.st_ctim = to_timespec(n->ctime),
 	};
 }
 

@@ -7,8 +7,8 @@
 #include "scanner/base/file.h"
 #include "tests/crash/crash.h"
 
-/* The driver of crash tests, on two small workflows: file_write_atomic(), and an image that is exchanged for another file
- * that says the same.  Both must pass, and each mistake that is seeded must be caught. */
+/* The driver of crash tests, on two small workflows: file_write_atomic(), and an image that is exchanged for another
+ * file that says the same.  Both must pass, and each mistake that is seeded must be caught. */
 
 #define OLD_LEN 9000
 #define NEW_LEN 13000
@@ -53,7 +53,7 @@ static void close_file(int *fd)
 	if (*fd >= 0)
 		file_ops->close(*fd);
 }
-#define FILE_FD __attribute__((cleanup(close_file))) int
+#define FILE_FD __attribute__((cleanup(close_file), unused)) int
 
 static void fill(uint8_t *p, size_t len, uint8_t with)
 {
@@ -91,7 +91,8 @@ static int write_in_place(int dirfd, const uint8_t *buf, struct err *err)
 {
 	FILE_FD fd = file_open(dirfd, "f", O_RDWR, 0, err);
 
-	if (fd < 0 || file_write(fd, buf, 5000, 0, err) < 0 || file_write(fd, buf + 5000, NEW_LEN - 5000, 5000, err) < 0)
+	if (fd < 0 || file_write(fd, buf, 5000, 0, err) < 0 ||
+	    file_write(fd, buf + 5000, NEW_LEN - 5000, 5000, err) < 0)
 		return -1;
 	return file_sync(fd, "f", err);
 }
@@ -250,21 +251,23 @@ static void assert_passes(const struct crash_workflow *w)
 	all = r.nr_kills + r.nr_nested + r.nr_errors + r.nr_cuts + r.nr_cuts_after_errors + r.nr_cuts_again +
 	      r.nr_cuts_after_kills + r.nr_visits;
 	seconds = (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) / 1e9;
-	printf("# %s: %llu calls, %llu changes; %llu kills, %llu nested, %llu errors, %llu visits, %llu power cuts, %llu after "
-	       "errors, %llu during recovery, %llu after kills: %.0f a second\n", w->name, (unsigned long long)r.nr_calls,
-	       (unsigned long long)r.nr_changes, (unsigned long long)r.nr_kills, (unsigned long long)r.nr_nested,
-	       (unsigned long long)r.nr_errors, (unsigned long long)r.nr_visits, (unsigned long long)r.nr_cuts,
+	printf("# %s: %llu calls, %llu changes; %llu kills, %llu nested, %llu errors, %llu visits, %llu power cuts, "
+	       "%llu after "
+	       "errors, %llu during recovery, %llu after kills: %.0f a second\n",
+	       w->name, (unsigned long long)r.nr_calls, (unsigned long long)r.nr_changes,
+	       (unsigned long long)r.nr_kills, (unsigned long long)r.nr_nested, (unsigned long long)r.nr_errors,
+	       (unsigned long long)r.nr_visits, (unsigned long long)r.nr_cuts,
 	       (unsigned long long)r.nr_cuts_after_errors, (unsigned long long)r.nr_cuts_again,
 	       (unsigned long long)r.nr_cuts_after_kills, (double)all / seconds);
 	assert_true(w->visit ? r.nr_visits > 4 * r.nr_calls : r.nr_visits == 0);
-	assert_true(r.nr_kills == r.nr_changes && r.nr_nested && r.nr_cuts && r.nr_cuts_after_errors && r.nr_cuts_again &&
-		    r.nr_cuts_after_kills);
+	assert_true(r.nr_kills == r.nr_changes && r.nr_nested && r.nr_cuts && r.nr_cuts_after_errors &&
+		    r.nr_cuts_again && r.nr_cuts_after_kills);
 	assert_true(r.nr_errors > r.nr_calls);
 	crash_report_release(&r);
 }
 
-static void assert_caught(int (*how)(const struct crash_workflow *, struct crash_report *), const struct crash_workflow *w,
-			  const char *why)
+static void assert_caught(int (*how)(const struct crash_workflow *, struct crash_report *),
+			  const struct crash_workflow *w, const char *why)
 {
 	struct crash_report r;
 
@@ -444,7 +447,8 @@ static int compare(enum mistake m, int old, int new, struct err *err)
 		return -1;
 	for (size_t i = 0; i < sizeof(a); i++)
 		if ((uint8_t)(a[i] - a[0]) != (uint8_t)(b[i] - b[0]))
-			return m == OTHER_CONTENT ? 0 : err_set(err, ERR_FORMAT, "read back other bytes than were written");
+			return m == OTHER_CONTENT ? 0
+						  : err_set(err, ERR_FORMAT, "read back other bytes than were written");
 	return 0;
 }
 
@@ -497,8 +501,8 @@ static int swap_image(struct work *w, int dirfd, int workfd, int old, int new, s
 	if (file_ops->fstat(old, &st) < 0)
 		return err_errno(err, "cannot look at the image");
 	if (make_other(w->mistake, old, new, err) < 0 || copy_attributes(w->mistake, old, new, err) < 0 ||
-	    save(w->mistake, new, err) < 0 || compare(w->mistake, old, new, err) < 0 || file_sync_dir(workfd, err) < 0 ||
-	    swap_names(w, dirfd, workfd, old, &st, err) < 0)
+	    save(w->mistake, new, err) < 0 || compare(w->mistake, old, new, err) < 0 ||
+	    file_sync_dir(workfd, err) < 0 || swap_names(w, dirfd, workfd, old, &st, err) < 0)
 		return -1;
 	return 0;
 }
@@ -539,9 +543,17 @@ static void write_to_image(void *ctx, struct sim *s, int fd)
 
 static struct crash_workflow exchange_workflow(struct work *w)
 {
-	return (struct crash_workflow){ .name = "exchange", .setup = set_up, .run = exchange, .recover = clear_work,
-					.ctx = w, .images = image, .view = view, .visit = write_to_image, .belongs = belongs,
-					.cut_again = 3, .flip_reads = true };
+	return (struct crash_workflow){ .name = "exchange",
+					.setup = set_up,
+					.run = exchange,
+					.recover = clear_work,
+					.ctx = w,
+					.images = image,
+					.view = view,
+					.visit = write_to_image,
+					.belongs = belongs,
+					.cut_again = 3,
+					.flip_reads = true };
 }
 
 static void an_exchange_passes(void **state)

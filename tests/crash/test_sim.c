@@ -10,7 +10,8 @@
 #include "scanner/base/file.h"
 #include "tests/crash/sim.h"
 
-/* The simulated file system: against the kernel, call by call; then what it adds: faults, other processes, kills, power cuts. */
+/* The simulated file system: against the kernel, call by call; then what it adds: faults, other processes, kills,
+ * power cuts. */
 
 /* ---- the same calls on the kernel ---- */
 
@@ -36,12 +37,41 @@ struct outcome {
 	uint64_t seen; /* a digest of all it gave */
 };
 
-enum { DO_OPEN, DO_CLOSE, DO_WRITE, DO_READ, DO_TRUNCATE, DO_ALLOCATE, DO_SEEK, DO_RENAME, DO_UNLINK, DO_MKDIR, DO_STAT,
-       DO_STATAT, DO_LIST, DO_CHMOD, DO_CHOWN, DO_TIMES, DO_SETX, DO_GETX, DO_LISTX, DO_LEASE, DO_GETLEASE, DO_LOCK, DO_GETLOCK,
-       DO_CLONE, DO_DEDUPE, DO_DUP, DO_SYNC, NR_DO };
-static const char *const step_names[NR_DO] = { "open", "close", "write", "read", "truncate", "allocate", "seek", "rename",
-	"unlink", "mkdir", "stat", "statat", "list", "chmod", "chown", "times", "setx", "getx", "listx", "lease", "getlease",
-	"lock", "getlock", "clone", "dedupe", "dup", "sync" };
+enum {
+	DO_OPEN,
+	DO_CLOSE,
+	DO_WRITE,
+	DO_READ,
+	DO_TRUNCATE,
+	DO_ALLOCATE,
+	DO_SEEK,
+	DO_RENAME,
+	DO_UNLINK,
+	DO_MKDIR,
+	DO_STAT,
+	DO_STATAT,
+	DO_LIST,
+	DO_CHMOD,
+	DO_CHOWN,
+	DO_TIMES,
+	DO_SETX,
+	DO_GETX,
+	DO_LISTX,
+	DO_LEASE,
+	DO_GETLEASE,
+	DO_LOCK,
+	DO_GETLOCK,
+	DO_CLONE,
+	DO_DEDUPE,
+	DO_DUP,
+	DO_SYNC,
+	NR_DO
+};
+static const char *const step_names[NR_DO] = { "open",	 "close",  "write",    "read",	"truncate", "allocate",
+					       "seek",	 "rename", "unlink",   "mkdir", "stat",	    "statat",
+					       "list",	 "chmod",  "chown",    "times", "setx",	    "getx",
+					       "listx",	 "lease",  "getlease", "lock",	"getlock",  "clone",
+					       "dedupe", "dup",	   "sync" };
 
 static uint64_t digest(uint64_t h, const void *p, size_t len)
 {
@@ -82,8 +112,10 @@ static uint64_t stat_seen(const struct world *w, const struct stat *st)
 static int open_step(struct world *w, const struct step *t)
 {
 	static const int modes[] = { O_RDONLY, O_RDWR, O_WRONLY };
-	static const int extras[] = { 0, 0, O_CREAT, O_CREAT, O_CREAT, O_CREAT | O_EXCL, O_CREAT | O_TRUNC, O_TRUNC, O_DIRECTORY,
-				      O_PATH, O_TMPFILE };
+	static const int extras[] = {
+		0,	 0,	      O_CREAT, O_CREAT,	 O_CREAT, O_CREAT | O_EXCL, O_CREAT | O_TRUNC,
+		O_TRUNC, O_DIRECTORY, O_PATH,  O_TMPFILE
+	};
 	int flags = modes[t->value % 3] | extras[t->flags % 11] | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW, fd;
 	struct stat st;
 
@@ -189,7 +221,8 @@ static int64_t do_fd_step(struct world *w, const struct step *t, uint64_t *seen)
 	case DO_CHMOD:
 		return file_ops->fchmod(fd, t->value % 010000);
 	case DO_CHOWN:
-		return file_ops->fchown(fd, t->value % 7 ? t->value % 7 : (uid_t)-1, t->flags % 7 ? t->flags % 7 : (gid_t)-1);
+		return file_ops->fchown(fd, t->value % 7 ? t->value % 7 : (uid_t)-1,
+					t->flags % 7 ? t->flags % 7 : (gid_t)-1);
 	case DO_TIMES:
 		return file_ops->futimens(fd, times);
 	case DO_SETX:
@@ -260,9 +293,11 @@ static int64_t do_step(struct world *w, const struct step *t, uint64_t *seen)
 
 static struct step choose_step(void)
 {
-	static const char *const names[] = { "a", "b", "c", "d", "e/a", "e/b", "e", "f", "f/g", "f/g/a", "f/g/b", "e/../a",
-					     "a/b", "./c", "..x", "e/.", "no/a" };
-	static const uint64_t offsets[] = { 0, 0, 4096, 8192, 12288, 1, 511, 4095, 5000, 20480, 40000, 65536, UINT64_C(1) << 33 };
+	static const char *const names[] = { "a",     "b",     "c",	 "d",	"e/a", "e/b", "e",   "f",   "f/g",
+					     "f/g/a", "f/g/b", "e/../a", "a/b", "./c", "..x", "e/.", "no/a" };
+	static const uint64_t offsets[] = {
+		0, 0, 4096, 8192, 12288, 1, 511, 4095, 5000, 20480, 40000, 65536, UINT64_C(1) << 33
+	};
 	static const uint64_t lens[] = { 4096, 4096, 8192, 12288, 1, 100, 5000, 16384, 40000, 65536, 0 };
 	unsigned nr_names = sizeof(names) / sizeof(names[0]);
 	struct step t = { .kind = below(NR_DO), .fd = below(NR_FDS), .fd2 = below(NR_FDS), .flags = below(1000),
@@ -320,10 +355,11 @@ static bool may_differ(struct world *sim, const struct step *t)
 
 static void print_step(unsigned i, const struct step *t, struct outcome a, struct outcome b)
 {
-	print_error("step %u: %s fd %u, %u, '%s' '%s' flags %u value %u, %llu+%llu\n", i, step_names[t->kind], t->fd, t->fd2,
-		    t->name, t->name2, t->flags, t->value, (unsigned long long)t->offset, (unsigned long long)t->len);
-	print_error("kernel %lld (%s) %llx, sim %lld (%s) %llx\n", (long long)a.rc, strerror(a.e), (unsigned long long)a.seen,
-		    (long long)b.rc, strerror(b.e), (unsigned long long)b.seen);
+	print_error("step %u: %s fd %u, %u, '%s' '%s' flags %u value %u, %llu+%llu\n", i, step_names[t->kind], t->fd,
+		    t->fd2, t->name, t->name2, t->flags, t->value, (unsigned long long)t->offset,
+		    (unsigned long long)t->len);
+	print_error("kernel %lld (%s) %llx, sim %lld (%s) %llx\n", (long long)a.rc, strerror(a.e),
+		    (unsigned long long)a.seen, (long long)b.rc, strerror(b.e), (unsigned long long)b.seen);
 }
 
 static void the_kernel_answers_the_same(void **state)
@@ -810,7 +846,8 @@ static unsigned look_attributes(const struct sim *s)
 	struct stat st = { 0 };
 
 	sim_stat(s, "/d/f", &st);
-	return (unsigned)(st.st_mode & 1) + 2 * (unsigned)(byte_of(s, "/d/f", 0) == 'n') + 4 * (unsigned)(st.st_uid == 7);
+	return (unsigned)(st.st_mode & 1) + 2 * (unsigned)(byte_of(s, "/d/f", 0) == 'n') +
+	       4 * (unsigned)(st.st_uid == 7);
 }
 
 static void a_datasync_saves_data_and_no_attributes(void **state)

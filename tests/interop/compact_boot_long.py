@@ -99,8 +99,8 @@ class Guest:
     def __init__(self, image, kernel, initramfs):
         self.said, self.end = "", time.monotonic() + MINUTES * 60
         self.process = subprocess.Popen(
-            ["qemu-system-x86_64", "-accel", "tcg", "-m", "256", "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",
-             "-kernel", kernel, "-initrd", initramfs, "-append", "console=ttyS0 panic=-1 quiet",
+            ["qemu-system-x86_64", "-accel", "tcg", "-m", "256", "-nodefaults", "-display", "none", "-serial", "stdio",
+             "-no-reboot", "-kernel", kernel, "-initrd", initramfs, "-append", "console=ttyS0 panic=-1 quiet",
              "-drive", f"file={image},format={lib.format_of(image)},if=virtio"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=lib.die_with_parent)
 
@@ -141,15 +141,16 @@ def boot(image, kernel, initramfs, sample):
     said = guest.do(f"busybox sha256sum {sample}")
     if lib.digest_of(sample) not in said:
         fail(f"{image}: the guest reads {said} where {lib.digest_of(sample)} was put")
-    guest.do(f"echo written by {os.path.basename(image)} >/written; busybox dd if=/dev/urandom of=/noise bs=64k count=32; busybox sync")
+    guest.do(f"echo written by {os.path.basename(image)} >/written")
+    guest.do("busybox dd if=/dev/urandom of=/noise bs=64k count=32; busybox sync")
     guest.power_off()
 
 
 def written_in(image, tmp):
     raw = lib.guest_raw(image, os.path.join(tmp, "booted.raw"))
-    said = subprocess.run(["debugfs", "-R", "cat /written", raw + "?offset=1048576"], capture_output=True, check=False).stdout.decode()
+    said = subprocess.run(["debugfs", "-R", "cat /written", raw + "?offset=1048576"], capture_output=True, check=False)
     os.unlink(raw)
-    return said
+    return said.stdout.decode()
 
 
 def main():

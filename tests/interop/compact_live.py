@@ -4,10 +4,10 @@
 """QEMU writes at random into images while these are compacted, 200 times over (1,000 in check-long): after each round every
 byte is what was written last.
 
-One image is raw and one qcow2, both open in a qemu-io that lives as long as the test; a third, which nobody writes to, holds the
-pieces that they are made of.  The writer goes from piece to piece and makes it equal to some piece of the third or
-different from all, so that stretches become shareable, and stop to be, while they are being shared.  A VDI image that is open, too, is
-one that would have to be rewritten: it is left alone."""
+One image is raw and one qcow2, both open in a qemu-io that lives as long as the test; a third, which nobody writes to, holds
+the pieces that they are made of.  The writer goes from piece to piece and makes it equal to some piece of the third or
+different from all, so that stretches become shareable, and stop to be, while they are being shared.  A VDI image that is open,
+too, is one that would have to be rewritten: it is left alone."""
 
 import json
 import os
@@ -145,7 +145,8 @@ def one_round(fs, catalog, lives, more):
     for w in writers:
         w.start()
     try:
-        plan = lib.compact(fs.path, catalog, "--apply", *more, want=(0, 1))  # 1: some image is in use, or changed while it was read
+        # 1: some image is in use, or changed while it was read
+        plan = lib.compact(fs.path, catalog, "--apply", *more, want=(0, 1))
     finally:
         for live in lives:
             live.stop = True
@@ -155,7 +156,8 @@ def one_round(fs, catalog, lives, more):
         if live.trouble:
             fail(f"a write failed: {live.trouble}")
     shared = sum(s["shared"] for s in plan.steps)
-    rewritten = [plan.images[s["image"]]["path"] for s in plan.steps if s["method"] in ("relayout", "rebuild") and s["state"] != "skipped"]
+    rewritten = [plan.images[s["image"]]["path"] for s in plan.steps
+                 if s["method"] in ("relayout", "rebuild") and s["state"] != "skipped"]
     if rewritten:
         fail(f"{rewritten} was rewritten while it is in use")
     return shared, [live.nr_writes - nr for live, nr in zip(lives, before)]

@@ -88,7 +88,8 @@ def control_guests(folder, witness):
             continue
         with open(path, "rb") as f:
             image = f.read()
-        block = next(b for b in (data[at:at + BLOCK] for at in range(len(data) * 3 // 5, 0, -BLOCK)) if any(b) and image.count(b) == 1)
+        blocks = (data[at:at + BLOCK] for at in range(len(data) * 3 // 5, 0, -BLOCK))
+        block = next(b for b in blocks if any(b) and image.count(b) == 1)
         flip(path, image.index(block) + 99)
     flip(os.path.join(folder, "esx/flat-flat.vmdk"), place_of(os.path.join(folder, "esx/flat-flat.vmdk"), block))
     must_find(witness.against(folder), *[f"('{os.path.relpath(p, folder)}', None): was" for p in lib.images_of(folder)],
@@ -202,7 +203,7 @@ def plan_changes_nothing(fs, tmp):
     seen, used = lib.everything(fs.path), fs.used()
     plan = compact(fs.path, os.path.join(tmp, "catalog"))
     wrong = [f"a plan changed something: {d}" for d in differences(seen, lib.everything(fs.path))]
-    if fs.used() != used:
+    if abs(fs.used() - used) > MIB:  # btrfs writes times of access to new places
         wrong.append(f"a plan took {fs.used() - used} bytes")
     return plan, wrong
 
@@ -232,8 +233,8 @@ def stopped_and_gone_on(fs, tmp, rng, nr_stops, seconds):
 def planned(fs, tmp, witness):
     bound = bound_of(fs, tmp)
     plan, wrong = plan_changes_nothing(fs, tmp)
-    print(f"{fs.kind}: {len(lib.images_of(fs.path))} images, {witness.nr} disks and snapshots; on disk {bound.stored / MIB:.1f} MiB, "
-          f"planned to save {plan.saving / MIB:.1f}; possible at most {bound.most / MIB:.1f}, in runs of 16 KiB "
+    print(f"{fs.kind}: {len(lib.images_of(fs.path))} images, {witness.nr} disks and snapshots; "
+          f"on disk {bound.stored / MIB:.1f} MiB, planned to save {plan.saving / MIB:.1f}; possible at most {bound.most / MIB:.1f}, in runs of 16 KiB "
           f"{bound.in_runs / MIB:.1f}, of which zeros {bound.zero / MIB:.1f}", flush=True)
     return plan, wrong + wrong_sums(plan) + wrong_prediction(plan, bound)
 

@@ -42,16 +42,22 @@ def skip(why):
     sys.exit(77)
 
 
-def require(*tools):
+def lacking(*tools):
+    """What keeps a test from being made here; "" = nothing."""
     if os.getuid() != 0:
-        skip("needs root")
+        return "needs root"
     os.environ["PATH"] += ":/usr/sbin:/sbin"
     for tool in tools:
         if not shutil.which(tool):
-            skip(f"needs {tool}")
+            return f"needs {tool}"
     help_text = subprocess.run([DEDUPSCAN, "--help"], capture_output=True, check=False).stdout
-    if b"  compact " not in help_text:
-        skip("this dedupscan has no command 'compact'")
+    return "" if b"  compact " in help_text else "this dedupscan has no command 'compact'"
+
+
+def require(*tools):
+    why = lacking(*tools)
+    if why:
+        skip(why)
 
 
 def run(*args, **more):
@@ -510,7 +516,8 @@ class Store:
         found = []
         with open(raw, "rb") as f:
             for begin, _, length in extents_on_disk(raw):
-                found += [at for at in range(begin, begin + length, BLOCK) if hash(os.pread(f.fileno(), BLOCK, at)) in self.may_change]
+                found += [at for at in range(begin, begin + length, BLOCK)
+                          if hash(os.pread(f.fileno(), BLOCK, at)) in self.may_change]
         return found
 
     def drift(self, raw, to, share=0.01):

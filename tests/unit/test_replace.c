@@ -646,6 +646,114 @@ static void with_two_late_openers_both_files_are_kept(void **state)
 	workshop_close(w);
 }
 
+/* X6: one waits for the original when the places change, another comes as soon as it is let go.  Both get the same file, because places
+ * changed again before. */
+static int both_renameat2(int a, const char *b, int c, const char *d, unsigned f)
+{
+	if (f & RENAME_EXCHANGE && strcmp(b, "image") == 0 && !visitor)
+		send_visitor();
+	return file_ops_os.renameat2(a, b, c, d, f);
+}
+
+static int both_fcntl(int fd, int cmd, void *arg)
+{
+	int rc = file_ops_os.fcntl(fd, cmd, arg);
+
+	if (cmd != F_SETLEASE || (intptr_t)arg != F_UNLCK || late.fd >= 0 || !visitor)
+		return rc;
+	late.fd = open(in_tree("image"), O_RDWR | O_NONBLOCK);
+	if (late.fd >= 0)
+		assert_int_equal(pwrite(late.fd, "!", 1, 3), 1);
+	return rc;
+}
+
+static void who_waits_and_who_comes_next_get_the_same_file(void **state)
+{
+	struct file_ops ops = file_ops_os;
+	struct workshop *w = open_shop();
+	struct err err = ERR_INIT;
+	struct job_of_test j;
+	int status, rc;
+
+	(void)state;
+	if (geteuid() || access("/proc/self/wchan", R_OK) < 0) {
+		workshop_close(w);
+		print_message("only root sees what a process waits for\n");
+		skip();
+	}
+	put("image", "text");
+	prepare(&j, w, "image");
+	ops.renameat2 = both_renameat2;
+	ops.fcntl = both_fcntl;
+	late.fd = -1;
+	visitor = 0;
+	file_ops = &ops;
+	rc = replace(&j, &err);
+	file_ops = &file_ops_os;
+	assert_int_equal(rc, -1);
+	assert_true(visitor && late.fd >= 0);
+	waitpid(visitor, &status, 0);
+	assert_int_equal(status, 0);
+	close(late.fd);
+	assert_int_equal(err.kind, ERR_BUSY);
+	assert_string_equal(text_of("image"), "#ex!");
+	assert_workshop_is_empty();
+	workshop_close(w);
+}
+
+/* X4: another comes between the exchange and its end, and waits for the new file, which then goes back: what he writes is kept. */
+static pid_t second_visitor;
+
+static int between_renameat2(int a, const char *b, int c, const char *d, unsigned f)
+{
+	bool first = f & RENAME_EXCHANGE && strcmp(b, "image") == 0 && !visitor;
+	pid_t waits;
+	int rc;
+
+	if (first)
+		send_visitor();
+	rc = file_ops_os.renameat2(a, b, c, d, f);
+	if (first) {
+		waits = visitor;
+		send_visitor();
+		second_visitor = visitor;
+		visitor = waits;
+	}
+	return rc;
+}
+
+static void what_is_written_to_the_new_file_meanwhile_is_kept(void **state)
+{
+	struct file_ops ops = file_ops_os;
+	struct workshop *w = open_shop();
+	struct err err = ERR_INIT;
+	struct job_of_test j;
+	int status, rc;
+
+	(void)state;
+	if (geteuid() || access("/proc/self/wchan", R_OK) < 0) {
+		workshop_close(w);
+		print_message("only root sees what a process waits for\n");
+		skip();
+	}
+	put("image", "text");
+	prepare(&j, w, "image");
+	ops.renameat2 = between_renameat2;
+	visitor = second_visitor = 0;
+	file_ops = &ops;
+	rc = replace(&j, &err);
+	file_ops = &file_ops_os;
+	assert_int_equal(rc, -1);
+	waitpid(visitor, &status, 0);
+	assert_int_equal(status, 0);
+	waitpid(second_visitor, &status, 0);
+	assert_int_equal(status, 0);
+	assert_int_equal(err.kind, ERR_STALE);
+	assert_string_equal(text_of("image"), "#ext");
+	assert_string_equal(text_of(".dedupscan/1.new"), "#EXT");
+	workshop_close(w);
+}
+
 /* X1: at every call the path names a file that is whole. */
 static const char *const whole[] = { "text", "TEXT" };
 
@@ -753,6 +861,8 @@ int main(void)
 		shop_test(an_opener_at_any_step_loses_nothing),
 		shop_test(a_late_opener_gets_the_original_back_to_the_path),
 		shop_test(with_two_late_openers_both_files_are_kept),
+		shop_test(who_waits_and_who_comes_next_get_the_same_file),
+		shop_test(what_is_written_to_the_new_file_meanwhile_is_kept),
 		shop_test(an_image_is_always_there),
 		shop_test(b14_without_exchange_nothing_is_begun),
 	};
