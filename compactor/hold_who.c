@@ -169,6 +169,8 @@ const char *hold_holder(int fd, char *buf, size_t room)
 	struct search s = { .fd = fd, .buf = buf, .room = room };
 
 	*buf = '\0';
+	if (file_ops != &file_ops_os && file_ops->fstat != file_ops_os.fstat) /* /proc knows nothing of files that are not real */
+		return buf;
 	if (file_ops->fstat(fd, &s.st) < 0)
 		return buf;
 	each_process(&s, "fd", has_descriptor);
