@@ -37,6 +37,13 @@ static uint64_t now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
+static uint64_t peak_memory(void)
+{
+	struct rusage u;
+
+	return getrusage(RUSAGE_SELF, &u) == 0 ? (uint64_t)u.ru_maxrss * KIB : 0;
+}
+
 static void tell(struct compaction *c, const char *stage, uint64_t done, uint64_t total, bool bytes)
 {
 	struct scan_progress p = { .stage = stage, .done = done, .total = total, .bytes = bytes };
@@ -194,7 +201,7 @@ static int recover(struct compaction *c, struct err *err)
 static int make_plan(struct compaction *c, struct catalog *catalog, struct err *err)
 {
 	struct store_options look = {
-		.relayout = c->o.methods[PLAN_RELAYOUT], .wanted = c->o.wanted, .wanted_ctx = c->o.ctx,
+		.relayout = c->o.methods[PLAN_RELAYOUT], .assume_idle = c->o.assume_idle, .wanted = c->o.wanted, .wanted_ctx = c->o.ctx,
 		.progress = look_progress, .problem = look_problem, .ctx = c,
 	};
 	struct moves_options find = {
@@ -216,6 +223,7 @@ static int make_plan(struct compaction *c, struct catalog *catalog, struct err *
 	c->moves = moves_find(&c->store, &find, err);
 	if (!c->moves || plan_steps(c, err) < 0)
 		return -1;
+	c->plan->peak_memory = peak_memory();
 	return catalog_number(catalog, "compact_rate", &c->plan->rate, err);
 }
 
@@ -430,7 +438,6 @@ static void remember_rate(struct compaction *c)
 
 int compact_apply(struct compaction *c, struct err *err)
 {
-	struct rusage u;
 	int rc;
 
 	c->began = now_ns();
@@ -443,7 +450,7 @@ int compact_apply(struct compaction *c, struct err *err)
 	if (measure_space(c, true, rc == 0 ? err : NULL) < 0)
 		rc = -1;
 	c->plan->nr_seconds = (now_ns() - c->began) / 1000000000;
-	c->plan->peak_memory = getrusage(RUSAGE_SELF, &u) == 0 ? (uint64_t)u.ru_maxrss * KIB : 0;
+	c->plan->peak_memory = peak_memory();
 	return rc;
 }
 

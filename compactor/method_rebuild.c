@@ -42,7 +42,7 @@ static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 		compact_leave(c, s->image, "too little of it would be saved to write it anew");
 		return 0;
 	}
-	if ((i->relayout && !i->certain) || !rewrite_idle(c, s->image))
+	if ((i->relayout && !i->planned) || !rewrite_idle(c, s->image))
 		return 0;
 	s->saving = p->saving + zero;
 	s->later = c->o.keep_originals;

@@ -19,7 +19,7 @@ static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 		compact_leave(c, s->image, c->plan->file_systems[i->fs].why_not);
 		return 0;
 	}
-	if (fs->whole_extents && c->o.methods[PLAN_REBUILD])
+	if ((fs->whole_extents && c->o.methods[PLAN_REBUILD]) || (i->relayout && !i->planned))
 		return 0;
 	s->saving = fs->whole_extents ? i->whole : p->saving;
 	s->later = i->relayout && c->o.keep_originals;

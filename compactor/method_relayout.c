@@ -5,24 +5,24 @@
 /* VHD and VDI images, written anew so that file systems can share their blocks.  It saves nothing by itself (but for zeros, which
  * are left out): the steps after it do. */
 
+#define WORTH 20 /* it pays when one byte in so many is saved, by it or by others */
+
 static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 {
-	const struct store_image *i = &c->store.images.items[s->image];
+	struct store_image *i = &c->store.images.items[s->image];
 	const struct plan_image *p = &c->plan->images[s->image];
 
 	if (!i->relayout)
 		return 0;
-	if (!i->certain) {
-		compact_leave(c, s->image, "its format is not certain, or it was not closed properly: it is not rewritten; --format NAME "
-					   "says what it is");
-		return 0;
-	}
-	if (!rewrite_idle(c, s->image))
-		return 0;
 	if (compact_zeros(c, s->image, &s->saving, err) < 0)
 		return -1;
+	if ((p->saving + i->gives + s->saving) * WORTH < p->used) {
+		compact_leave(c, s->image, "too little of it would be saved to write it anew");
+		return 0;
+	}
 	s->later = c->o.keep_originals;
 	s->work = 2 * p->used;
+	i->planned = true;
 	s->space = relayout_size(p->format, p->used, i->cluster_size);
 	return 1;
 }

@@ -436,6 +436,7 @@ static int take_run(struct moves *m, uint64_t position, uint64_t origin, uint64_
 	struct chain *c;
 
 	p->duplicate += v.len;
+	m->s->images.items[v.origin].gives += v.len;
 	if (m->s->images.items[v.image].fixed)
 		return 0;
 	if (end_chains(m, position > GAP_BLOCKS ? position - GAP_BLOCKS : 0, err) < 0)

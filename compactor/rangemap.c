@@ -125,7 +125,7 @@ int rangemap_end(struct rangemap *m, struct err *err)
 
 uint64_t rangemap_count(const struct rangemap *m, size_t owner)
 {
-	return owner < m->owners.nr ? m->owners.items[owner].nr : 0;
+	return owner < m->owners.nr ? m->owners.items[owner].nr + (owner == m->owner && m->open.len) : 0;
 }
 
 static int load(struct rangemap *m, uint64_t n, const struct range **ret, struct err *err)

@@ -12,6 +12,7 @@
 #include <sys/statfs.h>
 
 #include "compactor/copies.h"
+#include "compactor/hold.h"
 #include "compactor/mapper.h"
 #include "compactor/relayout.h"
 #include "scanner/base/block.h"
@@ -298,11 +299,19 @@ static bool is_file(const struct store_file *f, uint64_t dev, uint64_t ino)
 static int take_part(void *ctx, const char *path, int fd, struct err *err)
 {
 	struct looking *l = ctx;
-	const struct store_image *i = &l->s->images.items[l->image];
+	struct store_image *i = &l->s->images.items[l->image];
 	struct stat st;
+	size_t fs;
 
 	if (file_ops->fstat(fd, &st) < 0)
 		return err_errno(err, "cannot look at '%s'", path);
+	if (find_fs(l->s, fd, path, l->s->file_systems.items[i->fs].nocow, &fs, err) < 0)
+		return -1;
+	if (fs != i->fs) {
+		i->out = true;
+		if (leave_alone(l->s, l->image, "it lies on several file systems") < 0)
+			return no_memory(err);
+	}
 	for (size_t n = 0; n < i->nr_files; n++)
 		if (is_file(&l->s->files.items[i->first_file + n], st.st_dev, st.st_ino))
 			return 0;
@@ -399,6 +408,28 @@ static int look_at_file(struct store *s, size_t image, int fd, struct err *err)
 	return 0;
 }
 
+/* It has to be laid out anew before anything can be shared with it: can that be? */
+static int look_whether_idle(struct store *s, size_t image, int fd, bool assume_idle, struct err *err)
+{
+	struct store_image *i = &s->images.items[image];
+	const char *name;
+	struct err why = ERR_INIT;
+	CLEANUP(close_fd) int dirfd = -1;
+
+	if (!i->certain)
+		return leave_alone(s, image, "it would have to be rewritten, but its format is not certain, or it was not closed "
+					     "properly; --format NAME says what it is") < 0 ? no_memory(err) : 0;
+	dirfd = roots_open_dir_of(s->roots, i->path, &name, err);
+	if (dirfd < 0)
+		return -1;
+	if (hold_look(fd, dirfd, name, &why) < 0 && !(assume_idle && why.kind == ERR_UNSUPPORTED)) {
+		err_add(&why, "it would have to be rewritten");
+		return leave_alone(s, image, why.text) < 0 ? no_memory(err) : 0;
+	}
+	i->relayout = true;
+	return 0;
+}
+
 static int look_at_image(struct store *s, size_t image, const struct store_options *o, struct err *err)
 {
 	struct store_image *i = &s->images.items[image];
@@ -423,8 +454,9 @@ static int look_at_image(struct store *s, size_t image, const struct store_optio
 	i = &s->images.items[image];
 	if (o->wanted && !o->wanted(o->wanted_ctx, i->path))
 		i->fixed = true;
-	i->relayout = o->relayout && !i->fixed && !i->out && m.misaligned && i->nr_files == 1 && !m.has_backing &&
-		      relayout_applies(m.format, m.kind);
+	if (o->relayout && !i->fixed && !i->out && m.misaligned && i->nr_files == 1 && !m.has_backing &&
+	    relayout_applies(m.format, m.kind))
+		return look_whether_idle(s, image, fd, o->assume_idle, err);
 	return 0;
 }
 

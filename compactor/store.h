@@ -48,12 +48,14 @@ struct store_image {
 	bool fixed;	 /* nothing is done with it, but others may share with it */
 	bool out;	 /* takes no part: it could not be looked at, or nothing can be shared there */
 	bool relayout;	 /* to be rewritten first: then all its blocks can be shared */
+	bool planned;	 /* and so it will be */
 	bool full;	 /* all of its guest's disk is stored: its space was reserved */
 	bool packed;	 /* some of its data is compressed */
 	bool mixed;	 /* some of its blocks cannot be shared as they lie */
 	bool certain;	 /* of its format: what a rewrite needs */
 	uint32_t rank;
 	uint32_t copy_of; /* STORE_NO_COPY, or the image that its file is a copy of, byte by byte, as it seems */
+	uint64_t gives;	 /* bytes that others could share with it */
 	uint64_t whole;	 /* bytes of extents that are duplicates as a whole and nobody else's */
 	struct spool_identity identity;
 };
@@ -86,7 +88,8 @@ struct store {
 };
 
 struct store_options {
-	bool relayout; /* images that need it may be rewritten */
+	bool relayout; /* images that need it may be rewritten ... */
+	bool assume_idle; /* ... also where nobody can tell who uses them */
 	bool (*wanted)(void *ctx, const char *path); /* others are only shared with; NULL = all */
 	void *wanted_ctx;
 	void (*progress)(void *ctx, uint64_t done, uint64_t total); /* images; may be NULL */

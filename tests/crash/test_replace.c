@@ -387,7 +387,7 @@ static struct crash_workflow workflow(const char *name, struct work *k)
 		.belongs = belongs,
 		.root = "/r",
 		.nested = getenv("LONG") ? 5 : 101,
-		.cut_again = getenv("LONG") ? 3 : 41,
+		.cut_again = getenv("LONG") ? 1 : 3,
 		.cuts.pairs_max = getenv("LONG") ? 2000 : 60,
 	};
 }

@@ -164,17 +164,22 @@ static void blocks_that_cannot_be_used_are_neither(void **state)
 }
 
 /* Segments that were scanned again: what they held before is in the index still. */
-static void what_is_stale_is_no_duplicate(void **state)
+static void make_stale(void)
 {
-	(void)state;
-	filter = NULL;
-	put_random_images(5);
 	for (unsigned i = 0; i < IMAGES; i += 2) {
 		for (size_t b = SEGMENT_BLOCKS; b < 2 * SEGMENT_BLOCKS; b++)
 			contents[i][b] = contents[(i + 1) % IMAGES][b + 100];
 		spool_image(ids[i], 1, contents[i], BLOCKS, (bool[]){ true, false, true });
 	}
 	index_merge();
+}
+
+static void what_is_stale_is_no_duplicate(void **state)
+{
+	(void)state;
+	filter = NULL;
+	put_random_images(5);
+	make_stale();
 	expect_all(mixed_up, IMAGES, 0, 2);
 }
 
@@ -213,14 +218,11 @@ static void a_content_that_is_everywhere(void **state)
 	}
 }
 
-static void counts_are_those_of_the_groups(void **state)
+static void expect_counts(void)
 {
 	struct duplicates *d;
 	uint64_t nr_groups = 0, nr_duplicates = 0, wanted = 0, nr_blocks = 0;
 
-	(void)state;
-	filter = NULL;
-	put_random_images(6);
 	for (uint32_t i = 0; i < IMAGES; i++) {
 		for (uint64_t b = 0; b < BLOCKS; b++) {
 			nr_blocks += contents[i][b] != 0;
@@ -239,23 +241,37 @@ static void counts_are_those_of_the_groups(void **state)
 	assert_int_equal(nr_duplicates, nr_blocks - wanted);
 }
 
+static void counts_are_those_of_the_groups(void **state)
+{
+	(void)state;
+	filter = NULL;
+	put_random_images(6);
+	expect_counts();
+	make_stale();
+	expect_counts();
+}
+
+/* Whether one content is everywhere or there are many. */
 static void can_be_stopped(void **state)
 {
 	struct stopper now = { .flag = 1 };
 	struct duplicates_image image;
 	struct duplicates_options o = { .memory = 4 * MIB, .nr_threads = 2, .stopper = &now };
-	struct err err = ERR_INIT;
-	static uint64_t same[20000];
+	static uint64_t held[40000];
 
 	(void)state;
-	for (size_t i = 0; i < ARRAY_SIZE(same); i++)
-		same[i] = 1;
 	ids[0] = image_add("/0");
-	spool_image(ids[0], 0, same, ARRAY_SIZE(same), NULL);
-	index_merge();
-	image = (struct duplicates_image){ ids[0], 1 };
-	assert_null(duplicates_find(catalog, &image, 1, &o, &err));
-	assert_int_equal(err.kind, ERR_CANCELED);
+	for (unsigned many = 0; many < 2; many++) {
+		struct err err = ERR_INIT;
+
+		for (size_t i = 0; i < ARRAY_SIZE(held); i++)
+			held[i] = many ? i + 1 : 1;
+		spool_image(ids[0], many, held, ARRAY_SIZE(held), NULL);
+		index_merge();
+		image = (struct duplicates_image){ ids[0], 1 };
+		assert_null(duplicates_find(catalog, &image, 1, &o, &err));
+		assert_int_equal(err.kind, ERR_CANCELED);
+	}
 }
 
 int main(void)

@@ -145,6 +145,7 @@ static void counts_what_does_not_go_on(void **s)
 	add(2, (struct range){ 30, 10, 130, 2, 2 }); /* other flags */
 	add(2, (struct range){ 40, 10, 150, 2, 2 }); /* elsewhere */
 	add(2, (struct range){ 51, 10, 160, 2, 2 }); /* after a hole */
+	assert_int_equal(rangemap_count(map, 2), 5);
 	assert_int_equal(rangemap_end(map, NULL), 0);
 	assert_int_equal(rangemap_count(map, 2), 5);
 	assert_int_equal(rangemap_count(map, 0), 0);

@@ -646,6 +646,47 @@ static void with_two_late_openers_both_files_are_kept(void **state)
 	workshop_close(w);
 }
 
+/* The exchange is being turned round when somebody opens the path: he waits for the new file, so that stays there. */
+static int turned_renameat2(int a, const char *b, int c, const char *d, unsigned f)
+{
+	if (f & RENAME_EXCHANGE && strcmp(b, "image") == 0 && ++calls == 2)
+		send_visitor();
+	return file_ops_os.renameat2(a, b, c, d, f);
+}
+
+static void who_opens_the_new_file_keeps_it_at_the_path(void **state)
+{
+	struct file_ops ops = file_ops_os;
+	struct workshop *w = open_shop();
+	struct err err = ERR_INIT;
+	struct job_of_test j;
+	int status;
+
+	(void)state;
+	if (geteuid() || access("/proc/self/wchan", R_OK) < 0) {
+		workshop_close(w);
+		print_message("only root sees what a process waits for\n");
+		skip();
+	}
+	put("image", "text");
+	prepare(&j, w, "image");
+	ops.fcntl = late_fcntl;
+	ops.renameat2 = turned_renameat2;
+	late.fd = -1;
+	late.too = late.stays = false;
+	calls = 0;
+	file_ops = &ops;
+	assert_int_equal(replace(&j, &err), -1);
+	file_ops = &file_ops_os;
+	assert_true(calls == 3 && late.fd >= 0);
+	waitpid(visitor, &status, 0);
+	assert_int_equal(status, 0);
+	assert_int_equal(err.kind, ERR_STALE);
+	assert_string_equal(text_of("image"), "#EXT");
+	assert_string_equal(text_of(".dedupscan/1.new"), "#ext");
+	workshop_close(w);
+}
+
 /* X6: one waits for the original when the places change, another comes as soon as it is let go.  Both get the same file, because places
  * changed again before. */
 static int both_renameat2(int a, const char *b, int c, const char *d, unsigned f)
@@ -863,6 +904,7 @@ int main(void)
 		shop_test(with_two_late_openers_both_files_are_kept),
 		shop_test(who_waits_and_who_comes_next_get_the_same_file),
 		shop_test(what_is_written_to_the_new_file_meanwhile_is_kept),
+		shop_test(who_opens_the_new_file_keeps_it_at_the_path),
 		shop_test(an_image_is_always_there),
 		shop_test(b14_without_exchange_nothing_is_begun),
 	};
