@@ -168,6 +168,7 @@ static void set_signals(void)
 	sigaction(SIGHUP, &stop, NULL);
 	sigaction(SIGUSR1, &usr1, NULL);
 	sigaction(SIGPIPE, &ignore, NULL);
+	sigaction(SIGXFSZ, &ignore, NULL); /* a limit of file sizes is an error, not the end */
 	shown.terminal = isatty(STDERR_FILENO);
 	shown.begun = now_ns();
 }

@@ -11,12 +11,13 @@
 
 /* How it works: everything is read by the original's descriptor and set by the new file's, no path is looked up twice.
  *
- * Order matters.  Before the first byte: flags, hints, project, btrfs.*.  After the last: owner (which takes security.capability
- * and mode bits away), mode, extended attributes (an ACL among them, which rewrites the mode's group bits), times.
+ * Order matters.  Before the first byte: flags, hints, project, btrfs.*.  After the last: owner (which takes
+ * security.capability and mode bits away), mode, extended attributes (an ACL among them, which rewrites the mode's
+ * group bits), times.
  *
  * A directory may have given the new file an ACL that the original has not (a default ACL of the root, inherited by the
- * workshop).  Removing an attribute is no call of the file seam, and need not be: an ACL that says no more than the mode is
- * dropped by the kernel when it is set. */
+ * workshop).  Removing an attribute is no call of the file seam, and need not be: an ACL that says no more than the
+ * mode is dropped by the kernel when it is set. */
 
 #define FLAGS_CARRIED                                                                                                  \
 	(FS_SECRM_FL | FS_UNRM_FL | FS_COMPR_FL | FS_SYNC_FL | FS_NODUMP_FL | FS_NOATIME_FL | FS_NOCOMP_FL |           \

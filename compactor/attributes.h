@@ -15,8 +15,8 @@
  * inode flags (chattr(1)), extent size hints, project id, and the times of access and modification.
  *
  * Not carried: the inode number, ctime and birth time, which nobody can set.  Files are refused whose attributes
- * forbid a replacement or speak of their very bytes: set-uid and set-gid programs, immutable and append-only files, files under
- * fs-verity, fscrypt, IMA or EVM.
+ * forbid a replacement or speak of their very bytes: set-uid and set-gid programs, immutable and append-only files,
+ * files under fs-verity, fscrypt, IMA or EVM.
  *
  * Only root sees trusted.*: run as the owner of the images, it is left behind. */
 
@@ -40,8 +40,8 @@ int attributes_read(int fd, struct attributes *ret, struct err *err);
 void attributes_release(struct attributes *a);
 CLEANUP_DEFINE_RELEASE(struct attributes, attributes_release)
 
-/* Sets on an empty file what can only be set there: flags as chattr +C, extent sizes, the project (so that what is written is
- * counted to it), compression of btrfs. */
+/* Sets on an empty file what can only be set there: flags as chattr +C, extent sizes, the project (so that what is
+ * written is counted to it), compression of btrfs. */
 int attributes_set_empty(const struct attributes *a, int fd, struct err *err);
 
 /* Sets all the rest; the last thing to do before the file is synced, for writing to a file takes some of it back. */
@@ -51,8 +51,8 @@ int attributes_set(const struct attributes *a, int fd, struct err *err);
  * not compared: reading moves it. */
 int attributes_compare(const struct attributes *a, int fd, struct err *err);
 
-/* Can a file with these attributes be moved into the directory?  ERR_UNSUPPORTED when it is of another project, whose files
- * only that project's directories take. */
+/* Can a file with these attributes be moved into the directory?  ERR_UNSUPPORTED when it is of another project, whose
+ * files only that project's directories take. */
 int attributes_may_enter(const struct attributes *a, int dirfd, struct err *err);
 
 #endif

@@ -9,25 +9,31 @@
 
 #include "scanner/base/file.h"
 
-/* Crash safety.  What holds at every instant, with the tests that break it in brackets; "crash" is tests/crash/test_replace.c.
+/* Crash safety.  What holds at every instant, with the tests that break it in brackets; "crash" is
+ * tests/crash/test_replace.c.
  *
- *  X1. The image's path names the original or the new file, whole, never nothing: places are changed by one RENAME_EXCHANGE
- *      [test_replace: an_image_is_always_there; crash].
- *  X2. Before the journal says SWAP the new file, its name and its attributes are synced, and it was proven by reading it from
- *      the disk [crash].
- *  X3. Before the places change the journal says so (SWAP, BACK), synced; before it says SWAPPED or DONE both directories are
- *      synced [crash].
- *  X4. No file that was at the path is removed before it was held, closed by all others, a settling time later, and unchanged
- *      [test_replace: an_opener_at_any_step_loses_nothing; crash].
- *  X5. Who is where is looked up by inode number, never guessed from the journal [test_workshop: recovery_from_every_state; crash].
- *  X6. Whoever opens the path gets a file whose writes are at the path in the end: both files are held while places change, and a
- *      hold that breaks turns the exchange round before it is let go [test_replace: as X4].
- *  X7. When both files were touched nothing is removed and nothing moved [test_workshop: both_changed_is_left_to_the_user].
+ *  X1. The image's path names the original or the new file, whole, never nothing: places are changed by one
+ *      RENAME_EXCHANGE [test_replace: an_image_is_always_there; crash].
+ *  X2. Before the journal says SWAP the new file, its name and its attributes are synced, and it was proven by
+ *      reading it from the disk [crash].
+ *  X3. Before the places change the journal says so (SWAP, BACK), synced; before it says SWAPPED or DONE both
+ *      directories are synced [crash].
+ *  X4. No file that was at the path is removed before it was held, closed by all others, a settling time later, and
+ *      unchanged [test_replace: an_opener_at_any_step_loses_nothing; crash].
+ *  X5. Who is where is looked up by inode number, never guessed from the journal [test_workshop:
+ *      recovery_from_every_state; crash].
+ *  X6. Whoever opens the path gets a file whose writes are at the path in the end: both files are held while places
+ *      change, and a hold that breaks turns the exchange round before it is let go [test_replace:
+ *      who_waits_and_who_comes_next_get_the_same_file, who_opens_the_new_file_keeps_it_at_the_path].
+ *  X7. The journal says REMOVED of what is gone from the disk [crash: power cuts after kills].
+ *  X8. When both files were touched nothing is removed and nothing moved [test_workshop:
+ *      both_changed_is_left_to_the_user].
  *
- * What survives an exchange: inode number, size and mtime everywhere; ctime on XFS, but not on ext4 and btrfs, where both files get
- * the time of the exchange.  So after SWAP only the first three tell whether a file was touched; when both say no and ctime
- * is not what it was either, the file whose ctime is later belongs to the path: were it written to, and its mtime put back, it was
- * that one.  SWAPPED has the ctimes of after the exchange (both files are synced for that), and tells all.
+ * What survives an exchange: inode number, size and mtime everywhere; ctime on XFS, but not on ext4 and btrfs, where
+ * both files get the time of the exchange.  So after SWAP only the first three tell whether a file was touched; when
+ * both say no and ctime is not what it was either, the file whose ctime is later belongs to the path: were it written
+ * to, and its mtime put back, it was that one.  SWAPPED has the ctimes of after the exchange (both files are synced
+ * for that), and tells all.
  *
  *	journal   at the path  in the workshop        decision
  *	-------   -----------  ---------------------  --------------------------------------------------------------
@@ -201,8 +207,8 @@ static enum exchange_outcome settle_returned(struct exchange *x, uint64_t settle
 	return EXCHANGE_ROLLED_BACK;
 }
 
-/* The hold of `leaving` broke, or something failed: back, while whoever waits is still waiting.  `err` has the reason, and keeps it but for
- * EXCHANGE_UNCLEAR. */
+/* The hold of `leaving` broke, or something failed: back, while whoever waits is still waiting.  `err` has the
+ * reason, and keeps it but for EXCHANGE_UNCLEAR. */
 static enum exchange_outcome take_back(struct exchange *x, uint64_t settle_ns, struct err *err)
 {
 	struct err why = ERR_INIT;
@@ -266,7 +272,8 @@ static enum journal_state state_after(const struct exchange *x, enum exchange_ou
 	return (outcome == EXCHANGE_FINISHED) != x->back ? JOURNAL_DONE : JOURNAL_UNDONE;
 }
 
-/* An original that came back was at the path of older replacements, too, as their new file: they go on from how it is now. */
+/* An original that came back was at the path of older replacements, too, as their new file: they go on from how it is
+ * now. */
 static void refresh_older(struct exchange *x)
 {
 	struct journal *j = &x->workshop->journal;
@@ -282,8 +289,8 @@ static void refresh_older(struct exchange *x)
 	}
 }
 
-/* Journals the outcome and cleans up.  Fails only where the journal does; the new file goes even then, for with the original at its
- * path nothing depends on the record. */
+/* Journals the outcome and cleans up.  Fails only where the journal does; the new file goes even then, for with the
+ * original at its path nothing depends on the record. */
 static int conclude(struct exchange *x, enum exchange_outcome outcome, struct err *err)
 {
 	struct workshop *w = x->workshop;

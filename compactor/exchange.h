@@ -5,8 +5,8 @@
 #include "compactor/hold.h"
 #include "compactor/workshop_parts.h"
 
-/* Two files change places: one leaves an image's path for the workshop, the other arrives there.  Replacing an image is that (the
- * original leaves, the new file arrives), and undoing it is that again, the other way round. */
+/* Two files change places: one leaves an image's path for the workshop, the other arrives there.  Replacing an image
+ * is that (the original leaves, the new file arrives), and undoing it is that again, the other way round. */
 
 struct exchange_file {
 	int fd;			     /* the only one that is open; -1: it cannot be opened, which counts as in use */
@@ -31,15 +31,16 @@ enum exchange_outcome {
 	EXCHANGE_UNCLEAR,     /* both may have been changed: both are kept where they are */
 };
 
-/* Step 5 of replace.h: both files are held, proven and synced.  On failure nothing has moved, and the caller cleans up. */
+/* Step 5 of replace.h: both files are held, proven and synced.  On failure nothing has moved, and the caller cleans
+ * up. */
 int exchange_begin(struct exchange *x, struct err *err);
 
-/* Steps 6 to 10.  Returns 0 when it is finished, journaled and cleaned up.  On failure `leaving` is at the path again and all is
- * cleaned up, too, but for an ERR_STALE whose text says that both files are kept. */
+/* Steps 6 to 10.  Returns 0 when it is finished, journaled and cleaned up.  On failure `leaving` is at the path again
+ * and all is cleaned up, too, but for an ERR_STALE whose text says that both files are kept. */
 int exchange_run(struct exchange *x, uint64_t settle_ns, struct err *err);
 
-/* Finds out how an exchange ended of which the journal says no end; takes what is right further, and journals it.  `*ret`
- * is EXCHANGE_UNCLEAR unless told, and then `why` says so.  -1 when it could not be found out. */
+/* Finds out how an exchange ended of which the journal says no end; takes what is right further, and journals it.
+ * `*ret` is EXCHANGE_UNCLEAR unless told, and then `why` says so.  -1 when it could not be found out. */
 int exchange_recover(struct exchange *x, uint64_t settle_ns, enum exchange_outcome *ret, struct err *why);
 
 /* Closes both files and the image's directory, if `own_dir`. */

@@ -14,17 +14,19 @@
 /* Crash safety.  What follows holds at every instant, for what the disk has; the tests that break it are in brackets,
  * "crash" being tests/crash/test_replace.c, which cuts the power at every call.
  *
- *  J1. The journal is a whole header and whole records, and at most one that is not whole, at the end.  The header appears with the
- *      file, by rename [test_journal: a_journal_is_there_whole_or_not_at_all; crash].
+ *  J1. The journal is a whole header and whole records, and at most one that is not whole, at the end.  The header
+ *      appears with the file, by rename [test_journal: a_journal_is_there_whole_or_not_at_all; crash].
  *  J2. A record that journal_append() has returned for is read again, whatever is cut off later
  *      [test_journal: every_cut_leaves_the_records_before; crash].
- *  J3. A record that was not whole is not read, whichever of its sectors are there [test_journal: a_torn_record_is_not_read; crash].
- *  J4. What is damaged before the last record is told, never taken for the end: else an original could pass for a file that never got
- *      a name [test_journal: damage_before_the_end_is_told].
- *  J5. Numbers are not used twice, so no record speaks of a file of another [test_journal: numbers_are_never_used_twice].
+ *  J3. A record that was not whole is not read, whichever of its sectors are there [test_journal:
+ *      a_torn_record_is_not_read; crash].
+ *  J4. What is damaged before the last record is told, never taken for the end: else an original could pass for a
+ *      file that never got a name [test_journal: damage_before_the_end_is_told].
+ *  J5. Numbers are not used twice, so no record speaks of a file of another [test_journal:
+ *      numbers_are_never_used_twice].
  *  J6. A record is read back from the disk before it is relied on [crash: a write that never reaches the disk].
- *  J7. After a failed sync nothing more is written by this process: the disk may have the record or not, and readers cope with both
- *      [test_journal: a_failed_sync_ends_it; crash].
+ *  J7. After a failed sync nothing more is written by this process: the disk may have the record or not, and readers
+ *      cope with both [test_journal: a_failed_sync_ends_it; crash].
  *
  * States of a replacement, and which records may follow which:
  *
@@ -301,7 +303,8 @@ static int load(struct journal *j, struct err *err)
 	return file_sync(j->fd, JOURNAL_NAME, err);
 }
 
-/* What was written is what the disk has?  A disk that says so and has not done it would be found out when it is too late. */
+/* What was written is what the disk has?  A disk that says so and has not done it would be found out when it is too
+ * late. */
 static int read_back(int fd, const uint8_t *buf, size_t len, uint64_t offset, struct err *err)
 {
 	CLEANUP(free) uint8_t *is = malloc(len);
@@ -322,8 +325,8 @@ static int write_temporary(int fd, const uint8_t *buf, size_t len, struct err *e
 	return read_back(fd, buf, len, 0, err);
 }
 
-/* Puts a journal in the place of the one before, if any.  Returns its descriptor; after -1 the old one is there or, if its
- * directory could not be synced, the new one. */
+/* Puts a journal in the place of the one before, if any.  Returns its descriptor; after -1 the old one is there or,
+ * if its directory could not be synced, the new one. */
 static int publish(int dirfd, const uint8_t *buf, size_t len, struct err *err)
 {
 	int fd = file_open(dirfd, JOURNAL_TMP, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600, err);
@@ -452,8 +455,8 @@ static uint8_t *live_encode(const struct journal *j, size_t *ret_len)
 	return buf;
 }
 
-/* The name may be the new file's though the call failed (its directory could not be synced): then that is not the file that is
- * open here, and it is over. */
+/* The name may be the new file's though the call failed (its directory could not be synced): then that is not the
+ * file that is open here, and it is over. */
 static void check_still_named(struct journal *j)
 {
 	struct stat named, ours;

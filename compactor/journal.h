@@ -7,9 +7,9 @@
 #include "scanner/base/vec.h"
 #include "scanner/index/spool.h"
 
-/* The journal of a workshop: which replacements are under way, and which can be undone.  Records are appended, each says all
- * that is known of its replacement, and the last one of a number counts.  The format, and what each state means, is in
- * dedupscan-workshop(5). */
+/* The journal of a workshop: which replacements are under way, and which can be undone.  Records are appended, each
+ * says all that is known of its replacement, and the last one of a number counts.  The format, and what each state
+ * means, is in dedupscan-workshop(5). */
 
 enum journal_state {
 	JOURNAL_BEGIN = 1, /* <n>.new is being made */
@@ -44,14 +44,14 @@ struct journal {
 };
 #define JOURNAL_INIT { .dirfd = -1, .fd = -1 }
 
-/* Opens dirfd/journal; makes an empty one when there is none.  A record at the end that was not written in full is cut off.
- * ERR_UNSUPPORTED: of a newer program.  ERR_FORMAT: damaged, which a crash does not do. */
+/* Opens dirfd/journal; makes an empty one when there is none.  A record at the end that was not written in full is
+ * cut off. ERR_UNSUPPORTED: of a newer program.  ERR_FORMAT: damaged, which a crash does not do. */
 int journal_open(struct journal *j, int dirfd, struct err *err);
 void journal_release(struct journal *j);
 CLEANUP_DEFINE_RELEASE(struct journal, journal_release)
 
-/* Appends a record and syncs; j->live follows.  The entry's path is copied.  On failure the entry is as it was in memory, and on disk as
- * it was or as it was to be. */
+/* Appends a record and syncs; j->live follows.  The entry's path is copied.  On failure the entry is as it was in
+ * memory, and on disk as it was or as it was to be. */
 int journal_append(struct journal *j, const struct journal_entry *e, struct err *err);
 
 /* A number that was never used in this workshop. */
@@ -60,8 +60,8 @@ uint64_t journal_new_number(struct journal *j);
 /* NULL = there is none.  Good until the next append. */
 const struct journal_entry *journal_find(const struct journal *j, uint64_t number);
 
-/* Writes the journal anew with the live records only, when nothing is under way and it has grown.  A failure leaves the old one in
- * use. */
+/* Writes the journal anew with the live records only, when nothing is under way and it has grown.  A failure leaves
+ * the old one in use. */
 int journal_shrink(struct journal *j, struct err *err);
 
 /* A name of a state: "swapped". */

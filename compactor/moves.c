@@ -9,7 +9,6 @@
 #include "scanner/base/file.h"
 #include "scanner/base/memory.h"
 #include "scanner/duplicates.h"
-#include "scanner/index/judymap.h"
 
 /*
  *	duplicates	in the order of images (duplicates.h): this block is like that one
@@ -37,6 +36,7 @@
 /* In blocks; positions are POSITION(rank, block). */
 struct chain {
 	uint64_t begin, end, origin; /* end 0 = not in use */
+	uint64_t until;	    /* a gap is counted from here */
 	uint64_t long_runs; /* blocks in runs of at least min_run */
 	uint64_t known;	    /* blocks in runs of any length */
 };
@@ -55,6 +55,7 @@ struct moves {
 	VEC(uint32_t) ranks;	/* of the file system at hand: rank -> image */
 	bool *named_often;	/* by file: other images name it as well */
 	struct chain chains[CHAINS];
+	uint64_t run_end, run_origin; /* of the last run */
 	struct sorter *events;
 	struct {
 		uint64_t first, nr;
@@ -254,79 +255,81 @@ static int find_named_often(struct moves *m, struct err *err)
 	return 0;
 }
 
-struct sweep {
-	uint64_t fs, at, nr, nr_moving;
-	struct judymap movers; /* image -> stretches of it that move here */
+/* Bytes in 2^-64, as share_t. */
+struct part {
+	share_t freed, pinned;
 };
 
-/* What all that move free together is everybody's in equal parts: each of their steps is needed for it. */
-static void sweep_to(struct moves *m, struct sweep *w, uint64_t at)
+/* What all that move free together is everybody's in equal parts: each of their steps is needed for it.  A part is kept as what one
+ * would have got who moved all over the disk up to here; each has the difference between the end and the beginning of his
+ * stretches, and nobody needs to know who moves at a place. */
+struct sweep {
+	uint64_t at, nr, nr_moving;
+	struct part part;
+	struct part *of_images;
+};
+
+/* Between two file systems nobody moves. */
+static void sweep_to(struct sweep *w, uint64_t at)
 {
-	uint64_t len = at - w->at, share = w->nr_moving ? len / w->nr_moving : 0, rest = len - share * w->nr_moving;
-	uint64_t image = 0;
+	share_t part = w->nr_moving ? ((share_t)(at - w->at) << 64) / w->nr_moving : 0;
 
 	w->at = at;
-	if (!len || !w->nr_moving || (w->nr > 1 && w->nr_moving < w->nr))
-		return;
-	for (const uint64_t *n; (n = judymap_first(&w->movers, &image)); image++, rest = 0) {
-		struct plan_image *p = &m->s->plan->images[image];
-		uint64_t part = share * *n + (*n ? rest : 0);
-
-		if (!*n)
-			continue;
-		if (w->nr <= 1) /* but the disk says that it is shared: by a file that is none of ours */
-			p->pinned += part;
-		else
-			p->saving += part;
-	}
+	if (w->nr <= 1) /* but the disk says that it is shared: by a file that is none of ours */
+		w->part.pinned += part;
+	else if (w->nr_moving >= w->nr)
+		w->part.freed += part;
 }
 
-static int take_event(struct moves *m, struct sweep *w, const struct record *r, struct err *err)
+static void take_event(struct sweep *w, const struct record *r)
 {
-	uint64_t by = r->value & EVENT_END ? (uint64_t)-1 : 1, *n;
+	struct part *p = &w->of_images[r->value & ~(EVENT_MOVES | EVENT_END)];
+	bool end = r->value & EVENT_END;
 
-	if (r->key.hi != w->fs) {
-		judymap_release(&w->movers);
-		*w = (struct sweep){ .fs = r->key.hi };
-	}
-	sweep_to(m, w, r->key.lo);
+	sweep_to(w, r->key.lo);
 	if (!(r->value & EVENT_MOVES)) {
-		w->nr += by;
-		return 0;
+		w->nr += end ? (uint64_t)-1 : 1;
+		return;
 	}
-	w->nr_moving += by;
-	n = judymap_put(&w->movers, r->value & ~(EVENT_MOVES | EVENT_END));
-	if (!n)
-		return no_memory(err);
-	*n += by;
-	if (!*n)
-		judymap_remove(&w->movers, r->value & ~(EVENT_MOVES | EVENT_END));
-	return 0;
+	w->nr_moving += end ? (uint64_t)-1 : 1;
+	p->freed += end ? w->part.freed : -w->part.freed;
+	p->pinned += end ? w->part.pinned : -w->part.pinned;
+}
+
+static uint64_t whole_bytes(share_t part)
+{
+	return (uint64_t)((part + ((share_t)1 << 63)) >> 64);
+}
+
+static int sweep_events(struct moves *m, struct sweep *w, struct err *err)
+{
+	const struct record *r;
+	ssize_t nr;
+
+	while ((nr = sorter_next(m->events, &r, err)) > 0) {
+		if (check_stopped(m, err) < 0)
+			return -1;
+		for (ssize_t i = 0; i < nr; i++)
+			take_event(w, &r[i]);
+	}
+	for (size_t i = 0; nr == 0 && i < m->s->images.nr; i++) {
+		m->s->plan->images[i].saving += whole_bytes(w->of_images[i].freed);
+		m->s->plan->images[i].pinned += whole_bytes(w->of_images[i].pinned);
+	}
+	return (int)nr;
 }
 
 static int sweep(struct moves *m, struct err *err)
 {
-	struct sweep w = { 0 };
-	const struct record *r;
-	ssize_t nr;
+	CLEANUP(free) struct part *of_images = calloc(m->s->images.nr + 1, sizeof(*of_images));
+	struct sweep w = { .of_images = of_images };
 
+	if (!of_images)
+		return no_memory(err);
 	for (size_t i = 0; i < m->s->files.nr; i++) /* also of images that take no part */
 		if (add_references(m, i, err) < 0)
 			return -1;
-	if (sorter_finish(m->events, err) < 0)
-		return -1;
-	while ((nr = sorter_next(m->events, &r, err)) > 0) {
-		int rc = check_stopped(m, err);
-
-		for (ssize_t i = 0; rc == 0 && i < nr; i++)
-			rc = take_event(m, &w, &r[i], err);
-		if (rc < 0) {
-			nr = -1;
-			break;
-		}
-	}
-	judymap_release(&w.movers);
-	return (int)nr;
+	return sorter_finish(m->events, err) < 0 ? -1 : sweep_events(m, &w, err);
 }
 
 /* An image that is rewritten may cost more than it saves, which others that are then pay for.  None saves more than it takes:
@@ -398,9 +401,19 @@ static int end_chain(struct moves *m, struct chain *c, struct err *err)
 static int end_chains(struct moves *m, uint64_t before, struct err *err)
 {
 	for (unsigned i = 0; i < CHAINS; i++)
-		if (m->chains[i].end && m->chains[i].end < before && end_chain(m, &m->chains[i], err) < 0)
+		if (m->chains[i].end && m->chains[i].until < before && end_chain(m, &m->chains[i], err) < 0)
 			return -1;
 	return 0;
+}
+
+/* What is filled with the same block or blocks again and again is like the first ones of them, and nothing else is known of it: in
+ * copies it is like what lies at its place.  It is no gap. */
+static void fill_gaps(struct moves *m, uint64_t position, uint64_t origin, uint64_t nr)
+{
+	for (unsigned i = 0; i < CHAINS && position == m->run_end && origin == m->run_origin; i++)
+		m->chains[i].until = position + nr;
+	m->run_end = position + nr;
+	m->run_origin = origin;
 }
 
 /* A gap does not go over a run that is long enough on its own: that shares with its original, not with what lies there. */
@@ -412,9 +425,19 @@ static int end_others(struct moves *m, const struct chain *c, struct err *err)
 	return 0;
 }
 
+/* The first to give way: one that is not in use, one that is not worth a move so far, the oldest. */
+static bool is_worse(const struct chain *a, const struct chain *b)
+{
+	if (!a->end || !b->end)
+		return !a->end && b->end;
+	if (!a->long_runs != !b->long_runs)
+		return !a->long_runs;
+	return a->end < b->end;
+}
+
 static struct chain *chain_for(struct moves *m, uint64_t position, uint64_t origin)
 {
-	struct chain *oldest = &m->chains[0];
+	struct chain *worst = &m->chains[0];
 
 	for (unsigned i = 0; i < CHAINS; i++) {
 		struct chain *c = &m->chains[i];
@@ -423,10 +446,10 @@ static struct chain *chain_for(struct moves *m, uint64_t position, uint64_t orig
 		if (c->end && position - c->begin == origin - c->origin &&
 		    POSITION_RANK(position) == POSITION_RANK(c->begin) && POSITION_RANK(origin) == POSITION_RANK(c->origin))
 			return c;
-		if (c->end < oldest->end)
-			oldest = c;
+		if (is_worse(c, worst))
+			worst = c;
 	}
-	return oldest;
+	return worst;
 }
 
 static int take_run(struct moves *m, uint64_t position, uint64_t origin, uint64_t nr, struct err *err)
@@ -441,6 +464,7 @@ static int take_run(struct moves *m, uint64_t position, uint64_t origin, uint64_
 		return 0;
 	if (end_chains(m, position > GAP_BLOCKS ? position - GAP_BLOCKS : 0, err) < 0)
 		return -1;
+	fill_gaps(m, position, origin, nr);
 	c = chain_for(m, position, origin);
 	if (!c->end || position - c->begin != origin - c->origin || POSITION_RANK(c->origin) != POSITION_RANK(origin) ||
 	    POSITION_RANK(c->begin) != POSITION_RANK(position)) {
@@ -448,7 +472,7 @@ static int take_run(struct moves *m, uint64_t position, uint64_t origin, uint64_
 			return -1;
 		*c = (struct chain){ .begin = position, .origin = origin };
 	}
-	c->end = position + nr;
+	c->end = c->until = position + nr;
 	c->known += nr;
 	if (nr < min_blocks(m)) {
 		p->short_runs += v.len;

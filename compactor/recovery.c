@@ -8,9 +8,9 @@
 
 #include "scanner/base/file.h"
 
-/* How it works: each replacement that the journal knows is taken by itself, by the table at the top of exchange.c; what one of them
- * runs into is told and holds up no other.  What lies in the workshop and is not in the journal is nobody's to remove, except for the
- * names that files of ours have for a moment. */
+/* How it works: each replacement that the journal knows is taken by itself, by the table at the top of exchange.c;
+ * what one of them runs into is told and holds up no other.  What lies in the workshop and is not in the journal is
+ * nobody's to remove, except for the names that files of ours have for a moment. */
 
 struct recovering {
 	struct workshop *w;
@@ -42,7 +42,7 @@ static int recover_begun(struct recovering *r, const struct journal_entry *e, st
 			       "the original lies at '" WORKSHOP_NAME "/%s', though the journal does not say that it was moved; see "
 			       "what is at the path and put the right one there",
 			       name);
-	if (rc < 0 || (rc > 0 && file_unlink(r->w->dirfd, name, err) < 0) || file_sync_dir(r->w->dirfd, err) < 0)
+	if (rc < 0 || (rc > 0 && file_unlink(r->w->dirfd, name, err) < 0))
 		return -1;
 	r->sum->nr_undone += rc > 0;
 	return workshop_note(r->w, e, JOURNAL_REMOVED, err);

@@ -10,12 +10,12 @@
 #include "compactor/exchange.h"
 #include "scanner/base/file.h"
 
-/* How it works: here are steps 1 to 4, during which nothing but files of our own changes; exchange.c has the rest.  Each step is a
- * function.  What fails before the journal says SWAP is undone by removing <n>.new.
+/* How it works: here are steps 1 to 4, during which nothing but files of our own changes; exchange.c has the rest.
+ * Each step is a function.  What fails before the journal says SWAP is undone by removing <n>.new.
  *
- * The original is opened once, and by that descriptor it is held, read, compared and looked at again; the new file likewise
- * (also held from step 4 on: who opens the path once it is there must not be forgotten either, should the exchange be turned
- * round).  Both descriptors have O_NOATIME where allowed, so that reading leaves no trace. */
+ * The original is opened once, and by that descriptor it is held, read, compared and looked at again; the new file
+ * likewise (also held from step 4 on: who opens the path once it is there must not be forgotten either, should the
+ * exchange be turned round).  Both descriptors have O_NOATIME where allowed, so that reading leaves no trace. */
 
 struct job {
 	const struct replacing *r;
@@ -258,8 +258,7 @@ static void abandon(struct job *job)
 	if (!x->entry.state)
 		return;
 	exchange_release(x, false);
-	if (file_unlink(w->dirfd, job->new_name, NULL) == 0 && file_sync_dir(w->dirfd, NULL) == 0 &&
-	    journal_find(&w->journal, x->entry.number))
+	if (file_unlink(w->dirfd, job->new_name, NULL) == 0 && journal_find(&w->journal, x->entry.number))
 		workshop_note(w, &x->entry, JOURNAL_REMOVED, NULL);
 }
 

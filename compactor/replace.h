@@ -11,18 +11,18 @@
 
 /* Replacing an image by a new file with the same content: write beside, sync, read back, compare, swap, settle.
  *
- *  1. the image is opened once, held (hold.h), and looked at: it is what the plan saw, a regular file with one name, not
- *     immutable, append-only or set-uid
- *  2. make() writes the new file in the workshop; it gets owner, mode, ACL, extended attributes, labels, flags, project and times
- *     of the original; all of it is synced
+ *  1. the image is opened once, held (hold.h), and looked at: it is what the plan saw, a regular file with one name,
+ *     not immutable, append-only or set-uid
+ *  2. make() writes the new file in the workshop; it gets owner, mode, ACL, extended attributes, labels, flags,
+ *     project and times of the original; all of it is synced
  *  3. its pages are dropped from the cache and prove() compares what it says with the original
  *  4. the original is looked at again: unchanged, and the hold is whole
  *  5. the journal says SWAP; synced
  *  6. RENAME_EXCHANGE; both directories are synced
  *  7. the hold must still be whole, else the exchange is undone before it is let go, and the journal says so
  *  8. the journal says SWAPPED; the hold is let go
- *  9. a second later nobody may have the original open (an opener who waited behind the lease gets the old file): both files are held
- *     again and unchanged, else the exchange is undone if that loses nothing
+ *  9. a second later nobody may have the original open (an opener who waited behind the lease gets the old file):
+ *     both files are held again and unchanged, else the exchange is undone if that loses nothing
  * 10. the journal says DONE, with the time until which the original is kept in trash/
  */
 
@@ -47,8 +47,8 @@ struct replacing {
 	void *ctx;
 };
 
-/* Does it all.  On failure the image is as it was (the same inode, at its path), but for an ERR_STALE whose text says that both
- * files are kept. */
+/* Does it all.  On failure the image is as it was (the same inode, at its path), but for an ERR_STALE whose text says
+ * that both files are kept. */
 int replace_image(const struct replacing *r, struct spool_identity *ret_new, struct err *err);
 
 #endif

@@ -103,6 +103,21 @@ static int now_known(struct compaction *c, size_t file, const struct spool_ident
 	return store_look_again(&c->store, file, err);
 }
 
+/* There was no room, and it may be tried again: names that were exchanged and exchanged back have left a trace. */
+static void look_for_another_try(struct compaction *c, size_t file)
+{
+	struct store_file *f = &c->store.files.items[file];
+	int fd = store_open(&c->store, file, NULL);
+	struct spool_identity now;
+	struct stat st;
+
+	if (fd < 0 || file_ops->fstat(fd, &st) < 0)
+		return;
+	now = spool_identity_of(&st);
+	if (now.size == f->identity.size && now.mtime == f->identity.mtime)
+		f->identity.ctime = now.ctime;
+}
+
 int rewrite_file(struct compaction *c, size_t file, rewrite_call *make, rewrite_call *prove, struct err *err)
 {
 	const char *name, *relative, *path = c->store.files.items[file].path;
@@ -120,7 +135,10 @@ int rewrite_file(struct compaction *c, size_t file, rewrite_call *make, rewrite_
 	r.dirfd = dirfd;
 	r.name = name;
 	r.path = relative;
-	if (replace_image(&r, &identity, err) < 0)
+	if (replace_image(&r, &identity, err) < 0) {
+		if (err && err->kind == ERR_FULL)
+			look_for_another_try(c, file);
 		return -1;
+	}
 	return now_known(c, file, &identity, err);
 }

@@ -5,8 +5,9 @@
 
 #include "scanner/base/file.h"
 
-/* How it works: the same exchange as that of a replacement, the other way round: the original arrives, the new file leaves.  The newest
- * replacement of an image goes back first, so that one that was replaced twice comes to its first original. */
+/* How it works: the same exchange as that of a replacement, the other way round: the original arrives, the new file
+ * leaves.  The newest replacement of an image goes back first, so that one that was replaced twice comes to its first
+ * original. */
 
 /* The image must be the file that was put there, as it was then. */
 static int check_new(const struct exchange *x, struct err *err)

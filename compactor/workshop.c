@@ -12,13 +12,13 @@
 
 #include "scanner/base/file.h"
 
-/* How it works: the directory is reached by its name in the root, without following anything, and used by its descriptor from then on.
- * Who may write to it could put other files at our names, so nobody else may; its own name lies in a directory that may be
- * an enemy's, who can move it away but not make one that passes.
+/* How it works: the directory is reached by its name in the root, without following anything, and used by its
+ * descriptor from then on. Who may write to it could put other files at our names, so nobody else may; its own name
+ * lies in a directory that may be an enemy's, who can move it away but not make one that passes.
  *
- * An original is removed in one place only, workshop_dispose(), and only when the journal says DONE of it and the file is it: same inode
- * number, size and mtime.  (Not the device, whose number is another after a reboot; that all is on one file system is checked
- * when the workshop is opened.) */
+ * An original is removed in one place only, workshop_dispose(), and only when the journal says DONE of it and the
+ * file is it: same inode number, size and mtime.  (Not the device, whose number is another after a reboot; that all
+ * is on one file system is checked when the workshop is opened.) */
 
 #define SETTLE_NS 1000000000u
 #define BLOCK 512
@@ -110,6 +110,9 @@ int workshop_note(struct workshop *w, const struct journal_entry *e, enum journa
 {
 	struct journal_entry next = *e;
 
+	/* What is gone for whoever looks may still be there on the disk, and nobody would know it then. */
+	if (state == JOURNAL_REMOVED && (file_sync_dir(w->dirfd, err) < 0 || file_sync_dir(w->trash_fd, err) < 0))
+		return -1;
 	next.state = state;
 	return journal_append(&w->journal, &next, err);
 }
@@ -134,9 +137,7 @@ static int remove_from(struct workshop *w, enum store store, uint64_t number, st
 	char name[WORKSHOP_NAME_ROOM];
 
 	store_name(store, number, name);
-	if (file_unlink(store_dirfd(w, store), name, err) < 0)
-		return -1;
-	return file_sync_dir(store_dirfd(w, store), err);
+	return file_unlink(store_dirfd(w, store), name, err);
 }
 
 /* What lies at the names of replacement n, and is not the file that is to go, is nobody's to remove. */

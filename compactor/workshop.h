@@ -22,9 +22,9 @@
 
 struct workshop;
 
-/* Opens the workshop of the directory `dirfd` (not an O_PATH one; it is duplicated); ERR_BUSY when another process is in it.  It is made if missing and `create`;
- * else *ret is NULL, which is no error.  One that others than its owner can write to, or that belongs to somebody else, is
- * ERR_REFUSED.  `path` is for messages. */
+/* Opens the workshop of the directory `dirfd` (not an O_PATH one; it is duplicated); ERR_BUSY when another process is
+ * in it.  It is made if missing and `create`; else *ret is NULL, which is no error.  One that others than its owner
+ * can write to, or that belongs to somebody else, is ERR_REFUSED.  `path` is for messages. */
 int workshop_open(int dirfd, const char *path, bool create, struct workshop **ret, struct err *err);
 void workshop_close(struct workshop *w);
 /* How long recovery and undo wait for openers who are on their way; a second unless set, tests less. */
@@ -41,14 +41,14 @@ struct recovery {
 	uint64_t nr_unclear;   /* that need the user: both files are there, and `tell` said which */
 };
 
-/* Finishes or rolls back what a kill or a power cut left, then removes originals whose time is over (and files that never
- * got a name).  Doing it twice changes nothing.  `tell` gets what needs the user's eyes; may be NULL.  The clock only
- * decides when an original that was proven may go. */
+/* Finishes or rolls back what a kill or a power cut left, then removes originals whose time is over (and files that
+ * never got a name).  Doing it twice changes nothing.  `tell` gets what needs the user's eyes; may be NULL.  The
+ * clock only decides when an original that was proven may go. */
 int workshop_recover(struct workshop *w, void (*tell)(void *ctx, const char *path, const struct err *what), void *ctx,
 		     struct recovery *ret, struct err *err);
 
-/* Puts originals back that are still in the trash: of the image at `path` (as root-relative name), NULL = all.  The image must not have
- * changed since, or ERR_STALE. */
+/* Puts originals back that are still in the trash: of the image at `path` (as root-relative name), NULL = all.  The
+ * image must not have changed since, or ERR_STALE. */
 int workshop_undo(struct workshop *w, const char *path, uint64_t *ret_nr, struct err *err);
 
 /* Removes all originals in the trash at once, whatever their time. */

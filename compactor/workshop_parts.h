@@ -7,8 +7,8 @@
 #include "compactor/journal.h"
 #include "compactor/workshop.h"
 
-/* What those share who work in a workshop: workshop.c opens it, replace.c makes new files there, exchange.c puts them in their places,
- * recovery.c and undo.c look after what is left.  Nobody else includes this. */
+/* What those share who work in a workshop: workshop.c opens it, replace.c makes new files there, exchange.c puts them
+ * in their places, recovery.c and undo.c look after what is left.  Nobody else includes this. */
 
 struct workshop {
 	int root_fd, dirfd, trash_fd, lock_fd;
@@ -33,13 +33,14 @@ int workshop_look(int dirfd, const char *name, struct stat *ret, struct err *err
 /* Where the file with that inode lies, of replacement n: 1, 0 = in neither place, -1. */
 int workshop_find(const struct workshop *w, uint64_t number, uint64_t ino, enum store *ret, struct err *err);
 
-/* The directory of the image at a root-relative path, beneath the root, and the image's name in it.  Returns a descriptor. */
+/* The directory of the image at a root-relative path, beneath the root, and the image's name in it.  Returns a
+ * descriptor. */
 int workshop_open_dir(const struct workshop *w, const char *path, const char **ret_name, struct err *err);
 
 /* Opens an image or what replaces it, for hold_take().  Never waits. */
 int workshop_open_file(int dirfd, const char *name, struct err *err);
 
-/* Journals that the entry is in a state. */
+/* Journals that the entry is in a state.  REMOVED, only after both places were synced. */
 int workshop_note(struct workshop *w, const struct journal_entry *e, enum journal_state state, struct err *err);
 
 /* Does what is left to do after DONE (the original goes to the trash, or altogether when its time is over or `now`) or

@@ -97,7 +97,7 @@ static int answer_open(struct talk *t, struct err *err)
 	return rc < 0 ? -1 : 1;
 }
 
-/* Why it failed is the image's matter: memory of its own that is out, or its word that somebody stopped it, is none of ours. */
+/* Why it failed is the image's matter: that its memory is out, or its word that somebody stopped it, is none of ours. */
 static int failed(struct talk *t)
 {
 	enum err_kind kind = t->m.err.kind;

@@ -17,17 +17,19 @@ for ((i = 0; i < 10; i++)); do
 	dd if=/dev/urandom of="$STORE/$i.raw" bs=64K seek=$((i * 30)) count=2 conv=notrunc status=none
 done
 before=$(look) used_before=$(used)
+compact "$STORE"
+assert_status 0
 
-stopped=0
+stopped=0 partly=0
 for ((round = 0; round < rounds; round++)); do
 	status=0
 	case $((round % 3)) in
 	0)
-		"$DEDUPSCAN" compact --no-idle --apply --limit 40M --for 1s --catalog "$CATALOG" "$STORE" >"$TMP/out" 2>&1 || status=$?
+		"$DEDUPSCAN" compact --no-idle --no-scan --apply --limit 20M --for 2s --catalog "$CATALOG" "$STORE" >"$TMP/out" 2>&1 || status=$?
 		;;
 	*)
-		"$DEDUPSCAN" compact --no-idle --apply --limit 40M --catalog "$CATALOG" "$STORE" >"$TMP/out" 2>&1 &
-		sleep "0.$((RANDOM % 9))$((RANDOM % 10))"
+		"$DEDUPSCAN" compact --no-idle --no-scan --apply --limit 20M --catalog "$CATALOG" "$STORE" >"$TMP/out" 2>&1 &
+		sleep "$((RANDOM % 2)).$((RANDOM % 10))"
 		kill -s "$([ $((round % 3)) -eq 1 ] && echo TERM || echo INT)" $! 2>/dev/null || true
 		wait $! || status=$?
 		;;
@@ -40,9 +42,11 @@ for ((round = 0; round < rounds; round++)); do
 		fail "exit status $status, stopped"
 		;;
 	esac
+	if grep -q partly "$TMP/out"; then partly=$((partly + 1)); fi
 	assert_eq "$before" "$(look)" "images after stop $round"
 done
 [ "$stopped" -gt 0 ] || fail "it was never stopped"
+[ "$partly" -gt 0 ] || fail "it was never stopped in the middle of an image"
 
 compact --apply "$STORE"
 assert_status 0

@@ -15,7 +15,7 @@ make_xfs()
 	truncate -s "$1" "$TMP/fs"
 	mkfs.xfs -q -m reflink=1 "$TMP/fs" 2>/dev/null || skip "mkfs.xfs makes no file system with reflinks here"
 	mount -o loop "$TMP/fs" "$STORE" 2>/dev/null || skip "cannot mount a loop device here"
-	trap 'chattr -R -i "$STORE" 2>/dev/null; umount "$STORE"' EXIT
+	trap 'chattr -R -i "$STORE" 2>/dev/null || true; umount "$STORE"' EXIT
 }
 
 # compact [OPTION|PATH]...: output and exit status in $output and $status
@@ -24,6 +24,7 @@ compact()
 	capture "$DEDUPSCAN" compact --no-idle --catalog "$CATALOG" "$@"
 }
 
+# shellcheck disable=SC2154 # capture sets them
 assert_status()
 {
 	[ "$status" -eq "$1" ] && return
@@ -60,11 +61,13 @@ look()
 # figure PYTHON: of the plan `p` that "compact --json" printed to $output
 figure()
 {
+	# shellcheck disable=SC2154
 	python3 -c "import json, sys; p = json.load(sys.stdin); print($1)" <<<"$output"
 }
 
 # assert_within LOW HIGH GOT [WHAT]
 assert_within()
 {
-	[ "$3" -ge "$1" ] && [ "$3" -le "$2" ] || fail "${4:-it} is $3, not within $1 and $2"
+	[ "$3" -ge "$1" ] || fail "${4:-it} is $3, less than $1"
+	[ "$3" -le "$2" ] || fail "${4:-it} is $3, more than $2"
 }

@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 import lib_crash as crash
 from lib_crash import CHANGING, KILLED, LONG, Family, Guests, Place, Wrong, fail, lib, traced, used
 
-NR_POINTS = int(os.environ.get("CRASH_POINTS") or (1000000 if LONG else 130))  # of all workflows together
-NR_NESTED = 400 if LONG else 20
+NR_POINTS = int(os.environ.get("CRASH_POINTS") or (1000000 if LONG else 160))  # of all workflows together
+NR_NESTED = 600 if LONG else 24
 NR_CHILDREN = 60 if LONG else 6
 WEEK = "7d"
 
@@ -195,6 +195,11 @@ def tell_and_end(pool):
 # ---- A15 ----
 
 
+def is_jailed(pid):
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as f:
+        return "Seccomp:\t2" in f.read()
+
+
 def kill_a_child(killer, n):
     """A process that reads or maps an image is killed: the image is left alone, and said so."""
     w = WORKFLOWS[(0, 2, 4)[n % 3]]
@@ -208,6 +213,8 @@ def kill_a_child(killer, n):
             try:
                 with open(f"/proc/{process.pid}/task/{process.pid}/children", encoding="ascii") as f:
                     for child in set(f.read().split()) - seen:
+                        if not is_jailed(child):
+                            continue  # it has not begun
                         seen.add(child)
                         if len(seen) > skip:
                             os.kill(int(child), signal.SIGKILL)

@@ -8,9 +8,9 @@
 #include "scanner/base/file.h"
 #include "tests/crash/crash.h"
 
-/* Replacing an image, undoing and purging that, and recovery, through kills, errors, visits and power cuts: A1-A4, A8-A11, B1-B6,
- * D3 and the invariants at the top of journal.c (J) and exchange.c (X).  The new file says in capitals what the old one
- * says. */
+/* Replacing an image, undoing and purging that, and recovery, through kills, errors, visits and power cuts: A1-A4,
+ * A8-A11, B1-B6, D3 and the invariants at the top of journal.c (J) and exchange.c (X).  The new file says in capitals
+ * what the old one says. */
 
 #define LEN 9000
 #define DAY 86400
@@ -387,7 +387,7 @@ static struct crash_workflow workflow(const char *name, struct work *k)
 		.belongs = belongs,
 		.root = "/r",
 		.nested = getenv("LONG") ? 5 : 101,
-		.cut_again = getenv("LONG") ? 1 : 3,
+		.cut_again = 1,
 		.cuts.pairs_max = getenv("LONG") ? 2000 : 60,
 	};
 }

@@ -6,7 +6,7 @@
 
 #include "scanner/merge.h"
 
-/* For tests of what works on the index: images whose blocks have contents, told apart by numbers, are taken into a catalog. */
+/* For tests of what works on the index: images whose blocks have contents, told apart by numbers, are taken into it. */
 
 static uint64_t random_state = 1;
 

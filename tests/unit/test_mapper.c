@@ -177,6 +177,23 @@ static void raw_images_lie_where_they_lie(void **state)
 		assert_int_equal(stretches.items[i].address, stretches.items[i].offset);
 }
 
+/* More than are handed over at once. */
+static void many_stretches_come_piece_by_piece(void **state)
+{
+	enum { NR = MAPPER_AT_ONCE + 1000 };
+	int fd = open(in_tree("many.raw"), O_WRONLY | O_CREAT, 0600);
+
+	(void)state;
+	for (unsigned i = 0; i < NR; i++)
+		assert_int_equal(pwrite(fd, "data", 4, (off_t)i * 128 * 1024), 4);
+	assert_int_equal(ftruncate(fd, (off_t)NR * 128 * 1024), 0);
+	close(fd);
+	map("many.raw");
+	assert_int_equal(stretches.nr, NR);
+	for (unsigned i = 0; i < NR; i++)
+		assert_int_equal(stretches.items[i].address, i * 128 * KIB);
+}
+
 static void qcow2_images_of_all_cluster_sizes(void **state)
 {
 	static const char *const sizes[] = { "qcow2 -o cluster_size=4k", "qcow2", "qcow2 -o cluster_size=2M" };
@@ -339,42 +356,93 @@ static int lies_told(size_t nr, const struct mapped *what)
 
 static void what_it_says_is_taken_if_it_can_be(void **state)
 {
+	static const struct mapped can[] = { { 0, BLOCK_SIZE, 512, 0, 0 }, { 8 * BLOCK_SIZE, BLOCK_SIZE, 0, 0, 0 } };
+
 	(void)state;
 	ours = true;
 	nr_said = 2;
 	nr_times = 1;
-	assert_int_equal(lies_told(2, (struct mapped[]){ { 0, BLOCK_SIZE, 512, 0, 0 }, { 8 * BLOCK_SIZE, BLOCK_SIZE, 0, 0, 0 } }), 1);
+	assert_int_equal(lies_told(2, can), 1);
 	assert_int_equal(stretches.nr, 2);
 	assert_int_equal(strlen(found.format), sizeof(found.format) - 1);
 	assert_int_equal(strlen(found.kind), sizeof(found.kind) - 1);
 	assert_int_equal(strlen(found.doubt), sizeof(found.doubt) - 1);
 }
 
-static void what_cannot_be_is_refused(void **state)
+static void expect_refused(size_t nr, const struct mapped *what)
+{
+	ours = true;
+	nr_said = (uint32_t)nr;
+	nr_times = 1;
+	assert_int_equal(lies_told(nr, what), 0);
+	expect_error(&why, ERR_REFUSED, "said what cannot be");
+}
+
+static void stretches_ascend(void **state)
 {
 	static const struct mapped cannot[][2] = {
-		{ { 4096, 8192, 0, 0, 0 }, { 8192, 4096, 0, 0, 0 } },	  /* overlap */
-		{ { 8192, 4096, 0, 0, 0 }, { 4096, 4096, 0, 0, 0 } },	  /* go back */
-		{ { 4096, 4096, 0, 0, 0 }, { 4096, 4096, 4096, 0, 0 } },  /* twice */
-		{ { 0, 0, 0, 0, 0 }, { 4096, 4096, 0, 0, 0 } },		  /* nothing */
-		{ { 512, 4096, 0, 0, 0 }, { 8192, 4096, 0, 0, 0 } },	  /* no block */
-		{ { 0, 4097, 0, 0, 0 }, { 8192, 4096, 0, 0, 0 } },
-		{ { IMAGE_SPAN_MAX + 4096, 4096, 0, 0, 0 }, { 0, 0, 0, 0, 0 } },
-		{ { UINT64_MAX - 4095, 4096, 0, 0, 0 }, { 0, 0, 0, 0, 0 } },
-		{ { 0, UINT64_MAX - 4095, 0, 0, 0 }, { 0, 0, 0, 0, 0 } },
-		{ { 0, IMAGE_SPAN_MAX + 4096, 0, 0, 0 }, { 0, 0, 0, 0, 0 } },
-		{ { 0, 4096, INT64_MAX - 4095, 0, 0 }, { 0, 0, 0, 0, 0 } },
-		{ { 0, 4096, UINT64_MAX, 0, 0 }, { 0, 0, 0, 0, 0 } },
+		{ { 4096, 8192, 0, 0, 0 }, { 8192, 4096, 0, 0, 0 } },	 /* overlap */
+		{ { 8192, 4096, 0, 0, 0 }, { 4096, 4096, 0, 0, 0 } },	 /* go back */
+		{ { 4096, 4096, 0, 0, 0 }, { 4096, 4096, 4096, 0, 0 } }, /* twice */
 	};
 
 	(void)state;
-	ours = true;
-	nr_said = 2;
-	nr_times = 1;
-	for (size_t i = 0; i < ARRAY_SIZE(cannot); i++) {
-		assert_int_equal(lies_told(2, cannot[i]), 0);
-		expect_error(&why, ERR_REFUSED, "said what cannot be");
-	}
+	for (size_t i = 0; i < ARRAY_SIZE(cannot); i++)
+		expect_refused(2, cannot[i]);
+}
+
+static void what_cannot_be_is_refused(void **state)
+{
+	static const struct mapped cannot[] = {
+		{ 0, 0, 0, 0, 0 },
+		{ 512, 4096, 0, 0, 0 },
+		{ 0, 4097, 0, 0, 0 },
+		{ IMAGE_SPAN_MAX + 4096, 4096, 0, 0, 0 },
+		{ UINT64_MAX - 4095, 4096, 0, 0, 0 },
+		{ 0, UINT64_MAX - 4095, 0, 0, 0 },
+		{ 0, IMAGE_SPAN_MAX + 4096, 0, 0, 0 },
+		{ 0, 4096, INT64_MAX - 4095, 0, 0 },
+		{ 0, 4096, UINT64_MAX, 0, 0 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cannot); i++)
+		expect_refused(1, &cannot[i]);
+}
+
+/* Backing files may be opened, but their blocks are not the image's. */
+static int lies_in_its_backing_file(int sock, void *shared, void *arg)
+{
+	struct mapper_shared *s = shared;
+	struct errand_side side;
+	struct err err = ERR_INIT;
+	char path[PATH_MAX];
+	struct stat st;
+	int fd;
+
+	(void)arg;
+	if (errand_begin(&side, sock, false) < 0)
+		return 1;
+	fd = side.opener.open(side.opener.ctx, IMAGE_BACKING, "other", side.job.path, path, &err);
+	if (fd < 0 || file_stat(fd, &st) < 0)
+		return errand_end(&side, &err);
+	s->nr = 1;
+	s->items[0] = (struct mapped){ 0, 4096, 0, st.st_dev, st.st_ino };
+	*side.m = (struct worker_message){ .kind = WORKER_FRAME };
+	worker_send(sock, side.m, -1, NULL);
+	return proc_recv(sock, side.m, sizeof(*side.m), &side.fd, NULL) <= 0 || errand_end(&side, NULL);
+}
+
+static void nothing_lies_in_a_backing_file(void **state)
+{
+	struct err err;
+
+	(void)state;
+	make_disk();
+	tree_file("other");
+	mapper_process = lies_in_its_backing_file;
+	assert_int_equal(map_with("disk.raw", &err), 0);
+	expect_error(&why, ERR_REFUSED, "said what cannot be");
 }
 
 static void files_that_were_never_opened_are_refused(void **state)
@@ -414,7 +482,7 @@ static void numbers_larger_than_the_room_are_refused(void **state)
 	assert_int_equal(stretches.nr, MAPPER_AT_ONCE);
 }
 
-/* The same cluster in every entry of its tables, or a process that makes stretches up: who keeps them has no room for that. */
+/* The same cluster in every entry of its tables, or a process that makes stretches up: nobody has room for them. */
 static void more_stretches_than_there_can_be_are_refused(void **state)
 {
 	(void)state;
@@ -446,6 +514,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		mapper_test(raw_images_lie_where_they_lie),
+		mapper_test(many_stretches_come_piece_by_piece),
 		mapper_test(qcow2_images_of_all_cluster_sizes),
 		mapper_test(clusters_smaller_than_a_block_are_told_of),
 		mapper_test(compressed_clusters_are_told_of_and_not_mapped),
@@ -457,7 +526,9 @@ int main(void)
 		mapper_test(what_cannot_be_read_is_told),
 		mapper_test(who_takes_it_may_fail),
 		mapper_test(what_it_says_is_taken_if_it_can_be),
+		mapper_test(stretches_ascend),
 		mapper_test(what_cannot_be_is_refused),
+		mapper_test(nothing_lies_in_a_backing_file),
 		mapper_test(files_that_were_never_opened_are_refused),
 		mapper_test(numbers_larger_than_the_room_are_refused),
 		mapper_test(more_stretches_than_there_can_be_are_refused),

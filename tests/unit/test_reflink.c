@@ -7,9 +7,9 @@
 #include "scanner/base/file.h"
 #include "scanner/roots.h"
 
-/* Row G3 of failures: what the kernel answers when it is asked to share blocks: that they differ, that less was shared, that the file
- * ends before, that it does not do such things; row G5: kernels that are not asked.  Files are real; the kernel is one that does
- * as it is told, and notes which blocks it shared. */
+/* Row G3 of failures: what the kernel answers when it is asked to share blocks: that they differ, that less was shared, that
+ * the file ends before, that it does not do such things; row G5: kernels that are not asked.  Files are real; the kernel is
+ * one that does as it is told, and notes which blocks it shared. */
 
 #define IMAGES 4
 #define BLOCKS 12288

@@ -491,7 +491,8 @@ static struct file_ops stepping(void)
 	return ops;
 }
 
-/* Someone who opens the image before the n-th call, and writes, finds what he wrote at the path afterwards.  Returns the number of calls. */
+/* Someone who opens the image before the n-th call, and writes, finds what he wrote at the path afterwards.  Returns
+ * the number of calls. */
 static unsigned replace_with_visitor(unsigned at, bool undo)
 {
 	struct file_ops ops = stepping();
@@ -560,7 +561,8 @@ static void an_opener_at_any_step_loses_nothing(void **state)
 	}
 }
 
-/* ---- an opener who was on his way: he had looked the path up before the exchange, and asks for the lease after it ---- */
+/* ---- an opener who was on his way: he had looked the path up before the exchange, and asks for the lease after it
+ * ---- */
 
 static struct {
 	bool too; /* another opens the new file */
@@ -687,8 +689,8 @@ static void who_opens_the_new_file_keeps_it_at_the_path(void **state)
 	workshop_close(w);
 }
 
-/* X6: one waits for the original when the places change, another comes as soon as it is let go.  Both get the same file, because places
- * changed again before. */
+/* X6: one waits for the original when the places change, another comes as soon as it is let go.  Both get the same
+ * file, because places changed again before. */
 static int both_renameat2(int a, const char *b, int c, const char *d, unsigned f)
 {
 	if (f & RENAME_EXCHANGE && strcmp(b, "image") == 0 && !visitor)
@@ -742,7 +744,8 @@ static void who_waits_and_who_comes_next_get_the_same_file(void **state)
 	workshop_close(w);
 }
 
-/* X4: another comes between the exchange and its end, and waits for the new file, which then goes back: what he writes is kept. */
+/* X4: another comes between the exchange and its end, and waits for the new file, which then goes back: what he
+ * writes is kept. */
 static pid_t second_visitor;
 
 static int between_renameat2(int a, const char *b, int c, const char *d, unsigned f)

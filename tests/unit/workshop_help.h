@@ -10,8 +10,8 @@
 #include "compactor/workshop_parts.h"
 #include "scanner/base/file.h"
 
-/* A root in `tree` with an image and a workshop.  In memory where there is a /dev/shm: hundreds of syncs cost nothing there, and leases
- * and exchanges are the kernel's all the same. */
+/* A root in `tree` with an image and a workshop.  In memory where there is a /dev/shm: hundreds of syncs cost nothing
+ * there, and leases and exchanges are the kernel's all the same. */
 
 #define DAY 86400
 
