@@ -38,24 +38,13 @@ static int check(const struct punching *p, struct err *err)
 /* 1 = they are a hole now, 0 = they are not zeros. */
 static int punch_compared(struct punching *p, uint64_t at, uint64_t len, struct err *err)
 {
-	union {
-		struct file_dedupe_range range;
-		uint8_t room[sizeof(struct file_dedupe_range) + sizeof(struct file_dedupe_range_info)];
-	} u = { .range = { .src_length = len, .dest_count = 1 } };
-	struct file_dedupe_range_info *info = &u.range.info[0];
+	for (uint64_t done; len; at += done, len -= done) {
+		int same = file_dedupe(p->h->hole_fd, 0, len, p->h->fd, at, &done);
 
-	for (uint64_t done; u.range.src_length; u.range.src_length -= done) {
-		*info = (struct file_dedupe_range_info){
-			.dest_fd = p->h->fd, .dest_offset = at + len - u.range.src_length
-		};
-		if (file_ops->ioctl(p->h->hole_fd, FIDEDUPERANGE, &u.range) < 0)
-			return err_errno(err, "cannot have zeros compared with a hole");
-		if (info->status < 0) {
-			errno = -info->status;
-			return err_errno(err, "cannot share a hole at offset %llu", (unsigned long long)info->dest_offset);
-		}
-		done = round_down(min_u64(info->bytes_deduped, u.range.src_length), p->unit);
-		if (info->status == FILE_DEDUPE_RANGE_DIFFERS || done == 0)
+		if (same < 0)
+			return err_errno(err, "cannot share a hole at offset %llu", (unsigned long long)at);
+		done = round_down(min_u64(done, len), p->unit);
+		if (!same || done == 0)
 			return 0;
 		p->result->bytes += done;
 	}

@@ -2,7 +2,6 @@
 #include "compactor/reflink.h"
 
 #include <errno.h>
-#include <linux/fs.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -44,36 +43,19 @@ static bool is_fatal(int e)
 /* 1 = done or refused for good, 0 = the bytes differ, or the files are shorter than they were: compare them. */
 static int call(struct reflink *r, const struct piece *p, int from_fd, int fd, struct err *err)
 {
-	struct {
-		struct file_dedupe_range r;
-		struct file_dedupe_range_info info;
-	} d = {
-		.r = { .src_offset = p->from, .src_length = p->len, .dest_count = 1 },
-		.info = { .dest_fd = fd, .dest_offset = p->offset },
-	};
-	int rc;
+	int rc = file_dedupe(from_fd, p->from, p->len, fd, p->offset, NULL);
 
-	do
-		rc = file_ops->ioctl(from_fd, FIDEDUPERANGE, &d);
-	while (rc < 0 && errno == EINTR);
 	r->nr_calls++;
 	r->bytes_asked += p->len;
-	if (rc == 0 && d.info.status < 0) { /* so it tells what went wrong with the second file */
-		rc = -1;
-		errno = -d.info.status;
-	}
 	if (rc < 0 && is_fatal(errno))
 		return err_errno(err, "'%s': cannot share %llu bytes at offset %llu", r->store->files.items[p->file].path,
 				 (unsigned long long)p->len, (unsigned long long)p->offset);
-	if (rc == 0 && d.info.status == FILE_DEDUPE_RANGE_DIFFERS) {
-		r->nr_differed++;
-		return 0;
-	}
+	r->nr_differed += rc == 0;
 	if (rc < 0) {
 		r->nr_refused++;
 		r->refused_errno = errno;
 	}
-	return rc < 0 && r->refused_errno == EINVAL ? 0 : 1;
+	return rc == 0 || (rc < 0 && r->refused_errno == EINVAL) ? 0 : 1;
 }
 
 /* ---- comparing ---- */

@@ -197,10 +197,6 @@ static bool can_dedupe(const struct store *s, const char *path, const struct sto
 {
 	const char *name;
 	const struct root *root = roots_find(s->roots, path, &name);
-	struct {
-		struct file_dedupe_range r;
-		struct file_dedupe_range_info info;
-	} d = { .r = { .src_length = fs->block, .dest_count = 1 } };
 	CLEANUP(close_fd) int fd = root ? file_ops->openat(root->dirfd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600) : -1;
 	uint8_t *block = fd < 0 ? NULL : calloc(2, fs->block);
 	bool can = fs->type == XFS_SUPER_MAGIC || fs->type == BTRFS_SUPER_MAGIC;
@@ -208,11 +204,8 @@ static bool can_dedupe(const struct store *s, const char *path, const struct sto
 	if (!block)
 		return can;
 	memset(block, 0x5a, 2 * fs->block);
-	if (file_write(fd, block, 2 * fs->block, 0, NULL) == 0) {
-		d.info.dest_fd = fd;
-		d.info.dest_offset = fs->block;
-		can = file_ops->ioctl(fd, FIDEDUPERANGE, &d) == 0 && d.info.status == FILE_DEDUPE_RANGE_SAME;
-	}
+	if (file_write(fd, block, 2 * fs->block, 0, NULL) == 0)
+		can = file_dedupe(fd, 0, fs->block, fd, fs->block, NULL) == 1;
 	free(block);
 	return can;
 }

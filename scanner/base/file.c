@@ -277,6 +277,34 @@ int file_next_data(int fd, uint64_t from, uint64_t size, uint64_t *ret_begin, ui
 	return *ret_begin < size;
 }
 
+int file_dedupe(int from, uint64_t from_offset, uint64_t len, int to, uint64_t to_offset, uint64_t *ret_len)
+{
+	union {
+		struct file_dedupe_range r;
+		uint8_t room[sizeof(struct file_dedupe_range) + sizeof(struct file_dedupe_range_info)];
+	} d = { .room = { 0 } };
+	struct file_dedupe_range_info *info = d.r.info;
+	int rc;
+
+	d.r.src_offset = from_offset;
+	d.r.src_length = len;
+	d.r.dest_count = 1;
+	info->dest_fd = to;
+	info->dest_offset = to_offset;
+	do
+		rc = file_ops->ioctl(from, FIDEDUPERANGE, &d);
+	while (rc < 0 && errno == EINTR);
+	if (rc == 0 && info->status < 0) { /* so it tells what went wrong with the second file */
+		errno = -info->status;
+		rc = -1;
+	}
+	if (rc < 0)
+		return -1;
+	if (ret_len)
+		*ret_len = info->bytes_deduped;
+	return info->status == FILE_DEDUPE_RANGE_SAME;
+}
+
 int file_clone(int from, uint64_t from_offset, uint64_t len, int to, uint64_t to_offset, struct err *err)
 {
 	struct file_clone_range r = {

@@ -95,6 +95,11 @@ int file_next_data(int fd, uint64_t from, uint64_t size, uint64_t *ret_begin, ui
 /* Has [offset, offset + len) of `to` share the disk blocks of `from`: FICLONERANGE. */
 int file_clone(int from, uint64_t from_offset, uint64_t len, int to, uint64_t to_offset, struct err *err);
 
+/* Has the kernel compare [to_offset, to_offset + len) of `to` with the bytes of `from`, and share the blocks of `from` if they are
+ * equal: FIDEDUPERANGE.  1 = equal, 0 = they differ, -1 with errno set.  *ret_len, unless NULL, is how many bytes that was about; that
+ * they are shared now is not proven by it. */
+int file_dedupe(int from, uint64_t from_offset, uint64_t len, int to, uint64_t to_offset, uint64_t *ret_len);
+
 /* Calls for every name in a directory but "." and "..", until a call returns other than 0; that is returned then. */
 int file_each_name(int dirfd, int (*call)(void *ctx, const char *name, struct err *err), void *ctx, struct err *err);
 

@@ -24,14 +24,6 @@ uint64_t *judymap_put(struct judymap *m, uint64_t key)
 	return slot(JudyLIns(&m->root, key, &e));
 }
 
-int judymap_remove(struct judymap *m, uint64_t key)
-{
-	JError_t e;
-	int rc = JudyLDel(&m->root, key, &e);
-
-	return rc == JERR ? -1 : rc;
-}
-
 uint64_t *judymap_get(const struct judymap *m, uint64_t key)
 {
 	JError_t e;

@@ -17,8 +17,6 @@ struct judymap {
 /* The value slot of `key`, made (as 0) if missing; NULL when memory is out.  Valid until the next insertion or removal. */
 uint64_t *judymap_put(struct judymap *m, uint64_t key);
 
-int judymap_remove(struct judymap *m, uint64_t key); /* 1 removed, 0 was not there, -1 when memory is out */
-
 /* The value slot of `key`, or NULL. */
 uint64_t *judymap_get(const struct judymap *m, uint64_t key);
 

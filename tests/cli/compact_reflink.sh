@@ -83,6 +83,7 @@ chown 12345 "$STORE/b.raw" "$STORE/c.raw"
 chmod 644 "$STORE"/*
 chmod 755 "$STORE"
 mkdir -m 777 "$TMP/theirs"
+chmod 711 "$TMP"
 before=$(look) used_before=$(used)
 cp "$DEDUPSCAN" "$TMP/dedupscan"
 if command -v setpriv >/dev/null && setpriv --reuid 12345 --clear-groups "$TMP/dedupscan" --version >/dev/null 2>&1; then

@@ -21,6 +21,7 @@ from lib_crash import Family, Guests, Place, Wrong, fail, lib, run
 NR_CUTS = int(os.environ.get("CRASH_CUTS") or 300)
 PLUGIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib_nbd_log.py")
 FS_MIB = 340
+SECTOR = {"xfs": 512, "ext4": 512, "btrfs": 4096}  # that they reckon with; the super block of btrfs must not be torn
 
 
 class Undone(Compact):
@@ -107,8 +108,8 @@ def write_all(f, writes):
         os.pwrite(f.fileno(), data, offset)
 
 
-def survivors(rng, pending):
-    """Of the writes that were not flushed, those that reached the disk."""
+def survivors(rng, pending, sector):
+    """Of the writes that were not flushed, those that reached the disk.  A sector is whole or not there."""
     how = rng.choice(["all", "none", "some", "some", "few", "but one", "torn"])
     if how == "none":
         return how, []
@@ -119,7 +120,7 @@ def survivors(rng, pending):
         return how, pending[:gone] + pending[gone + 1:]
     if how == "torn" and pending:
         offset, data = pending[-1]
-        return how, pending[:-1] + [(offset, data[:rng.randrange(len(data) // 512 + 1) * 512])]
+        return how, pending[:-1] + [(offset, data[:rng.randrange(len(data) // sector + 1) * sector])]
     return how, pending
 
 
@@ -154,7 +155,7 @@ def cut_everywhere(rng, w, place, fs, events, nr):
                 continue
             pending.append(event)
             while done < len(where) and where[done] == i:
-                how, writes = survivors(rng, pending)
+                how, writes = survivors(rng, pending, SECTOR[w.kind])
                 copy_sparse(durable, fs.file)
                 with open(fs.file, "r+b") as cut:
                     write_all(cut, writes)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-# timeout: 300
+# timeout: 1800
 """Row A6: at a system call by which compact changes something the program is killed, and the file system is shut down at once as
 if its disk were gone: what was not synced is lost.  Mounted again, it passes the oracle.  On XFS and ext4, which can be shut
 down."""
