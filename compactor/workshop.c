@@ -225,7 +225,7 @@ static int open_ours(struct workshop *w, int at, const char *name, bool create, 
 		return 0;
 	if (fd < 0 && why.errnum == ENOENT) {
 		if (file_mkdir(at, name, 0700, err) < 0 || file_sync_dir(at, err) < 0)
-			return -1;
+			return err_add(err, "'%s/" WORKSHOP_NAME "'", w->path);
 		fd = file_open_beneath(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, resolve, &why);
 	}
 	if (fd < 0)
@@ -241,7 +241,7 @@ static int lock(struct workshop *w, struct err *err)
 
 	w->lock_fd = file_open(w->dirfd, "lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0600, err);
 	if (w->lock_fd < 0)
-		return -1;
+		return err_add(err, "'%s/" WORKSHOP_NAME "'", w->path);
 	if (file_ops->fcntl(w->lock_fd, F_OFD_SETLK, &whole) == 0)
 		return 0;
 	if (errno != EAGAIN && errno != EACCES)
@@ -368,5 +368,5 @@ int workshop_purge(struct workshop *w, uint64_t *ret_bytes, struct err *err)
 		total += bytes;
 	}
 	*ret_bytes = total;
-	return rc;
+	return rc < 0 ? err_add(err, "'%s/" WORKSHOP_NAME "'", w->path) : 0;
 }

@@ -394,7 +394,7 @@ static void put_methods(struct page *p)
 {
 	static const char *const what[PLAN_NR_METHODS] = {
 		[PLAN_REFLINK] = "the kernel shares equal extents in place; others may use it meanwhile",
-		[PLAN_HOLES] = "stored zeros are punched out in place; only while nobody uses it",
+		[PLAN_HOLES] = "stored zeros are punched out in place",
 		[PLAN_RELAYOUT] = "rewritten so that its data can be shared; only while nobody uses it",
 		[PLAN_REBUILD] = "rewritten from what others hold already; only while nobody uses it",
 	};

@@ -31,7 +31,7 @@
 #define JAIL_MEMORY ((size_t)224 << 20)
 #define JAIL_FILES 16384
 #define JAIL_SOCKET 3 /* the descriptor of the one socket */
-#define JAIL_WRITTEN 100 /* the descriptor that may be written to, if any: duplicated to there by the process itself */
+#define JAIL_WRITTEN 60 /* the descriptor that may be written to, if any: duplicated to there by the process itself */
 
 enum jail_mode {
 	JAIL_REQUIRE, /* all of it, or fail; of Landlock at least JAIL_LANDLOCK_MIN */
