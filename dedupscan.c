@@ -732,7 +732,8 @@ static const char compact_help[] =
 	"usage: dedupscan compact [OPTION]... PATH...\n"
 	"\n"
 	"Scans the disk images at and beneath each PATH and plans how to store each piece of their\n"
-	"data once.  Nothing is changed unless --apply is given.\n"
+	"data once.  Nothing is changed unless --apply is given, but for what an interrupted\n"
+	"--apply left: that is finished or rolled back first.\n"
 	"\n"
 	"  --apply               carry the plan out\n"
 	"  --plan FILE           carry out no more than what this plan says\n"
@@ -1108,6 +1109,10 @@ static int parse_recover(struct recover *r, int argc, char **argv, struct err *e
 	for (int i = optind; i < argc; i++)
 		if (roots_add(&r->roots, argv[i], true, err) < 0)
 			return -1;
+	for (size_t i = 0; r->purge && i < r->roots.list.nr; i++)
+		if (r->roots.list.items[i].file)
+			return err_set(err, ERR_USAGE, "--purge removes the originals of all images of a directory; name that, not '%s'",
+				       r->roots.list.items[i].path);
 	return 0;
 }
 

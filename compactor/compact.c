@@ -177,6 +177,36 @@ static void refuse_bad_kernels(struct compaction *c)
 	}
 }
 
+/* The first root that lies in the same directory: a workshop that was opened twice would find itself locked. */
+static int first_of_directory(const struct roots *roots, size_t root, size_t *ret, struct err *err)
+{
+	struct stat st, of;
+
+	if (file_ops->fstat(roots->list.items[root].dirfd, &st) < 0)
+		return err_errno(err, "cannot look at '%s'", roots->list.items[root].path);
+	for (*ret = 0; *ret < root; ++*ret)
+		if (roots->list.items[*ret].walked && file_ops->fstat(roots->list.items[*ret].dirfd, &of) == 0 &&
+		    of.st_dev == st.st_dev && of.st_ino == st.st_ino)
+			break;
+	return 0;
+}
+
+int compact_workshop(struct compaction *c, size_t root, bool create, struct workshop **ret, struct err *err)
+{
+	const struct root *r = &c->o.roots->list.items[root];
+	size_t n, len = strlen(r->path) - (r->file ? strlen(r->file) + 1 : 0);
+	CLEANUP(free) char *dir = strndup(r->path, max_u64(len, 1));
+
+	if (!dir)
+		return no_memory(err);
+	if (first_of_directory(c->o.roots, root, &n, err) < 0)
+		return -1;
+	if (!c->workshops[n] && workshop_open(r->dirfd, dir, create, &c->workshops[n], err) < 0)
+		return -1;
+	*ret = c->workshops[n];
+	return 0;
+}
+
 /* What an earlier run left in the middle comes first. */
 static int recover(struct compaction *c, struct err *err)
 {
@@ -187,12 +217,12 @@ static int recover(struct compaction *c, struct err *err)
 	if (!c->workshops)
 		return no_memory(err);
 	for (size_t i = 0; i < roots->list.nr; i++) {
-		const struct root *root = &roots->list.items[i];
+		struct workshop *w = NULL;
 		struct recovery r;
 
-		if (root->walked && workshop_open(root->dirfd, root->path, false, &c->workshops[i], err) < 0)
+		if (roots->list.items[i].walked && compact_workshop(c, i, false, &w, err) < 0)
 			return -1;
-		if (c->workshops[i] && workshop_recover(c->workshops[i], problem, c->o.watch ? c->o.watch->ctx : NULL, &r, err) < 0)
+		if (w && w == c->workshops[i] && workshop_recover(w, problem, c->o.watch ? c->o.watch->ctx : NULL, &r, err) < 0)
 			return -1;
 	}
 	return 0;
@@ -492,9 +522,12 @@ int compact_restrict(struct compaction *c, const struct plan *told, struct err *
 		size_t n = image_of(told, mine->path);
 		bool same = n != SIZE_MAX && spool_identity_equal(&told->images[n].identity, &mine->identity);
 
-		if (same && methods_of[n] & 1u << p->steps[i].method)
+		if (same && methods_of[n] & 1u << p->steps[i].method) {
 			p->steps[nr++] = p->steps[i];
-		else if (!same)
+			continue;
+		}
+		mine->saving -= p->steps[i].saving;
+		if (!same)
 			compact_leave(c, p->steps[i].image,
 				      n == SIZE_MAX ? "the plan does not know it" : "it changed since the plan was made");
 	}

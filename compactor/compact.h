@@ -35,7 +35,8 @@ struct compact_options {
 
 struct compaction;
 
-/* Looks at the store as the catalog knows it and plans; changes nothing.  *ret is to be released, whatever happens to the
+/* Looks at the store as the catalog knows it and plans; changes nothing, but for what an earlier run left in the middle
+ * (workshop_recover()).  *ret is to be released, whatever happens to the
  * compaction. */
 struct compaction *compact_plan(struct catalog *c, const struct compact_options *o, struct plan *ret, struct err *err);
 void compact_free(struct compaction *c);

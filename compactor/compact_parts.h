@@ -16,7 +16,7 @@ struct compaction {
 	struct moves *moves;
 	struct compact_options o;
 	struct plan *plan;
-	struct workshop **workshops; /* of roots, where opened */
+	struct workshop **workshops; /* of roots, where opened; roots in one directory have that of the first */
 	uint64_t total, done; /* bytes of work, of all steps */
 	uint64_t began;	      /* ns */
 	struct plan_step *step; /* at hand */
@@ -52,6 +52,9 @@ void compact_count(struct compaction *c, uint64_t bytes);
 uint64_t compact_shared(const struct compaction *c, size_t image);
 /* Looks again and records what c->step brought. */
 void compact_measure(struct compaction *c, uint64_t shared_before);
+
+/* The workshop of a root: 0 and *ret, which is NULL where there is none and `create` is not asked for; or -1. */
+int compact_workshop(struct compaction *c, size_t root, bool create, struct workshop **ret, struct err *err);
 
 /* ---- method_holes.c ---- */
 

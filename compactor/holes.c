@@ -62,6 +62,8 @@ static int punch_held(struct punching *p, uint64_t at, uint64_t len, struct err 
 		if (!sparse_is_zero(p->again, n))
 			return 0;
 	}
+	if (check(p, err) < 0) /* to read it may have taken long */
+		return -1;
 	if (file_punch(p->h->fd, at, len, err) < 0)
 		return -1;
 	p->result->bytes += len;

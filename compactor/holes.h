@@ -24,7 +24,7 @@ struct holes {
 	enum holes_how how;
 	int hole_fd;	    /* HOLES_COMPARED: what holes_open() gave */
 	uint64_t min_len;   /* shorter runs of zeros stay */
-	proof_check *check; /* called for every MiB looked at and every 16 MiB punched; may be NULL */
+	proof_check *check; /* called for every MiB looked at and before every 16 MiB are punched; may be NULL */
 	void *check_ctx;
 };
 

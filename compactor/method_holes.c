@@ -16,6 +16,7 @@ struct punching {
 	struct holes h;
 	struct holes_result result;
 	size_t file; /* in the store, whose descriptor h.fd is */
+	const struct hold *hold; /* HOLES_HELD */
 };
 
 /* ---- segments ---- */
@@ -114,7 +115,13 @@ static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 
 static int check(void *ctx, struct err *err)
 {
-	return compact_worked(ctx, 0, err);
+	const struct punching *p = ctx;
+
+	if (!p->hold)
+		return compact_worked(p->c, 0, err);
+	if (stopper_says(p->c->o.stopper)) /* no sleep to keep the pace: whoever opens it waits for this */
+		return err_set(err, ERR_CANCELED, "stopped; run it again to go on");
+	return hold_whole(p->hold, err);
 }
 
 static int punch_range(void *ctx, const struct range *r, struct err *err)
@@ -147,7 +154,9 @@ static int punch(struct punching *p, struct err *err)
 	c->step->shared = p->result.bytes;
 	c->step->nr_runs = p->result.nr;
 	c->step->nr_differed = p->result.nr_differed;
-	return rc < 0 ? -1 : compact_worked(c, c->step->work, err);
+	if (rc == 0)
+		compact_count(c, c->step->work);
+	return rc;
 }
 
 /* Beside whoever uses it: the kernel compares. */
@@ -175,8 +184,8 @@ static int punch_held(struct punching *p, struct err *err)
 	struct compaction *c = p->c;
 	const struct store_image *i = &c->store.images.items[c->step->image];
 	struct hold_options o = { .assume_idle = c->o.assume_idle };
-	CLEANUP(hold_release) struct hold hold = HOLD_INIT;
 	CLEANUP(close_fd) int dirfd = -1, fd = -1;
+	CLEANUP(hold_release) struct hold hold = HOLD_INIT; /* is let go before the descriptor is closed */
 	struct timespec times[2];
 	const char *name;
 	struct stat st;
@@ -191,6 +200,7 @@ static int punch_held(struct punching *p, struct err *err)
 		return err_errno(err, "cannot look at '%s'", i->path);
 	p->h.fd = fd;
 	p->h.how = HOLES_HELD;
+	p->hold = &hold;
 	rc = punch(p, err);
 	times[0] = st.st_atim;
 	times[1] = st.st_mtim;
@@ -203,7 +213,7 @@ static int apply(struct compaction *c, struct err *err)
 {
 	const struct store_image *i = &c->store.images.items[c->step->image];
 	struct punching p = {
-		.c = c, .file = i->first_file, .h = { .hole_fd = -1, .min_len = 4 * KIB, .check = check, .check_ctx = c },
+		.c = c, .file = i->first_file, .h = { .hole_fd = -1, .min_len = 4 * KIB, .check = check, .check_ctx = &p },
 	};
 
 	return c->store.file_systems.items[i->fs].dedupes ? punch_compared(&p, err) : punch_held(&p, err);

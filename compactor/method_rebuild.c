@@ -14,6 +14,7 @@
  * moves come by address and are needed by offset in the file; between them goes a sorter. */
 
 #define WORTH 20 /* it pays when one byte in so many is saved */
+#define BLOCKS_MAX ((uint64_t)1 << 31) /* of one piece in the sorter; sparse files may be longer */
 
 struct rebuilding {
 	struct compaction *c;
@@ -57,16 +58,20 @@ static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 static int add_piece(void *ctx, const struct piece *p, struct err *err)
 {
 	struct rebuilding *b = ctx;
-	size_t room;
-	struct record *r;
+	uint64_t nr;
 
 	if (p->file != b->file)
 		return 0;
-	r = sorter_room(b->pieces, 1, &room, err);
-	if (!r)
-		return -1;
-	*r = (struct record){ .key = { .hi = p->offset, .lo = p->from }, .value = (uint64_t)p->from_file << 32 | p->len / BLOCK_SIZE };
-	sorter_commit(b->pieces, 1);
+	for (uint64_t at = 0; p->len - at >= BLOCK_SIZE; at += nr * BLOCK_SIZE) {
+		size_t room;
+		struct record *r = sorter_room(b->pieces, 1, &room, err);
+
+		if (!r)
+			return -1;
+		nr = min_u64((p->len - at) / BLOCK_SIZE, BLOCKS_MAX);
+		*r = (struct record){ .key = { .hi = p->offset + at, .lo = p->from + at }, .value = (uint64_t)p->from_file << 32 | nr };
+		sorter_commit(b->pieces, 1);
+	}
 	return 0;
 }
 
@@ -108,12 +113,8 @@ static int has_pieces(struct compaction *c, size_t file, struct err *err)
 	return rc;
 }
 
-static int next_move(void *ctx, struct rebuild_move *ret, struct err *err)
+static int next_record(struct rebuilding *b, const struct record **ret, struct err *err)
 {
-	struct rebuilding *b = ctx;
-	const struct record *r;
-	size_t file;
-
 	if (!b->nr_next) {
 		ssize_t nr = sorter_next(b->pieces, &b->next, err);
 
@@ -121,14 +122,30 @@ static int next_move(void *ctx, struct rebuild_move *ret, struct err *err)
 			return (int)nr;
 		b->nr_next = (size_t)nr;
 	}
-	r = b->next++;
+	*ret = b->next++;
 	b->nr_next--;
-	file = r->value >> 32;
-	*ret = (struct rebuild_move){
-		.offset = r->key.hi, .src_offset = r->key.lo, .len = (uint64_t)(uint32_t)r->value * BLOCK_SIZE,
-	};
-	ret->src_fd = file == b->file ? b->old_fd : store_open(&b->c->store, file, err);
-	return ret->src_fd < 0 ? -1 : 1;
+	return 1;
+}
+
+static int next_move(void *ctx, struct rebuild_move *ret, struct err *err)
+{
+	struct rebuilding *b = ctx;
+	const struct record *r = NULL;
+	int rc;
+
+	while ((rc = next_record(b, &r, err)) > 0) {
+		size_t file = r->value >> 32;
+		int fd = file == b->file ? b->old_fd : store_open(&b->c->store, file, NULL);
+
+		if (fd < 0) /* it is gone, and what it had is copied */
+			continue;
+		*ret = (struct rebuild_move){
+			.offset = r->key.hi, .src_fd = fd, .src_offset = r->key.lo,
+			.len = (uint64_t)(uint32_t)r->value * BLOCK_SIZE,
+		};
+		break;
+	}
+	return rc;
 }
 
 /* ---- the new file ---- */

@@ -63,14 +63,11 @@ int rewrite_open(struct compaction *c, size_t file, int *ret_dirfd, const char *
 static struct workshop *workshop_of(struct compaction *c, const char *path, const char **ret_name, struct err *err)
 {
 	const struct root *root = roots_find(c->o.roots, path, ret_name);
-	size_t n;
+	struct workshop *w;
 
 	if (!root)
 		return err_null(err, ERR_REFUSED, "'%s' lies outside the directories given", path);
-	n = (size_t)(root - c->o.roots->list.items);
-	if (!c->workshops[n] && workshop_open(root->dirfd, root->path, true, &c->workshops[n], err) < 0)
-		return NULL;
-	return c->workshops[n];
+	return compact_workshop(c, (size_t)(root - c->o.roots->list.items), true, &w, err) < 0 ? NULL : w;
 }
 
 /* Told before it is tried: to write until the disk is full would trouble others. */
@@ -140,5 +137,9 @@ int rewrite_file(struct compaction *c, size_t file, rewrite_call *make, rewrite_
 			look_for_another_try(c, file);
 		return -1;
 	}
-	return now_known(c, file, &identity, err);
+	if (now_known(c, file, &identity, err) == 0)
+		return 0;
+	if (err && err->kind == ERR_FULL) /* not to be tried again */
+		err->kind = ERR_IO;
+	return err_add(err, "it was replaced, but could not be looked at again");
 }

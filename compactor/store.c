@@ -106,9 +106,11 @@ static int add_file(struct store *s, size_t image, const char *path, bool joined
 	struct plan_image *p = &s->plan->images[image];
 	struct stat st;
 
-	if (!f.path || file_ops->fstat(fd, &st) < 0) {
-		free(f.path);
+	if (!f.path)
 		return no_memory(err);
+	if (file_ops->fstat(fd, &st) < 0) {
+		free(f.path);
+		return err_errno(err, "cannot look at '%s'", path);
 	}
 	f.identity = spool_identity_of(&st);
 	f.size = (uint64_t)st.st_size;
@@ -204,8 +206,12 @@ static bool can_dedupe(const struct store *s, const char *path, const struct sto
 	if (!block)
 		return can;
 	memset(block, 0x5a, 2 * fs->block);
-	if (file_write(fd, block, 2 * fs->block, 0, NULL) == 0)
-		can = file_dedupe(fd, 0, fs->block, fd, fs->block, NULL) == 1;
+	if (file_write(fd, block, 2 * fs->block, 0, NULL) == 0) {
+		int same = file_dedupe(fd, 0, fs->block, fd, fs->block, NULL);
+
+		if (same >= 0 || (errno != ENOSPC && errno != EDQUOT))
+			can = same == 1;
+	}
 	free(block);
 	return can;
 }
@@ -432,11 +438,9 @@ static int look_at_image(struct store *s, size_t image, const struct store_optio
 	struct stat st;
 
 	i->first_file = s->files.nr;
-	if (fd >= 0 && (file_ops->fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))) {
-		i->out = true;
-		return leave_alone(s, image, "it is no regular file") < 0 ? no_memory(err) : 0;
-	}
-	if (fd < 0) {
+	if (fd >= 0 && (file_ops->fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)))
+		err_set(&why, ERR_UNSUPPORTED, "it is no regular file");
+	if (why.kind) {
 		i->out = true;
 		return leave_alone(s, image, why.text) < 0 ? no_memory(err) : 0;
 	}
@@ -619,8 +623,10 @@ int store_look_again(struct store *s, size_t file, struct err *err)
 	store_close_files(s);
 	f->identity.ino = 0; /* it is another file now */
 	fd = store_open(s, file, err);
-	if (fd < 0 || file_ops->fstat(fd, &st) < 0)
+	if (fd < 0)
 		return -1;
+	if (file_ops->fstat(fd, &st) < 0)
+		return err_errno(err, "cannot look at '%s'", f->path);
 	f->identity = spool_identity_of(&st);
 	f->size = f->identity.size;
 	fd = store_open(s, i->first_file, err);

@@ -39,6 +39,18 @@ static int open_root(struct root *root, struct err *err)
 	return root->dirfd < 0 ? -1 : 0;
 }
 
+/* At or beneath a folder of that name. */
+static bool in_workshop(const char *path)
+{
+	for (const char *p = path; (p = strstr(p, "/" ROOTS_WORKSHOP)); p++) {
+		char next = p[sizeof("/" ROOTS_WORKSHOP) - 1];
+
+		if (next == '\0' || next == '/')
+			return true;
+	}
+	return false;
+}
+
 int roots_add(struct roots *r, const char *path, bool walked, struct err *err)
 {
 	struct root root = { .dirfd = -1, .walked = walked };
@@ -46,6 +58,10 @@ int roots_add(struct roots *r, const char *path, bool walked, struct err *err)
 	root.path = realpath(path, NULL);
 	if (!root.path)
 		return err_errno(err, "cannot find '%s'", path);
+	if (in_workshop(root.path)) {
+		free(root.path);
+		return err_set(err, ERR_USAGE, "'%s' holds files of dedupscan's own; name the directory above " ROOTS_WORKSHOP, path);
+	}
 	if (open_root(&root, err) < 0 || vec_push(&r->list, root) < 0) {
 		free(root.path);
 		free(root.file);
@@ -431,9 +447,15 @@ int roots_open_dir_of(const struct roots *r, const char *path, const char **ret_
 
 int roots_open_again(const struct roots *r, const char *path, struct err *err)
 {
-	int fd = open_beneath_roots(r, path, false, NULL);
+	struct err why = ERR_INIT;
+	const char *name;
+	int fd = open_beneath_roots(r, path, false, &why);
 
-	return fd < 0 ? open_beside_roots(r, path, err) : fd;
+	if (fd < 0)
+		fd = open_beside_roots(r, path, err);
+	if (fd < 0 && err && root_of(r, path, false, &name)) /* it is inside, but gone or forbidden */
+		*err = why;
+	return fd;
 }
 
 int roots_open_joined(const struct roots *r, const char *path, struct err *err)

@@ -18,6 +18,16 @@ make_xfs()
 	trap 'chattr -R -i "$STORE" 2>/dev/null || true; umount "$STORE"' EXIT
 }
 
+# make_btrfs SIZE: the same with btrfs, where files that share are rebuilt
+make_btrfs()
+{
+	require_tool mkfs.btrfs
+	truncate -s "$1" "$TMP/fs"
+	mkfs.btrfs -q -f -d single -m single "$TMP/fs" >/dev/null 2>&1 || skip "mkfs.btrfs makes no file system here"
+	mount -o loop "$TMP/fs" "$STORE" 2>/dev/null || skip "cannot mount btrfs on a loop device here"
+	trap 'umount "$STORE"' EXIT
+}
+
 # compact [OPTION|PATH]...: output and exit status in $output and $status
 compact()
 {
@@ -54,8 +64,8 @@ used()
 # look: all that a plan must not change, and compaction may not: names, sizes, times, modes, bytes
 look()
 {
-	(cd "$STORE" && find . -type f ! -name .dedupscan\* -printf '%p %i %n %s %T@ %m %u %g\n' | LC_ALL=C sort &&
-		find . -type f ! -name .dedupscan\* -print0 | LC_ALL=C sort -z | xargs -0r cksum)
+	(cd "$STORE" && find . -type f ! -path '*/.dedupscan*' -printf '%p %i %n %s %T@ %m %u %g\n' | LC_ALL=C sort &&
+		find . -type f ! -path '*/.dedupscan*' -print0 | LC_ALL=C sort -z | xargs -0r cksum)
 }
 
 # figure PYTHON: of the plan `p` that "compact --json" printed to $output

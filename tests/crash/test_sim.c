@@ -756,6 +756,7 @@ static unsigned look_names(const struct sim *s)
 	return (unsigned)is_there(s, "/d/g") + 2 * (unsigned)is_there(s, "/d/h");
 }
 
+/* A8 */
 static void a_sync_of_a_new_file_does_not_save_its_name(void **state)
 {
 	int fd = file_open(dir, "g", O_RDWR | O_CREAT, 0600, NULL);
@@ -897,6 +898,7 @@ static unsigned look_tail(const struct sim *s)
 	return c == '-' ? 0 : c == 'n' ? 1 : c ? 3 : 2;
 }
 
+/* A9 */
 static void a_size_may_be_there_without_the_data(void **state)
 {
 	int fd = open_f(O_RDWR);

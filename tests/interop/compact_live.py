@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # timeout: 300
 """QEMU writes at random into images while these are compacted, 200 times over (1,000 in check-long): after each round every
-byte is what was written last.
+byte is what was written last.  Row G4.
 
 One image is raw and one qcow2, both open in a qemu-io that lives as long as the test; a third, which nobody writes to, holds
 the pieces that they are made of.  The writer goes from piece to piece and makes it equal to some piece of the third or

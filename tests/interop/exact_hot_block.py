@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 # timeout: 600
-"""One block ten million times (a hundred million in check-long): exact figures, within 35 MiB.
+"""G2: one block ten million times (a hundred million in check-long): exact figures, within 35 MiB.
 
 The image is a valid qcow2 whose clusters of 2 MiB all refer to a few host clusters full of that block, each with its reference
 count.  What the report must say follows from how it is made."""

@@ -177,15 +177,17 @@ static int count_down(void *ctx, struct err *err)
 
 static void it_stops_and_what_is_done_is_told(void **state)
 {
-	int left = 21 + 1; /* 20 MiB looked at, and the first of two calls */
+	int left = 20 + 1; /* 20 MiB looked at, and then again what the first of two calls is about */
 	struct holes h = { .fd = file_of("", 0), .how = HOLES_HELD, .min_len = KIB4, .check = count_down, .check_ctx = &left };
 	struct err err = ERR_INIT;
 
 	(void)state;
 	put(h.fd, 0, 0, 20 * MIB);
-	left = 21;
 	assert_int_equal(punch(&h, 0, UINT64_MAX, &err), -1);
 	expect_error(&err, ERR_CANCELED, "stopped");
+	assert_int_equal(result.bytes, 0);
+	left = 20 + 2; /* ... and that is punched */
+	assert_int_equal(punch(&h, 0, UINT64_MAX, &err), -1);
 	assert_int_equal(result.bytes, 16 * MIB);
 	assert_int_equal(stored(h.fd), 4 * MIB);
 	close(h.fd);

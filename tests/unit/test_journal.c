@@ -126,6 +126,7 @@ static void numbers_are_never_used_twice(void **state)
 
 /* ---- what a power cut leaves ---- */
 
+/* A9 */
 static void every_cut_leaves_the_records_before(void **state)
 {
 	struct journal j = open_journal();
@@ -156,6 +157,7 @@ static void every_cut_leaves_the_records_before(void **state)
 	}
 }
 
+/* A9 */
 static void a_torn_record_is_not_read(void **state)
 {
 	struct journal j = open_journal();

@@ -405,6 +405,7 @@ static void finds_keys_behind_long_lists(void **state)
 	expect_finds(&m);
 }
 
+/* G2 */
 static void finds_keys_where_pages_begin_with_the_same_64_bits(void **state)
 {
 	CLEANUP(model_release) struct model m = { 0 };

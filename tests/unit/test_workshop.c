@@ -301,7 +301,7 @@ static void recover_found(const struct found *f)
 	unlink(in_tree(".dedupscan/journal"));
 }
 
-/* A11, D13: by the table at the top of exchange.c. */
+/* A11: by the table at the top of exchange.c. */
 static void recovery_from_every_state(void **state)
 {
 	static const struct found all[] = {
