@@ -76,12 +76,14 @@ for paths in "$STORE $TMP/else/link" "$STORE $STORE/sub" "$STORE/sub/../sub/deep
 	rewritten 0
 done
 
-# within a workshop: images at their paths stay what they are, and no original is lost, whatever is said
+# within a workshop: refused
 begin_anew
 compact --apply "$STORE"
 rewritten 2
 for path in "$STORE/.dedupscan/trash/1" "$STORE/.dedupscan"; do
 	compact --apply "$path"
+	assert_status 2
+	assert_has "$output" "files of dedupscan's own"
 	assert_eq "$before" "$(images)" "images after $path"
 done
 nr=$(find "$STORE/.dedupscan" -type f -size +1000k -exec cmp -s "$STORE/a.raw" {} \; -print | wc -l)
