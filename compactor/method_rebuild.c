@@ -27,6 +27,12 @@ struct rebuilding {
 	void *check_ctx;
 };
 
+/* An image that stores all of its guest's disk keeps its zeros, unless it was asked for. */
+static bool drops_zeros(const struct compaction *c, size_t image)
+{
+	return c->o.preallocated || !c->store.images.items[image].full;
+}
+
 static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 {
 	const struct store_image *i = &c->store.images.items[s->image];
@@ -35,7 +41,7 @@ static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 
 	if (!c->store.file_systems.items[i->fs].whole_extents)
 		return 0;
-	if (!i->relayout && compact_zeros(c, s->image, &zero, err) < 0) /* that rewrite has left them out */
+	if (!i->relayout && drops_zeros(c, s->image) && compact_zeros(c, s->image, &zero, err) < 0) /* that rewrite has left them out */
 		return -1;
 	if (!(p->saving + zero))
 		return 0;
@@ -160,7 +166,10 @@ static int make(void *ctx, int old_fd, int new_fd, proof_check *check, void *che
 {
 	struct compaction *c = ctx;
 	struct rebuilding b = { .c = c, .old_fd = old_fd, .file = c->file };
-	struct rebuild r = { .next_move = next_move, .ctx = &b, .drop_zeros = true, .check = check, .check_ctx = check_ctx };
+	struct rebuild r = {
+		.next_move = next_move, .ctx = &b, .drop_zeros = drops_zeros(c, c->step->image), .check = check,
+		.check_ctx = check_ctx,
+	};
 	struct rebuild_result result = { 0 };
 	CLEANUP(sorter_free) struct sorter *pieces = sorter_new(memory_left(c->o.memory) / 8, catalog_spool_dirfd(c->catalog), err);
 

@@ -386,7 +386,7 @@ static struct crash_workflow workflow(const char *name, struct work *k)
 		.visit = visit,
 		.belongs = belongs,
 		.root = "/r",
-		.nested = getenv("LONG") ? 5 : 101,
+		.nested = getenv("LONG") ? 5 : 41,
 		.cut_again = 1,
 		.cuts.pairs_max = getenv("LONG") ? 2000 : 60,
 	};
