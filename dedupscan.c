@@ -756,6 +756,7 @@ struct compact {
 	const char *plan_file, *plan_out;
 	bool apply, json;
 	struct jail jail;
+	struct cache_loan *loan;
 	struct plan plan, told; /* told: of plan_file */
 };
 
@@ -892,10 +893,22 @@ static bool is_wanted(void *ctx, const char *path)
 	return !c->only.nr;
 }
 
+/* What the scan reads the kernel compares soon after: it stays in the cache until then, as far as half of the memory goes that
+ * nobody needs now. */
+static int borrow_cache(struct compact *c, struct err *err)
+{
+	if (!c->apply || !c->j.s.scan.keep_cache)
+		return 0;
+	c->loan = c->j.s.scan.loan = c->o.loan = cache_loan_new(memory_available() / 2, err);
+	return c->loan ? 0 : -1;
+}
+
 static int scan_before(struct compact *c, struct err *err)
 {
 	struct job *j = &c->j;
 
+	if (borrow_cache(c, err) < 0)
+		return -1;
 	if (open_catalog(j, err) < 0)
 		return -1;
 	if (j->s.no_scan)
@@ -994,6 +1007,7 @@ static int run_compact(int argc, char **argv)
 	}
 	plan_release(&c.plan);
 	plan_release(&c.told);
+	cache_loan_free(c.loan);
 	vec_release(&c.only);
 	job_release(&c.j);
 	return status;

@@ -466,6 +466,22 @@ static void remember_rate(struct compaction *c)
 		catalog_set_number(c->catalog, "compact_rate", (uint64_t)((double)c->done * 1e9 / (double)ns), NULL);
 }
 
+/* What applying reads stays in the cache until all is done: the kernel compares what was just read. */
+static void each_file_in_cache(struct compaction *c, void (*call)(struct cache_loan *l, int fd))
+{
+	for (size_t i = 0; c->o.loan && i < c->store.files.nr; i++) {
+		int fd = c->store.images.items[c->store.files.items[i].image].out ? -1 : store_open(&c->store, i, NULL);
+
+		if (fd >= 0)
+			call(c->o.loan, fd);
+	}
+}
+
+static void borrow_cache(struct cache_loan *l, int fd)
+{
+	cache_loan_take(l, fd, 0);
+}
+
 int compact_apply(struct compaction *c, struct err *err)
 {
 	int rc;
@@ -475,10 +491,12 @@ int compact_apply(struct compaction *c, struct err *err)
 	c->plan->applied = true;
 	if (measure_space(c, false, err) < 0)
 		return -1;
+	each_file_in_cache(c, borrow_cache);
 	rc = apply(c, err);
 	remember_rate(c);
 	if (measure_space(c, true, rc == 0 ? err : NULL) < 0)
 		rc = -1;
+	each_file_in_cache(c, cache_loan_return);
 	c->plan->nr_seconds = (now_ns() - c->began) / 1000000000;
 	c->plan->peak_memory = peak_memory();
 	return rc;

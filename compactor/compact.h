@@ -4,6 +4,7 @@
 
 #include "scanner/base/jail.h"
 #include "scanner/base/schedule.h"
+#include "scanner/cache_loan.h"
 #include "scanner/catalog.h"
 #include "scanner/plan.h"
 #include "scanner/roots.h"
@@ -19,6 +20,7 @@ struct compact_options {
 	unsigned nr_threads;
 	uint64_t limit;		/* bytes of work a second, 0 = none */
 	struct stopper *stopper;
+	struct cache_loan *loan; /* of the scan before; may be NULL */
 	const struct scan_watch *watch;
 
 	uint64_t min_run;

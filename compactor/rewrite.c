@@ -115,13 +115,38 @@ static void look_for_another_try(struct compaction *c, size_t file)
 		f->identity.ctime = now.ctime;
 }
 
+/* ---- replacing ---- */
+
+struct rewriting {
+	struct compaction *c;
+	rewrite_call *make, *prove;
+};
+
+static int make_new(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err)
+{
+	const struct rewriting *r = ctx;
+
+	cache_loan_take(r->c->o.loan, new_fd, 0);
+	return r->make(r->c, old_fd, new_fd, check, check_ctx, err);
+}
+
+/* From now on the new file is read. */
+static int prove_new(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err)
+{
+	const struct rewriting *r = ctx;
+	int rc = r->prove(r->c, old_fd, new_fd, check, check_ctx, err);
+
+	cache_loan_return(r->c->o.loan, old_fd);
+	return rc;
+}
+
 int rewrite_file(struct compaction *c, size_t file, rewrite_call *make, rewrite_call *prove, struct err *err)
 {
 	const char *name, *relative, *path = c->store.files.items[file].path;
 	struct spool_identity identity;
 	struct replacing r = {
 		.expected = c->store.files.items[file].identity, .hold = { .assume_idle = c->o.assume_idle }, .keep = c->o.keep_originals,
-		.settle_ns = SETTLE_NS, .stopper = c->o.stopper, .make = make, .prove = prove, .ctx = c,
+		.settle_ns = SETTLE_NS, .stopper = c->o.stopper, .make = make_new, .prove = prove_new, .ctx = &(struct rewriting){ c, make, prove },
 	};
 	CLEANUP(close_fd) int dirfd = roots_open_dir_of(c->o.roots, path, &name, err);
 

@@ -7,7 +7,7 @@
 
 #include "scanner/base/checked.h"
 #include "scanner/base/memory.h"
-#include "scanner/base/pool.h"
+#include "scanner/base/parallel.h"
 #include "scanner/index/join.h"
 #include "scanner/live.h"
 
@@ -288,7 +288,7 @@ static int find(struct duplicates *d, const struct duplicates_image *images, str
 	/* A live block has exactly one place: as many places as blocks means that none is stale. */
 	d->singles = !d->o.nr_blocks || nr_places_of_index(d) == d->o.nr_blocks;
 	d->sorter = sorter_new(memory_left(d->o.memory) / 2, catalog_spool_dirfd(d->c), err);
-	if (!d->sorter || pool_run(d->nr_threads, d->partitions.nr, count_partition, d, err) < 0)
+	if (!d->sorter || parallel_run(d->nr_threads, d->partitions.nr, count_partition, d, err) < 0)
 		return -1;
 	for (unsigned i = 0; i < d->nr_threads; i++)
 		if (push_duplicates(d->threads[i], err) < 0)

@@ -9,7 +9,7 @@
 
 #include "scanner/base/checked.h"
 #include "scanner/base/memory.h"
-#include "scanner/base/pool.h"
+#include "scanner/base/parallel.h"
 #include "scanner/base/vec.h"
 #include "scanner/index/join.h"
 #include "scanner/live.h"
@@ -275,7 +275,7 @@ int merge_prepare(struct catalog *c, struct merge_own *own, struct stopper *stop
 		qsort(own->images.items, own->images.nr, sizeof(own->images.items[0]), compare_ids);
 	rc = each_spool(c, add_ready, &p, err);
 	if (rc == 0)
-		rc = pool_run(nr_threads, p.ready.nr, check_ready, &p, err);
+		rc = parallel_run(nr_threads, p.ready.nr, check_ready, &p, err);
 	if (rc == 0 && (rc = take_all(c, &p, err)) < 0)
 		catalog_rollback(c);
 	vec_release(&p.ready);
@@ -690,7 +690,7 @@ static int run_batches(struct merge *m, uint64_t merged_to, struct err *err)
 				return -1;
 			nr++;
 		}
-		if (pool_run(m->nr_threads, nr, run_unit, m, err) < 0 || commit_batch(m, nr, err) < 0 ||
+		if (parallel_run(m->nr_threads, nr, run_unit, m, err) < 0 || commit_batch(m, nr, err) < 0 ||
 		    unlink_replaced(m, nr, err) < 0)
 			return -1;
 		m->batch_first += nr;

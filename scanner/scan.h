@@ -23,12 +23,15 @@ struct scan_watch {
 	void *ctx;
 };
 
+struct cache_loan;
+
 struct scan_options {
 	const struct roots *roots;
 	const char *format;	/* NULL = as probed */
 	uint64_t memory;	/* bytes, all processes together */
 	uint64_t limit;		/* bytes a second, 0 = none */
-	bool keep_cache;	/* leave the page cache as it was found */
+	bool keep_cache;	/* leave the page cache as it was found ... */
+	struct cache_loan *loan; /* ... but for what may stay by this: may be NULL */
 	struct stopper *stopper;
 	const struct scan_watch *watch;
 };

@@ -9,6 +9,7 @@
 
 #include "scanner/base/checked.h"
 #include "scanner/base/memory.h"
+#include "scanner/cache_loan.h"
 #include "scanner/leash.h"
 #include "scanner/opening.h"
 #include "scanner/scan_parts.h"
@@ -565,6 +566,7 @@ static int send_job(struct scan *s, struct reading *r, int digests_fd, struct er
 	m->job.start = r->spool.next_address;
 	m->job.frame_data = frame_data(s);
 	m->job.keep_cache = s->o->keep_cache;
+	m->job.cache_room = cache_loan_take(s->o->loan, r->fd, r->file_used);
 	m->job.has_digests = digests_fd >= 0;
 	m->job.named = r->named;
 	snprintf(m->job.format, sizeof(m->job.format), "%s", s->o->format ? s->o->format : "");

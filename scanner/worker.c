@@ -283,12 +283,21 @@ static void claim_blocks(struct worker *w, uint64_t offset, uint64_t len)
 	}
 }
 
+/* Once the room for it is used up, nothing more stays in the cache. */
+static bool may_stay(struct worker *w, uint64_t len)
+{
+	uint64_t taken = min_u64(w->job.cache_room, len);
+
+	w->job.cache_room -= taken;
+	return taken == len;
+}
+
 static int read_part(struct worker *w, const struct extent *ext, uint64_t offset, uint64_t len, struct err *err)
 {
 	uint64_t within = offset % PIECE_SIZE;
 
 	claim_blocks(w, within, len);
-	if (ext->kind == EXTENT_DATA)
+	if (ext->kind == EXTENT_DATA && !may_stay(w, len))
 		cache_keeper_before(&w->keeper, ext->file->fd, ext->file_offset + (offset - ext->offset), len);
 	if (image_read_extent(ext, offset, w->buf + within, len, err) < 0)
 		return -1;
@@ -443,7 +452,8 @@ static int serve(struct worker *w, struct worker_message *m, int fd)
 	if (w->job.has_digests && (receive(w, m, &w->digests_fd, false, &err) < 0 || m->kind != WORKER_DIGESTS))
 		return -1;
 	cache_keeper_begin(&w->keeper, w->job.keep_cache);
-	cache_keeper_before(&w->keeper, fd, 0, 1);
+	if (!w->job.cache_room)
+		cache_keeper_before(&w->keeper, fd, 0, 1);
 	if (is_no_image(w, fd)) {
 		file_close(fd, w->job.path, NULL);
 		rc = -1;

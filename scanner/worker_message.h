@@ -39,6 +39,7 @@ enum worker_message_kind {
 struct worker_job {
 	uint64_t start;	     /* address to go on from */
 	uint64_t frame_data; /* make a frame of at most so many bytes of image data */
+	uint64_t cache_room; /* bytes of the image that may stay in the page cache; for the others: */
 	uint32_t keep_cache; /* leave the page cache as it was found */
 	uint32_t has_digests;
 	uint32_t named;	     /* the user named this file: it is raw when no format claims it */

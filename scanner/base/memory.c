@@ -7,20 +7,32 @@
 
 #define SMALL_THINGS ((uint64_t)3 << 20)
 
-uint64_t memory_of(pid_t pid, const char *name)
+/* A line "NAME:  123 kB", in bytes. */
+static uint64_t value_in(const char *path, const char *name)
 {
-	char path[64], line[256];
 	unsigned long long kib = 0;
-	FILE *f;
+	FILE *f = fopen(path, "re");
+	char line[256];
 
-	snprintf(path, sizeof(path), "/proc/%ld/status", (long)pid);
-	f = fopen(path, "re");
 	while (f && fgets(line, sizeof(line), f))
 		if (strncmp(line, name, strlen(name)) == 0)
 			sscanf(line + strlen(name), ": %llu", &kib);
 	if (f)
 		fclose(f);
 	return (uint64_t)kib << 10;
+}
+
+uint64_t memory_of(pid_t pid, const char *name)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%ld/status", (long)pid);
+	return value_in(path, name);
+}
+
+uint64_t memory_available(void)
+{
+	return value_in("/proc/meminfo", "MemAvailable");
 }
 
 size_t memory_left(uint64_t limit)

@@ -16,4 +16,7 @@ uint64_t memory_of(pid_t pid, const char *name);
 #define MEMORY_LEFT_MIN ((size_t)4 << 20)
 size_t memory_left(uint64_t limit);
 
+/* Bytes that programs could get without anything being swapped out: MemAvailable of /proc/meminfo; 0 when it cannot be had. */
+uint64_t memory_available(void);
+
 #endif

@@ -77,9 +77,23 @@ def scratch(name):
 
 
 def exit_on_signals():
-    """SIGTERM ends the program as an exception does: what is mounted is unmounted."""
-    for nr in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(nr, lambda nr, _: sys.exit(128 + nr))
+    """SIGTERM ends the program as an exception does: what is mounted is unmounted, whatever signals come meanwhile."""
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+    def leave(number, _):
+        for nr in signals:
+            signal.signal(nr, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    for nr in signals:
+        signal.signal(nr, leave)
+
+
+def mounts_of_its_own():
+    """What is mounted from here on goes with this process and its children, however they end."""
+    libc, new_namespace, private = ctypes.CDLL(None, use_errno=True), 0x20000, (1 << 14) | (1 << 18)  # MS_REC, MS_PRIVATE
+    if libc.unshare(new_namespace) or libc.mount(b"none", b"/", None, private, None):
+        skip(f"cannot have mounts of its own here: {os.strerror(ctypes.get_errno())}")
 
 
 # ---- file systems ----

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "scanner/base/pool.h"
+#include "scanner/base/parallel.h"
 
 #include <stdbool.h>
 
@@ -54,15 +54,15 @@ static void *work(void *arg)
 	return NULL;
 }
 
-int pool_run(unsigned nr_threads, size_t nr_items, int (*run)(void *, unsigned, size_t, struct err *), void *ctx,
+int parallel_run(unsigned nr_threads, size_t nr_items, int (*run)(void *, unsigned, size_t, struct err *), void *ctx,
 	     struct err *err)
 {
 	struct pool pool = { .lock = PTHREAD_MUTEX_INITIALIZER, .nr_items = nr_items, .run = run, .ctx = ctx };
-	struct pool_thread threads[POOL_THREADS_MAX];
+	struct pool_thread threads[PARALLEL_THREADS_MAX];
 	unsigned nr_started = 1;
 
-	if (nr_threads > POOL_THREADS_MAX)
-		nr_threads = POOL_THREADS_MAX;
+	if (nr_threads > PARALLEL_THREADS_MAX)
+		nr_threads = PARALLEL_THREADS_MAX;
 	if (nr_threads > nr_items)
 		nr_threads = (unsigned)nr_items;
 	for (unsigned i = 0; i < nr_threads; i++)

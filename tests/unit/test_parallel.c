@@ -6,13 +6,13 @@
 #include <stdatomic.h>
 
 #include "scanner/base/checked.h"
-#include "scanner/base/pool.h"
+#include "scanner/base/parallel.h"
 
 #define ITEMS 2000
 
 static struct {
 	_Atomic unsigned done[ITEMS];
-	_Atomic unsigned busy[POOL_THREADS_MAX];
+	_Atomic unsigned busy[PARALLEL_THREADS_MAX];
 	_Atomic unsigned nr_bad, nr_running, most_running;
 	unsigned nr_threads;
 	size_t fail_at;
@@ -39,7 +39,7 @@ static int run(unsigned nr_threads, size_t nr_items, size_t fail_at, struct err 
 	memset(&seen, 0, sizeof(seen));
 	seen.nr_threads = nr_threads;
 	seen.fail_at = fail_at;
-	return pool_run(nr_threads, nr_items, note, &seen, err);
+	return parallel_run(nr_threads, nr_items, note, &seen, err);
 }
 
 static void every_item_is_done_once(void **state)
@@ -90,7 +90,7 @@ static void of_two_errors_the_one_that_came_first_is_told(void **state)
 	struct err err = ERR_INIT;
 
 	(void)state;
-	assert_int_equal(pool_run(2, 2, fail_late, NULL, &err), -1);
+	assert_int_equal(parallel_run(2, 2, fail_late, NULL, &err), -1);
 	assert_string_equal(err.text, "item 1");
 }
 
@@ -110,7 +110,7 @@ static void threads_run_at_the_same_time(void **state)
 	(void)state;
 	alarm(20);
 	pthread_barrier_init(&barrier, NULL, 4);
-	assert_int_equal(pool_run(4, 4, meet, &barrier, NULL), 0);
+	assert_int_equal(parallel_run(4, 4, meet, &barrier, NULL), 0);
 	pthread_barrier_destroy(&barrier);
 	alarm(0);
 }
@@ -133,7 +133,7 @@ static void signals_are_for_the_main_thread(void **state)
 	(void)state;
 	alarm(20);
 	pthread_barrier_init(&barrier, NULL, 2);
-	assert_int_equal(pool_run(2, 2, signals_blocked, &barrier, NULL), 0);
+	assert_int_equal(parallel_run(2, 2, signals_blocked, &barrier, NULL), 0);
 	pthread_barrier_destroy(&barrier);
 	alarm(0);
 }

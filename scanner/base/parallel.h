@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#ifndef DEDUPSCAN_POOL_H
-#define DEDUPSCAN_POOL_H
+#ifndef DEDUPSCAN_PARALLEL_H
+#define DEDUPSCAN_PARALLEL_H
 
 #include <stddef.h>
 
@@ -11,9 +11,9 @@
  * run(ctx, thread, item, err) is called once for every item 0..nr_items-1, items in ascending order of their beginning,
  * `thread` (0..nr_threads-1) naming whose scratch memory to use.  The first failure ends the loop: no new item is begun, and
  * its error is the loop's. */
-int pool_run(unsigned nr_threads, size_t nr_items, int (*run)(void *ctx, unsigned thread, size_t item, struct err *err),
+int parallel_run(unsigned nr_threads, size_t nr_items, int (*run)(void *ctx, unsigned thread, size_t item, struct err *err),
 	     void *ctx, struct err *err);
 
-#define POOL_THREADS_MAX 256
+#define PARALLEL_THREADS_MAX 256
 
 #endif

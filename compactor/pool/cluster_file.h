@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_CLUSTER_FILE_H
+#define DEDUPSCAN_CLUSTER_FILE_H
+
+#include <stdbool.h>
+
+#include "compactor/pool/pool_format.h"
+#include "scanner/base/cleanup.h"
+
+/* The cluster file of a pool: superblock, header slots, tables and clusters (pool_format.h).
+ *
+ * Appended to through a buffer in large writes; never written in place but for header slots and holes.  All offsets are those in the
+ * file. */
+
+struct cluster_file;
+
+/* Creates dirfd/name with superblock and guard, synced; the directory is the caller's to sync. */
+int cluster_file_create(int dirfd, const char *name, const uint8_t uuid[POOL_ID_SIZE], struct err *err);
+/* Opens and checks it.  Where the last process died, what it appended stays as it is, reached by nothing. */
+struct cluster_file *cluster_file_open(int dirfd, const char *name, bool writing, struct err *err);
+void cluster_file_close(struct cluster_file *f);
+CLEANUP_DEFINE(struct cluster_file *, cluster_file_close)
+
+const uint8_t *cluster_file_uuid(const struct cluster_file *f);
+uint64_t cluster_file_end(const struct cluster_file *f); /* bytes, what is buffered included */
+int cluster_file_fd(const struct cluster_file *f);	 /* its own, for reading */
+
+/* Appends len bytes at the next multiple of `align` (a power of two, at most 64 KiB); *ret is where.  ERR_FULL when the file would
+ * grow past POOL_FILE_MAX. */
+int cluster_file_append(struct cluster_file *f, const void *buf, size_t len, uint64_t align, uint64_t *ret, struct err *err);
+/* Writes what is buffered. */
+int cluster_file_flush(struct cluster_file *f, struct err *err);
+int cluster_file_sync(struct cluster_file *f, struct err *err);
+
+/* Exactly len bytes at offset, in the data area; what is buffered is seen.  Past the end is ERR_FORMAT. */
+int cluster_file_read(struct cluster_file *f, void *buf, size_t len, uint64_t offset, struct err *err);
+
+/* ---- header slots, 1 to POOL_NR_SLOTS - 1 ---- */
+
+/* The first slot behind all that were ever published; ERR_FULL when there is none. */
+int cluster_file_next_slot(struct cluster_file *f, uint32_t *ret, struct err *err);
+/* Writes the first 4 KiB of a slot and syncs.  What the header leads to has been synced before. */
+int cluster_file_publish(struct cluster_file *f, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err);
+int cluster_file_read_slot(struct cluster_file *f, uint32_t slot, uint8_t ret[BLOCK_SIZE], struct err *err);
+/* Makes a slot a hole, but for the last published one, which becomes a tombstone so that it is not given out again. */
+int cluster_file_bury(struct cluster_file *f, uint32_t slot, struct err *err);
+/* Calls for every slot that holds anything but a tombstone, ascending, until a call returns other than 0; that is returned then. */
+int cluster_file_each_slot(struct cluster_file *f, int (*call)(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err),
+			   void *ctx, struct err *err);
+
+/* Makes [offset, offset + len) of the data area a hole. */
+int cluster_file_punch(struct cluster_file *f, uint64_t offset, uint64_t len, struct err *err);
+
+#endif

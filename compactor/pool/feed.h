@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_FEED_H
+#define DEDUPSCAN_FEED_H
+
+#include "scanner/errand.h"
+
+/* The guest bytes of an image, segment by segment, read by a process in a jail (scanner/errand.h).
+ *
+ * What the process says is taken for the image's content, as it is; nothing else it says is believed. */
+
+struct feed {
+	const struct roots *roots;
+	const struct jail *jail; /* NULL = none */
+	struct stopper *stopper;
+	const char *format; /* as errand.h */
+	bool own_only; /* only segments of which the image's own file holds something: the rest is as in its backing file.  Their bytes
+			* still are what the guest sees, through the chain */
+	bool keep_cache; /* leave the page cache as it was found */
+
+	/* The disk's size, once, before any segment. */
+	int (*size)(void *ctx, uint64_t size, struct err *err);
+	/* SEGMENT_SIZE bytes; not called for segments of zeros, unless own_only.  Ascending. */
+	int (*segment)(void *ctx, uint64_t segment, const void *bytes, struct err *err);
+	/* Ten times a second and for each segment: bytes of the disk's address space that are done.  May be NULL. */
+	int (*progress)(void *ctx, uint64_t address, uint64_t size, struct err *err);
+	void *ctx;
+};
+
+/* Reads all of the image in `fd` (which stays the caller's).  Encrypted images and containers of several disks are ERR_UNSUPPORTED; an
+ * image with wrong bytes or whose process failed is ERR_FORMAT or as it says; -1 with the callback's error when that failed. */
+int feed_run(const struct feed *f, int fd, const char *path, struct err *err);
+
+#endif

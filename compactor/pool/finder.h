@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_FINDER_H
+#define DEDUPSCAN_FINDER_H
+
+#include <stdbool.h>
+
+#include "scanner/base/cleanup.h"
+#include "scanner/base/err.h"
+#include "scanner/index/index.h"
+
+/* Finds in a pool by content: which clusters may hold a block, where the node of a digest is, which leaf may be a segment's.
+ *
+ * A map from keys to numbers on disk: a few sorted tables (scanner/index/table.h, each with its Judy directory), of which each holds what
+ * was added in one go and which are merged as their number grows, and what was added since in memory.  Answers are hints: whoever asks
+ * compares bytes, or checks digest and checksum of the node.  Losing it costs space or time, never data; it can be rebuilt from nodes and
+ * clusters.
+ *
+ * Memory: `memory` bytes are for what is pending; when they are full a table is written. */
+
+struct finder;
+
+/* What is looked for; kinds do not see each other. */
+enum finder_kind {
+	FINDER_BLOCK,	/* fingerprint of a unit of clusters -> its offset in the cluster file / 4096 */
+	FINDER_NODE,	/* digest of a node -> offset of its record / 8 */
+	FINDER_SEGMENT, /* fingerprint of a segment -> offset of the record of its leaf / 8 */
+	FINDER_NR_KINDS
+};
+
+/* Opens the tables in dirfd, of the cluster file `uuid`.  A missing, damaged or half-written table is left out (and removed when
+ * writing): *ret_whole says whether all there should be is there. */
+struct finder *finder_open(int dirfd, const uint8_t uuid[16], size_t memory, bool writing, bool *ret_whole, struct err *err);
+void finder_close(struct finder *f); /* what is pending is lost */
+CLEANUP_DEFINE(struct finder *, finder_close)
+
+/* Up to this offset of the nodes' file all nodes were added and are durable in the tables; who opens adds the rest again. */
+uint64_t finder_covered(const struct finder *f);
+
+/* `unit_bits` keeps units of different sizes apart (12, 14, 16; 0 for inner nodes); hi and lo are a fingerprint, or the first 16 bytes
+ * of a digest as two little-endian numbers.  A key that is there already keeps its number, unless `over`. */
+int finder_add(struct finder *f, enum finder_kind kind, unsigned unit_bits, uint64_t hi, uint64_t lo, uint64_t number, bool over,
+	       struct err *err);
+/* 1 and *ret, 0, or -1. */
+int finder_get(struct finder *f, enum finder_kind kind, unsigned unit_bits, uint64_t hi, uint64_t lo, uint64_t *ret, struct err *err);
+
+/* Writes what is pending as a table and makes it durable; `covered` as above.  Merges tables when there are many. */
+int finder_sync(struct finder *f, uint64_t covered, struct err *err);
+
+/* Forgets everything, on disk too: before it is built anew. */
+int finder_clear(struct finder *f, struct err *err);
+
+uint64_t finder_bytes(const struct finder *f); /* on disk */
+
+#endif

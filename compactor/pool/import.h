@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_IMPORT_H
+#define DEDUPSCAN_IMPORT_H
+
+#include "compactor/pool/pool.h"
+
+/* Importing: the bytes of a disk enter a pool and become a hash tree.
+ *
+ * Segments come in order.  For each: is the whole segment there already (found by its fingerprint, compared byte by byte)?  Else its
+ * units are looked up one by one; hits are anchors, extended both ways by comparing bytes; runs of at least `min_run` are shared, the
+ * rest is appended in the order of the disk, so that a disk lies as whole as sharing allows.  Zeros are not stored.  A fingerprint never
+ * decides: bytes are compared with those of the clusters. */
+
+struct import_options {
+	unsigned unit_bits;	/* 12, 14, 16 */
+	uint64_t min_run;	/* bytes; shorter matches are stored again */
+	bool compare_nothing_else; /* unused, must be false */
+};
+
+struct import_stats {
+	uint64_t bytes;	       /* of segments that were given */
+	uint64_t zeros;	       /* of them, in units */
+	uint64_t shared_segments, shared_runs; /* bytes that were there already */
+	uint64_t stored;       /* bytes of clusters appended */
+	uint64_t short_matches; /* bytes of matches too short to be shared, stored again */
+	uint64_t forged;       /* units whose fingerprint was there with other bytes */
+	uint64_t damaged;      /* units of the pool that could not be read when they should be compared */
+};
+
+struct import;
+
+/* Of a disk of `size` bytes.  Where the pool holds a version of which this one differs a little, `base` is that root and `base_size` the
+ * size of its disk: import_same() takes segments from it.  NULL = none. */
+struct import *import_new(struct pool *pool, uint64_t size, const struct import_options *o, const uint8_t *base, uint64_t base_size,
+			  struct err *err);
+
+/* The next segment that is not all zeros: SEGMENT_SIZE bytes, behind the disk's end zeros.  Segments ascend. */
+int import_segment(struct import *i, uint64_t segment, const void *bytes, struct err *err);
+/* All segments up to `segment` exclusive are as in the base. */
+int import_same(struct import *i, uint64_t segment, struct err *err);
+
+/* The root.  Nothing is durable before pool_sync(). */
+int import_end(struct import *i, uint8_t ret[DIGEST_SIZE], struct import_stats *ret_stats, struct err *err);
+void import_free(struct import *i);
+CLEANUP_DEFINE(struct import *, import_free)
+
+#endif

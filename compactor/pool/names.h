@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_NAMES_H
+#define DEDUPSCAN_NAMES_H
+
+#include <limits.h>
+
+#include "compactor/pool/pool.h"
+#include "scanner/base/vec.h"
+
+/* What a pool keeps: names, each a small file in names/, published by rename.  What no name reaches is garbage.
+ *
+ * There are two kinds.  A *member* is an image at its path now: an overlay on a view.  A *version* is a set of disks as they were at one
+ * moment (all disks of a VM), with small files beside them, such as its libvirt XML; its disks lie in the pool (a root) or wait in sealed
+ * overlays to be folded in.  Names are numbered in one ascending sequence, never twice; no clock decides anything. */
+
+enum name_kind { NAME_MEMBER = 1, NAME_VERSION };
+
+struct name_disk {
+	char path[PATH_MAX]; /* of the image, absolute */
+	uint64_t size;	     /* of the disk, bytes */
+	bool folded;	     /* root says what it holds; else the overlay sealed/<sealed>.qcow2 over the view does */
+	uint8_t root[DIGEST_SIZE];
+	uint8_t view[POOL_ID_SIZE]; /* member: what its overlay stands on.  Version: what the sealed one stands on, or null */
+	uint8_t sealed[POOL_ID_SIZE]; /* null = none */
+	uint8_t below[POOL_ID_SIZE];  /* member: the sealed overlay that its overlay stands on; null = the view itself */
+};
+
+struct name_file {
+	char path[PATH_MAX];
+	uint32_t len; /* at most 1 MiB */
+	uint8_t *bytes;
+};
+
+struct name {
+	enum name_kind kind;
+	uint64_t number;	/* 0 = not published yet */
+	char label[256];	/* version: what the user calls it; member: "" */
+	int64_t made;		/* seconds since 1970, for people and retention */
+	VEC(struct name_disk) disks; /* member: one */
+	VEC(struct name_file) files;
+};
+void name_release(struct name *n);
+CLEANUP_DEFINE_RELEASE(struct name, name_release)
+
+/* Gives it the next number and publishes it: written beside, synced, renamed, directory synced.  `sync` false leaves the syncs to a later
+ * names_sync() (many at once). */
+int names_publish(struct pool *p, struct name *n, bool sync, struct err *err);
+int names_sync(struct pool *p, struct err *err);
+/* Publishes n in the place of number `old`, atomically: the new file replaces the old one. */
+int names_replace(struct pool *p, uint64_t old, struct name *n, struct err *err);
+int names_remove(struct pool *p, uint64_t number, struct err *err);
+
+/* All names in order of number, until a call returns other than 0; that is returned then.  A file that cannot be read is an error, and
+ * so is one that does not decode: nothing is passed over. */
+int names_each(struct pool *p, int (*call)(void *ctx, const struct name *n, struct err *err), void *ctx, struct err *err);
+/* The member at a path; the newest version with this label (of a set that has a disk at `path`, unless NULL): 1, 0, -1. */
+int names_find_member(struct pool *p, const char *path, struct name *ret, struct err *err);
+int names_find_version(struct pool *p, const char *path, const char *label, struct name *ret, struct err *err);
+
+/* Encoding: text, for fuzzing and tests.  Returns bytes to free. */
+int name_encode(const struct name *n, char **ret, size_t *ret_len, struct err *err);
+int name_decode(const char *text, size_t len, struct name *ret, struct err *err);
+
+#endif

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_NODES_H
+#define DEDUPSCAN_NODES_H
+
+#include <stdbool.h>
+
+#include "compactor/pool/finder.h"
+#include "compactor/pool/pool_format.h"
+
+/* The nodes of all hash trees of a pool: trees/<uuid>.nodes, append-only, each record with its own checksum.
+ *
+ * A leaf stands for one segment of 2 MiB and says which clusters hold its bytes.  An inner node stands for 128 children.  Both are known by
+ * their digest (scanner/chunk/digest.h), so equal ones are stored once. */
+
+/* nr units of clusters from `place` (in units) on hold the segment's units from `first` on. */
+struct run {
+	uint32_t first, nr;
+	uint64_t place;
+};
+
+struct leaf {
+	uint8_t digest[DIGEST_SIZE];
+	struct fingerprint hint;
+	unsigned unit_bits; /* 12, 14 or 16 */
+	unsigned nr_runs;
+	struct run runs[SEGMENT_BLOCKS]; /* ascending, not touching unless the places jump; what no run covers is zeros */
+};
+
+struct inner {
+	uint8_t digest[DIGEST_SIZE];
+	unsigned level; /* of its children, plus 1 */
+	uint8_t children[DIGEST_FANOUT][DIGEST_SIZE];
+};
+
+struct nodes;
+
+/* Opens or (writing) creates dirfd/name.  The finder is the caller's; NULL = there is none, and the file is read through once to find
+ * its nodes (for readers).  Nodes behind what the finder covers are added to it.  A record that is torn or damaged is passed over: what
+ * follows is found at the next multiple of 4096; *ret_damaged counts those that are not at the end. */
+struct nodes *nodes_open(int dirfd, const char *name, struct finder *finder, bool writing, uint64_t *ret_damaged, struct err *err);
+void nodes_close(struct nodes *n);
+CLEANUP_DEFINE(struct nodes *, nodes_close)
+
+/* Adds one unless it is there.  Its digest is the caller's word for a leaf, and asserted for an inner node. */
+int nodes_put_leaf(struct nodes *n, const struct leaf *leaf, struct err *err);
+int nodes_put_inner(struct nodes *n, const struct inner *inner, struct err *err);
+/* A newer map of a leaf that is there: found instead of the old one from now on (data was moved, or healed). */
+int nodes_replace_leaf(struct nodes *n, const struct leaf *leaf, struct err *err);
+
+/* The node of a digest: ERR_FORMAT when it is not there or damaged, and the message has the digest.  A leaf's map lies inside the cluster
+ * file as far as the caller said by nodes_set_limit(); an inner node's children hash to its digest. */
+int nodes_get_leaf(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits, struct leaf *ret, struct err *err);
+int nodes_get_inner(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned level, struct inner *ret, struct err *err);
+/* Any leaf of a digest, of the unit asked for or larger: 1, 0, -1. */
+int nodes_find_leaf(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits, struct leaf *ret, struct err *err);
+/* A leaf that may be of a segment with this fingerprint: 1, 0, -1.  Its bytes have to be compared. */
+int nodes_find_segment(struct nodes *n, struct fingerprint hint, unsigned unit_bits, struct leaf *ret, struct err *err);
+void nodes_set_limit(struct nodes *n, uint64_t end); /* of the cluster file, bytes */
+
+/* Flushes and syncs; *ret_end is the end of what is durable now. */
+int nodes_sync(struct nodes *n, uint64_t *ret_end, struct err *err);
+
+/* Calls for every whole record in the order of the file: one of leaf and inner is NULL.  Replaced ones are called, too. */
+int nodes_each(struct nodes *n, int (*call)(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err),
+	       void *ctx, struct err *err);
+uint64_t nodes_bytes(const struct nodes *n);
+
+/* Encoding, for tests and fuzzing.  Payload of at most POOL_NODE_PAYLOAD_MAX bytes; returns its length.  Decoding checks everything. */
+size_t leaf_encode(const struct leaf *leaf, uint8_t ret[POOL_NODE_PAYLOAD_MAX]);
+int leaf_decode(const uint8_t *p, size_t len, unsigned unit_bits, struct leaf *ret, struct err *err);
+
+#endif

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_POOL_H
+#define DEDUPSCAN_POOL_H
+
+#include <stdbool.h>
+
+#include "compactor/pool/pool_format.h"
+#include "scanner/base/cleanup.h"
+
+/* A pool: the directory that holds shared data (compactor/pool/pool_format.h shows what is in it).
+ *
+ * One process at a time changes a pool, any number read it. */
+
+#define POOL_NAME ".dedupscan-pool" /* in the directory whose images it serves, unless the user says another */
+
+enum pool_dir { POOL_TOP, POOL_VIEWS, POOL_SEALED, POOL_TREES, POOL_NAMES, POOL_INDEX, POOL_TRASH, POOL_QUARANTINE, POOL_NR_DIRS };
+
+struct pool {
+	char *path; /* absolute, without symbolic links: overlays name it */
+	int dirs[POOL_NR_DIRS];
+	int lock;   /* descriptor of the lock file */
+	bool writing;
+	uint8_t uuid[POOL_ID_SIZE];
+	struct cluster_file *clusters;
+	struct nodes *nodes;
+	struct finder *finder; /* NULL unless writing */
+};
+
+/* Makes a new pool at dirfd/name (mode 0711; nothing may be there but an empty directory), which is complete or not there at all. */
+int pool_create(int dirfd, const char *name, struct err *err);
+
+/* Opens the pool at dirfd/name; `path` is where that is, absolute and resolved.  ERR_BUSY while another process changes it (or, for
+ * writing, uses it at all); ERR_UNSUPPORTED for one of a newer version (reading where its flags allow); ERR_REFUSED where others than
+ * its owner can write to the directory or it is not this user's; ERR_FORMAT when it is no whole pool; *ret NULL when nothing is there,
+ * which is no error. */
+int pool_open(int dirfd, const char *name, const char *path, bool writing, struct pool **ret, struct err *err);
+void pool_close(struct pool *p);
+CLEANUP_DEFINE(struct pool *, pool_close)
+
+/* Syncs clusters, then nodes, then what the finder has: after this everything imported so far is durable.  Without it nothing may be
+ * published. */
+int pool_sync(struct pool *p, struct err *err);
+
+/* A new random id (version 4 UUID), and its text form; the text as a file name: <id>.qcow2. */
+int pool_new_id(uint8_t ret[POOL_ID_SIZE], struct err *err);
+char *pool_id_text(const uint8_t id[POOL_ID_SIZE], char buf[POOL_ID_TEXT_ROOM]);
+bool pool_id_parse(const char *text, uint8_t ret[POOL_ID_SIZE]); /* the whole text */
+#define POOL_FILE_NAME_ROOM (POOL_ID_TEXT_ROOM + 6)
+char *pool_id_file_name(const uint8_t id[POOL_ID_SIZE], char buf[POOL_FILE_NAME_ROOM]);
+
+#endif

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_POOL_FORMAT_H
+#define DEDUPSCAN_POOL_FORMAT_H
+
+#include <assert.h>
+#include <stdint.h>
+
+#include "scanner/base/block.h"
+#include "scanner/base/bytes.h"
+#include "scanner/base/err.h"
+#include "scanner/chunk/digest.h"
+
+/* The pool on disk.  dedupscan-pool(5) shows the bytes.
+ *
+ *	DIR/.dedupscan-pool/	  mode 0711, of its owner
+ *	  lock			  held (OFD lock) by the process that changes the pool; readers hold it shared
+ *	  <uuid>.qcow2		  the cluster file: superblock | header slots | tables and clusters
+ *	  views/<id>.qcow2	  stubs: what overlays name as backing file
+ *	  sealed/<id>.qcow2	  overlays that wait to be folded in
+ *	  trees/<uuid>.nodes	  nodes of hash trees, with the maps of segments to clusters of the cluster file
+ *	  names/		  names and versions: what is kept
+ *	  index/		  tables to find by content; rebuilt when lost
+ *	  trash/ quarantine/	  what was taken out of the way
+ *
+ * The cluster file only grows, at its end; what is dead becomes a hole.  Neither an offset nor a slot that was ever published is used
+ * again.  Order of writing, each synced before the next: clusters, nodes, tables of the view, its header in the slot, stub, name.  What
+ * is not reached from a name does not exist. */
+
+/* The cluster file: slot 0 is the superblock, the others take one header of a view each.  Slots are a sparse area below all data, as
+ * offsets in a view count from its slot on and cannot be negative. */
+#define POOL_SLOT_SIZE ((uint64_t)64 << 10)
+#define POOL_NR_SLOTS ((uint64_t)1 << 20)
+#define POOL_DATA_BEGIN (POOL_SLOT_SIZE * POOL_NR_SLOTS) /* 64 GiB */
+#define POOL_FILE_MAX ((uint64_t)12 << 40) /* ext4 ends at 16 TiB */
+
+/* The guard: 64 KiB of 0xFF at POOL_DATA_BEGIN, the refcount block of every view (all clusters are in use, for ever: what would be
+ * written through a view finds no room). */
+#define POOL_GUARD_SIZE ((uint64_t)64 << 10)
+
+/* Clusters of views, and the unit of the maps of segments that serve them: 4, 16 or 64 KiB. */
+#define POOL_UNIT_BITS_MIN 12
+#define POOL_UNIT_BITS_MAX 16
+
+#define POOL_ID_SIZE 16
+#define POOL_ID_TEXT_ROOM 37 /* 8-4-4-4-12 hex digits */
+
+struct pool_superblock_disk {
+	uint8_t magic[8]; /* POOL_MAGIC */
+	le32 version;	  /* POOL_VERSION; a newer one is not touched */
+	le32 incompatible; /* features without which nobody may even read; 0 so far */
+	le32 read_only;	   /* features without which nobody may write; 0 so far */
+	uint8_t uuid[POOL_ID_SIZE];
+	uint8_t reserved[4];
+	le64 slot_size, nr_slots, data_begin, guard_offset, guard_size;
+	le32 crc; /* CRC-32C of all before */
+	uint8_t padding[4];
+};
+static_assert(sizeof(struct pool_superblock_disk) == 88, "superblock of a pool");
+#define POOL_MAGIC "ddspool\n" /* must not be qcow2's: libvirt looks at the beginning of the file */
+#define POOL_VERSION 1
+
+/* Header extension of a view, beside its qcow2 header: whose it is. */
+#define POOL_EXT_VIEW 0x64647376u /* "ddsv" */
+struct pool_view_disk {
+	uint8_t id[POOL_ID_SIZE]; /* of view and stub */
+	uint8_t root[DIGEST_SIZE];
+	le64 disk_size;	 /* bytes of the disk; the view's own size is rounded up */
+	le64 slice_size; /* bytes from the slot on that the view needs: the exact end of its last cluster */
+	le64 generation; /* ascending in one cluster file */
+	le32 crc;	 /* CRC-32C of the qcow2 header (112 bytes), then of this before here */
+	uint8_t padding[4];
+};
+static_assert(sizeof(struct pool_view_disk) == 80, "header extension of a view");
+
+/* A node of a hash tree in trees/<uuid>.nodes, at an offset of 8: this, then the payload, then zeros up to a multiple of 8.  What one
+ * transaction appends begins at a multiple of 4096.
+ *
+ * Payload of a leaf: runs in order of block, each as varints (scanner/base/varint.h): units of zeros before it, units, and where they
+ * lie in the cluster file, in units: for the first run as it is, then as the distance from the end of the run before, zigzag.
+ * Payload of an inner node: 16 bytes of which bit i says that child i is there (least significant bit of the first byte first), then
+ * the digests of those that are. */
+struct pool_node_disk {
+	le32 magic;   /* POOL_NODE_MAGIC */
+	uint8_t level; /* 0 = leaf; an inner node of level k has children of level k - 1 */
+	uint8_t unit_bits; /* of a leaf's map; 0 in inner nodes */
+	uint8_t zero[2];
+	le32 len;     /* of the payload */
+	le32 crc;     /* CRC-32C of this with crc = 0, then of the payload */
+	uint8_t digest[DIGEST_SIZE];
+	le64 hint_hi, hint_lo; /* leaf: XXH3-128 of its segment, to find it by; else 0 */
+};
+static_assert(sizeof(struct pool_node_disk) == 64, "node of a hash tree");
+#define POOL_NODE_MAGIC 0x6e736464u /* "ddsn" */
+#define POOL_NODE_PAYLOAD_MAX (SEGMENT_BLOCKS * 3 * 10)
+
+#endif

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_VIEW_H
+#define DEDUPSCAN_VIEW_H
+
+#include "compactor/pool/pool.h"
+#include "scanner/image/slice.h"
+
+/* Views, stubs and overlays: how a version in a pool becomes an image that every QEMU opens.
+ *
+ *	overlay (the user's path, writable)  ->  views/<id>.qcow2, the stub (empty)  ->  the view: a slice of the cluster file
+ *
+ * The view is a complete qcow2 of version 3 whose L1 and L2 tables point at clusters of the pool, seen through an offset and a size.  It is
+ * written once, from a tree, and never changed.  In stub and view all refcounts of the slice are taken and no entry is marked COPIED,
+ * so whoever opens them for writing finds no room for a single cluster, and nothing in them changes.  Their virtual sizes are
+ * rounded up to what one more entry of the L1 table would need, so that no commit can make them grow in place either. */
+
+struct view {
+	uint8_t id[POOL_ID_SIZE];
+	uint8_t root[DIGEST_SIZE];
+	uint64_t disk_size;
+	uint64_t generation;
+	uint32_t slot;
+	uint64_t slice_size;
+	unsigned cluster_bits;
+};
+
+/* Writes tables and header of a view of a tree with a new id, then its stub; all of it is durable in the right order.  cluster_bits is at
+ * most the unit of all the tree's leaves, and such that the L1 table has at most 32 MiB (ERR_UNSUPPORTED says which cluster size would
+ * do). */
+int view_write(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t disk_size, unsigned cluster_bits, struct view *ret, struct err *err);
+
+/* Decodes the header in a slot and checks all of it. */
+int view_decode(const uint8_t header[BLOCK_SIZE], uint32_t slot, struct view *ret, struct err *err);
+/* By id, or of a tree: 1, 0, -1.  Reads the slots once and remembers. */
+int view_find(struct pool *p, const uint8_t id[POOL_ID_SIZE], struct view *ret, struct err *err);
+int view_find_root(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t disk_size, unsigned cluster_bits, struct view *ret, struct err *err);
+
+/* Compares the tables with the tree's maps: 0, or ERR_FORMAT saying where they differ. */
+int view_check(struct pool *p, const struct view *v, struct err *err);
+
+/* Writes the stub of a view again (the pool was moved, or it was lost). */
+int view_write_stub(struct pool *p, const struct view *v, struct err *err);
+/* What an overlay has as backing name for this view, and the reverse: whether a slice names a stub of this pool, and which. */
+int view_backing(const struct pool *p, const struct view *v, bool host_cache, struct slice *ret, struct err *err);
+bool view_of_backing(const struct pool *p, const struct slice *s, uint8_t ret_id[POOL_ID_SIZE]);
+
+struct overlay_options {
+	bool compat;	 /* plain qcow2 of version 3 with clusters of 64 KiB; else with extended L2 entries */
+	bool host_cache; /* as struct slice */
+};
+
+/* Writes an empty overlay of `disk_size` bytes whose backing file is `backing`, into a new file open for writing: header, refcounts,
+ * L1 table, sparse.  Not synced. */
+int overlay_write(int fd, uint64_t disk_size, const struct slice *backing, const struct overlay_options *o, struct err *err);
+
+/* Reads what an overlay has as its backing file: 1 and *ret when that is a slice, 0, or -1 (it is no qcow2, or damaged). */
+int overlay_backing(int fd, struct slice *ret, uint64_t *ret_disk_size, struct err *err);
+
+#endif

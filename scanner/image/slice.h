@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_SLICE_H
+#define DEDUPSCAN_SLICE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "scanner/base/err.h"
+
+/* Backing names of ours: a qcow2 image that lies in bytes [offset, offset + size) of a file, in the words of QEMU's json: pseudo
+ * protocol, without blanks (Proxmox drops names with blanks) and in the one order that libvirt's parser accepts:
+ *
+ *	json:{"file":{"driver":"raw","read-only":true,"offset":O,"size":S,"file":{"driver":"file","filename":"/abs/path"}}}
+ *
+ * libvirt writes such names back without "read-only". */
+
+struct slice {
+	uint64_t offset, size; /* bytes */
+	bool read_only;	       /* the name says so */
+	bool host_cache;       /* the file below is opened with "cache":{"direct":false}: also guests with cache=none use the page cache */
+	char path[1024];       /* absolute */
+};
+
+/* The name, for an image of at most 1023 bytes of it: ERR_UNSUPPORTED when it would be longer, or where the path has bytes that JSON
+ * cannot say (invalid UTF-8). */
+int slice_format(const struct slice *s, char *ret, size_t room, struct err *err);
+
+/* Reads a name: 1 = it is one of ours, 0 = it is something else (another json: name, a plain name).  Keys may stand in any order, blanks
+ * between them are taken, nothing else is: no other key, no other driver, no escape but \" \\ \/ \b \f \n \r \t \uXXXX, no path that is
+ * not absolute. */
+int slice_parse(const char *name, struct slice *ret);
+
+#endif
