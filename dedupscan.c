@@ -28,6 +28,7 @@
 #include "reports/report.h"
 #include "reports/verify_report.h"
 #include "scanner/base/checked.h"
+#include "scanner/base/memory.h"
 #include "scanner/base/progress.h"
 #include "scanner/base/text.h"
 #include "scanner/base/units.h"
@@ -773,7 +774,7 @@ static int set_methods(struct compact *c, const char *arg, struct err *err)
 			if (strcmp(plan_method_names[m], name) == 0)
 				found = c->o.methods[m] = true;
 		if (!found)
-			return err_set(err, ERR_USAGE, "there is no method '%s'; there are reflink, holes, relayout and rebuild", name);
+			return err_set(err, ERR_USAGE, "there is no method '%s'; there are reflink, holes, relayout, rebuild and pool", name);
 	}
 	return 0;
 }
@@ -869,7 +870,7 @@ static int parse_compact(struct compact *c, int argc, char **argv, struct err *e
 	c->o.min_run = COMPACT_MIN_RUN;
 	c->o.keep_originals = COMPACT_KEEP_ORIGINALS;
 	for (int m = 0; m < PLAN_NR_METHODS; m++)
-		c->o.methods[m] = true;
+		c->o.methods[m] = m != PLAN_POOL; /* that is asked for */
 	argv[0] = (char *)"dedupscan"; /* not the command: getopt_long() begins its messages with it */
 	while ((opt = getopt_long(argc, argv, "0", options, &which)) != -1)
 		if (compact_option(c, opt, optarg, opt >= 256 ? options[which].name : "", err) < 0)

@@ -13,7 +13,7 @@
 /* Compaction: makes a plan from the catalog, and carries it out. */
 
 struct compact_options {
-	const struct roots *roots;
+	struct roots *roots; /* a pool that is made is added */
 	const char *format;	/* NULL = as probed */
 	const struct jail *jail;
 	uint64_t memory;	/* bytes, of this process */
@@ -30,6 +30,13 @@ struct compact_options {
 	bool (*wanted)(void *ctx, const char *path); /* NULL = all images */
 	void *ctx;
 	bool assume_idle, preallocated;
+
+	/* method pool */
+	const char *pool;      /* where it is; NULL = in the directory of the first root */
+	unsigned cluster_bits; /* of views: 12, 14 or 16 */
+	bool cross_owner;      /* also images that not everybody can read who can read the pool's members */
+	bool compat;	       /* overlays that older consumers take */
+	bool host_cache;       /* of the pool, also for guests that go round it */
 };
 
 #define COMPACT_MIN_RUN ((uint64_t)16 << 10)

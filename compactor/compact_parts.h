@@ -4,6 +4,8 @@
 
 #include "compactor/compact.h"
 #include "compactor/moves.h"
+#include "compactor/pool/pool.h"
+#include "compactor/pool_estimate.h"
 #include "compactor/proof.h"
 #include "compactor/replace.h"
 
@@ -17,6 +19,8 @@ struct compaction {
 	struct compact_options o;
 	struct plan *plan;
 	struct workshop **workshops; /* of roots, where opened; roots in one directory have that of the first */
+	struct pool *pool;	     /* where opened */
+	struct pool_cost *costs;     /* by image, with method pool */
 	uint64_t total, done; /* bytes of work, of all steps */
 	uint64_t began;	      /* ns */
 	struct plan_step *step; /* at hand */
@@ -34,7 +38,7 @@ struct method {
 	int (*apply)(struct compaction *c, struct err *err);
 };
 
-extern const struct method method_reflink, method_holes, method_relayout, method_rebuild;
+extern const struct method method_reflink, method_holes, method_relayout, method_rebuild, method_pool;
 
 /* ---- compact.c ---- */
 
@@ -60,6 +64,11 @@ int compact_workshop(struct compaction *c, size_t root, bool create, struct work
 
 /* Bytes of an image that are stored, take space, and are zeros. */
 int compact_zeros(struct compaction *c, size_t image, uint64_t *ret, struct err *err);
+
+/* ---- method_pool.c ---- */
+
+/* What all images would cost in a pool, before any is planned for. */
+int compact_pool_prepare(struct compaction *c, struct err *err);
 
 /* ---- rewrite.c ---- */
 

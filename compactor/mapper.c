@@ -130,7 +130,6 @@ static int take_image(void *ctx, void *shared, struct err *err)
 	*g->ret = s->image;
 	END_TEXT(g->ret->format);
 	END_TEXT(g->ret->kind);
-	END_TEXT(g->ret->doubt);
 	return 0;
 }
 

@@ -28,9 +28,9 @@ struct mapped_image {
 	uint64_t cluster_size;
 	uint32_t encrypted, dirty, corrupt, has_backing;
 	uint32_t certainty;	/* enum image_certainty */
-	uint32_t nr_snapshots;
+	uint32_t nr_snapshots, nr_bitmaps;
+	uint32_t pooled; /* its backing name is one of a pool */
 	char format[32], kind[32];
-	char doubt[256];
 };
 
 struct mapper {

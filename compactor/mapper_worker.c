@@ -91,10 +91,11 @@ static void take_info(struct mapped_image *i, const struct image *img, const str
 	i->corrupt = img->info.corrupt;
 	i->has_backing = img->info.backing_name[0] || img->info.backing_id[0];
 	i->nr_snapshots = img->info.nr_snapshots;
+	i->nr_bitmaps = img->info.nr_bitmaps;
+	i->pooled = strncmp(img->info.backing_name, "json:", 5) == 0;
 	i->certainty = choice->certainty;
 	snprintf(i->format, sizeof(i->format), "%s", img->format->name);
 	snprintf(i->kind, sizeof(i->kind), "%s", img->info.kind);
-	snprintf(i->doubt, sizeof(i->doubt), "%s", choice->doubt);
 }
 
 static int walk(struct walk *w, struct err *err)

@@ -5,17 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "compactor/pair.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
-#include "scanner/errand.h"
 
 /* Two walks side by side, each ahead of the place of comparison by what is left of its extent:
  *
  *	old	|####|########|....|##|
- *	new	|######|##|##......|####|	compared: the shorter rest of both, time and again
- *
- * The descriptors may be open for writing, as whoever replaces an image has to have them; hence the jail that maps nothing
- * shared. */
+ *	new	|######|##|##......|####|	compared: the shorter rest of both, time and again */
 
 #define PIECE ((size_t)1 << 20)
 #define DROP ((uint64_t)64 << 20) /* what is read stays in the page cache for so long */
@@ -224,62 +221,27 @@ int proof_compare(struct image *old, struct image *copy, struct err *err)
 
 /* ---- the process ---- */
 
-static int compare_files(struct errand_side *s, struct err *err)
+static int compare_files(struct errand_side *s, const void *arg, struct err *err)
 {
 	int fd = STEAL_FD(s->second_fd);
 	CLEANUP(image_close) struct image *old = errand_open_image(s, err);
 	CLEANUP(image_close) struct image *copy =
 		image_open(fd, s->job.path, image_format_by_name(s->job.format), &s->opener, NULL, old ? err : NULL);
 
+	(void)arg;
 	if (!old)
 		return err_add(err, "the original");
 	return copy ? proof_compare(old, copy, err) : err_add(err, "the new file");
 }
 
-static int run(int sock, void *shared, void *arg)
-{
-	struct err why = ERR_INIT;
-	struct errand_side side;
-
-	(void)shared;
-	(void)arg;
-	if (errand_begin(&side, sock, true) < 0)
-		return 1;
-	return errand_end(&side, compare_files(&side, &why) < 0 ? &why : NULL);
-}
-
-/* ---- its parent ---- */
-
-struct checking {
-	proof_check *check;
-	void *ctx;
-};
-
-static int tick(void *ctx, void *shared, struct err *err)
-{
-	struct checking *c = ctx;
-
-	(void)shared;
-	return c->check ? c->check(c->ctx, err) : 0;
-}
-
 int proof_same_image(int old_fd, int new_fd, const char *path, const char *format, const struct roots *roots,
 		     const struct jail *jail, proof_check *check, void *check_ctx, struct err *err)
 {
-	struct checking checking = { check, check_ctx };
-	struct jail own = jail ? *jail : (struct jail){ .mode = JAIL_OFF };
-	struct errand e = {
-		.roots = roots, .format = format, .jail = jail ? &own : NULL, .run = run, .second_fd = new_fd,
-		.tick = tick, .ctx = &checking,
+	const struct pair p = {
+		.format = format, .roots = roots, .jail = jail, .check = check, .check_ctx = check_ctx, .work = compare_files,
 	};
-	struct err why = ERR_INIT;
-	int rc;
 
 	if (!image_format_by_name(format))
 		return err_set(err, ERR_USAGE, "'%s' is no format of images", format);
-	own.writable = true;
-	rc = errand_run(&e, old_fd, path, &why, err);
-	if (rc == 0)
-		return err_set(err, why.kind, "%s", why.text);
-	return rc < 0 ? -1 : 0;
+	return pair_run(&p, old_fd, new_fd, path, err);
 }

@@ -5,10 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "compactor/pair.h"
 #include "compactor/relayout_parts.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
-#include "scanner/errand.h"
 
 /* The image's own bytes say where things are, so they are looked at in a jail.  The new file is the descriptor JAIL_WRITTEN
  * there, the only one that system calls can write to; the original, which may be open for writing too, is out of reach. */
@@ -62,11 +62,12 @@ int relayout_write(struct image *old, int new_fd, struct err *err)
 	return file_truncate(new_fd, size, err);
 }
 
-static int write_file(struct errand_side *s, struct err *err)
+static int write_file(struct errand_side *s, const void *arg, struct err *err)
 {
 	CLEANUP(image_close) struct image *old = errand_open_image(s, err);
 	int fd;
 
+	(void)arg;
 	if (!old)
 		return -1;
 	fd = file_ops->fcntl(s->second_fd, F_DUPFD_CLOEXEC, (void *)(intptr_t)JAIL_WRITTEN);
@@ -75,51 +76,13 @@ static int write_file(struct errand_side *s, struct err *err)
 	return relayout_write(old, fd, err);
 }
 
-static int run(int sock, void *shared, void *arg)
-{
-	struct err why = ERR_INIT;
-	struct errand_side side;
-
-	(void)shared;
-	(void)arg;
-	if (errand_begin(&side, sock, true) < 0)
-		return 1;
-	return errand_end(&side, write_file(&side, &why) < 0 ? &why : NULL);
-}
-
 /* ---- its parent ---- */
-
-struct checking {
-	proof_check *check;
-	void *ctx;
-};
-
-static int tick(void *ctx, void *shared, struct err *err)
-{
-	struct checking *c = ctx;
-
-	(void)shared;
-	return c->check ? c->check(c->ctx, err) : 0;
-}
-
-static int make(const struct errand *e, int old_fd, const char *path, struct err *err)
-{
-	struct err why = ERR_INIT;
-	int rc = errand_run(e, old_fd, path, &why, err);
-
-	if (rc == 0)
-		return err_set(err, why.kind, "%s", why.text);
-	return rc < 0 ? -1 : 0;
-}
 
 int relayout_make(int old_fd, int new_fd, const char *path, const char *format, const struct roots *roots,
 		  const struct jail *jail, proof_check *check, void *check_ctx, struct err *err)
 {
-	struct checking checking = { check, check_ctx };
-	struct jail own = jail ? *jail : (struct jail){ .mode = JAIL_OFF };
-	struct errand e = {
-		.roots = roots, .format = format, .jail = jail ? &own : NULL, .run = run, .second_fd = new_fd,
-		.tick = tick, .ctx = &checking,
+	struct pair p = {
+		.format = format, .roots = roots, .jail = jail, .check = check, .check_ctx = check_ctx, .work = write_file,
 	};
 	uint64_t size;
 
@@ -127,6 +90,6 @@ int relayout_make(int old_fd, int new_fd, const char *path, const char *format, 
 		return err_set(err, ERR_USAGE, "'%s' is no format of images", format);
 	if (image_file_size(old_fd, &size, err) < 0)
 		return -1;
-	own.writes = relayout_size(format, size, 0);
-	return make(&e, old_fd, path, err);
+	p.writes = relayout_size(format, size, 0);
+	return pair_run(&p, old_fd, new_fd, path, err);
 }

@@ -1,15 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "compactor/store.h"
+#include "compactor/store_parts.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <linux/btrfs.h>
-#include <linux/fiemap.h>
 #include <linux/fs.h>
-#include <linux/magic.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/statfs.h>
 
 #include "compactor/copies.h"
 #include "compactor/hold.h"
@@ -19,23 +12,6 @@
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
-#define EXTENTS_AT_ONCE 512
-
-static int no_memory(struct err *err)
-{
-	return err_set(err, ERR_MEMORY, "no memory to look at the store");
-}
-
-static char *copy(const char *s)
-{
-	return strdup(s ? s : "");
-}
-
-static int stopped(const struct store *s, struct err *err)
-{
-	return s->stopper && stopper_says(s->stopper) ? err_set(err, ERR_CANCELED, "stopped while the store was looked at") : 0;
-}
-
 /* Nothing is done with the image; the first reason stays. */
 static int leave_alone(struct store *s, size_t image, const char *why)
 {
@@ -44,242 +20,6 @@ static int leave_alone(struct store *s, size_t image, const char *why)
 	if (!p->why_not)
 		p->why_not = strdup(why);
 	return p->why_not ? 0 : -1;
-}
-
-/* ---- files ---- */
-
-void store_close_files(struct store *s)
-{
-	for (size_t i = 0; i < STORE_OPEN; i++) {
-		if (s->open[i].fd >= 0 && s->open[i].used)
-			file_close(s->open[i].fd, "an image", NULL);
-		s->open[i].fd = -1;
-		s->open[i].used = 0;
-	}
-}
-
-static int open_file(struct store *s, size_t number, struct err *err)
-{
-	const struct store_file *f = &s->files.items[number];
-	CLEANUP(close_fd) int fd = f->joined ? roots_open_joined(s->roots, f->path, err) :
-					       roots_open_again(s->roots, f->path, err);
-	struct stat st;
-
-	if (fd < 0)
-		return -1;
-	if (file_ops->fstat(fd, &st) < 0)
-		return err_errno(err, "cannot look at '%s'", f->path);
-	if (!S_ISREG(st.st_mode))
-		return err_set(err, ERR_UNSUPPORTED, "'%s' is no regular file", f->path);
-	if (f->identity.ino && (st.st_dev != f->identity.dev || st.st_ino != f->identity.ino))
-		return err_set(err, ERR_STALE, "'%s' is another file by now", f->path);
-	return STEAL_FD(fd);
-}
-
-int store_open(struct store *s, size_t number, struct err *err)
-{
-	size_t oldest = 0;
-	int fd;
-
-	for (size_t i = 0; i < STORE_OPEN; i++) {
-		if (s->open[i].used && s->open[i].file == number) {
-			s->open[i].used = ++s->clock;
-			return s->open[i].fd;
-		}
-		if (s->open[i].used < s->open[oldest].used)
-			oldest = i;
-	}
-	fd = open_file(s, number, err);
-	if (fd < 0)
-		return -1;
-	if (s->open[oldest].used)
-		file_close(s->open[oldest].fd, "an image", NULL);
-	s->open[oldest].file = number;
-	s->open[oldest].fd = fd;
-	s->open[oldest].used = ++s->clock;
-	return fd;
-}
-
-static int add_file(struct store *s, size_t image, const char *path, bool joined, int fd, struct err *err)
-{
-	struct store_file f = { .path = copy(path), .joined = joined, .image = image };
-	struct plan_image *p = &s->plan->images[image];
-	struct stat st;
-
-	if (!f.path)
-		return no_memory(err);
-	if (file_ops->fstat(fd, &st) < 0) {
-		free(f.path);
-		return err_errno(err, "cannot look at '%s'", path);
-	}
-	f.identity = spool_identity_of(&st);
-	f.size = (uint64_t)st.st_size;
-	f.used = (uint64_t)st.st_blocks * 512;
-	if (vec_push(&s->files, f) < 0) {
-		free(f.path);
-		return no_memory(err);
-	}
-	s->images.items[image].nr_files++;
-	p->size += f.size;
-	p->used += f.used;
-	return 0;
-}
-
-/* ---- the disk ---- */
-
-static int add_extents(struct store *s, struct store_file *f, const struct fiemap *map, struct err *err)
-{
-	for (uint32_t i = 0; i < map->fm_mapped_extents; i++) {
-		const struct fiemap_extent *e = &map->fm_extents[i];
-		struct range r = { .from = e->fe_logical, .len = e->fe_length, .to = e->fe_physical, .flags = e->fe_flags };
-
-		if (e->fe_flags & FIEMAP_EXTENT_UNWRITTEN)
-			continue;
-		r.flags &= ~(uint32_t)(FIEMAP_EXTENT_LAST | FIEMAP_EXTENT_MERGED);
-		if (r.flags & FIEMAP_EXTENT_SHARED)
-			f->shared += r.len;
-		if (rangemap_add(s->disk, &r, err) < 0)
-			return -1;
-	}
-	return 0;
-}
-
-static int map_extents(struct store *s, struct store_file *f, int fd, struct fiemap *map, struct err *err)
-{
-	uint64_t at = 0;
-	const struct fiemap_extent *last;
-
-	while (stopped(s, err) == 0) {
-		*map = (struct fiemap){
-			.fm_start = at, .fm_length = FIEMAP_MAX_OFFSET - at, .fm_flags = FIEMAP_FLAG_SYNC,
-			.fm_extent_count = EXTENTS_AT_ONCE,
-		};
-		if (file_ops->ioctl(fd, FS_IOC_FIEMAP, map) < 0)
-			return errno == EOPNOTSUPP || errno == ENOTTY ? 0 : err_errno(err, "cannot see where '%s' lies", f->path);
-		if (!map->fm_mapped_extents)
-			return 0;
-		if (add_extents(s, f, map, err) < 0)
-			return -1;
-		last = &map->fm_extents[map->fm_mapped_extents - 1];
-		if ((last->fe_flags & FIEMAP_EXTENT_LAST) || last->fe_logical + last->fe_length <= at)
-			return 0;
-		at = last->fe_logical + last->fe_length;
-	}
-	return -1;
-}
-
-int store_map_disk(struct store *s, size_t number, struct err *err)
-{
-	CLEANUP(free) struct fiemap *map = malloc(sizeof(*map) + EXTENTS_AT_ONCE * sizeof(struct fiemap_extent));
-	struct store_file *f = &s->files.items[number];
-	int fd = store_open(s, number, err);
-
-	if (!map)
-		return no_memory(err);
-	f->shared = 0;
-	if (fd < 0 || rangemap_begin(s->disk, number, err) < 0)
-		return -1;
-	return map_extents(s, f, fd, map, err);
-}
-
-/* ---- file systems ---- */
-
-static void identify(int fd, const struct stat *st, int64_t type, uint64_t ret[2])
-{
-	struct btrfs_ioctl_fs_info_args info = { 0 };
-
-	ret[0] = st->st_dev;
-	ret[1] = 0;
-	if (type == BTRFS_SUPER_MAGIC && file_ops->ioctl(fd, BTRFS_IOC_FS_INFO, &info) == 0) /* subvolumes have devices of their own */
-		memcpy(ret, info.fsid, sizeof(info.fsid));
-}
-
-/* Tries it: two equal blocks of a file without a name.  Where none can be made its type has to do. */
-static bool can_dedupe(const struct store *s, const char *path, const struct store_fs *fs)
-{
-	const char *name;
-	const struct root *root = roots_find(s->roots, path, &name);
-	CLEANUP(close_fd) int fd = root ? file_ops->openat(root->dirfd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600) : -1;
-	uint8_t *block = fd < 0 ? NULL : calloc(2, fs->block);
-	bool can = fs->type == XFS_SUPER_MAGIC || fs->type == BTRFS_SUPER_MAGIC;
-
-	if (!block)
-		return can;
-	memset(block, 0x5a, 2 * fs->block);
-	if (file_write(fd, block, 2 * fs->block, 0, NULL) == 0) {
-		int same = file_dedupe(fd, 0, fs->block, fd, fs->block, NULL);
-
-		if (same >= 0 || (errno != ENOSPC && errno != EDQUOT))
-			can = same == 1;
-	}
-	free(block);
-	return can;
-}
-
-const char *store_fs_name(int64_t type)
-{
-	static const struct {
-		int64_t type;
-		const char *name;
-	} names[] = {
-		{ XFS_SUPER_MAGIC, "xfs" }, { BTRFS_SUPER_MAGIC, "btrfs" }, { EXT4_SUPER_MAGIC, "ext4" },
-		{ TMPFS_MAGIC, "tmpfs" }, { NFS_SUPER_MAGIC, "nfs" }, { OVERLAYFS_SUPER_MAGIC, "overlay" },
-		{ 0xca451a4e, "bcachefs" }, { OCFS2_SUPER_MAGIC, "ocfs2" }, { FUSE_SUPER_MAGIC, "fuse" },
-		{ 0x2fc12fc1, "zfs" }, { F2FS_SUPER_MAGIC, "f2fs" },
-	};
-
-	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
-		if (names[i].type == type)
-			return names[i].name;
-	return "unknown";
-}
-
-static int add_fs(struct store *s, const struct store_fs *fs, const char *path, const struct stat *st,
-		  const struct statfs *sf, struct err *err)
-{
-	struct plan *p = s->plan;
-	struct plan_fs *more = reallocarray(p->file_systems, p->nr_file_systems + 1, sizeof(*more));
-	char why[128];
-
-	if (!more || vec_push(&s->file_systems, *fs) < 0) {
-		p->file_systems = more ? more : p->file_systems;
-		return no_memory(err);
-	}
-	p->file_systems = more;
-	more[p->nr_file_systems++] = (struct plan_fs){
-		.path = copy(path), .type = copy(store_fs_name(fs->type)), .dev = st->st_dev,
-		.size = (uint64_t)sf->f_blocks * (uint64_t)sf->f_bsize, .free = (uint64_t)sf->f_bavail * (uint64_t)sf->f_bsize,
-	};
-	if (!fs->dedupes) {
-		snprintf(why, sizeof(why), "%s cannot share blocks between files in place", store_fs_name(fs->type));
-		more[p->nr_file_systems - 1].why_not = strdup(why);
-	}
-	return 0;
-}
-
-static int find_fs(struct store *s, int fd, const char *path, bool nocow, size_t *ret, struct err *err)
-{
-	struct store_fs fs = { .nocow = nocow };
-	struct statfs sf;
-	struct stat st;
-
-	if (file_ops->fstatfs(fd, &sf) < 0 || file_ops->fstat(fd, &st) < 0)
-		return err_errno(err, "cannot look at the file system of '%s'", path);
-	fs.type = (int64_t)(uint32_t)sf.f_type;
-	fs.block = max_u64((uint64_t)sf.f_bsize, BLOCK_SIZE);
-	fs.whole_extents = fs.type == BTRFS_SUPER_MAGIC;
-	identify(fd, &st, fs.type, fs.id);
-	for (size_t i = 0; i < s->file_systems.nr; i++) {
-		const struct store_fs *have = &s->file_systems.items[i];
-
-		if (have->id[0] == fs.id[0] && have->id[1] == fs.id[1] && have->nocow == nocow) {
-			*ret = i;
-			return 0;
-		}
-	}
-	fs.dedupes = can_dedupe(s, path, &fs);
-	*ret = s->file_systems.nr;
-	return add_fs(s, &fs, path, &st, &sf, err);
 }
 
 /* ---- one image ---- */
@@ -304,19 +44,19 @@ static int take_part(void *ctx, const char *path, int fd, struct err *err)
 
 	if (file_ops->fstat(fd, &st) < 0)
 		return err_errno(err, "cannot look at '%s'", path);
-	if (find_fs(l->s, fd, path, l->s->file_systems.items[i->fs].nocow, &fs, err) < 0)
+	if (store_find_fs(l->s, fd, path, l->s->file_systems.items[i->fs].nocow, &fs, err) < 0)
 		return -1;
 	if (fs != i->fs) {
 		i->out = true;
 		if (leave_alone(l->s, l->image, "it lies on several file systems") < 0)
-			return no_memory(err);
+			return store_no_memory(err);
 	}
 	for (size_t n = 0; n < i->nr_files; n++)
 		if (is_file(&l->s->files.items[i->first_file + n], st.st_dev, st.st_ino))
 			return 0;
 	if (l->s->files.nr != i->first_file + i->nr_files) /* it is looked at again */
 		return err_set(err, ERR_REFUSED, "it lies in another file than before");
-	return add_file(l->s, l->image, path, true, fd, err);
+	return store_add_file(l->s, l->image, path, true, fd, err);
 }
 
 static int take_mapped(void *ctx, const struct mapped *m, struct err *err)
@@ -361,10 +101,14 @@ static int map_image(struct store *s, size_t image, int fd, struct mapped_image 
 		s->plan->complete = false;
 		if (s->problem)
 			s->problem(s->ctx, i->path, &why);
-		return leave_alone(s, image, why.text) < 0 ? no_memory(err) : 0;
+		return leave_alone(s, image, why.text) < 0 ? store_no_memory(err) : 0;
 	}
 	i->certain = ret->certainty != IMAGE_GUESSED && !ret->dirty && !ret->corrupt;
 	i->packed = ret->packed;
+	i->encrypted = ret->encrypted;
+	i->pooled = ret->pooled;
+	i->nr_snapshots = ret->nr_snapshots;
+	i->nr_bitmaps = ret->nr_bitmaps;
 	i->mixed = l.misaligned || ret->packed || ret->misaligned;
 	s->plan->images[image].misaligned = ret->misaligned + ret->packed;
 	return 0;
@@ -399,9 +143,9 @@ static int look_at_file(struct store *s, size_t image, int fd, struct err *err)
 	if (why) {
 		i->fixed = true;
 		if (leave_alone(s, image, why) < 0)
-			return no_memory(err);
+			return store_no_memory(err);
 	}
-	if (find_fs(s, fd, i->path, nocow, &i->fs, err) < 0 || add_file(s, image, i->path, false, fd, err) < 0)
+	if (store_find_fs(s, fd, i->path, nocow, &i->fs, err) < 0 || store_add_file(s, image, i->path, false, fd, err) < 0)
 		return -1;
 	s->plan->images[image].fs = s->images.items[image].fs;
 	return 0;
@@ -417,13 +161,13 @@ static int look_whether_idle(struct store *s, size_t image, int fd, bool assume_
 
 	if (!i->certain)
 		return leave_alone(s, image, "it would have to be rewritten, but its format is not certain, or it was not closed "
-					     "properly; --format NAME says what it is") < 0 ? no_memory(err) : 0;
+					     "properly; --format NAME says what it is") < 0 ? store_no_memory(err) : 0;
 	dirfd = roots_open_dir_of(s->roots, i->path, &name, err);
 	if (dirfd < 0)
 		return -1;
 	if (hold_look(fd, dirfd, name, &why) < 0 && !(assume_idle && why.kind == ERR_UNSUPPORTED)) {
 		err_add(&why, "it would have to be rewritten");
-		return leave_alone(s, image, why.text) < 0 ? no_memory(err) : 0;
+		return leave_alone(s, image, why.text) < 0 ? store_no_memory(err) : 0;
 	}
 	i->relayout = true;
 	return 0;
@@ -442,7 +186,7 @@ static int look_at_image(struct store *s, size_t image, const struct store_optio
 		err_set(&why, ERR_UNSUPPORTED, "it is no regular file");
 	if (why.kind) {
 		i->out = true;
-		return leave_alone(s, image, why.text) < 0 ? no_memory(err) : 0;
+		return leave_alone(s, image, why.text) < 0 ? store_no_memory(err) : 0;
 	}
 	if (look_at_file(s, image, fd, err) < 0)
 		return -1;
@@ -465,9 +209,9 @@ static int look_at_disk(struct store *s, size_t image, struct err *err)
 	for (size_t n = 0; n < i->nr_files; n++) { /* also of one that takes no part: it has references */
 		if (store_map_disk(s, i->first_file + n, &why) < 0) {
 			if (why.kind == ERR_CANCELED)
-				return stopped(s, err);
+				return store_stopped(s, err);
 			s->images.items[image].out = true;
-			return leave_alone(s, image, why.text) < 0 ? no_memory(err) : 0;
+			return leave_alone(s, image, why.text) < 0 ? store_no_memory(err) : 0;
 		}
 		s->plan->images[image].nr_extents += rangemap_count(s->disk, i->first_file + n);
 	}
@@ -494,19 +238,19 @@ static int take_image(void *ctx, const struct catalog_image *c, struct err *err)
 	}
 	more = reallocarray(p->images, p->nr_images + 1, sizeof(*more));
 	if (!more)
-		return no_memory(err);
+		return store_no_memory(err);
 	p->images = more;
 	p->images[p->nr_images++] = (struct plan_image){
-		.id = c->id, .path = copy(c->path), .format = copy(c->format), .identity = c->identity,
+		.id = c->id, .path = store_copy(c->path), .format = store_copy(c->format), .identity = c->identity,
 		.stored = (c->nr_stored - c->nr_zero) * BLOCK_SIZE, .zero = c->nr_zero * BLOCK_SIZE,
 		.why_not = c->error ? strdup(c->error) : NULL,
 	};
 	i.out = c->error != NULL;
 	i.full = c->nr_stored * BLOCK_SIZE >= round_down(c->virtual_size, BLOCK_SIZE);
-	i.path = copy(c->path);
-	i.format = copy(c->format);
-	i.backing_path = copy(c->backing_path);
-	return i.path && i.format && i.backing_path && vec_push(&s->images, i) == 0 ? 0 : no_memory(err);
+	i.path = store_copy(c->path);
+	i.format = store_copy(c->format);
+	i.backing_path = store_copy(c->backing_path);
+	return i.path && i.format && i.backing_path && vec_push(&s->images, i) == 0 ? 0 : store_no_memory(err);
 }
 
 static size_t image_by_path(const struct store *s, const char *path)
@@ -580,7 +324,7 @@ static int rank(struct store *s, struct err *err)
 		s->images.items[i].depth = depth_of(s, &s->images.items[i]);
 		s->images.items[i].settled = settled(s, &s->images.items[i]);
 		if (vec_push(&s->ranks, (uint32_t)i) < 0)
-			return no_memory(err);
+			return store_no_memory(err);
 	}
 	if (s->ranks.nr)
 		qsort_r(s->ranks.items, s->ranks.nr, sizeof(uint32_t), compare_ranks, s);
@@ -599,7 +343,7 @@ int store_look(struct store *s, const struct store_options *o, struct plan *plan
 	if (!s->disk || catalog_each_image(s->c, take_image, s, err) < 0)
 		return -1;
 	for (size_t i = 0; i < s->images.nr; i++) {
-		if (stopped(s, err) < 0)
+		if (store_stopped(s, err) < 0)
 			return -1;
 		if (!s->images.items[i].out && (look_at_image(s, i, o, err) < 0 || look_at_disk(s, i, err) < 0))
 			return -1;

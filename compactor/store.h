@@ -53,6 +53,9 @@ struct store_image {
 	bool packed;	 /* some of its data is compressed */
 	bool mixed;	 /* some of its blocks cannot be shared as they lie */
 	bool certain;	 /* of its format: what a rewrite needs */
+	bool encrypted;
+	bool pooled;	 /* it stands on a pool */
+	uint32_t nr_snapshots, nr_bitmaps;
 	uint32_t rank;
 	uint32_t copy_of; /* STORE_NO_COPY, or the image that its file is a copy of, byte by byte, as it seems */
 	uint64_t gives;	 /* bytes that others could share with it */

@@ -8,10 +8,9 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "reports/cell.h"
 #include "scanner/base/checked.h"
-#include "scanner/base/cleanup.h"
 #include "scanner/base/text.h"
-#include "scanner/base/units.h"
 
 struct page {
 	FILE *out;
@@ -20,61 +19,19 @@ struct page {
 	bool bad; /* memory ran out somewhere */
 };
 
-struct cell {
-	char s[32];
-};
-
 static struct cell amount(const struct page *p, uint64_t v)
 {
-	struct cell c;
-
-	if (p->o->exact)
-		snprintf(c.s, sizeof(c.s), "%" PRIu64, v);
-	else
-		units_size(v, c.s, sizeof(c.s));
-	return c;
+	return cell_size(p->o, false, v);
 }
 
-/* In sentences a unit is never left out. */
 static struct cell said(const struct page *p, uint64_t v)
 {
-	struct cell c = amount(p, v);
-
-	if (p->o->exact)
-		strcat(c.s, " bytes");
-	return c;
-}
-
-/* 65536: "64 KiB"; for round numbers. */
-static struct cell round_number(uint64_t v)
-{
-	static const char *const units[] = { "", " KiB", " MiB", " GiB" };
-	struct cell c;
-	unsigned u = 0;
-
-	for (; u < 3 && v && v % 1024 == 0; u++)
-		v /= 1024;
-	snprintf(c.s, sizeof(c.s), "%" PRIu64 "%s", v, units[u]);
-	return c;
-}
-
-static struct cell percent(uint64_t part, uint64_t whole)
-{
-	struct cell c = { "-" };
-
-	if (whole)
-		snprintf(c.s, sizeof(c.s), "%.1f %%", 100 * (double)part / (double)whole);
-	return c;
+	return cell_said(p->o, v);
 }
 
 static void put_text(struct page *p, const char *s)
 {
-	CLEANUP(free) char *safe = text_escape_new(s, p->o->utf8);
-
-	if (safe)
-		fputs(safe, p->out);
-	else
-		p->bad = true;
+	cell_put_text(p->out, p->o, s, &p->bad);
 }
 
 static void put_name(struct page *p, const char *name)
@@ -147,7 +104,7 @@ static void put_sizes(struct page *p)
 	}
 	if (i->cluster_size) {
 		put_name(p, "cluster size");
-		fprintf(p->out, "%s\n", round_number(i->cluster_size).s);
+		fprintf(p->out, "%s\n", cell_round(i->cluster_size, "").s);
 	}
 }
 
@@ -174,14 +131,14 @@ static void put_alignment(struct page *p)
 		return;
 	put_name(p, "alignment");
 	if (all)
-		fprintf(p->out, "all data to %s", round_number(all).s);
+		fprintf(p->out, "all data to %s", cell_round(all, "").s);
 	else
 		fprintf(p->out, "not all data to 512");
 	if (most > all)
-		fprintf(p->out, ", 90 %% of it to %s", round_number(most).s);
+		fprintf(p->out, ", 90 %% of it to %s", cell_round(most, "").s);
 	fputc('\n', p->out);
 	put_name(p, "shareable");
-	fprintf(p->out, "%s of it", percent(p->i->aligned_blocks, data).s);
+	fprintf(p->out, "%s of it", cell_percent(p->i->aligned_blocks, data).s);
 	fprintf(p->out, " (%s) in blocks of 4 KiB of the disk that are blocks of the file\n",
 		said(p, p->i->aligned_blocks).s);
 }
@@ -199,7 +156,7 @@ static void put_extents(struct page *p)
 
 		if (c->nr || n == INSPECT_DATA)
 			fprintf(p->out, "%-13s %12" PRIu64 " %15s %9s\n", inspect_extent_names[n], c->nr,
-				amount(p, c->bytes).s, percent(c->bytes, i->walked).s);
+				amount(p, c->bytes).s, cell_percent(c->bytes, i->walked).s);
 	}
 	if (data->nr)
 		fprintf(p->out, "The mean run of data is %s long.\n", said(p, data->bytes / data->nr).s);
@@ -280,7 +237,7 @@ static void put_bitmaps(struct page *p)
 	for (uint32_t n = 0; n < i->bitmaps_listed; n++) {
 		const struct image_bitmap *b = &i->bitmaps[n];
 
-		fprintf(p->out, "%-13s %-20s  ", round_number(b->granularity).s,
+		fprintf(p->out, "%-13s %-20s  ", cell_round(b->granularity, "").s,
 			b->inconsistent ? "inconsistent"
 			: b->automatic	? "recording"
 					: "idle");
@@ -302,7 +259,7 @@ static struct cell word(const struct page *p, const char *s)
 {
 	struct cell c;
 
-	text_escape_terminal(*s ? s : "-", p->o->utf8, c.s, sizeof(c.s));
+	text_escape_terminal(*s ? s : "-", p->o->utf8, c.s, 32);
 	return c;
 }
 

@@ -8,12 +8,12 @@
 
 #include <inttypes.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "reports/cell.h"
 #include "scanner/base/checked.h"
-#include "scanner/base/cleanup.h"
 #include "scanner/base/text.h"
-#include "scanner/base/units.h"
 
 /* What steps come to on one file system. */
 struct fs_sums {
@@ -34,28 +34,11 @@ struct page {
 	bool bad;     /* memory ran out somewhere */
 };
 
-struct cell {
-	char s[48];
-};
-
 /* ---- quantities ---- */
 
 static struct cell size(const struct page *p, uint64_t v)
 {
-	struct cell c;
-	char *space;
-
-	if (p->o->exact) {
-		snprintf(c.s, sizeof(c.s), "%" PRIu64, v);
-		return c;
-	}
-	units_size(v, c.s, sizeof(c.s));
-	space = strchr(c.s, ' ');
-	if (p->compact && space) {
-		space[0] = space[1];
-		space[1] = '\0';
-	}
-	return c;
+	return cell_size(p->o, p->compact, v);
 }
 
 /* after - before, which may be negative */
@@ -71,50 +54,9 @@ static struct cell change(const struct page *p, uint64_t before, uint64_t after)
 	return c;
 }
 
-/* In sentences a unit is never left out. */
 static struct cell said(const struct page *p, uint64_t v)
 {
-	struct cell c = size(p, v);
-
-	if (p->o->exact)
-		strcat(c.s, " bytes");
-	return c;
-}
-
-/* 65536: "64 KiB"; for round numbers. */
-static struct cell rounded(uint64_t v)
-{
-	static const char *const units[] = { " bytes", " KiB", " MiB", " GiB" };
-	struct cell c;
-	unsigned u = 0;
-
-	for (; u < 3 && v && v % 1024 == 0; u++)
-		v /= 1024;
-	snprintf(c.s, sizeof(c.s), "%" PRIu64 "%s", v, units[u]);
-	return c;
-}
-
-static struct cell number(uint64_t v)
-{
-	struct cell c;
-
-	snprintf(c.s, sizeof(c.s), "%" PRIu64, v);
-	return c;
-}
-
-/* Of two sums that may be negative: "-" where it says nothing. */
-static struct cell percent(double part, uint64_t whole)
-{
-	struct cell c = { "-" };
-
-	if (whole)
-		snprintf(c.s, sizeof(c.s), "%.1f %%", 100 * part / (double)whole);
-	return c;
-}
-
-static const char *plural(uint64_t n)
-{
-	return n == 1 ? "" : "s";
+	return cell_said(p->o, v);
 }
 
 /* "7 days"; in the largest unit that there is a whole number of. */
@@ -130,7 +72,7 @@ static struct cell period(uint64_t seconds)
 	while (u + 1 < ARRAY_SIZE(units) && (!seconds || seconds % units[u].seconds))
 		u++;
 	seconds /= units[u].seconds;
-	snprintf(c.s, sizeof(c.s), "%" PRIu64 " %s%s", seconds, units[u].name, plural(seconds));
+	snprintf(c.s, sizeof(c.s), "%" PRIu64 " %s%s", seconds, units[u].name, cell_plural(seconds));
 	return c;
 }
 
@@ -161,12 +103,7 @@ static uint64_t sum(uint64_t a, uint64_t b)
 
 static void put_text(struct page *p, const char *s)
 {
-	CLEANUP(free) char *safe = text_escape_new(s, p->o->utf8);
-
-	if (safe)
-		fputs(safe, p->out);
-	else
-		p->bad = true;
+	cell_put_text(p->out, p->o, s, &p->bad);
 }
 
 /* A column but the last, given as "<NAME" for words, ">NAME" for sizes, or "#NAME" for small numbers. */
@@ -283,7 +220,7 @@ static void put_savings(struct page *p)
 		return;
 	}
 	fprintf(p->out, "%s of it %s saved in %zu step%s:\n", said(p, p->p->saving).s,
-		p->p->applied ? "was to be" : "can be", p->p->nr_steps, plural(p->p->nr_steps));
+		p->p->applied ? "was to be" : "can be", p->p->nr_steps, cell_plural(p->p->nr_steps));
 	fprintf(p->out, "%s at once", said(p, p->p->saving - later).s);
 	if (later)
 		fprintf(p->out, ", %s when originals leave the trash", said(p, later).s);
@@ -315,7 +252,7 @@ static void put_outcome(struct page *p)
 		{ PLAN_PENDING, "not begun" },
 	};
 
-	fprintf(p->out, "%zu of %zu step%s done", p->states[PLAN_DONE], p->p->nr_steps, plural(p->p->nr_steps));
+	fprintf(p->out, "%zu of %zu step%s done", p->states[PLAN_DONE], p->p->nr_steps, cell_plural(p->p->nr_steps));
 	for (size_t i = 0; i < ARRAY_SIZE(states); i++) {
 		size_t nr = p->states[states[i].state];
 
@@ -378,7 +315,7 @@ static void put_given_back(struct page *p)
 
 		put_row(p, columns, fs->path, fs->why_not, word(fs->type).s, size(p, expected).s,
 			known ? change(p, fs->free_before, fs->free_after).s : "-", size(p, trash).s,
-			known ? percent(got, expected).s : "-");
+			known ? cell_percent(got, expected).s : "-");
 	}
 	fputs("PREDICTED is for what was done; GIVEN BACK is what is free now and was not\n"
 	      "before, whoever else wrote or removed files meanwhile.\n", p->out);
@@ -397,6 +334,7 @@ static void put_methods(struct page *p)
 		[PLAN_HOLES] = "stored zeros are punched out in place",
 		[PLAN_RELAYOUT] = "rewritten so that its data can be shared; only while nobody uses it",
 		[PLAN_REBUILD] = "rewritten from what others hold already; only while nobody uses it",
+		[PLAN_POOL] = "its data goes into the pool, and an overlay takes its place; only while nobody uses it",
 	};
 
 	for (unsigned m = 0; m < PLAN_NR_METHODS; m++) {
@@ -413,9 +351,9 @@ static void put_planned_steps(struct page *p)
 	for (size_t i = 0; i < p->p->nr_steps; i++) {
 		const struct plan_step *s = &p->p->steps[i];
 
-		put_row(p, columns, image_of(p, s)->path, s->why, number(i + 1).s, plan_method_names[s->method],
+		put_row(p, columns, image_of(p, s)->path, s->why, cell_number(i + 1).s, plan_method_names[s->method],
 			size(p, s->saving).s, s->later ? "later" : "at once", size(p, s->work).s,
-			percent((double)s->saving, s->work).s);
+			cell_percent(s->saving, s->work).s);
 	}
 }
 
@@ -430,9 +368,9 @@ static void put_applied_steps(struct page *p)
 	for (size_t i = 0; i < p->p->nr_steps; i++) {
 		const struct plan_step *s = &p->p->steps[i];
 
-		put_row(p, columns, image_of(p, s)->path, s->why, number(i + 1).s, plan_method_names[s->method],
+		put_row(p, columns, image_of(p, s)->path, s->why, cell_number(i + 1).s, plan_method_names[s->method],
 			plan_state_names[s->state], size(p, s->saving).s, size(p, s->shared).s,
-			number(s->nr_differed).s);
+			cell_number(s->nr_differed).s);
 		differed = differed || s->nr_differed;
 	}
 	fputs("SHARED is what the file system says is shared or punched now and was not before.\n", p->out);
@@ -484,7 +422,7 @@ static void put_lost(struct page *p)
 		fputs("MISALIGNED data is compressed, or lies where no file system can share it.\n", p->out);
 	if (all.short_runs)
 		fprintf(p->out, "SHORT RUNS are duplicates in pieces of less than %s; --min-run sets that.\n",
-			rounded(p->p->min_run).s);
+			cell_round(p->p->min_run, " bytes").s);
 	if (all.pinned)
 		fputs("PINNED duplicates stay on disk for somebody else: a snapshot of the file system,\n"
 		      "or a copy outside of these images.  Their space comes back when that goes.\n", p->out);

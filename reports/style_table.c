@@ -13,11 +13,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "reports/cell.h"
 #include "scanner/base/block.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/cleanup.h"
 #include "scanner/base/text.h"
-#include "scanner/base/units.h"
 
 /* Everything that writing one report needs. */
 struct page {
@@ -28,56 +28,18 @@ struct page {
 	bool bad;     /* memory ran out somewhere */
 };
 
-/* A cell, returned by value so that it lives until the end of the call it is an argument of. */
-struct cell {
-	char s[32];
-};
-
-static struct cell cell_size(const struct page *p, uint64_t v)
+static struct cell size(const struct page *p, uint64_t v)
 {
-	struct cell c;
-	char *space;
-
-	if (p->o->exact) {
-		snprintf(c.s, sizeof(c.s), "%" PRIu64, v);
-		return c;
-	}
-	units_size(v, c.s, sizeof(c.s));
-	space = strchr(c.s, ' ');
-	if (p->compact && space) {
-		space[0] = space[1];
-		space[1] = '\0';
-	}
-	return c;
+	return cell_size(p->o, p->compact, v);
 }
 
-/* For sentences, where the unit is never left out. */
-static struct cell cell_amount(const struct page *p, uint64_t v)
+static struct cell said(const struct page *p, uint64_t v)
 {
-	struct cell c = cell_size(p, v);
-
-	if (p->o->exact)
-		strcat(c.s, " bytes");
-	return c;
-}
-
-/* 4096: "4 KiB"; for round numbers. */
-static struct cell cell_round(uint64_t v)
-{
-	static const char *const units[] = { "", " KiB", " MiB", " GiB" };
-	struct cell c;
-	unsigned u = 0;
-
-	while (u < 3 && v && v % 1024 == 0) {
-		v /= 1024;
-		u++;
-	}
-	snprintf(c.s, sizeof(c.s), "%" PRIu64 "%s", v, units[u]);
-	return c;
+	return cell_said(p->o, v);
 }
 
 /* The lower end of a bucket, as in zdb -S: 512, 1K, 2K, ... */
-static struct cell cell_references(unsigned bucket)
+static struct cell references(unsigned bucket)
 {
 	static const char units[] = " KMGT";
 	struct cell c;
@@ -86,36 +48,9 @@ static struct cell cell_references(unsigned bucket)
 	return c;
 }
 
-static struct cell cell_number(uint64_t v)
-{
-	struct cell c;
-
-	snprintf(c.s, sizeof(c.s), "%" PRIu64, v);
-	return c;
-}
-
-static struct cell cell_quotient(const char *format, double scale, uint64_t part, uint64_t whole)
-{
-	struct cell c = { "-" };
-
-	if (whole)
-		snprintf(c.s, sizeof(c.s), format, scale * (double)part / (double)whole);
-	return c;
-}
-
-static struct cell cell_percent(uint64_t part, uint64_t whole)
-{
-	return cell_quotient("%.1f %%", 100, part, whole);
-}
-
-static struct cell cell_ratio(uint64_t before, uint64_t after)
+static struct cell ratio(uint64_t before, uint64_t after)
 {
 	return cell_quotient("%.2fx", 1, before, after);
-}
-
-static const char *plural(uint64_t n)
-{
-	return n == 1 ? "" : "s";
 }
 
 /* Columns are given as "<NAME" or ">NAME", for left and right. */
@@ -165,12 +100,7 @@ static void grid_print(struct page *p, struct libscols_table *grid)
 
 static void put_text(struct page *p, const char *s)
 {
-	CLEANUP(free) char *safe = text_escape_new(s, p->o->utf8);
-
-	if (safe)
-		fputs(safe, p->out);
-	else
-		p->bad = true;
+	cell_put_text(p->out, p->o, s, &p->bad);
 }
 
 static void put_savings(struct page *p)
@@ -183,11 +113,11 @@ static void put_savings(struct page *p)
 		return;
 	}
 	fprintf(p->out, ", %s of it duplicate (%s):\n", cell_quotient("%.0f %%", 100, duplicates, p->t->nonzero).s,
-		cell_ratio(p->t->nonzero, p->t->distinct).s);
+		ratio(p->t->nonzero, p->t->distinct).s);
 	if (known && !left)
 		fprintf(p->out, "the file system shares them already, nothing is left to save.\n");
 	else
-		fprintf(p->out, "%s could be saved%s.\n", cell_amount(p, left).s,
+		fprintf(p->out, "%s could be saved%s.\n", said(p, left).s,
 			known ? p->t->fs_shared ? ", on top of what the file system shares already" : ""
 			      : ", less what the file system shares already (it cannot say)");
 }
@@ -202,17 +132,17 @@ static void put_headline(struct page *p)
 	else if (!good)
 		fprintf(p->out, "No image could be read.\n");
 	else if (!t->nonzero)
-		fprintf(p->out, "%" PRIu64 " image%s without any data.\n", good, plural(good));
+		fprintf(p->out, "%" PRIu64 " image%s without any data.\n", good, cell_plural(good));
 	else {
-		fprintf(p->out, "%" PRIu64 " image%s with %s of data", good, plural(good),
-			cell_amount(p, t->nonzero).s);
+		fprintf(p->out, "%" PRIu64 " image%s with %s of data", good, cell_plural(good),
+			said(p, t->nonzero).s);
 		put_savings(p);
 	}
 	if (!t->complete)
 		fprintf(p->out, "INCOMPLETE: a scan was stopped; some images are missing or as they were before.\n");
 	if (t->nr_failed)
 		fprintf(p->out, "%zu image%s could not be read and %s not counted, see PROBLEMS.\n", t->nr_failed,
-			plural(t->nr_failed), t->nr_failed == 1 ? "is" : "are");
+			cell_plural(t->nr_failed), t->nr_failed == 1 ? "is" : "are");
 }
 
 static void put_funnel(struct page *p)
@@ -223,11 +153,11 @@ static void put_funnel(struct page *p)
 	struct libscols_table *grid = grid_new(p, columns);
 
 	for (size_t i = 0; i < ARRAY_SIZE(steps); i++)
-		grid_row(p, grid, names[i], cell_size(p, steps[i]).s, i ? cell_percent(steps[i], steps[i - 1]).s : "-",
-			 cell_percent(steps[i], steps[0]).s, i ? cell_ratio(steps[i - 1], steps[i]).s : "-");
+		grid_row(p, grid, names[i], size(p, steps[i]).s, i ? cell_percent(steps[i], steps[i - 1]).s : "-",
+			 cell_percent(steps[i], steps[0]).s, i ? ratio(steps[i - 1], steps[i]).s : "-");
 	grid_print(p, grid);
-	fprintf(p->out, "The image files are %s long and take ", cell_amount(p, p->t->file_size).s);
-	fprintf(p->out, "%s of disk space.\n", cell_amount(p, p->t->file_used).s);
+	fprintf(p->out, "The image files are %s long and take ", said(p, p->t->file_size).s);
+	fprintf(p->out, "%s of disk space.\n", said(p, p->t->file_used).s);
 }
 
 static void put_duplicates(struct page *p)
@@ -238,16 +168,16 @@ static void put_duplicates(struct page *p)
 	uint64_t left = 0;
 	bool known = report_left_to_save(t, &left);
 
-	grid_row(p, grid, "within an image", cell_size(p, t->within_same).s, cell_size(p, t->within_other).s,
-		 cell_size(p, t->within_same + t->within_other).s);
-	grid_row(p, grid, "between images", cell_size(p, t->between_same).s, cell_size(p, t->between_other).s,
-		 cell_size(p, t->between_same + t->between_other).s);
-	grid_row(p, grid, "all", cell_size(p, t->within_same + t->between_same).s,
-		 cell_size(p, t->within_other + t->between_other).s, cell_size(p, report_duplicates(t)).s);
+	grid_row(p, grid, "within an image", size(p, t->within_same).s, size(p, t->within_other).s,
+		 size(p, t->within_same + t->within_other).s);
+	grid_row(p, grid, "between images", size(p, t->between_same).s, size(p, t->between_other).s,
+		 size(p, t->between_same + t->between_other).s);
+	grid_row(p, grid, "all", size(p, t->within_same + t->between_same).s,
+		 size(p, t->within_other + t->between_other).s, size(p, report_duplicates(t)).s);
 	grid_row(p, grid, "shared by the file system", "", "",
-		 known ? cell_size(p, (uint64_t)t->fs_shared).s : "cannot say");
+		 known ? size(p, (uint64_t)t->fs_shared).s : "cannot say");
 	if (known)
-		grid_row(p, grid, "left to save", "", "", cell_size(p, left).s);
+		grid_row(p, grid, "left to save", "", "", size(p, left).s);
 	grid_print(p, grid);
 }
 
@@ -261,17 +191,17 @@ static void put_runs(struct page *p)
 	for (size_t i = 0; i < RUN_CLASSES; i++) {
 		const struct run_tally *r = &p->t->runs[i];
 
-		grid_row(p, grid, cell_round(r->min_length).s, cell_size(p, r->saved).s,
+		grid_row(p, grid, cell_round(r->min_length, "").s, size(p, r->saved).s,
 			 cell_percent(r->saved, report_duplicates(p->t)).s, cell_number(r->nr_runs).s,
-			 r->nr_runs ? cell_size(p, r->saved / r->nr_runs).s : "-");
+			 r->nr_runs ? size(p, r->saved / r->nr_runs).s : "-");
 	}
 	grid_print(p, grid);
 }
 
 static void put_bucket(struct page *p, struct libscols_table *grid, const char *name, const struct histogram_bucket *b)
 {
-	grid_row(p, grid, name, cell_number(b->nr_distinct).s, cell_size(p, b->nr_distinct * BLOCK_SIZE).s,
-		 cell_number(b->nr_blocks).s, cell_size(p, b->nr_blocks * BLOCK_SIZE).s);
+	grid_row(p, grid, name, cell_number(b->nr_distinct).s, size(p, b->nr_distinct * BLOCK_SIZE).s,
+		 cell_number(b->nr_blocks).s, size(p, b->nr_blocks * BLOCK_SIZE).s);
 }
 
 static void put_histogram(struct page *p)
@@ -286,7 +216,7 @@ static void put_histogram(struct page *p)
 		const struct histogram_bucket *b = &p->t->histogram[i];
 
 		if (b->nr_distinct)
-			put_bucket(p, grid, cell_references(i).s, b);
+			put_bucket(p, grid, references(i).s, b);
 		total.nr_distinct += b->nr_distinct;
 		total.nr_blocks += b->nr_blocks;
 	}
@@ -365,9 +295,9 @@ static void put_image(struct page *p, struct libscols_table *grid, const struct 
 		return;
 	}
 	text_escape_terminal(img->format && *img->format ? img->format : "?", p->o->utf8, format, sizeof(format));
-	grid_row(p, grid, format, cell_size(p, img->virtual_size).s, cell_size(p, img->stored).s,
-		 cell_size(p, img->zero).s, cell_size(p, img->exclusive).s, cell_size(p, img->shared).s,
-		 cell_size(p, img->share).s, path);
+	grid_row(p, grid, format, size(p, img->virtual_size).s, size(p, img->stored).s,
+		 size(p, img->zero).s, size(p, img->exclusive).s, size(p, img->shared).s,
+		 size(p, img->share).s, path);
 }
 
 /* True when the names would run over at full size. */
@@ -420,7 +350,7 @@ static void put_images(struct page *p)
 	put_images_title(p, list[0]->path, skip);
 	grid_print(p, grid);
 	if (shown < nr)
-		fprintf(p->out, "and %zu more image%s\n", nr - shown, plural(nr - shown));
+		fprintf(p->out, "and %zu more image%s\n", nr - shown, cell_plural(nr - shown));
 	fprintf(p->out, "EXCLUSIVE is what deleting that image alone would free; SHARE adds its part of\n"
 			"what it has in common with others.  All shares add up to what is distinct.\n");
 	p->compact = false;
@@ -456,12 +386,12 @@ static void put_cost(struct page *p)
 {
 	const struct tally *t = p->t;
 
-	fprintf(p->out, "\nINDEX    %s on disk, %s bytes per block scanned\n", cell_amount(p, t->index_bytes).s,
+	fprintf(p->out, "\nINDEX    %s on disk, %s bytes per block scanned\n", said(p, t->index_bytes).s,
 		cell_quotient("%.1f", BLOCK_SIZE, t->index_bytes, t->stored).s);
 	fprintf(p->out, "         %" PRIu64 " keys, %" PRIu64 " places\n", t->nr_keys, t->nr_places);
-	fprintf(p->out, "CATALOG  %s\n", cell_amount(p, t->catalog_bytes).s);
+	fprintf(p->out, "CATALOG  %s\n", said(p, t->catalog_bytes).s);
 	if (t->peak_memory)
-		fprintf(p->out, "MEMORY   %s at most\n", cell_amount(p, t->peak_memory).s);
+		fprintf(p->out, "MEMORY   %s at most\n", said(p, t->peak_memory).s);
 }
 
 static void put_footer(struct page *p)
@@ -471,8 +401,8 @@ static void put_footer(struct page *p)
 
 	report_time(p->t->taken_at, when);
 	if (others)
-		fprintf(p->out, "IGNORED  %" PRIu64 " file%s that %s no disk image%s\n", others, plural(others),
-			others == 1 ? "is" : "are", plural(others));
+		fprintf(p->out, "IGNORED  %" PRIu64 " file%s that %s no disk image%s\n", others, cell_plural(others),
+			others == 1 ? "is" : "are", cell_plural(others));
 	if (*when)
 		fprintf(p->out, "TAKEN    %s\n", when);
 }

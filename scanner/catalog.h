@@ -153,6 +153,9 @@ int catalog_content_digest(struct catalog *c, int64_t image, struct fingerprint 
 /* Into how many runs the segments of an image have fallen. */
 int catalog_count_runs(struct catalog *c, int64_t image, uint64_t *ret, struct err *err);
 
+/* How many segments of the guest's disk, the first `layer` bytes, hold something that is not zero. */
+int catalog_count_live_segments(struct catalog *c, int64_t image, uint64_t layer, uint64_t *ret, struct err *err);
+
 /* Segments in which blocks of zeros are stored, so many of their stored blocks; calls until it returns non-zero, which is returned. */
 int catalog_each_zero_segment(struct catalog *c, int64_t image,
 			      int (*call)(void *ctx, uint64_t segment, unsigned stored, unsigned zero, struct err *err),

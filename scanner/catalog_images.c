@@ -421,6 +421,19 @@ int catalog_take_spool(struct catalog *c, int64_t image, struct spool *s, uint64
 	return update_image(c, image, s, &totals, err);
 }
 
+int catalog_count_live_segments(struct catalog *c, int64_t image, uint64_t layer, uint64_t *ret, struct err *err)
+{
+	struct sql_query *q = sql_query(c->db, err, "SELECT count(*) FROM segments WHERE image = ? AND stored > zero AND segment < ?", "ii",
+					image, (int64_t)((layer + SEGMENT_SIZE - 1) / SEGMENT_SIZE));
+	int rc = sql_step(q, err);
+
+	if (rc <= 0)
+		return -1;
+	*ret = (uint64_t)sql_int(q, 0);
+	sql_end(q);
+	return 0;
+}
+
 int catalog_each_zero_segment(struct catalog *c, int64_t image,
 			      int (*call)(void *, uint64_t, unsigned, unsigned, struct err *), void *ctx, struct err *err)
 {

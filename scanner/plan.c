@@ -5,6 +5,7 @@
 
 const char *const plan_method_names[PLAN_NR_METHODS] = {
 	[PLAN_REFLINK] = "reflink", [PLAN_HOLES] = "holes", [PLAN_RELAYOUT] = "relayout", [PLAN_REBUILD] = "rebuild",
+	[PLAN_POOL] = "pool",
 };
 
 const char *const plan_state_names[PLAN_NR_STATES] = {

@@ -16,6 +16,7 @@ enum plan_method {
 	PLAN_HOLES,	/* stored zeros are punched out in place */
 	PLAN_RELAYOUT,	/* rewritten once, its data at offsets that file systems can share */
 	PLAN_REBUILD,	/* rewritten from clones of what others hold and copies of what they do not */
+	PLAN_POOL,	/* its data goes into a pool that it shares with others, and an overlay takes its place */
 	PLAN_NR_METHODS,
 };
 extern const char *const plan_method_names[PLAN_NR_METHODS]; /* "reflink", "holes", ... */

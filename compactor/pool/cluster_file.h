@@ -42,13 +42,18 @@ int cluster_file_next_slot(struct cluster_file *f, uint32_t *ret, struct err *er
 /* Writes the first 4 KiB of a slot and syncs.  What the header leads to has been synced before. */
 int cluster_file_publish(struct cluster_file *f, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err);
 int cluster_file_read_slot(struct cluster_file *f, uint32_t slot, uint8_t ret[BLOCK_SIZE], struct err *err);
-/* Makes a slot a hole, but for the last published one, which becomes a tombstone so that it is not given out again. */
+/* Makes a slot a hole, but for the last published one, which becomes a tombstone so that it is not given out again.  Not
+ * synced. */
 int cluster_file_bury(struct cluster_file *f, uint32_t slot, struct err *err);
 /* Calls for every slot that holds anything but a tombstone, ascending, until a call returns other than 0; that is returned then. */
 int cluster_file_each_slot(struct cluster_file *f, int (*call)(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err),
 			   void *ctx, struct err *err);
 
-/* Makes [offset, offset + len) of the data area a hole. */
+/* Makes [offset, offset + len) of the data area a hole; both are multiples of 4096.  Not synced. */
 int cluster_file_punch(struct cluster_file *f, uint64_t offset, uint64_t len, struct err *err);
+
+/* For tests and fuzzing. */
+int superblock_decode(const uint8_t p[sizeof(struct pool_superblock_disk)], bool writing, uint8_t ret_uuid[POOL_ID_SIZE],
+		      struct err *err);
 
 #endif

@@ -35,13 +35,15 @@ struct inner {
 struct nodes;
 
 /* Opens or (writing) creates dirfd/name.  The finder is the caller's; NULL = there is none, and the file is read through once to find
- * its nodes (for readers).  Nodes behind what the finder covers are added to it.  A record that is torn or damaged is passed over: what
- * follows is found at the next multiple of 4096; *ret_damaged counts those that are not at the end. */
+ * its nodes (for readers).  Nodes behind what the finder covers are added to it.  What is no whole record is passed over, and the next
+ * one is looked for by magic and checksum: *ret_damaged counts such places, but for the file's end.  A transaction that a power
+ * cut tore may leave some; whether anything is missing says a walk from the names. */
 struct nodes *nodes_open(int dirfd, const char *name, struct finder *finder, bool writing, uint64_t *ret_damaged, struct err *err);
 void nodes_close(struct nodes *n);
 CLEANUP_DEFINE(struct nodes *, nodes_close)
 
-/* Adds one unless it is there.  Its digest is the caller's word for a leaf, and asserted for an inner node. */
+/* Adds one unless it is there, whole.  Its digest is the caller's word for a leaf, and asserted for an inner node.  Nothing is durable
+ * before nodes_sync(); nodes_close() drops what is buffered. */
 int nodes_put_leaf(struct nodes *n, const struct leaf *leaf, struct err *err);
 int nodes_put_inner(struct nodes *n, const struct inner *inner, struct err *err);
 /* A newer map of a leaf that is there: found instead of the old one from now on (data was moved, or healed). */
@@ -53,19 +55,21 @@ int nodes_get_leaf(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned 
 int nodes_get_inner(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned level, struct inner *ret, struct err *err);
 /* Any leaf of a digest, of the unit asked for or larger: 1, 0, -1. */
 int nodes_find_leaf(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits, struct leaf *ret, struct err *err);
-/* A leaf that may be of a segment with this fingerprint: 1, 0, -1.  Its bytes have to be compared. */
+/* A leaf that may be of a segment with this fingerprint: 1, 0, -1.  Its bytes have to be compared.  Without a finder there is none. */
 int nodes_find_segment(struct nodes *n, struct fingerprint hint, unsigned unit_bits, struct leaf *ret, struct err *err);
-void nodes_set_limit(struct nodes *n, uint64_t end); /* of the cluster file, bytes */
+void nodes_set_limit(struct nodes *n, uint64_t end); /* of the cluster file, bytes; none to begin with */
 
 /* Flushes and syncs; *ret_end is the end of what is durable now. */
 int nodes_sync(struct nodes *n, uint64_t *ret_end, struct err *err);
 
-/* Calls for every whole record in the order of the file: one of leaf and inner is NULL.  Replaced ones are called, too. */
+/* Calls for every whole record in the order of the file, until a call returns other than 0; that is returned then.  One of leaf and inner
+ * is NULL.  Replaced ones are called, too. */
 int nodes_each(struct nodes *n, int (*call)(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err),
 	       void *ctx, struct err *err);
 uint64_t nodes_bytes(const struct nodes *n);
 
-/* Encoding, for tests and fuzzing.  Payload of at most POOL_NODE_PAYLOAD_MAX bytes; returns its length.  Decoding checks everything. */
+/* Encoding, for tests and fuzzing.  Payload of at most POOL_NODE_PAYLOAD_MAX bytes; returns its length.  Decoding checks everything, and
+ * that clusters lie in the data area; after a failure *ret is undefined. */
 size_t leaf_encode(const struct leaf *leaf, uint8_t ret[POOL_NODE_PAYLOAD_MAX]);
 int leaf_decode(const uint8_t *p, size_t len, unsigned unit_bits, struct leaf *ret, struct err *err);
 

@@ -24,6 +24,7 @@ struct pool {
 	struct cluster_file *clusters;
 	struct nodes *nodes;
 	struct finder *finder; /* NULL unless writing */
+	uint64_t nr_damaged;   /* records of nodes that were passed over */
 };
 
 /* Makes a new pool at dirfd/name (mode 0711; nothing may be there but an empty directory), which is complete or not there at all. */

@@ -92,6 +92,7 @@ const struct file_ops file_ops_os = {
 	.flistxattr = flistxattr,
 	.fgetxattr = fgetxattr,
 	.fsetxattr = fsetxattr,
+	.syncfs = syncfs,
 };
 
 const struct file_ops *file_ops = &file_ops_os;
@@ -204,6 +205,13 @@ int file_sync_dir(int dirfd, struct err *err)
 {
 	if (file_ops->fsync(dirfd) < 0)
 		return err_errno(err, "cannot sync a directory");
+	return 0;
+}
+
+int file_sync_fs(int fd, struct err *err)
+{
+	if (file_ops->syncfs(fd) < 0)
+		return err_errno(err, "cannot sync the file system");
 	return 0;
 }
 

@@ -85,6 +85,8 @@ static void close_node(struct digest_tree *t, unsigned level)
 	if (!t->nodes[level].any)
 		return;
 	digest_bytes(t->nodes[level].children, sizeof(t->nodes[level].children), digest);
+	if (t->emit)
+		t->emit(t->ctx, level + 1, t->nodes[level].children, digest);
 	put(t, level + 1, t->nodes[level].number, digest);
 	memset(&t->nodes[level], 0, sizeof(t->nodes[level]));
 }

@@ -32,6 +32,9 @@ int digest_prepare(struct err *err);
 
 void digest_bytes(const void *buf, size_t len, uint8_t ret[DIGEST_SIZE]);
 
+/* Called for each inner node when it is complete, children before parents.  Level 1 has segments as children. */
+typedef void digest_emit(void *ctx, unsigned level, const uint8_t children[DIGEST_FANOUT][DIGEST_SIZE], const uint8_t digest[DIGEST_SIZE]);
+
 struct digest_tree {
 	unsigned height;
 	struct {
@@ -40,6 +43,8 @@ struct digest_tree {
 		uint8_t children[DIGEST_FANOUT][DIGEST_SIZE];
 	} nodes[DIGEST_LEVELS];	/* the one at each level that is being filled; leaves are children of level 0 */
 	uint8_t root[DIGEST_SIZE];
+	digest_emit *emit; /* to be set after digest_tree_begin(), or NULL */
+	void *ctx;
 };
 
 /* Of a disk of `size` bytes. */

@@ -117,16 +117,16 @@ class Stops:
 
     def reach(self, told, aim):
         """The phase that it is in at a moment that lies by chance in the one aimed at; None = it has ended."""
-        due, phase = None, None
+        due, phase, began = None, None, 0
         while not told.ended():
             now, phase = time.perf_counter(), told.phase()
             if due is None and phase == aim:
-                due = now + self.rng.random() * self.span[aim]
+                began, due = now, now + self.rng.random() * self.span[aim]
             if due is not None and now >= due:
                 break
             time.sleep(POLL)
         if due is not None:
-            self.span[aim] *= 1.05 if phase == aim else 0.9
+            self.span[aim] = 1.05 * self.span[aim] if phase == aim else min(self.span[aim], now - began)
         return None if told.ended() else phase
 
     def round(self, aim):

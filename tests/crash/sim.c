@@ -308,7 +308,7 @@ bool sim_was_opened(const struct sim *s, const char *path)
 static const char *const call_names[SIM_NR_CALLS] = {
 	"openat", "openat2", "close", "pread", "pwrite", "fdatasync", "fsync", "ftruncate", "renameat2", "unlinkat",
 	"mkdirat", "fstat", "fstatat", "fstatfs", "lseek", "fallocate", "fadvise", "ioctl", "fcntl", "fchown",
-	"fchmod", "futimens", "list", "flistxattr", "fgetxattr", "fsetxattr",
+	"fchmod", "futimens", "list", "flistxattr", "fgetxattr", "fsetxattr", "syncfs",
 };
 
 const char *sim_call_name(enum sim_call c)
@@ -426,7 +426,7 @@ static bool enter(struct sim *s, enum sim_call kind, bool changes)
 		s->fault_hit = true;
 		s->hit = s->fault_of[kind];
 	}
-	if (s->fault_hit && s->hit.how == SIM_FAIL && kind != SIM_FSYNC && kind != SIM_FDATASYNC && kind != SIM_CLOSE)
+	if (s->fault_hit && s->hit.how == SIM_FAIL && kind != SIM_FSYNC && kind != SIM_FDATASYNC && kind != SIM_SYNCFS && kind != SIM_CLOSE)
 		return errno = s->hit.errnum, false;
 	return true;
 }
@@ -771,16 +771,10 @@ static ssize_t sim_pwrite(int fd, const void *buf, size_t len, off_t offset)
 	return CALLED(SIM_WRITE, true, do_pwrite(now, fd, buf, len, offset));
 }
 
-static int do_sync(struct sim *s, int fd, bool datasync)
+static void sync_node(struct sim *s, unsigned node, bool datasync)
 {
-	const struct opened *o = sim_opened(s, fd);
-	struct op op = { .kind = OP_SYNC, .datasync = datasync };
+	struct op op = { .kind = OP_SYNC, .datasync = datasync, .node = node };
 
-	if (!o)
-		return -1;
-	if (o->flags & O_PATH)
-		return fail(EBADF);
-	op.node = o->node;
 	op.failed = is_hit(s, SIM_FAIL) && s->hit.errnum != EINTR;
 	op.lied = is_hit(s, SIM_LIE) || (is_hit(s, SIM_FAIL) && !op.failed);
 	for (size_t i = s->log.nr; op.failed && i-- > 0;) {
@@ -792,7 +786,34 @@ static int do_sync(struct sim *s, int fd, bool datasync)
 			p->lost = true;
 	}
 	sim_do(s, op);
+}
+
+static int do_sync(struct sim *s, int fd, bool datasync)
+{
+	const struct opened *o = sim_opened(s, fd);
+
+	if (!o)
+		return -1;
+	if (o->flags & O_PATH)
+		return fail(EBADF);
+	sync_node(s, o->node, datasync);
 	return is_hit(s, SIM_FAIL) ? fail(s->hit.errnum) : 0;
+}
+
+/* File after file: power may fail in the middle. */
+static int do_syncfs(struct sim *s, int fd)
+{
+	if (!sim_opened(s, fd))
+		return -1;
+	for (unsigned n = ROOT_NODE; n < s->live.nodes.nr; n++)
+		if (node_get(&s->live, n))
+			sync_node(s, n, false);
+	return is_hit(s, SIM_FAIL) ? fail(s->hit.errnum) : 0;
+}
+
+static int sim_syncfs(int fd)
+{
+	return CALLED(SIM_SYNCFS, true, do_syncfs(now, fd));
 }
 
 static int sim_fdatasync(int fd)
@@ -1429,4 +1450,5 @@ static const struct file_ops sim_ops = {
 	.flistxattr = sim_flistxattr,
 	.fgetxattr = sim_fgetxattr,
 	.fsetxattr = sim_fsetxattr,
+	.syncfs = sim_syncfs,
 };

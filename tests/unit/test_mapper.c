@@ -366,7 +366,6 @@ static void what_it_says_is_taken_if_it_can_be(void **state)
 	assert_int_equal(stretches.nr, 2);
 	assert_int_equal(strlen(found.format), sizeof(found.format) - 1);
 	assert_int_equal(strlen(found.kind), sizeof(found.kind) - 1);
-	assert_int_equal(strlen(found.doubt), sizeof(found.doubt) - 1);
 }
 
 static void expect_refused(size_t nr, const struct mapped *what)

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compactor/expand.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "compactor/guest_proof.h"
+#include "compactor/pool/feed.h"
+#include "compactor/pool/names.h"
+#include "compactor/pool/view.h"
+#include "compactor/pool_home.h"
+#include "compactor/replace.h"
+#include "compactor/writer.h"
+#include "scanner/base/checked.h"
+#include "scanner/base/file.h"
+
+#define SETTLE_NS 1000000000ull
+
+struct expanding {
+	const struct expand_options *o;
+	const char *path;
+	struct writer *writer;
+	int new_fd;
+	proof_check *check;
+	void *check_ctx;
+};
+
+/* ---- the new file ---- */
+
+static int take_size(void *ctx, uint64_t size, struct err *err)
+{
+	struct expanding *x = ctx;
+
+	x->writer = writer_new(writer_format_by_name("qcow2"), x->new_fd, x->path, size, &(struct writer_options){ 0 }, err);
+	return x->writer ? 0 : -1;
+}
+
+static int take_segment(void *ctx, uint64_t segment, const void *bytes, struct err *err)
+{
+	struct expanding *x = ctx;
+	uint64_t at = segment * SEGMENT_SIZE, end = round_up(x->writer->size, 512);
+
+	return writer_put(x->writer, at, bytes, min_u64(SEGMENT_SIZE, end - at), err);
+}
+
+static int take_progress(void *ctx, uint64_t address, uint64_t size, struct err *err)
+{
+	struct expanding *x = ctx;
+
+	if (x->o->progress)
+		x->o->progress(x->o->ctx, address, size);
+	return x->check(x->check_ctx, err);
+}
+
+static int make(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err)
+{
+	struct expanding *x = ctx;
+	struct feed f = {
+		.roots = x->o->roots, .jail = x->o->jail, .stopper = x->o->stopper, .format = "qcow2", .writable = true, .size = take_size,
+		.segment = take_segment, .progress = take_progress, .ctx = x,
+	};
+	int rc;
+
+	x->new_fd = new_fd;
+	x->check = check;
+	x->check_ctx = check_ctx;
+	rc = feed_run(&f, old_fd, x->path, err);
+	if (rc == 0)
+		rc = writer_end(x->writer, err);
+	writer_free(STEAL(x->writer));
+	return rc;
+}
+
+static int prove(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err)
+{
+	struct expanding *x = ctx;
+
+	return proof_same_guest(old_fd, "qcow2", new_fd, "qcow2", x->path, x->o->roots, x->o->jail, check, check_ctx, err);
+}
+
+/* ---- the image ---- */
+
+/* Only an overlay is expanded; who it is is looked at before anybody is kept out. */
+static int look(struct expanding *x, struct spool_identity *ret, struct err *err)
+{
+	CLEANUP(close_fd) int fd = roots_open_again(x->o->roots, x->path, err);
+	struct slice backing;
+	uint64_t size;
+	struct stat st;
+	int rc = fd < 0 ? -1 : overlay_backing(fd, &backing, &size, err);
+
+	if (rc < 0)
+		return -1;
+	if (rc == 0)
+		return err_set(err, ERR_UNSUPPORTED, "it stands on no pool");
+	if (file_ops->fstat(fd, &st) < 0)
+		return err_errno(err, "cannot look at it");
+	*ret = spool_identity_of(&st);
+	return 0;
+}
+
+static int replace(struct expanding *x, const struct spool_identity *as, struct err *err)
+{
+	const char *name, *relative;
+	const struct root *root = roots_find(x->o->roots, x->path, &relative);
+	CLEANUP(close_fd) int dirfd = roots_open_dir_of(x->o->roots, x->path, &name, err);
+	CLEANUP(workshop_close) struct workshop *w = NULL;
+	struct replacing r = {
+		.dirfd = dirfd, .name = name, .path = relative, .expected = *as, .hold = { .assume_idle = x->o->assume_idle },
+		.keep = x->o->keep_originals, .settle_ns = SETTLE_NS, .stopper = x->o->stopper, .make = make, .prove = prove, .ctx = x,
+	};
+
+	if (dirfd < 0 || workshop_open(root->dirfd, root->path, true, &w, err) < 0)
+		return -1;
+	r.workshop = w;
+	return replace_image(&r, NULL, err);
+}
+
+int expand_image(const struct expand_options *o, const char *path, struct err *err)
+{
+	struct expanding x = { .o = o, .path = path };
+	CLEANUP(name_release) struct name member = { 0 };
+	CLEANUP(pool_close) struct pool *pool = NULL;
+	struct spool_identity as;
+	int rc;
+
+	if (pool_home_of(o->roots, path, o->pool, true, &pool, err) < 0 || look(&x, &as, err) < 0)
+		return -1;
+	rc = names_find_member(pool, path, &member, err);
+	if (rc < 0 || replace(&x, &as, err) < 0)
+		return -1;
+	return rc ? names_remove(pool, member.number, err) : 0;
+}

@@ -1,0 +1,501 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compactor/pool/cluster_file.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "scanner/base/checked.h"
+#include "scanner/base/crc32c.h"
+#include "scanner/base/file.h"
+
+/*	0	   64 KiB		   64 GiB    + 64 KiB
+ *	| superblock | slot 1 | slot 2 | ... | guard | clusters and tables ... | gap | buffer |
+ *							     written ->|     |<- base	 |<- end
+ *
+ * What is appended waits in the buffer, whose first byte belongs at `base`.  Between what was written and the buffer there may be
+ * a gap that alignment left: it is not written, so it is a hole.  Who opens the file for writing begins at the next multiple of
+ * 64 KiB behind what is there: another process may have given out offsets below that, and died.
+ *
+ * A slot is used when anything but zeros is in it, whatever that is.  Slots are given out in order, so the last used one tells
+ * the next; so that it still does when the last view goes, that one becomes a tombstone instead of a hole.  Where a file system
+ * knows no holes all slots are read for this, once.
+ *
+ * A failed write is tried again with the next one: the buffer still has the bytes.  A failed sync is final.
+ *
+ * The file's mode is 0444 at all times but for the moment in which a user other than root opens it for writing.  Not done yet: the
+ * immutable flag, which belongs at the same two places, mode_open() and mode_close(), and in cluster_file_create(). */
+
+#define DATA_FIRST (POOL_DATA_BEGIN + POOL_GUARD_SIZE)
+#define BUFFER ((size_t)2 << 20)
+#define ALIGN_MAX ((uint64_t)64 << 10)
+#define TOMBSTONE "ddsgone\n"
+#define MODE 0444
+
+struct cluster_file {
+	int fd;
+	bool writing;
+	bool dirty;  /* something was written or buffered since the last sync */
+	bool failed; /* a sync did */
+	char name[64];
+	uint8_t uuid[POOL_ID_SIZE];
+	uint64_t written, base;
+	size_t used;
+	uint8_t *buf; /* NULL = not for writing */
+	uint32_t next_slot;
+};
+
+/* ---- the superblock ---- */
+
+static void superblock_encode(const uint8_t uuid[POOL_ID_SIZE], struct pool_superblock_disk *ret)
+{
+	*ret = (struct pool_superblock_disk){
+		.version = le32_from(POOL_VERSION),
+		.slot_size = le64_from(POOL_SLOT_SIZE),
+		.nr_slots = le64_from(POOL_NR_SLOTS),
+		.data_begin = le64_from(POOL_DATA_BEGIN),
+		.guard_offset = le64_from(POOL_DATA_BEGIN),
+		.guard_size = le64_from(POOL_GUARD_SIZE),
+	};
+	memcpy(ret->magic, POOL_MAGIC, sizeof(ret->magic));
+	memcpy(ret->uuid, uuid, POOL_ID_SIZE);
+	ret->crc = le32_from(crc32c(0, ret, offsetof(struct pool_superblock_disk, crc)));
+}
+
+int superblock_decode(const uint8_t p[sizeof(struct pool_superblock_disk)], bool writing, uint8_t ret_uuid[POOL_ID_SIZE],
+		      struct err *err)
+{
+	static const uint8_t null[POOL_ID_SIZE];
+	const struct pool_superblock_disk *d = (const void *)p;
+
+	if (memcmp(d->magic, POOL_MAGIC, sizeof(d->magic)) != 0)
+		return err_set(err, ERR_FORMAT, "no superblock of a pool found");
+	if (le32_get(d->version) > POOL_VERSION)
+		return err_set(err, ERR_UNSUPPORTED, "the pool was made by a newer dedupscan (version %u)", le32_get(d->version));
+	if (le32_get(d->crc) != crc32c(0, d, offsetof(struct pool_superblock_disk, crc)))
+		return err_set(err, ERR_FORMAT, "the superblock's checksum does not match");
+	if (le32_get(d->incompatible) || (writing && le32_get(d->read_only)))
+		return err_set(err, ERR_UNSUPPORTED, "the pool has features that only a newer dedupscan can %s (0x%x, 0x%x)",
+			       writing ? "write" : "read", le32_get(d->incompatible), le32_get(d->read_only));
+	if (le32_get(d->version) != POOL_VERSION || le64_get(d->slot_size) != POOL_SLOT_SIZE ||
+	    le64_get(d->nr_slots) != POOL_NR_SLOTS || le64_get(d->data_begin) != POOL_DATA_BEGIN ||
+	    le64_get(d->guard_offset) != POOL_DATA_BEGIN || le64_get(d->guard_size) != POOL_GUARD_SIZE)
+		return err_set(err, ERR_FORMAT, "the superblock's fields are not valid");
+	if (memcmp(d->uuid, null, POOL_ID_SIZE) == 0)
+		return err_set(err, ERR_FORMAT, "the superblock has no id");
+	memcpy(ret_uuid, d->uuid, POOL_ID_SIZE);
+	return 0;
+}
+
+/* ---- creating ---- */
+
+static int write_new(int fd, const uint8_t uuid[POOL_ID_SIZE], struct err *err)
+{
+	CLEANUP(free) uint8_t *p = calloc(1, POOL_GUARD_SIZE);
+	struct pool_superblock_disk d;
+
+	if (!p)
+		return err_set(err, ERR_MEMORY, "out of memory");
+	superblock_encode(uuid, &d);
+	memcpy(p, &d, sizeof(d));
+	if (file_write(fd, p, BLOCK_SIZE, 0, err) < 0)
+		return -1;
+	memset(p, 0xff, POOL_GUARD_SIZE);
+	if (file_write(fd, p, POOL_GUARD_SIZE, POOL_DATA_BEGIN, err) < 0)
+		return -1;
+	if (file_ops->fchmod(fd, MODE) < 0) /* whatever the umask is */
+		return err_errno(err, "cannot set its mode");
+	if (file_ops->fsync(fd) < 0)
+		return err_errno(err, "cannot sync it");
+	return 0;
+}
+
+int cluster_file_create(int dirfd, const char *name, const uint8_t uuid[POOL_ID_SIZE], struct err *err)
+{
+	char tmp[80];
+	int fd, rc;
+
+	snprintf(tmp, sizeof(tmp), "%.64s.new", name);
+	if (file_unlink(dirfd, tmp, err) < 0)
+		return -1;
+	fd = file_open(dirfd, tmp, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, MODE, err);
+	if (fd < 0)
+		return -1;
+	rc = write_new(fd, uuid, err);
+	if (file_close(fd, tmp, rc == 0 ? err : NULL) < 0)
+		rc = -1;
+	if (rc == 0)
+		rc = file_rename(dirfd, tmp, name, err);
+	if (rc == 0)
+		return 0;
+	file_unlink(dirfd, tmp, NULL);
+	return err_add(err, "'%s'", name);
+}
+
+/* ---- opening ---- */
+
+static int open_flags(int dirfd, const char *name, int flags, struct err *err)
+{
+	return file_open(dirfd, name, flags | O_NOFOLLOW | O_NONBLOCK, 0, err);
+}
+
+/* Takes the owner's permission to write away again: what is open stays open. */
+static int mode_close(int fd, struct err *err)
+{
+	struct stat st;
+
+	if (file_ops->fstat(fd, &st) < 0)
+		return err_errno(err, "cannot stat it");
+	if ((st.st_mode & 07777) != MODE && file_ops->fchmod(fd, MODE) < 0)
+		return err_errno(err, "cannot set its mode");
+	return 0;
+}
+
+/* Opens for writing what its owner may not write to, either. */
+static int mode_open(int dirfd, const char *name, struct err *err)
+{
+	int read_fd = open_flags(dirfd, name, O_RDONLY, err), fd;
+	struct stat a, b;
+
+	if (read_fd < 0)
+		return -1;
+	if (file_ops->fchmod(read_fd, MODE | S_IWUSR) < 0) {
+		err_errno(err, "cannot open it for writing");
+		file_ops->close(read_fd);
+		return -1;
+	}
+	fd = open_flags(dirfd, name, O_RDWR, err);
+	if (fd >= 0 && (file_ops->fstat(fd, &a) < 0 || file_ops->fstat(read_fd, &b) < 0 || a.st_ino != b.st_ino)) {
+		err_set(err, ERR_STALE, "it changed while it was opened");
+		file_ops->close(fd);
+		fd = -1;
+	}
+	if (fd < 0)
+		mode_close(read_fd, NULL);
+	file_ops->close(read_fd);
+	return fd;
+}
+
+static int open_file(int dirfd, const char *name, bool writing, struct err *err)
+{
+	struct err why = ERR_INIT;
+	int fd = open_flags(dirfd, name, writing ? O_RDWR : O_RDONLY, &why);
+
+	if (fd < 0 && writing && why.errnum == EACCES)
+		return mode_open(dirfd, name, err);
+	if (fd < 0 && why.errnum == ELOOP)
+		return err_set(err, ERR_REFUSED, "it is a symbolic link");
+	if (fd < 0 && err)
+		*err = why;
+	return fd;
+}
+
+static bool all_are(const uint8_t *p, size_t len, uint8_t byte)
+{
+	return p[0] == byte && memcmp(p, p + 1, len - 1) == 0;
+}
+
+static int check_guard(int fd, struct err *err)
+{
+	CLEANUP(free) uint8_t *p = malloc(POOL_GUARD_SIZE);
+
+	if (!p)
+		return err_set(err, ERR_MEMORY, "out of memory");
+	if (file_read(fd, p, POOL_GUARD_SIZE, POOL_DATA_BEGIN, err) < 0)
+		return -1;
+	if (!all_are(p, POOL_GUARD_SIZE, 0xff))
+		return err_set(err, ERR_FORMAT, "the guard at offset %llu is damaged", (unsigned long long)POOL_DATA_BEGIN);
+	return 0;
+}
+
+static int remember_slot(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err)
+{
+	(void)header;
+	(void)err;
+	*(uint32_t *)ctx = slot + 1;
+	return 0;
+}
+
+static int each_used_slot(struct cluster_file *f, int (*call)(void *, uint32_t, const uint8_t *, struct err *), void *ctx,
+			  struct err *err);
+
+static int prepare_writing(struct cluster_file *f, struct err *err)
+{
+	if (mode_close(f->fd, err) < 0 || check_guard(f->fd, err) < 0)
+		return -1;
+	f->next_slot = 1;
+	if (each_used_slot(f, remember_slot, &f->next_slot, err) < 0)
+		return -1;
+	f->base = round_up(f->written, ALIGN_MAX);
+	f->buf = malloc(BUFFER);
+	return f->buf ? 0 : err_set(err, ERR_MEMORY, "out of memory");
+}
+
+static int prepare(struct cluster_file *f, struct err *err)
+{
+	uint8_t superblock[sizeof(struct pool_superblock_disk)];
+	struct stat st;
+
+	if (file_ops->fstat(f->fd, &st) < 0)
+		return err_errno(err, "cannot stat it");
+	if (!S_ISREG(st.st_mode))
+		return err_set(err, ERR_REFUSED, "not a regular file");
+	if ((uint64_t)st.st_size < DATA_FIRST)
+		return err_set(err, ERR_FORMAT, "too short for a cluster file: %lld bytes", (long long)st.st_size);
+	if (file_read(f->fd, superblock, sizeof(superblock), 0, err) < 0 ||
+	    superblock_decode(superblock, f->writing, f->uuid, err) < 0)
+		return -1;
+	f->written = f->base = (uint64_t)st.st_size;
+	return f->writing ? prepare_writing(f, err) : 0;
+}
+
+struct cluster_file *cluster_file_open(int dirfd, const char *name, bool writing, struct err *err)
+{
+	CLEANUP(cluster_file_close) struct cluster_file *f = calloc(1, sizeof(*f));
+
+	if (!f)
+		return err_null(err, ERR_MEMORY, "out of memory");
+	f->writing = writing;
+	snprintf(f->name, sizeof(f->name), "%s", name);
+	f->fd = open_file(dirfd, name, writing, err);
+	if (f->fd < 0 || prepare(f, err) < 0) {
+		err_add(err, "cluster file '%s'", name);
+		return NULL;
+	}
+	return STEAL(f);
+}
+
+void cluster_file_close(struct cluster_file *f)
+{
+	if (!f)
+		return;
+	if (f->fd >= 0)
+		file_ops->close(f->fd);
+	free(f->buf);
+	free(f);
+}
+
+const uint8_t *cluster_file_uuid(const struct cluster_file *f)
+{
+	return f->uuid;
+}
+
+uint64_t cluster_file_end(const struct cluster_file *f)
+{
+	return f->base + f->used;
+}
+
+int cluster_file_fd(const struct cluster_file *f)
+{
+	return f->fd;
+}
+
+/* ---- appending ---- */
+
+static int check_writable(const struct cluster_file *f, struct err *err)
+{
+	assert(f->writing);
+	return f->failed ? err_set(err, ERR_IO, "cluster file '%s': a sync failed before; nothing more is written", f->name) : 0;
+}
+
+int cluster_file_flush(struct cluster_file *f, struct err *err)
+{
+	if (check_writable(f, err) < 0)
+		return -1;
+	if (!f->used)
+		return 0;
+	if (file_write(f->fd, f->buf, f->used, f->base, err) < 0)
+		return err_add(err, "cluster file '%s'", f->name);
+	f->written = f->base += f->used;
+	f->used = 0;
+	return 0;
+}
+
+int cluster_file_sync(struct cluster_file *f, struct err *err)
+{
+	if (cluster_file_flush(f, err) < 0)
+		return -1;
+	if (!f->dirty)
+		return 0;
+	f->failed = file_sync(f->fd, f->name, err) < 0;
+	f->dirty = f->failed;
+	return f->failed ? -1 : 0;
+}
+
+/* Has the buffer end at a multiple of `align`.  What is left out is a hole, if it can be one. */
+static int pad(struct cluster_file *f, uint64_t align, struct err *err)
+{
+	uint64_t end = cluster_file_end(f), gap = round_up(end, align) - end;
+
+	if (gap < BLOCK_SIZE && f->used && gap <= BUFFER - f->used) {
+		memset(f->buf + f->used, 0, gap);
+		f->used += gap;
+		return 0;
+	}
+	if (gap && cluster_file_flush(f, err) < 0)
+		return -1;
+	f->base += gap;
+	return 0;
+}
+
+int cluster_file_append(struct cluster_file *f, const void *buf, size_t len, uint64_t align, uint64_t *ret, struct err *err)
+{
+	const uint8_t *p = buf;
+	uint64_t at = round_up(cluster_file_end(f), align);
+
+	assert(len && is_pow2(align) && align <= ALIGN_MAX);
+	if (check_writable(f, err) < 0)
+		return -1;
+	if (!range_within(at, len, POOL_FILE_MAX))
+		return err_set(err, ERR_FULL, "cluster file '%s' would grow past %llu bytes", f->name,
+			       (unsigned long long)POOL_FILE_MAX);
+	f->dirty = true;
+	if (pad(f, align, err) < 0)
+		return -1;
+	for (size_t n; len; p += n, len -= n) {
+		if (f->used == BUFFER && cluster_file_flush(f, err) < 0)
+			return -1;
+		n = min_u64(len, BUFFER - f->used);
+		memcpy(f->buf + f->used, p, n);
+		f->used += n;
+	}
+	*ret = at;
+	return 0;
+}
+
+/* ---- reading ---- */
+
+int cluster_file_read(struct cluster_file *f, void *buf, size_t len, uint64_t offset, struct err *err)
+{
+	uint8_t *p = buf;
+	size_t n;
+
+	if (offset < POOL_DATA_BEGIN || !range_within(offset, len, cluster_file_end(f)))
+		return err_set(err, ERR_FORMAT, "cluster file '%s' has no %zu bytes at offset %llu: its data end at %llu", f->name, len,
+			       (unsigned long long)offset, (unsigned long long)cluster_file_end(f));
+	if (len && offset < f->written) {
+		n = min_u64(len, f->written - offset);
+		if (file_read(f->fd, p, n, offset, err) < 0)
+			return err_add(err, "cluster file '%s'", f->name);
+		p += n, offset += n, len -= n;
+	}
+	if (len && offset < f->base) {
+		n = min_u64(len, f->base - offset);
+		memset(p, 0, n);
+		p += n, offset += n, len -= n;
+	}
+	if (len)
+		memcpy(p, f->buf + (offset - f->base), len);
+	return 0;
+}
+
+int cluster_file_punch(struct cluster_file *f, uint64_t offset, uint64_t len, struct err *err)
+{
+	assert(offset % BLOCK_SIZE == 0 && len % BLOCK_SIZE == 0);
+	if (cluster_file_flush(f, err) < 0)
+		return -1;
+	if (offset < DATA_FIRST || !range_within(offset, len, f->base))
+		return err_set(err, ERR_FORMAT, "cluster file '%s' has no %llu bytes of clusters at offset %llu", f->name,
+			       (unsigned long long)len, (unsigned long long)offset);
+	f->dirty = true;
+	if (len && file_punch(f->fd, offset, len, err) < 0)
+		return err_add(err, "cluster file '%s'", f->name);
+	return 0;
+}
+
+/* ---- slots ---- */
+
+int cluster_file_next_slot(struct cluster_file *f, uint32_t *ret, struct err *err)
+{
+	if (check_writable(f, err) < 0)
+		return -1;
+	if (f->next_slot >= POOL_NR_SLOTS)
+		return err_set(err, ERR_FULL, "cluster file '%s' has no slot left for another view", f->name);
+	*ret = f->next_slot;
+	return 0;
+}
+
+int cluster_file_publish(struct cluster_file *f, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err)
+{
+	assert(slot >= f->next_slot && slot < POOL_NR_SLOTS);
+	if (cluster_file_sync(f, err) < 0)
+		return -1;
+	f->dirty = true;
+	f->next_slot = slot + 1; /* also if this fails: some of it may be there */
+	if (file_write(f->fd, header, BLOCK_SIZE, slot * POOL_SLOT_SIZE, err) < 0)
+		return err_add(err, "cluster file '%s', slot %u", f->name, slot);
+	return cluster_file_sync(f, err);
+}
+
+int cluster_file_read_slot(struct cluster_file *f, uint32_t slot, uint8_t ret[BLOCK_SIZE], struct err *err)
+{
+	assert(slot && slot < POOL_NR_SLOTS);
+	if (file_read(f->fd, ret, BLOCK_SIZE, slot * POOL_SLOT_SIZE, err) < 0)
+		return err_add(err, "cluster file '%s', slot %u", f->name, slot);
+	return 0;
+}
+
+int cluster_file_bury(struct cluster_file *f, uint32_t slot, struct err *err)
+{
+	static const uint8_t tombstone[BLOCK_SIZE] = TOMBSTONE;
+	int rc;
+
+	assert(slot && slot < f->next_slot);
+	if (check_writable(f, err) < 0)
+		return -1;
+	f->dirty = true;
+	if (slot == f->next_slot - 1)
+		rc = file_write(f->fd, tombstone, sizeof(tombstone), slot * POOL_SLOT_SIZE, err);
+	else
+		rc = file_punch(f->fd, slot * POOL_SLOT_SIZE, POOL_SLOT_SIZE, err);
+	return rc < 0 ? err_add(err, "cluster file '%s', slot %u", f->name, slot) : 0;
+}
+
+static int call_slot(struct cluster_file *f, uint32_t slot, int (*call)(void *, uint32_t, const uint8_t *, struct err *), void *ctx,
+		     struct err *err)
+{
+	uint8_t header[BLOCK_SIZE];
+
+	if (cluster_file_read_slot(f, slot, header, err) < 0)
+		return -1;
+	return all_are(header, sizeof(header), 0) ? 0 : call(ctx, slot, header, err);
+}
+
+/* Tombstones, too. */
+static int each_used_slot(struct cluster_file *f, int (*call)(void *, uint32_t, const uint8_t *, struct err *), void *ctx,
+			  struct err *err)
+{
+	uint64_t at = POOL_SLOT_SIZE, begin, end;
+	int rc, called = 0;
+
+	while (called == 0 && (rc = file_next_data(f->fd, at, POOL_DATA_BEGIN, &begin, &end, err)) > 0) {
+		uint64_t slot = begin / POOL_SLOT_SIZE, stop = div_up(end, POOL_SLOT_SIZE);
+
+		for (; slot < stop && called == 0; slot++)
+			called = call_slot(f, (uint32_t)slot, call, ctx, err);
+		at = stop * POOL_SLOT_SIZE;
+	}
+	return called ? called : rc < 0 ? err_add(err, "cluster file '%s'", f->name) : 0;
+}
+
+struct calling {
+	int (*call)(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err);
+	void *ctx;
+};
+
+static int call_unless_tombstone(void *ctx, uint32_t slot, const uint8_t *header, struct err *err)
+{
+	const struct calling *c = ctx;
+
+	return memcmp(header, TOMBSTONE, strlen(TOMBSTONE)) == 0 ? 0 : c->call(c->ctx, slot, header, err);
+}
+
+int cluster_file_each_slot(struct cluster_file *f, int (*call)(void *, uint32_t, const uint8_t *, struct err *), void *ctx,
+			   struct err *err)
+{
+	struct calling c = { call, ctx };
+
+	return each_used_slot(f, call_unless_tombstone, &c, err);
+}

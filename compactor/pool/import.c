@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compactor/pool/import.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "compactor/pool/import_parts.h"
+#include "scanner/base/checked.h"
+
+/*
+ * A segment as a whole is looked for twice: by its fingerprint, which is fast and needs no digest, then by its digest, when the
+ * fingerprint has led nowhere.  Its bytes are compared with the clusters both times.  If a leaf of its digest has clusters with other
+ * bytes, or none that can be read, those are damaged: the segment gets new ones and the leaf a new map, which heals all disks that have it.
+ *
+ * Who asks the pool for something and gets an error instead goes on as if it were not there; what cannot be written ends the import.
+ */
+
+/* ---- leaves that are there ---- */
+
+/* A node that cannot be read is none: it is written again. */
+static int unless_damaged(int rc, const struct err *why, struct err *err)
+{
+	if (rc >= 0 || why->kind == ERR_FORMAT || why->kind == ERR_IO || why->kind == ERR_STALE)
+		return rc > 0;
+	return err_set(err, why->kind, "%s", why->text);
+}
+
+static int find_segment(struct import *i, struct fingerprint hint, struct err *err)
+{
+	struct err why = ERR_INIT;
+	int rc = nodes_find_segment(i->pool->nodes, hint, i->leaf.unit_bits, &i->found, &why);
+
+	return unless_damaged(rc, &why, err);
+}
+
+static int find_leaf(struct import *i, const uint8_t digest[DIGEST_SIZE], struct err *err)
+{
+	struct err why = ERR_INIT;
+	int rc = nodes_find_leaf(i->pool->nodes, digest, i->leaf.unit_bits, &i->found, &why);
+
+	i->heals = rc < 0;
+	return unless_damaged(rc, &why, err);
+}
+
+static void go_on_behind(struct import *i, const struct leaf *l)
+{
+	const struct run *last = l->nr_runs ? &l->runs[l->nr_runs - 1] : NULL;
+
+	if (last)
+		import_shared_to(i, (last->place + last->nr) << l->unit_bits);
+}
+
+static uint64_t zeros_of(const struct leaf *l)
+{
+	uint64_t ret = SEGMENT_SIZE;
+
+	for (unsigned r = 0; r < l->nr_runs; r++)
+		ret -= (uint64_t)l->runs[r].nr << l->unit_bits;
+	return ret;
+}
+
+/* The segment at hand is that of the leaf `found`. */
+static int take_found(struct import *i, uint64_t segment, struct err *err)
+{
+	uint64_t zeros = zeros_of(&i->found);
+
+	i->stats.zeros += zeros;
+	i->stats.shared_segments += SEGMENT_SIZE - zeros;
+	go_on_behind(i, &i->found);
+	return tree_maker_add(i->maker, segment, i->found.digest, err);
+}
+
+/* ---- leaves that are new ---- */
+
+static int make_leaf(struct import *i, uint64_t segment, struct err *err)
+{
+	struct nodes *n = i->pool->nodes;
+
+	if (import_match(i, err) < 0)
+		return -1;
+	nodes_set_limit(n, cluster_file_end(i->pool->clusters));
+	if ((i->heals ? nodes_replace_leaf : nodes_put_leaf)(n, &i->leaf, err) < 0)
+		return -1;
+	return tree_maker_add(i->maker, segment, i->leaf.digest, err);
+}
+
+static int take_by_digest(struct import *i, uint64_t segment, const uint8_t *bad, struct err *err)
+{
+	int rc;
+
+	digest_bytes(i->bytes, SEGMENT_SIZE, i->leaf.digest);
+	rc = find_leaf(i, i->leaf.digest, err);
+	if (rc < 0)
+		return -1;
+	if (rc > 0 && memcmp(i->leaf.digest, bad, DIGEST_SIZE) != 0 && import_same_bytes(i, &i->found)) {
+		i->stats.zeros -= SEGMENT_SIZE - (uint64_t)i->nr * i->unit; /* they are counted by what the leaf has */
+		return take_found(i, segment, err);
+	}
+	i->heals |= rc > 0;
+	return make_leaf(i, segment, err);
+}
+
+static int take_segment(struct import *i, uint64_t segment, struct err *err)
+{
+	uint8_t bad[DIGEST_SIZE] = { 0 };
+	int rc;
+
+	i->leaf.nr_runs = 0;
+	i->leaf.hint = i->isa->bytes(i->bytes, SEGMENT_SIZE);
+	rc = find_segment(i, i->leaf.hint, err);
+	if (rc < 0)
+		return -1;
+	if (rc > 0 && import_same_bytes(i, &i->found))
+		return take_found(i, segment, err);
+	if (rc > 0)
+		memcpy(bad, i->found.digest, DIGEST_SIZE);
+	import_take_units(i);
+	return i->nr ? take_by_digest(i, segment, bad, err) : 0;
+}
+
+int import_segment(struct import *i, uint64_t segment, const void *bytes, struct err *err)
+{
+	assert(segment >= i->next && segment < i->nr_segments);
+	i->next = segment + 1;
+	i->bytes = bytes;
+	i->stats.bytes += SEGMENT_SIZE;
+	return take_segment(i, segment, err);
+}
+
+/* ---- segments of the base ---- */
+
+/* Its bytes, as many as the disk has of them. */
+static int read_base(struct import *i, uint64_t segment, const uint8_t digest[DIGEST_SIZE], struct err *err)
+{
+	CLEANUP(free) uint8_t *bytes = malloc(SEGMENT_SIZE);
+	uint64_t inside = min_u64(i->size - segment * SEGMENT_SIZE, SEGMENT_SIZE);
+
+	if (!bytes)
+		return err_set(err, ERR_MEMORY, "no memory for a segment");
+	if (tree_read_segment(i->pool->nodes, i->pool->clusters, digest, bytes, err) < 0)
+		return -1;
+	memset(bytes + inside, 0, SEGMENT_SIZE - inside);
+	i->bytes = bytes;
+	return take_segment(i, segment, err);
+}
+
+/* Where a leaf has smaller units than this disk is to have, or more bytes, it does not do. */
+static int take_base(struct import *i, uint64_t segment, const uint8_t digest[DIGEST_SIZE], struct err *err)
+{
+	bool cut = segment == i->nr_segments - 1 && i->size % SEGMENT_SIZE && i->base_size > i->size;
+	int rc = find_leaf(i, digest, err);
+
+	if (rc < 0)
+		return -1;
+	if (!rc || cut)
+		return read_base(i, segment, digest, err);
+	go_on_behind(i, &i->found);
+	return tree_maker_add(i->maker, segment, digest, err);
+}
+
+int import_same(struct import *i, uint64_t segment, struct err *err)
+{
+	uint8_t digest[DIGEST_SIZE];
+	uint64_t at = 0;
+	int rc = 0;
+
+	assert(i->base && segment >= i->next && segment <= i->nr_segments);
+	while (i->next < segment && (rc = tree_walk_next(i->base, i->next, &at, digest, err)) > 0 && at < segment) {
+		i->next = at + 1;
+		if (take_base(i, at, digest, err) < 0)
+			return -1;
+	}
+	i->next = segment;
+	return rc < 0 ? -1 : 0;
+}
+
+/* ---- a disk ---- */
+
+struct import *import_new(struct pool *pool, uint64_t size, const struct import_options *o, const uint8_t *base, uint64_t base_size,
+			  struct err *err)
+{
+	CLEANUP(import_free) struct import *i = calloc(1, sizeof(*i));
+
+	assert(pool->writing && o->unit_bits >= POOL_UNIT_BITS_MIN && o->unit_bits <= POOL_UNIT_BITS_MAX);
+	if (!i || !(i->piece = aligned_alloc(BLOCK_SIZE, IMPORT_PIECE)))
+		return err_null(err, ERR_MEMORY, "no memory to import a disk");
+	i->pool = pool;
+	i->isa = fingerprint_best();
+	i->leaf.unit_bits = o->unit_bits;
+	i->unit = (size_t)1 << o->unit_bits;
+	i->min_run = (unsigned)min_u64(max_u64(div_up(o->min_run, i->unit), 1), SEGMENT_BLOCKS);
+	i->size = size;
+	i->nr_segments = div_up(size, SEGMENT_SIZE);
+	i->base_size = base_size;
+	if (digest_prepare(err) < 0)
+		return NULL;
+	if (base && !(i->base = tree_walk_new(pool->nodes, base, base_size, err)))
+		return NULL;
+	i->maker = tree_maker_new(pool->nodes, size, err);
+	return i->maker ? STEAL(i) : NULL;
+}
+
+int import_end(struct import *i, uint8_t ret[DIGEST_SIZE], struct import_stats *ret_stats, struct err *err)
+{
+	if (tree_maker_end(i->maker, ret, err) < 0)
+		return -1;
+	*ret_stats = i->stats;
+	return 0;
+}
+
+void import_free(struct import *i)
+{
+	if (!i)
+		return;
+	tree_maker_free(i->maker);
+	tree_walk_free(i->base);
+	free(i->piece);
+	free(i);
+}

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_IMPORT_PARTS_H
+#define DEDUPSCAN_IMPORT_PARTS_H
+
+#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/import.h"
+#include "compactor/pool/nodes.h"
+#include "compactor/pool/tree.h"
+#include "scanner/chunk/fingerprint.h"
+
+/* What the parts of importing share: import.c takes segments as a whole, import_match.c unit by unit.  Nobody else includes this.
+ *
+ * Places in the cluster file are bytes here, and multiples of the unit. */
+
+#define IMPORT_PIECE ((size_t)128 << 10) /* clusters are read so many bytes at a time */
+
+struct import {
+	struct pool *pool;
+	const struct fingerprint_isa *isa;
+	size_t unit;	  /* bytes */
+	unsigned min_run; /* units, at least 1 */
+	uint64_t size, nr_segments, next; /* of the disk; the first segment that is not decided */
+	struct tree_maker *maker;
+	struct tree_walk *base;
+	uint64_t base_size;
+	struct import_stats stats;
+	uint8_t *piece; /* clusters to compare with */
+
+	/* Where the next unit lies if it is as in what was shared last; 0 = nobody knows.  `goes_on`: nothing was stored since;
+	 * `guesses`: how often it may still be tried. */
+	uint64_t follows;
+	bool goes_on;
+	unsigned guesses;
+
+	/* the segment at hand */
+	const uint8_t *bytes;
+	unsigned nr; /* units of it that are not zeros */
+	uint16_t units[SEGMENT_BLOCKS];
+	struct fingerprint prints[SEGMENT_BLOCKS]; /* of each, too */
+	bool wrong[SEGMENT_BLOCKS];    /* what the finder said of it has other bytes */
+	bool too_short[SEGMENT_BLOCKS]; /* it is in a match, but in a short one */
+	bool heals;	    /* the clusters that its digest has are damaged */
+	unsigned done;	    /* so many of nr are decided */
+	struct leaf leaf, found; /* the one being made; one that is there */
+};
+
+/* Whether the segment at hand has the bytes that the leaf's map says. */
+bool import_same_bytes(struct import *i, const struct leaf *leaf);
+
+/* What was shared last ends at `end`. */
+void import_shared_to(struct import *i, uint64_t end);
+
+/* Takes prints of the units of the segment at hand. */
+void import_take_units(struct import *i);
+
+/* Makes the map of the segment at hand: shares what is there, stores the rest. */
+int import_match(struct import *i, struct err *err);
+
+#endif

@@ -1,0 +1,521 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compactor/pool/nodes.h"
+
+#include <assert.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "compactor/pool/node_record.h"
+#include "scanner/base/checked.h"
+#include "scanner/base/file.h"
+#include "scanner/chunk/fingerprint.h"
+#include "scanner/index/judymap.h"
+
+/*
+ *	| records | zeros | records                    | torn | zeros | records ...
+ *	^ 0               ^ 4096 n: next transaction           ^ 4096 m
+ *
+ * Records are appended through a buffer.  A transaction ends with nodes_sync(), and the next begins on a page of its own, so that a write
+ * which power cuts short tears nothing that was durable before.  A file that is opened for writing goes on behind its last page, whatever
+ * that holds: what a dead process left is used where it is whole.
+ *
+ * Where a node lies is what the finder says, or a map from 64 bits of its digest to its record.  Both are hints: a record is taken when its
+ * checksum is right and it is of the node that was asked for.  In the map the next free key is taken when there is a record of
+ * another node at a key; in the finder, whose keys have 128 bits, the newer one hides the older, which is written again when it is needed.
+ *
+ * A page that is lost in the middle of a transaction, or damaged later, costs the records in it only: behind it the next record is
+ * looked for at every multiple of 8.  Bytes of a payload could be taken for a record then, which an attacker can bring about for leaves
+ * of his own at best: a leaf is believed when its segment has its digest.
+ */
+
+#define BUFFER_SIZE ((size_t)256 << 10)
+#define LEAF_GUESS 512u /* most leaves are shorter */
+
+struct nodes {
+	int fd;
+	char name[64];
+	struct finder *finder;
+	struct judymap map; /* without a finder: key -> offset / 8 + 1 */
+	bool writing, dirty, broken;
+	bool begun; /* a transaction */
+	uint64_t end; /* what is buffered included */
+	uint64_t limit; /* of the cluster file */
+	size_t used;	/* of the buffer, which is the file's end */
+	uint8_t *buf;
+	uint8_t record[NODE_RECORD_MAX];
+};
+
+/* ---- reading records ---- */
+
+static uint64_t on_disk(const struct nodes *n)
+{
+	return n->end - n->used;
+}
+
+/* Returns how many bytes are there. */
+static size_t read_at(struct nodes *n, uint64_t offset, size_t len)
+{
+	ssize_t got = file_read_some(n->fd, n->record, len, offset, NULL);
+
+	return got < 0 ? 0 : (size_t)got;
+}
+
+/* The whole record at an offset, or NULL; good until the next call. */
+static const uint8_t *record_at(struct nodes *n, uint64_t offset, size_t guess)
+{
+	size_t got, len;
+
+	if (offset >= n->end || n->end - offset < sizeof(struct pool_node_disk))
+		return NULL;
+	if (offset >= on_disk(n)) {
+		const uint8_t *p = n->buf + (offset - on_disk(n));
+
+		return node_record_check(p, n->end - offset) ? p : NULL;
+	}
+	got = read_at(n, offset, guess);
+	if (got < sizeof(struct pool_node_disk))
+		return NULL;
+	len = node_record_len(n->record);
+	if (len > got)
+		got = read_at(n, offset, len);
+	return node_record_check(n->record, got) ? n->record : NULL;
+}
+
+static bool is_node(const uint8_t *record, struct node_id id)
+{
+	struct node_id is = node_record_id(record);
+
+	return is.level == id.level && is.unit_bits == id.unit_bits && memcmp(is.digest, id.digest, DIGEST_SIZE) == 0;
+}
+
+static const uint8_t *record_of(struct nodes *n, uint64_t offset, struct node_id id)
+{
+	const uint8_t *p = record_at(n, offset, id.level ? NODE_INNER_MAX : LEAF_GUESS);
+
+	return p && is_node(p, id) ? p : NULL;
+}
+
+/* ---- finding them ---- */
+
+static struct fingerprint finder_key(struct node_id id)
+{
+	return (struct fingerprint){ le64_load(id.digest), le64_load(id.digest + 8) ^ id.level };
+}
+
+static uint64_t map_key(struct node_id id)
+{
+	return le64_load(id.digest) ^ (uint64_t)id.level << 8 ^ id.unit_bits;
+}
+
+static int find_in_finder(struct nodes *n, struct node_id id, const uint8_t **ret, struct err *err)
+{
+	struct fingerprint key = finder_key(id);
+	uint64_t number;
+	int rc = finder_get(n->finder, FINDER_NODE, id.unit_bits, key.hi, key.lo, &number, err);
+
+	if (rc > 0)
+		*ret = record_of(n, number * NODE_ALIGN, id);
+	return rc > 0 && !*ret ? 0 : rc;
+}
+
+/* The record of a node: 1, 0 = it is not there or damaged, -1. */
+static int find(struct nodes *n, struct node_id id, const uint8_t **ret, struct err *err)
+{
+	uint64_t *slot;
+
+	*ret = NULL;
+	if (n->finder)
+		return find_in_finder(n, id, ret, err);
+	for (uint64_t key = map_key(id); !*ret && (slot = judymap_get(&n->map, key)); key++)
+		*ret = record_of(n, (*slot - 1) * NODE_ALIGN, id);
+	return *ret != NULL;
+}
+
+static int add_to_map(struct nodes *n, struct node_id id, uint64_t offset, struct err *err)
+{
+	for (uint64_t key = map_key(id);; key++) {
+		uint64_t *slot = judymap_put(&n->map, key);
+
+		if (!slot)
+			return err_set(err, ERR_MEMORY, "no memory for a map of the pool's nodes");
+		if (*slot && !record_of(n, (*slot - 1) * NODE_ALIGN, id))
+			continue;
+		*slot = offset / NODE_ALIGN + 1;
+		return 0;
+	}
+}
+
+/* From now on the node is found at this offset. */
+static int remember(struct nodes *n, struct node_id id, struct fingerprint hint, uint64_t offset, struct err *err)
+{
+	struct fingerprint key = finder_key(id);
+
+	if (!n->finder)
+		return add_to_map(n, id, offset, err);
+	if (finder_add(n->finder, FINDER_NODE, id.unit_bits, key.hi, key.lo, offset / NODE_ALIGN, true, err) < 0)
+		return -1;
+	if (fingerprint_is_null(hint))
+		return 0;
+	return finder_add(n->finder, FINDER_SEGMENT, id.unit_bits, hint.hi, hint.lo, offset / NODE_ALIGN, true, err);
+}
+
+/* ---- the whole file ---- */
+
+struct pass {
+	struct nodes *n;
+	uint64_t at, end;
+	uint64_t begin; /* buf holds [begin, begin + len) of the file */
+	size_t len;
+	uint8_t *buf;
+	uint64_t damaged;
+	struct leaf leaf;
+	struct inner inner;
+};
+
+static void pass_free(struct pass *p)
+{
+	if (p)
+		free(p->buf);
+	free(p);
+}
+CLEANUP_DEFINE(struct pass *, pass_free)
+
+static struct pass *pass_new(struct nodes *n, uint64_t from, struct err *err)
+{
+	struct pass *p = calloc(1, sizeof(*p));
+
+	if (p)
+		p->buf = malloc(BUFFER_SIZE);
+	if (!p || !p->buf) {
+		pass_free(p);
+		return err_null(err, ERR_MEMORY, "no memory to go through the pool's nodes");
+	}
+	p->n = n;
+	p->at = p->begin = from;
+	p->end = on_disk(n);
+	return p;
+}
+
+/* The bytes at p->at: as many as a record may have, or all there are. */
+static const uint8_t *pass_look(struct pass *p, size_t *ret_room, struct err *err)
+{
+	size_t want = min_u64(NODE_RECORD_MAX, p->end - p->at);
+
+	if (p->at + want > p->begin + p->len) {
+		p->begin = p->at;
+		p->len = min_u64(BUFFER_SIZE, p->end - p->at);
+		if (file_read(p->n->fd, p->buf, p->len, p->begin, err) < 0) {
+			err_add(err, "'%s'", p->n->name);
+			return NULL;
+		}
+	}
+	*ret_room = want;
+	return p->buf + (p->at - p->begin);
+}
+
+/* The length of the good record at p, decoded, or 0. */
+static size_t pass_decode(struct pass *p, const uint8_t *bytes, size_t room)
+{
+	size_t len = node_record_check(bytes, room);
+
+	if (!len)
+		return 0;
+	if (node_record_id(bytes).level == 0)
+		return node_record_leaf(bytes, &p->leaf, NULL) < 0 ? 0 : len;
+	return node_record_inner(bytes, &p->inner, NULL) < 0 ? 0 : len;
+}
+
+/* The next record: 1 with its bytes and offset, 0 at the end, -1. */
+static int pass_next(struct pass *p, const uint8_t **ret, uint64_t *ret_offset, struct err *err)
+{
+	static const uint8_t zeros[NODE_ALIGN];
+	bool torn = false;
+
+	for (; p->end - p->at >= NODE_ALIGN; p->at += NODE_ALIGN) {
+		size_t room, len;
+		const uint8_t *bytes = pass_look(p, &room, err);
+
+		if (!bytes)
+			return -1;
+		len = pass_decode(p, bytes, room);
+		if (len) {
+			p->damaged += torn;
+			*ret = bytes;
+			*ret_offset = p->at;
+			p->at += len;
+			return 1;
+		}
+		torn = torn || memcmp(bytes, zeros, NODE_ALIGN) != 0;
+	}
+	return 0;
+}
+
+static int remember_from(struct nodes *n, uint64_t from, uint64_t *ret_damaged, struct err *err)
+{
+	CLEANUP(pass_free) struct pass *p = pass_new(n, from, err);
+	const uint8_t *record;
+	uint64_t offset;
+	int rc = -1;
+
+	while (p && (rc = pass_next(p, &record, &offset, err)) > 0)
+		if (remember(n, node_record_id(record), node_record_hint(record), offset, err) < 0)
+			return -1;
+	if (rc == 0)
+		*ret_damaged = p->damaged;
+	return rc;
+}
+
+static int flush(struct nodes *n, struct err *err)
+{
+	if (n->used && file_write(n->fd, n->buf, n->used, on_disk(n), err) < 0)
+		return err_add(err, "'%s'", n->name);
+	n->used = 0;
+	return 0;
+}
+
+int nodes_each(struct nodes *n, int (*call)(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err),
+	       void *ctx, struct err *err)
+{
+	CLEANUP(pass_free) struct pass *p = NULL;
+	const uint8_t *record;
+	uint64_t offset;
+	int rc;
+
+	if (flush(n, err) < 0)
+		return -1;
+	p = pass_new(n, 0, err);
+	if (!p)
+		return -1;
+	while ((rc = pass_next(p, &record, &offset, err)) > 0) {
+		bool leaf = node_record_id(record).level == 0;
+
+		rc = call(ctx, offset, leaf ? &p->leaf : NULL, leaf ? NULL : &p->inner, err);
+		if (rc != 0)
+			break;
+	}
+	return rc;
+}
+
+/* ---- opening ---- */
+
+/* The name is synced while the file is empty: who died before that did not write to it either. */
+static int open_file(struct nodes *n, int dirfd, struct err *err)
+{
+	struct stat st;
+
+	n->fd = file_open(dirfd, n->name, n->writing ? O_RDWR | O_CREAT | O_NOFOLLOW : O_RDONLY | O_NOFOLLOW, 0600, err);
+	if (n->fd < 0)
+		return -1;
+	if (file_stat(n->fd, &st) < 0)
+		return err_errno(err, "cannot stat '%s'", n->name);
+	n->end = (uint64_t)st.st_size;
+	return n->writing && n->end == 0 ? file_sync_dir(dirfd, err) : 0;
+}
+
+struct nodes *nodes_open(int dirfd, const char *name, struct finder *finder, bool writing, uint64_t *ret_damaged, struct err *err)
+{
+	CLEANUP(nodes_close) struct nodes *n = calloc(1, sizeof(*n));
+	uint64_t from = finder ? finder_covered(finder) : 0, damaged;
+
+	if (n)
+		*n = (struct nodes){ .fd = -1, .finder = finder, .writing = writing, .dirty = writing, .limit = UINT64_MAX };
+	if (n && writing)
+		n->buf = malloc(BUFFER_SIZE);
+	if (!n || (writing && !n->buf))
+		return err_null(err, ERR_MEMORY, "no memory for the nodes of a pool");
+	snprintf(n->name, sizeof(n->name), "%s", name);
+	if (digest_prepare(err) < 0 || open_file(n, dirfd, err) < 0)
+		return NULL;
+	if (from > n->end || from % NODE_ALIGN) /* it is of another time */
+		from = 0;
+	if (remember_from(n, from, &damaged, err) < 0)
+		return NULL;
+	*ret_damaged = damaged;
+	return STEAL(n);
+}
+
+void nodes_close(struct nodes *n)
+{
+	if (!n)
+		return;
+	if (n->fd >= 0)
+		file_close(n->fd, n->name, NULL);
+	judymap_release(&n->map);
+	free(n->buf);
+	free(n);
+}
+
+/* ---- writing ---- */
+
+static int usable(const struct nodes *n, struct err *err)
+{
+	return n->broken ? err_set(err, ERR_IO, "'%s' could not be synced before", n->name) : 0;
+}
+
+int nodes_sync(struct nodes *n, uint64_t *ret_end, struct err *err)
+{
+	if (usable(n, err) < 0 || flush(n, err) < 0)
+		return -1;
+	if (n->dirty && file_sync(n->fd, n->name, err) < 0) {
+		n->broken = true;
+		return -1;
+	}
+	n->begun = n->dirty = false;
+	*ret_end = n->end;
+	return 0;
+}
+
+/* Room for the largest record at the file's end. */
+static uint8_t *room_for_one(struct nodes *n, struct err *err)
+{
+	assert(n->writing);
+	if (usable(n, err) < 0 || (BUFFER_SIZE - n->used < NODE_RECORD_MAX && flush(n, err) < 0))
+		return NULL;
+	if (!n->begun)
+		n->end = round_up(n->end, BLOCK_SIZE);
+	n->begun = n->dirty = true;
+	return n->buf + n->used;
+}
+
+/* The record in the room becomes the file's end. */
+static int add(struct nodes *n, const uint8_t *record, size_t len, struct err *err)
+{
+	uint64_t offset = n->end;
+
+	n->used += len;
+	n->end += len;
+	return remember(n, node_record_id(record), node_record_hint(record), offset, err);
+}
+
+static void assert_leaf(const struct leaf *leaf)
+{
+	uint64_t units = SEGMENT_SIZE >> leaf->unit_bits, at = 0;
+
+	assert(leaf->nr_runs > 0 && !digest_is_null(leaf->digest));
+	for (unsigned i = 0; i < leaf->nr_runs; i++) {
+		assert(leaf->runs[i].nr > 0 && leaf->runs[i].first >= at);
+		at = leaf->runs[i].first + leaf->runs[i].nr;
+		assert(at <= units);
+	}
+}
+
+int nodes_replace_leaf(struct nodes *n, const struct leaf *leaf, struct err *err)
+{
+	uint8_t *room;
+
+	assert_leaf(leaf);
+	room = room_for_one(n, err);
+	return room ? add(n, room, node_record_of_leaf(leaf, room), err) : -1;
+}
+
+int nodes_put_leaf(struct nodes *n, const struct leaf *leaf, struct err *err)
+{
+	const uint8_t *old;
+	int rc = find(n, (struct node_id){ leaf->digest, 0, leaf->unit_bits }, &old, err);
+
+	return rc == 0 ? nodes_replace_leaf(n, leaf, err) : rc < 0 ? -1 : 0;
+}
+
+int nodes_put_inner(struct nodes *n, const struct inner *inner, struct err *err)
+{
+	uint8_t digest[DIGEST_SIZE], *room;
+	const uint8_t *old;
+	int rc;
+
+	digest_bytes(inner->children, sizeof(inner->children), digest);
+	assert(inner->level > 0 && inner->level <= DIGEST_LEVELS && memcmp(digest, inner->digest, DIGEST_SIZE) == 0);
+	rc = find(n, (struct node_id){ inner->digest, inner->level, 0 }, &old, err);
+	if (rc != 0)
+		return rc < 0 ? -1 : 0;
+	room = room_for_one(n, err);
+	return room ? add(n, room, node_record_of_inner(inner, room), err) : -1;
+}
+
+/* ---- looking up ---- */
+
+void nodes_set_limit(struct nodes *n, uint64_t end)
+{
+	n->limit = end;
+}
+
+uint64_t nodes_bytes(const struct nodes *n)
+{
+	return n->end;
+}
+
+static int decode_leaf(const struct nodes *n, const uint8_t *record, struct leaf *ret, struct err *err)
+{
+	if (node_record_leaf(record, ret, err) < 0)
+		return -1;
+	for (unsigned i = 0; i < ret->nr_runs; i++)
+		if ((ret->runs[i].place + ret->runs[i].nr) << ret->unit_bits > n->limit)
+			return err_set(err, ERR_FORMAT, "the map of a segment points past the end of the pool's data");
+	return 0;
+}
+
+static int not_there(struct node_id id, struct err *err)
+{
+	char text[DIGEST_TEXT_ROOM];
+
+	return err_set(err, ERR_FORMAT, "the pool has no whole node %s of level %u", digest_text(id.digest, text), id.level);
+}
+
+static int of_node(struct node_id id, struct err *err)
+{
+	char text[DIGEST_TEXT_ROOM];
+
+	return err_add(err, "node %s of a pool", digest_text(id.digest, text));
+}
+
+int nodes_get_leaf(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits, struct leaf *ret, struct err *err)
+{
+	struct node_id id = { digest, 0, unit_bits };
+	const uint8_t *record;
+	int rc = find(n, id, &record, err);
+
+	if (rc <= 0)
+		return rc == 0 ? not_there(id, err) : -1;
+	return decode_leaf(n, record, ret, err) < 0 ? of_node(id, err) : 0;
+}
+
+int nodes_get_inner(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned level, struct inner *ret, struct err *err)
+{
+	struct node_id id = { digest, level, 0 };
+	const uint8_t *record;
+	int rc = find(n, id, &record, err);
+
+	if (rc <= 0)
+		return rc == 0 ? not_there(id, err) : -1;
+	return node_record_inner(record, ret, err) < 0 ? of_node(id, err) : 0;
+}
+
+int nodes_find_leaf(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits, struct leaf *ret, struct err *err)
+{
+	for (; unit_bits <= POOL_UNIT_BITS_MAX; unit_bits += 2) {
+		const uint8_t *record;
+		int rc = find(n, (struct node_id){ digest, 0, unit_bits }, &record, err);
+
+		if (rc < 0)
+			return -1;
+		if (rc > 0 && decode_leaf(n, record, ret, NULL) == 0)
+			return 1;
+	}
+	return 0;
+}
+
+int nodes_find_segment(struct nodes *n, struct fingerprint hint, unsigned unit_bits, struct leaf *ret, struct err *err)
+{
+	const uint8_t *record;
+	struct fingerprint is;
+	uint64_t number;
+	int rc = n->finder ? finder_get(n->finder, FINDER_SEGMENT, unit_bits, hint.hi, hint.lo, &number, err) : 0;
+
+	if (rc <= 0)
+		return rc;
+	record = record_at(n, number * NODE_ALIGN, LEAF_GUESS);
+	if (!record || node_record_id(record).level != 0 || node_record_id(record).unit_bits != unit_bits)
+		return 0;
+	is = node_record_hint(record);
+	return is.hi == hint.hi && is.lo == hint.lo && decode_leaf(n, record, ret, NULL) == 0;
+}

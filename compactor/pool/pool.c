@@ -1,0 +1,427 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compactor/pool/pool.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/finder.h"
+#include "compactor/pool/nodes.h"
+#include "scanner/base/file.h"
+
+/* A new pool is made whole under another name and gets its own by one rename, which takes the place of an empty directory and of
+ * nothing else.  What a power cut leaves under the other name is removed by the next attempt.
+ *
+ * Whoever may write to a pool's directories can put anything at our names, so nobody but the owner may; QEMU of other users
+ * passes through to what it needs (0711, and files of mode 0444).  The pool's own name may lie in a directory of an enemy's, who can move
+ * it away, but not make one that passes. */
+
+#define FINDER_MEMORY ((size_t)128 << 20)
+#define DIR_MODE 0711
+#define HIDDEN_MODE 0700
+#define NODES_ROOM (POOL_ID_TEXT_ROOM + 8)
+
+static const struct {
+	const char *name;
+	mode_t mode;
+} dirs[POOL_NR_DIRS] = {
+	[POOL_TOP] = { ".", DIR_MODE },		[POOL_VIEWS] = { "views", DIR_MODE },
+	[POOL_SEALED] = { "sealed", DIR_MODE }, [POOL_TREES] = { "trees", HIDDEN_MODE },
+	[POOL_NAMES] = { "names", HIDDEN_MODE }, [POOL_INDEX] = { "index", HIDDEN_MODE },
+	[POOL_TRASH] = { "trash", HIDDEN_MODE }, [POOL_QUARANTINE] = { "quarantine", HIDDEN_MODE },
+};
+
+/* ---- ids ---- */
+
+int pool_new_id(uint8_t ret[POOL_ID_SIZE], struct err *err)
+{
+	uint8_t id[POOL_ID_SIZE];
+
+	if (getrandom(id, sizeof(id), 0) != sizeof(id))
+		return err_errno(err, "cannot get random bytes for an id");
+	id[6] = (id[6] & 0x0f) | 0x40;
+	id[8] = (id[8] & 0x3f) | 0x80;
+	memcpy(ret, id, sizeof(id));
+	return 0;
+}
+
+char *pool_id_text(const uint8_t id[POOL_ID_SIZE], char buf[POOL_ID_TEXT_ROOM])
+{
+	static const char digits[] = "0123456789abcdef";
+	char *p = buf;
+
+	for (size_t i = 0; i < POOL_ID_SIZE; i++) {
+		if (i == 4 || i == 6 || i == 8 || i == 10)
+			*p++ = '-';
+		*p++ = digits[id[i] >> 4];
+		*p++ = digits[id[i] & 15];
+	}
+	*p = 0;
+	return buf;
+}
+
+static int hex_value(char c)
+{
+	return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+bool pool_id_parse(const char *text, uint8_t ret[POOL_ID_SIZE])
+{
+	char again[POOL_ID_TEXT_ROOM];
+	uint8_t id[POOL_ID_SIZE] = { 0 };
+	const char *p = text;
+
+	for (size_t i = 0; i < 2 * POOL_ID_SIZE; i++) {
+		int v;
+
+		p += *p == '-';
+		v = hex_value(*p);
+		if (v < 0)
+			return false;
+		id[i / 2] = (uint8_t)(id[i / 2] << 4 | v);
+		p++;
+	}
+	if (strcmp(pool_id_text(id, again), text) != 0)
+		return false;
+	memcpy(ret, id, sizeof(id));
+	return true;
+}
+
+char *pool_id_file_name(const uint8_t id[POOL_ID_SIZE], char buf[POOL_FILE_NAME_ROOM])
+{
+	return strcat(pool_id_text(id, buf), ".qcow2");
+}
+
+static char *nodes_name(const uint8_t id[POOL_ID_SIZE], char buf[NODES_ROOM])
+{
+	return strcat(pool_id_text(id, buf), ".nodes");
+}
+
+/* ---- creating ---- */
+
+/* A new directory, open. */
+static int make_dir(int dirfd, const char *name, mode_t mode, struct err *err)
+{
+	int fd;
+
+	if (file_ops->mkdirat(dirfd, name, mode) < 0)
+		return err_errno(err, "cannot make the directory '%s'", name);
+	fd = file_open(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0, err);
+	if (fd >= 0 && file_ops->fchmod(fd, mode) < 0) { /* whatever the umask is */
+		err_errno(err, "cannot set the mode of '%s'", name);
+		file_ops->close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static int make_file(int dirfd, const char *name, struct err *err)
+{
+	int fd = file_open(dirfd, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600, err), rc;
+
+	if (fd < 0)
+		return -1;
+	rc = file_sync(fd, name, err);
+	return file_close(fd, name, rc == 0 ? err : NULL) < 0 ? -1 : rc;
+}
+
+static int sync_and_close(int fd, struct err *err)
+{
+	int rc = file_sync_dir(fd, err);
+
+	file_ops->close(fd);
+	return rc;
+}
+
+static int fill_new(int top, const uint8_t uuid[POOL_ID_SIZE], struct err *err)
+{
+	char name[POOL_FILE_NAME_ROOM], nodes[NODES_ROOM];
+
+	if (cluster_file_create(top, pool_id_file_name(uuid, name), uuid, err) < 0 || make_file(top, "lock", err) < 0)
+		return -1;
+	for (enum pool_dir i = POOL_TOP + 1; i < POOL_NR_DIRS; i++) {
+		int fd = make_dir(top, dirs[i].name, dirs[i].mode, err), rc;
+
+		if (fd < 0)
+			return -1;
+		rc = i == POOL_TREES ? make_file(fd, nodes_name(uuid, nodes), err) : 0;
+		if (sync_and_close(fd, rc == 0 ? err : NULL) < 0 || rc < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static int remove_file(void *ctx, const char *name, struct err *err)
+{
+	return file_unlink(*(int *)ctx, name, err);
+}
+
+static int remove_dir(int dirfd, const char *name, int (*remove_one)(void *ctx, const char *name, struct err *err), struct err *err)
+{
+	int fd = file_open(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0, err);
+	struct stat st;
+	int rc;
+
+	if (fd < 0)
+		return -1;
+	if (file_ops->fstat(fd, &st) < 0)
+		rc = err_errno(err, "cannot stat '%s'", name);
+	else if (st.st_uid != geteuid())
+		rc = err_set(err, ERR_REFUSED, "'%s' belongs to user %u; it is in the way", name, st.st_uid);
+	else
+		rc = file_each_name(fd, remove_one, &fd, err);
+	file_ops->close(fd);
+	if (rc == 0 && file_ops->unlinkat(dirfd, name, AT_REMOVEDIR) < 0)
+		return err_errno(err, "cannot remove '%s'", name);
+	return rc;
+}
+
+static int remove_any(void *ctx, const char *name, struct err *err)
+{
+	struct stat st;
+
+	if (file_ops->fstatat(*(int *)ctx, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return err_errno(err, "cannot look at '%s'", name);
+	return S_ISDIR(st.st_mode) ? remove_dir(*(int *)ctx, name, remove_file, err) : remove_file(ctx, name, err);
+}
+
+/* What an attempt that was cut short left. */
+static int remove_unfinished(int dirfd, const char *name, struct err *err)
+{
+	struct stat st;
+
+	if (file_ops->fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return errno == ENOENT ? 0 : err_errno(err, "cannot look at '%s'", name);
+	return remove_dir(dirfd, name, remove_any, err);
+}
+
+static int create_as(int dirfd, const char *tmp, const char *name, const uint8_t uuid[POOL_ID_SIZE], struct err *err)
+{
+	int top = make_dir(dirfd, tmp, DIR_MODE, err), rc;
+
+	if (top < 0)
+		return -1;
+	rc = fill_new(top, uuid, err);
+	if (sync_and_close(top, rc == 0 ? err : NULL) < 0 || rc < 0)
+		return -1;
+	if (file_ops->renameat2(dirfd, tmp, dirfd, name, 0) == 0)
+		return 0;
+	if (errno == ENOTEMPTY || errno == EEXIST || errno == ENOTDIR)
+		return err_set(err, ERR_REFUSED, "something is there already");
+	return err_errno(err, "cannot give it its name");
+}
+
+int pool_create(int dirfd, const char *name, struct err *err)
+{
+	CLEANUP(free) char *tmp = NULL;
+	uint8_t uuid[POOL_ID_SIZE];
+
+	signal(SIGXFSZ, SIG_IGN); /* a file size limit is an error, EFBIG, and no death */
+	if (asprintf(&tmp, "%s.new", name) < 0) {
+		tmp = NULL;
+		return err_set(err, ERR_MEMORY, "out of memory");
+	}
+	if (remove_unfinished(dirfd, tmp, err) < 0 || pool_new_id(uuid, err) < 0)
+		return err_add(err, "cannot make the pool '%s'", name);
+	if (create_as(dirfd, tmp, name, uuid, err) < 0) {
+		remove_unfinished(dirfd, tmp, NULL);
+		return err_add(err, "cannot make the pool '%s'", name);
+	}
+	return file_sync_dir(dirfd, err);
+}
+
+/* ---- opening ---- */
+
+static int check_ours(const struct pool *p, enum pool_dir i, dev_t *dev, struct err *err)
+{
+	const char *name = dirs[i].name;
+	struct stat st;
+
+	if (file_ops->fstat(p->dirs[i], &st) < 0)
+		return err_errno(err, "cannot stat '%s'", name);
+	if (st.st_uid != geteuid())
+		return err_set(err, ERR_REFUSED, "'%s' belongs to user %u, not to who runs this; run as that user", name, st.st_uid);
+	if (st.st_mode & 022)
+		return err_set(err, ERR_REFUSED, "others than its owner can write to '%s' (mode %04o); see what is in it, then chmod %o",
+			       name, st.st_mode & 07777, dirs[i].mode);
+	if (i == POOL_TOP)
+		*dev = st.st_dev;
+	if (st.st_dev != *dev)
+		return err_set(err, ERR_REFUSED, "'%s' is a file system of its own; it must be a plain directory", name);
+	return 0;
+}
+
+static int open_dirs(struct pool *p, struct err *err)
+{
+	dev_t dev = 0;
+
+	for (enum pool_dir i = POOL_TOP; i < POOL_NR_DIRS; i++) {
+		struct err why = ERR_INIT;
+
+		if (i != POOL_TOP)
+			p->dirs[i] = file_open_beneath(p->dirs[POOL_TOP], dirs[i].name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW,
+						       RESOLVE_NO_SYMLINKS, &why);
+		if (p->dirs[i] < 0)
+			return err_set(err,
+				       why.errnum == ENOENT ? ERR_FORMAT :
+				       why.errnum == ELOOP || why.errnum == ENOTDIR ? ERR_REFUSED : why.kind,
+				       "it is no whole pool: %s", why.text);
+		if (check_ours(p, i, &dev, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static int lock(struct pool *p, struct err *err)
+{
+	struct flock whole = { .l_type = p->writing ? F_WRLCK : F_RDLCK };
+	struct err why = ERR_INIT;
+
+	p->lock = file_open(p->dirs[POOL_TOP], "lock", (p->writing ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_NONBLOCK, 0, &why);
+	if (p->lock < 0)
+		return err_set(err, why.errnum == ENOENT ? ERR_FORMAT : why.kind, "it is no whole pool: %s", why.text);
+	if (file_ops->fcntl(p->lock, F_OFD_SETLK, &whole) == 0)
+		return 0;
+	if (errno != EAGAIN && errno != EACCES)
+		return err_errno(err, "cannot lock it");
+	return err_set(err, ERR_BUSY, "another dedupscan %s it; wait for it", p->writing ? "uses" : "changes");
+}
+
+struct found {
+	bool any;
+	uint8_t uuid[POOL_ID_SIZE];
+};
+
+static int look_for_cluster_file(void *ctx, const char *name, struct err *err)
+{
+	char text[POOL_ID_TEXT_ROOM] = "";
+	uint8_t uuid[POOL_ID_SIZE];
+	struct found *f = ctx;
+
+	if (strlen(name) != POOL_FILE_NAME_ROOM - 1 || strcmp(name + POOL_ID_TEXT_ROOM - 1, ".qcow2") != 0)
+		return 0;
+	memcpy(text, name, sizeof(text) - 1);
+	if (!pool_id_parse(text, uuid))
+		return 0;
+	if (f->any)
+		return err_set(err, ERR_UNSUPPORTED, "it has more than one cluster file: '%s' is another one", name);
+	f->any = true;
+	memcpy(f->uuid, uuid, sizeof(uuid));
+	return 0;
+}
+
+static int open_clusters(struct pool *p, struct err *err)
+{
+	char name[POOL_FILE_NAME_ROOM];
+	struct found f = { 0 };
+
+	if (file_each_name(p->dirs[POOL_TOP], look_for_cluster_file, &f, err) < 0)
+		return -1;
+	if (!f.any)
+		return err_set(err, ERR_FORMAT, "it is no whole pool: its cluster file is missing");
+	memcpy(p->uuid, f.uuid, sizeof(p->uuid));
+	p->clusters = cluster_file_open(p->dirs[POOL_TOP], pool_id_file_name(p->uuid, name), p->writing, err);
+	if (!p->clusters)
+		return -1;
+	if (memcmp(cluster_file_uuid(p->clusters), p->uuid, sizeof(p->uuid)) != 0)
+		return err_set(err, ERR_FORMAT, "cluster file '%s' has another id than its name", name);
+	return 0;
+}
+
+/* What the finder has lost is added again by nodes_open(), so it must be empty then. */
+static int open_finder(struct pool *p, struct err *err)
+{
+	bool whole;
+
+	p->finder = finder_open(p->dirs[POOL_INDEX], p->uuid, FINDER_MEMORY, true, &whole, err);
+	if (!p->finder)
+		return -1;
+	return whole ? 0 : finder_clear(p->finder, err);
+}
+
+static int open_nodes(struct pool *p, struct err *err)
+{
+	char name[NODES_ROOM];
+	struct stat st;
+
+	/* A new one would hide that all is lost. */
+	if (file_ops->fstatat(p->dirs[POOL_TREES], nodes_name(p->uuid, name), &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return errno == ENOENT ? err_set(err, ERR_FORMAT, "it is no whole pool: 'trees/%s' is missing", name) :
+					 err_errno(err, "cannot look at 'trees/%s'", name);
+	p->nodes = nodes_open(p->dirs[POOL_TREES], name, p->finder, p->writing, &p->nr_damaged, err);
+	if (!p->nodes)
+		return -1;
+	nodes_set_limit(p->nodes, cluster_file_end(p->clusters));
+	return 0;
+}
+
+static struct pool *pool_new(const char *path, bool writing, struct err *err)
+{
+	struct pool *p = calloc(1, sizeof(*p));
+
+	if (!p)
+		return err_null(err, ERR_MEMORY, "out of memory");
+	for (enum pool_dir i = POOL_TOP; i < POOL_NR_DIRS; i++)
+		p->dirs[i] = -1;
+	p->lock = -1;
+	p->writing = writing;
+	p->path = strdup(path);
+	if (p->path)
+		return p;
+	pool_close(p);
+	return err_null(err, ERR_MEMORY, "out of memory");
+}
+
+int pool_open(int dirfd, const char *name, const char *path, bool writing, struct pool **ret, struct err *err)
+{
+	CLEANUP(pool_close) struct pool *p = pool_new(path, writing, err);
+	struct err why = ERR_INIT;
+
+	if (!p)
+		return -1;
+	signal(SIGXFSZ, SIG_IGN);
+	p->dirs[POOL_TOP] = file_open_beneath(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, RESOLVE_NO_SYMLINKS, &why);
+	if (p->dirs[POOL_TOP] < 0 && why.errnum == ENOENT) {
+		*ret = NULL;
+		return 0;
+	}
+	if (p->dirs[POOL_TOP] < 0)
+		return err_set(err, why.errnum == ELOOP || why.errnum == ENOTDIR ? ERR_REFUSED : why.kind, "pool '%s': %s", path,
+			       why.text);
+	if (open_dirs(p, err) < 0 || lock(p, err) < 0 || open_clusters(p, err) < 0 || (writing && open_finder(p, err) < 0) ||
+	    open_nodes(p, err) < 0)
+		return err_add(err, "pool '%s'", path);
+	*ret = STEAL(p);
+	return 0;
+}
+
+void pool_close(struct pool *p)
+{
+	if (!p)
+		return;
+	nodes_close(p->nodes);
+	finder_close(p->finder);
+	cluster_file_close(p->clusters);
+	for (enum pool_dir i = POOL_TOP; i < POOL_NR_DIRS; i++)
+		if (p->dirs[i] >= 0)
+			file_ops->close(p->dirs[i]);
+	if (p->lock >= 0) /* the lock goes last */
+		file_ops->close(p->lock);
+	free(p->path);
+	free(p);
+}
+
+int pool_sync(struct pool *p, struct err *err)
+{
+	uint64_t end;
+
+	if (cluster_file_sync(p->clusters, err) < 0 || nodes_sync(p->nodes, &end, err) < 0 || finder_sync(p->finder, end, err) < 0)
+		return err_add(err, "pool '%s'", p->path);
+	nodes_set_limit(p->nodes, cluster_file_end(p->clusters));
+	return 0;
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_POOL_ESTIMATE_H
+#define DEDUPSCAN_POOL_ESTIMATE_H
+
+#include "compactor/store.h"
+
+/* What images would take in a pool, from the index alone: the bytes that each adds when they enter one after the other, by the rule of
+ * compactor/pool/import.h, that runs of at least min_run are shared with what is there. */
+
+struct pool_cost {
+	bool wanted;	  /* set by the caller: it is to enter */
+	uint64_t fresh;	  /* clusters, bytes: what nobody before it has, in runs long enough */
+	uint64_t shared;  /* bytes that others before it, or itself, have */
+	uint64_t overhead; /* bytes of tables, nodes, index, stub and overlay */
+};
+
+struct pool_estimate {
+	uint64_t memory; /* bytes that this process may take */
+	unsigned nr_threads;
+	uint64_t min_run;
+	unsigned cluster_bits; /* of the views */
+};
+
+/* Fills costs[image] for all images of the store that are wanted, in the order of ranks.  Exact but for runs that end where the pool's
+ * clusters are not contiguous. */
+int pool_estimate(struct store *s, const struct pool_estimate *o, struct pool_cost *costs, struct err *err);
+
+#endif

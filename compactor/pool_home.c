@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compactor/pool_home.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "compactor/pool/cluster_file.h"
+#include "scanner/base/file.h"
+
+/* ---- where it is ---- */
+
+static const struct root *first_walked(const struct roots *roots)
+{
+	for (size_t i = 0; i < roots->list.nr; i++)
+		if (roots->list.items[i].walked)
+			return &roots->list.items[i];
+	return NULL;
+}
+
+static bool lies_in(const char *path, const char *dir)
+{
+	size_t len = strlen(dir);
+
+	return strncmp(path, dir, len) == 0 && (path[len] == '\0' || path[len] == '/' || strcmp(dir, "/") == 0);
+}
+
+static int too_long(struct err *err)
+{
+	return err_set(err, ERR_UNSUPPORTED, "the pool's path is too long");
+}
+
+/* The directory that `path` is or would be in, resolved, and its own name behind it. */
+static int resolve_told(const char *path, char *ret, struct err *err)
+{
+	CLEANUP(free) char *copy = strdup(path);
+	CLEANUP(free) char *dir = NULL;
+	size_t len = strlen(path);
+	char *name;
+
+	if (!copy)
+		return err_set(err, ERR_MEMORY, "no memory for a path");
+	while (len > 1 && copy[len - 1] == '/')
+		copy[--len] = '\0';
+	name = strrchr(copy, '/');
+	dir = name == copy ? strdup("/") : realpath(name ? (*name = '\0', copy) : ".", NULL);
+	if (!dir)
+		return err_errno(err, "cannot find the directory of the pool '%s'", path);
+	name = name ? name + 1 : copy;
+	if (!*name || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+		return err_set(err, ERR_USAGE, "'%s' cannot be a pool: name a directory of its own", path);
+	if (snprintf(ret, PATH_MAX, "%s/%s", strcmp(dir, "/") == 0 ? "" : dir, name) >= PATH_MAX)
+		return too_long(err);
+	return 0;
+}
+
+int pool_home_path(const struct roots *roots, const char *told, char *ret, struct err *err)
+{
+	const struct root *first = first_walked(roots);
+
+	if (told) {
+		if (resolve_told(told, ret, err) < 0)
+			return -1;
+	} else {
+		size_t len;
+
+		if (!first)
+			return err_set(err, ERR_USAGE, "which pool? --pool DIR says");
+		len = strlen(first->path) - (first->file ? strlen(first->file) + 1 : 0);
+		if (snprintf(ret, PATH_MAX, "%.*s/" POOL_NAME, (int)(len == 1 ? 0 : len), first->path) >= PATH_MAX)
+			return too_long(err);
+	}
+	for (size_t i = 0; i < roots->list.nr; i++)
+		if (roots->list.items[i].walked && lies_in(roots->list.items[i].path, ret))
+			return err_set(err, ERR_USAGE, "'%s' lies in the pool '%s'", roots->list.items[i].path, ret);
+	return 0;
+}
+
+/* ---- opening ---- */
+
+/* A link in the place of the pool is not followed: what overlays name must be where it is. */
+static int open_at(struct roots *roots, const char *path, bool writing, bool create, struct pool **ret, struct err *err)
+{
+	const char *name = strrchr(path, '/') + 1;
+	CLEANUP(free) char *dir = strndup(path, name - path > 1 ? (size_t)(name - path) - 1 : 1);
+	CLEANUP(close_fd) int dirfd = dir ? file_open(AT_FDCWD, dir, O_RDONLY | O_DIRECTORY, 0, err) : -1;
+
+	if (dirfd < 0)
+		return -1;
+	if (pool_open(dirfd, name, path, writing, ret, err) < 0)
+		return -1;
+	if (!*ret && create && (pool_create(dirfd, name, err) < 0 || pool_open(dirfd, name, path, writing, ret, err) < 0))
+		return -1;
+	if (!*ret || roots_add_pool(roots, path, err) == 0)
+		return 0;
+	pool_close(*ret);
+	*ret = NULL;
+	return -1;
+}
+
+int pool_home_open(struct roots *roots, const char *told, bool writing, bool create, struct pool **ret, struct err *err)
+{
+	char path[PATH_MAX];
+
+	return pool_home_path(roots, told, path, err) < 0 ? -1 : open_at(roots, path, writing, create, ret, err);
+}
+
+int pool_home_of(struct roots *roots, const char *path, const char *told, bool writing, struct pool **ret, struct err *err)
+{
+	char at[PATH_MAX];
+	char *slash;
+
+	if (told) {
+		if (resolve_told(told, at, err) < 0 || open_at(roots, at, writing, false, ret, err) < 0)
+			return -1;
+		return *ret ? 0 : err_set(err, ERR_USAGE, "there is no pool at '%s'", at);
+	}
+	if (snprintf(at, sizeof(at) - sizeof(POOL_NAME), "%s", path) >= (int)(sizeof(at) - sizeof(POOL_NAME)))
+		return too_long(err);
+	while ((slash = strrchr(at, '/'))) {
+		struct stat st;
+
+		strcpy(slash + 1, POOL_NAME);
+		if (file_ops->fstatat(AT_FDCWD, at, &st, AT_SYMLINK_NOFOLLOW) == 0)
+			return open_at(roots, at, writing, false, ret, err);
+		*slash = '\0';
+	}
+	return err_set(err, ERR_USAGE, "no directory above '%s' holds a pool; --pool DIR says where it is", path);
+}
+
+/* ---- who may read ---- */
+
+#define READERS (S_IRUSR | S_IRGRP | S_IROTH)
+
+static bool same_readers(const struct stat *pool, const struct stat *member)
+{
+	if (pool->st_mode & member->st_mode & S_IROTH)
+		return true;
+	if ((pool->st_mode ^ member->st_mode) & (S_IRGRP | S_IROTH))
+		return false;
+	return pool->st_uid == member->st_uid && (!(pool->st_mode & S_IRGRP) || pool->st_gid == member->st_gid);
+}
+
+struct readers {
+	mode_t mode;
+	uid_t uid;
+	gid_t gid;
+	int dirfd;
+};
+
+static int set_readers(int fd, const struct readers *r, struct err *err)
+{
+	struct stat st;
+
+	if (file_ops->fstat(fd, &st) < 0)
+		return err_errno(err, "cannot look at a file of the pool");
+	if ((st.st_uid != r->uid || st.st_gid != r->gid) && file_ops->fchown(fd, r->uid, r->gid) < 0)
+		return err_errno(err, "cannot give a file of the pool to its readers");
+	if ((st.st_mode & 07777) != r->mode && file_ops->fchmod(fd, r->mode) < 0)
+		return err_errno(err, "cannot say who may read a file of the pool");
+	return 0;
+}
+
+static int set_stub(void *ctx, const char *name, struct err *err)
+{
+	const struct readers *r = ctx;
+	CLEANUP(close_fd) int fd = file_open(r->dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, err);
+
+	return fd < 0 ? -1 : set_readers(fd, r, err);
+}
+
+int pool_home_admit(struct pool *p, const struct stat *member, bool cross_owner, struct err *err)
+{
+	struct readers r = { .mode = member->st_mode & READERS, .uid = member->st_uid, .gid = member->st_gid };
+	int fd = cluster_file_fd(p->clusters);
+	uint32_t slot;
+	struct stat st;
+
+	if (file_ops->fstat(fd, &st) < 0)
+		return err_errno(err, "cannot look at the pool");
+	if (cluster_file_next_slot(p->clusters, &slot, err) < 0)
+		return -1;
+	if (slot > 1 && same_readers(&st, member))
+		return 0;
+	if (slot > 1 && !cross_owner)
+		return err_set(err, ERR_REFUSED,
+			       "not everybody who can read the pool can read it, or the other way round: owner and mode differ from those of the "
+			       "pool's members; --cross-owner has it enter, and everybody can read the pool then");
+	if (slot > 1) {
+		r.mode = READERS;
+		r.uid = st.st_uid;
+		r.gid = st.st_gid;
+	}
+	r.dirfd = p->dirs[POOL_VIEWS];
+	return set_readers(fd, &r, err) < 0 ? -1 : file_each_name(r.dirfd, set_stub, &r, err);
+}

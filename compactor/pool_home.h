@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_POOL_HOME_H
+#define DEDUPSCAN_POOL_HOME_H
+
+#include <sys/stat.h>
+
+#include "compactor/pool/pool.h"
+#include "scanner/roots.h"
+
+/* Where the pool of a store is: in the directory of its first root, unless the user says. */
+
+/* Its path, absolute, without symbolic links, in PATH_MAX bytes: `told`, or .dedupscan-pool in the first walked root's directory.  Fails
+ * when there is no such directory to hold it, or when a pool and a root would lie within each other the wrong way (a root inside the
+ * pool). */
+int pool_home_path(const struct roots *roots, const char *told, char *ret, struct err *err);
+
+/* Opens it, and has readers follow its backing names (roots_add_pool()); `create` makes it when it is not there, else *ret is NULL,
+ * which is no error. */
+int pool_home_open(struct roots *roots, const char *told, bool writing, bool create, struct pool **ret, struct err *err);
+
+/* Opens the pool that holds the member at `path` (absolute): that of one of its parent directories, or `told`. */
+int pool_home_of(struct roots *roots, const char *path, const char *told, bool writing, struct pool **ret, struct err *err);
+
+/* Whoever can read the pool can read what any member holds: so a file may enter only if all of them can read it anyway (ERR_REFUSED), unless
+ * `cross_owner`.  The first member sets who the readers are. */
+int pool_home_admit(struct pool *p, const struct stat *member, bool cross_owner, struct err *err);
+
+#endif
