@@ -373,8 +373,8 @@ int cluster_file_read(struct cluster_file *f, void *buf, size_t len, uint64_t of
 	size_t n;
 
 	if (offset < POOL_DATA_BEGIN || !range_within(offset, len, cluster_file_end(f)))
-		return err_set(err, ERR_FORMAT, "cluster file '%s' has no %zu bytes at offset %llu: its data end at %llu", f->name, len,
-			       (unsigned long long)offset, (unsigned long long)cluster_file_end(f));
+		return err_set(err, ERR_FORMAT, "cluster file '%s' has no %zu bytes at offset %llu: its data end at %llu", f->name,
+			       len, (unsigned long long)offset, (unsigned long long)cluster_file_end(f));
 	if (len && offset < f->written) {
 		n = min_u64(len, f->written - offset);
 		if (file_read(f->fd, p, n, offset, err) < 0)

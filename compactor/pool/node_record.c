@@ -9,13 +9,6 @@
 
 #define BITMAP_SIZE (DIGEST_FANOUT / 8)
 
-static const uint8_t null_digest[DIGEST_SIZE];
-
-bool digest_is_null(const uint8_t digest[DIGEST_SIZE])
-{
-	return memcmp(digest, null_digest, DIGEST_SIZE) == 0;
-}
-
 /* ---- the head ---- */
 
 static bool unit_is_known(unsigned bits)
@@ -186,24 +179,32 @@ size_t node_record_of_leaf(const struct leaf *leaf, uint8_t ret[NODE_RECORD_MAX]
 
 /* ---- inner nodes ---- */
 
+/* The children that the bitmap has, whose digests are at `from`; returns what follows, or NULL. */
+static const uint8_t *children_decode(const uint8_t *bitmap, const uint8_t *from, const uint8_t *end,
+				      uint8_t ret[DIGEST_FANOUT][DIGEST_SIZE])
+{
+	memset(ret, 0, DIGEST_FANOUT * DIGEST_SIZE);
+	for (unsigned i = 0; i < DIGEST_FANOUT; i++) {
+		if (!(bitmap[i / 8] >> i % 8 & 1))
+			continue;
+		if (end - from < DIGEST_SIZE || digest_is_null(from))
+			return NULL;
+		memcpy(ret[i], from, DIGEST_SIZE);
+		from += DIGEST_SIZE;
+	}
+	return from;
+}
+
 int node_record_inner(const uint8_t *p, struct inner *ret, struct err *err)
 {
 	const struct pool_node_disk *d = (const void *)p;
 	const uint8_t *bitmap = p + sizeof(*d), *from = bitmap + BITMAP_SIZE, *end = bitmap + le32_get(d->len);
 	uint8_t digest[DIGEST_SIZE];
 
-	if (end < from)
-		return err_set(err, ERR_FORMAT, "an inner node is cut short");
-	for (unsigned i = 0; i < DIGEST_FANOUT; i++) {
-		bool there = bitmap[i / 8] >> i % 8 & 1;
-
-		if (there && end - from < DIGEST_SIZE)
-			return err_set(err, ERR_FORMAT, "an inner node is cut short");
-		memcpy(ret->children[i], there ? from : null_digest, DIGEST_SIZE);
-		from += there ? DIGEST_SIZE : 0;
-	}
+	if (end <= from || children_decode(bitmap, from, end, ret->children) != end)
+		return err_set(err, ERR_FORMAT, "an inner node has not the children that it says");
 	digest_bytes(ret->children, sizeof(ret->children), digest);
-	if (from != end || memcmp(digest, d->digest, DIGEST_SIZE) != 0)
+	if (memcmp(digest, d->digest, DIGEST_SIZE) != 0)
 		return err_set(err, ERR_FORMAT, "the children of an inner node are not those of its digest");
 	memcpy(ret->digest, digest, DIGEST_SIZE);
 	ret->level = d->level;

@@ -34,6 +34,4 @@ int node_record_inner(const uint8_t *p, struct inner *ret, struct err *err); /* 
 size_t node_record_of_leaf(const struct leaf *leaf, uint8_t ret[NODE_RECORD_MAX]);
 size_t node_record_of_inner(const struct inner *inner, uint8_t ret[NODE_RECORD_MAX]);
 
-bool digest_is_null(const uint8_t digest[DIGEST_SIZE]);
-
 #endif

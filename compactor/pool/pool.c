@@ -18,8 +18,8 @@
  * nothing else.  What a power cut leaves under the other name is removed by the next attempt.
  *
  * Whoever may write to a pool's directories can put anything at our names, so nobody but the owner may; QEMU of other users
- * passes through to what it needs (0711, and files of mode 0444).  The pool's own name may lie in a directory of an enemy's, who can move
- * it away, but not make one that passes. */
+ * passes through to what it needs (0711, and files of mode 0444).  The pool's own name may lie in a directory of an enemy's, who
+ * can move it away, but not make one that passes. */
 
 #define FINDER_MEMORY ((size_t)128 << 20)
 #define DIR_MODE 0711
@@ -245,10 +245,12 @@ static int check_ours(const struct pool *p, enum pool_dir i, dev_t *dev, struct 
 	if (file_ops->fstat(p->dirs[i], &st) < 0)
 		return err_errno(err, "cannot stat '%s'", name);
 	if (st.st_uid != geteuid())
-		return err_set(err, ERR_REFUSED, "'%s' belongs to user %u, not to who runs this; run as that user", name, st.st_uid);
+		return err_set(err, ERR_REFUSED, "'%s' belongs to user %u, not to who runs this; run as that user", name,
+			       st.st_uid);
 	if (st.st_mode & 022)
-		return err_set(err, ERR_REFUSED, "others than its owner can write to '%s' (mode %04o); see what is in it, then chmod %o",
-			       name, st.st_mode & 07777, dirs[i].mode);
+		return err_set(err, ERR_REFUSED,
+			       "others than its owner can write to '%s' (mode %04o); see what is in it, then chmod %o", name,
+			       st.st_mode & 07777, dirs[i].mode);
 	if (i == POOL_TOP)
 		*dev = st.st_dev;
 	if (st.st_dev != *dev)

@@ -50,15 +50,28 @@ void digest_bytes(const void *buf, size_t len, uint8_t ret[DIGEST_SIZE])
 }
 #endif
 
+bool digest_is_null(const uint8_t digest[DIGEST_SIZE])
+{
+	static const uint8_t null[DIGEST_SIZE];
+
+	return memcmp(digest, null, DIGEST_SIZE) == 0;
+}
+
 /* ---- the tree ---- */
+
+unsigned digest_tree_height(uint64_t size)
+{
+	unsigned height = 0;
+
+	for (uint64_t nr = div_up(size, SEGMENT_SIZE); nr > 1; nr = div_up(nr, DIGEST_FANOUT))
+		height++;
+	return height;
+}
 
 void digest_tree_begin(struct digest_tree *t, uint64_t size)
 {
-	uint64_t nr = div_up(size, SEGMENT_SIZE);
-
 	memset(t, 0, sizeof(*t));
-	for (; nr > 1; nr = div_up(nr, DIGEST_FANOUT))
-		t->height++;
+	t->height = digest_tree_height(size);
 }
 
 static void close_node(struct digest_tree *t, unsigned level);

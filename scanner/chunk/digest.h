@@ -31,9 +31,7 @@
 int digest_prepare(struct err *err);
 
 void digest_bytes(const void *buf, size_t len, uint8_t ret[DIGEST_SIZE]);
-
-/* Called for each inner node when it is complete, children before parents.  Level 1 has segments as children. */
-typedef void digest_emit(void *ctx, unsigned level, const uint8_t children[DIGEST_FANOUT][DIGEST_SIZE], const uint8_t digest[DIGEST_SIZE]);
+bool digest_is_null(const uint8_t digest[DIGEST_SIZE]);
 
 struct digest_tree {
 	unsigned height;
@@ -43,11 +41,15 @@ struct digest_tree {
 		uint8_t children[DIGEST_FANOUT][DIGEST_SIZE];
 	} nodes[DIGEST_LEVELS];	/* the one at each level that is being filled; leaves are children of level 0 */
 	uint8_t root[DIGEST_SIZE];
-	digest_emit *emit; /* to be set after digest_tree_begin(), or NULL */
+
+	/* May be set after digest_tree_begin(): called for each inner node when it is complete, children before parents.  Those of level 1
+	 * have segments as children. */
+	void (*emit)(void *ctx, unsigned level, const uint8_t children[DIGEST_FANOUT][DIGEST_SIZE], const uint8_t digest[DIGEST_SIZE]);
 	void *ctx;
 };
 
 /* Of a disk of `size` bytes. */
+unsigned digest_tree_height(uint64_t size);
 void digest_tree_begin(struct digest_tree *t, uint64_t size);
 /* The digest of a segment that is not all zeros.  Segments ascend; those left out are zeros. */
 void digest_tree_add(struct digest_tree *t, uint64_t segment, const uint8_t digest[DIGEST_SIZE]);

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_COLLECT_H
+#define DEDUPSCAN_COLLECT_H
+
+#include "compactor/pool/pool.h"
+#include "scanner/base/schedule.h"
+
+/* Collection: space that no name reaches comes back.
+ *
+ *	mark	all names; the roots, views and sealed overlays that they keep; every view whose stub is in use or that is not dying yet;
+ *		from these the nodes, tables and clusters that live
+ *	views	one that no name keeps: its stub goes from views/ to trash/ (it is dying; who opens an overlay on it fails loudly).  One that is
+ *		dying since an earlier collection, still kept by no name and in use by nobody: its stub goes, its slot is buried
+ *	nodes	the file of nodes is written anew without dead ones and takes the place of the old one: from here on no import can find a
+ *		leaf whose clusters go
+ *	sweep	dead clusters, in runs of 64 KiB and more, become holes in the cluster file
+ *
+ * Each step is durable before the next begins.  Anything missing or unreadable ends it before anything is removed (ERR_FORMAT, saying
+ * what).  Running guests and readers need not stop; imports wait (the pool is open for writing).  No clock decides anything. */
+
+struct collect_options {
+	bool dry_run;	 /* only say what would come back */
+	uint64_t memory; /* bytes that this process may take: marks are kept in partitions of the cluster file */
+	uint64_t min_run; /* bytes: shorter dead runs stay; 0 = 64 KiB */
+	struct stopper *stopper;
+	void (*progress)(void *ctx, const char *stage, uint64_t done, uint64_t total); /* may be NULL */
+	void *ctx;
+};
+
+struct collected {
+	uint64_t nr_names, nr_views, nr_sealed; /* that live */
+	uint64_t nr_dying;     /* views that no name keeps any more, from now or from before; the next collection removes them */
+	uint64_t nr_removed;   /* views that went now */
+	uint64_t live, dead;   /* bytes of clusters and tables */
+	uint64_t freed;	       /* bytes that were made holes, or would be */
+	uint64_t small;	       /* dead bytes in runs too short */
+	uint64_t nodes_before, nodes_after; /* bytes of the file of nodes */
+};
+
+int pool_collect(struct pool *p, const struct collect_options *o, struct collected *ret, struct err *err);
+
+#endif

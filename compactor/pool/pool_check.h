@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_POOL_CHECK_H
+#define DEDUPSCAN_POOL_CHECK_H
+
+#include <limits.h>
+
+#include "compactor/pool/pool.h"
+#include "scanner/base/schedule.h"
+
+/* Is a pool whole?  Structure always: superblock, slots, the tables of every view against its tree, stubs, nodes reached from names and
+ * views (each proven by its digest), names.  With `read_data` every distinct segment that is kept is read and proven. */
+
+enum pool_part { POOL_SUPERBLOCK, POOL_SLOT, POOL_TABLES, POOL_STUB, POOL_NODE, POOL_DATA, POOL_NAME_FILE, POOL_FINDER, POOL_SEALED_FILE, POOL_NR_PARTS };
+extern const char *const pool_part_names[POOL_NR_PARTS]; /* "superblock", "header of a view", ... */
+
+struct pool_damage {
+	enum pool_part part;
+	char path[PATH_MAX];   /* of the image that it hits, or a version's label; "" = none, or all */
+	uint64_t offset, len;  /* of its disk, bytes; len 0 = does not apply */
+	struct err what;
+	bool repairable;       /* from what the pool itself has */
+};
+
+struct pool_check_options {
+	bool read_data;
+	unsigned percent; /* of the data, 1-100; a different share each time by `seed` */
+	uint64_t seed;
+	struct stopper *stopper;
+	int (*damage)(void *ctx, const struct pool_damage *d, struct err *err);
+	void (*progress)(void *ctx, const char *stage, uint64_t done, uint64_t total); /* may be NULL */
+	void *ctx;
+};
+
+struct pool_checked {
+	uint64_t nr_names, nr_views, nr_nodes, nr_segments; /* looked at */
+	uint64_t bytes_read, nr_damages;
+};
+
+/* 0 also when there is damage, which is told.  The pool may be open for reading only. */
+int pool_check(struct pool *p, const struct pool_check_options *o, struct pool_checked *ret, struct err *err);
+
+/* What a pool takes, for people: bytes. */
+struct pool_status {
+	uint64_t nr_members, nr_versions, nr_views, nr_sealed;
+	uint64_t logical;   /* of all disks that names keep, not counting zeros */
+	uint64_t distinct;  /* clusters of data that they reach */
+	uint64_t tables, nodes, finder, stubs, names, sealed; /* metadata, and what waits to be folded in */
+	uint64_t unreached; /* that a collection would free */
+	uint64_t file_size, on_disk; /* of the cluster file */
+};
+int pool_status(struct pool *p, struct pool_status *ret, struct err *err);
+
+/* Repair: rebuilds what can be rebuilt from what is whole, writes anew, moves what it replaces into quarantine/, removes nothing.
+ *
+ *	stubs, finder	from slots and nodes
+ *	tables, slots	a view is written anew from its tree, under its old id
+ *	nodes		from the tables and data of a view of the same root
+ *	data		`heal` is asked for the bytes of a damaged segment (by its digest), which other images may have
+ */
+struct pool_repair_options {
+	bool dry_run;
+	struct stopper *stopper;
+	/* Fills buf (SEGMENT_SIZE) with bytes that are believed to have this digest: 1, 0 = not known, -1.  May be NULL. */
+	int (*heal)(void *ctx, const uint8_t digest[DIGEST_SIZE], void *buf, struct err *err);
+	int (*tell)(void *ctx, const struct pool_damage *d, bool repaired, struct err *err);
+	void *ctx;
+};
+int pool_repair(struct pool *p, const struct pool_repair_options *o, uint64_t *ret_repaired, uint64_t *ret_left, struct err *err);
+
+#endif

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_QCOW2_WRITER_H
+#define DEDUPSCAN_QCOW2_WRITER_H
+
+#include <stdbool.h>
+
+#include "scanner/image/qcow2_format.h"
+
+/* Headers of qcow2 images of version 3, for those who write some: views, stubs and overlays. */
+
+/* What is written as header_length: the whole of struct qcow2_header_disk. */
+#define QCOW2_WRITTEN_LENGTH sizeof(struct qcow2_header_disk)
+
+/* A feature bit of ours among those that a writer has to clear before it may change anything.  Whoever opens a locked image for writing
+ * does that by writing its header anew, with a table of the features' names, and for that a locked header has no room. */
+#define QCOW2_LOCKED ((uint64_t)1 << 63)
+/* The least that such a table takes: three names of 48 bytes, in the oldest QEMU that knows version 3. */
+#define QCOW2_ROOM_NOBODY_NEEDS 64u
+
+/* Encodes what *h says, but for names and extensions. */
+void qcow2_header_encode(const struct qcow2_header *h, struct qcow2_header_disk *ret);
+
+/* Writes an extension at p, padded to 8 bytes; returns what it takes.  QCOW2_EXT_END takes 8 bytes. */
+size_t qcow2_extension_encode(uint8_t *p, uint32_t type, const void *data, size_t len);
+size_t qcow2_extension_bytes(size_t len);
+
+/* Writes the backing file's name at offset `at` of the header cluster p, and says so in the header. */
+void qcow2_backing_encode(uint8_t *p, size_t at, const char *name);
+
+/* The extension that says what the feature bits are called, as QEMU writes it; returns what it takes. */
+size_t qcow2_feature_names_encode(uint8_t *p);
+#define QCOW2_FEATURE_NAMES_BYTES 392u
+
+/* The bytes that an L1 table has for a disk of `size` bytes: 8 for each L2 table. */
+uint64_t qcow2_l1_bytes(uint64_t size, unsigned cluster_bits, bool extended_l2);
+
+#endif
