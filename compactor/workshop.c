@@ -197,20 +197,20 @@ int workshop_dispose(struct workshop *w, uint64_t number, bool now, uint64_t *re
 
 /* ---- opening ---- */
 
-static int check_ours(int fd, dev_t dev, const char *path, const char *what, struct err *err)
+static int check_ours(int fd, dev_t dev, const char *name, struct err *err)
 {
 	struct stat st;
 
 	if (file_ops->fstat(fd, &st) < 0)
-		return err_errno(err, "cannot stat '%s/%s'", path, what);
+		return err_errno(err, "cannot stat '%s'", name);
 	if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid())
-		return err_set(err, ERR_REFUSED, "'%s/%s' belongs to user %u, not to who runs this; remove it, or run as that user",
-			       path, what, st.st_uid);
+		return err_set(err, ERR_REFUSED, "'%s' belongs to user %u, not to who runs this; remove it, or run as that user",
+			       name, st.st_uid);
 	if (st.st_mode & 077)
-		return err_set(err, ERR_REFUSED, "'%s/%s' is open to others (mode %04o); see what is in it, then chmod 700", path,
-			       what, st.st_mode & 07777);
+		return err_set(err, ERR_REFUSED, "'%s' is open to others (mode %04o); see what is in it, then chmod 700", name,
+			       st.st_mode & 07777);
 	if (st.st_dev != dev)
-		return err_set(err, ERR_REFUSED, "'%s/%s' is a file system of its own; it must be a plain directory", path, what);
+		return err_set(err, ERR_REFUSED, "'%s' is a file system of its own; it must be a plain directory", name);
 	return 0;
 }
 
@@ -225,14 +225,14 @@ static int open_ours(struct workshop *w, int at, const char *name, bool create, 
 		return 0;
 	if (fd < 0 && why.errnum == ENOENT) {
 		if (file_mkdir(at, name, 0700, err) < 0 || file_sync_dir(at, err) < 0)
-			return err_add(err, "'%s/" WORKSHOP_NAME "'", w->path);
+			return -1;
 		fd = file_open_beneath(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, resolve, &why);
 	}
 	if (fd < 0)
 		return err_set(err, why.errnum == ELOOP || why.errnum == ENOTDIR || why.errnum == EXDEV ? ERR_REFUSED : why.kind,
 			       "%s", why.text);
 	*ret_fd = fd;
-	return check_ours(fd, w->dev, w->path, name, err) < 0 ? -1 : 1;
+	return check_ours(fd, w->dev, name, err) < 0 ? -1 : 1;
 }
 
 static int lock(struct workshop *w, struct err *err)
@@ -279,9 +279,7 @@ static int check_journal_not_lost(struct workshop *w, struct err *err)
 		rc = file_each_name(w->trash_fd, is_any, NULL, err);
 	if (rc > 0)
 		return err_set(err, ERR_FORMAT,
-			       "the journal of '%s/" WORKSHOP_NAME "' is gone, and there are files that may be originals; look at them "
-			       "before you remove them",
-			       w->path);
+			       "the journal is gone, and there are files that may be originals; look at them before you remove them");
 	return rc;
 }
 
@@ -291,11 +289,11 @@ static int open_all(struct workshop *w, bool create, struct err *err)
 	int rc = open_ours(w, w->root_fd, WORKSHOP_NAME, create, &w->dirfd, err);
 
 	if (rc <= 0)
-		return rc;
-	if (lock(w, err) < 0 || open_ours(w, w->dirfd, "trash", true, &w->trash_fd, err) < 0 ||
-	    check_journal_not_lost(w, err) < 0)
+		return rc < 0 ? err_add(err, "'%s'", w->path) : 0;
+	if (lock(w, err) < 0)
 		return -1;
-	if (journal_open(&w->journal, w->dirfd, err) < 0)
+	if (open_ours(w, w->dirfd, "trash", true, &w->trash_fd, err) < 0 || check_journal_not_lost(w, err) < 0 ||
+	    journal_open(&w->journal, w->dirfd, err) < 0)
 		return err_add(err, "'%s/" WORKSHOP_NAME "'", w->path);
 	return 1;
 }

@@ -183,8 +183,14 @@ int writer_write_table(struct writer *w, const void *table, size_t len, uint64_t
 	return 0;
 }
 
-int writer_make_id(void *ret, size_t len, struct err *err)
+/* Version 4 of RFC 9562. */
+int writer_make_guid(uint8_t ret[16], bool little, struct err *err)
 {
-	assert(len <= 256); /* so much comes at once */
-	return getrandom(ret, len, 0) == (ssize_t)len ? 0 : err_errno(err, "no random bytes can be had");
+	uint8_t *version = &ret[little ? 7 : 6];
+
+	if (getrandom(ret, 16, 0) != 16)
+		return err_errno(err, "no random bytes can be had");
+	*version = (*version & 0x0f) | 0x40;
+	ret[8] = (ret[8] & 0x3f) | 0x80;
+	return 0;
 }

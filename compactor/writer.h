@@ -2,6 +2,7 @@
 #ifndef DEDUPSCAN_WRITER_H
 #define DEDUPSCAN_WRITER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -74,7 +75,7 @@ CLEANUP_DEFINE(struct writer *, writer_free)
 /* Writes a table to where nothing is yet; blocks of zeros stay holes. */
 int writer_write_table(struct writer *w, const void *table, size_t len, uint64_t at, struct err *err);
 
-/* Random bytes: what makes this file another than all others. */
-int writer_make_id(void *ret, size_t len, struct err *err);
+/* A random GUID, with the first three groups little-endian or not: what makes this file another than all others. */
+int writer_make_guid(uint8_t ret[16], bool little, struct err *err);
 
 #endif

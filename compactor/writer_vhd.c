@@ -157,7 +157,7 @@ static int make_footer(const struct writer *w, struct vhd_footer_disk *ret, stru
 		.type = be32_from(w->kind == FIXED ? VHD_FIXED : VHD_DYNAMIC),
 	};
 	set_geometry(ret, w->size);
-	if (writer_make_id(ret->id, sizeof(ret->id), err) < 0)
+	if (writer_make_guid(ret->id, false, err) < 0)
 		return -1;
 	ret->checksum = be32_from(vhd_checksum((const void *)ret, sizeof(*ret), offsetof(struct vhd_footer_disk, checksum)));
 	return 0;

@@ -122,7 +122,7 @@ static int write_headers(struct writer *w, struct err *err)
 		.log_offset = le64_from(LOG_OFFSET),
 	};
 
-	if (writer_make_id(&h.file_write, sizeof(h.file_write), err) < 0 || writer_make_id(&h.data_write, sizeof(h.data_write), err) < 0)
+	if (writer_make_guid(h.file_write.b, true, err) < 0 || writer_make_guid(h.data_write.b, true, err) < 0)
 		return -1;
 	for (uint64_t i = 0; i < 2; i++) {
 		h.sequence = le64_from(i + 1);
@@ -173,7 +173,7 @@ static int write_metadata(const struct vhdx_writer *v, uint8_t *buf, struct err 
 	struct vhdx_item_disk *entries = (void *)(d + 1);
 	uint32_t at = VHDX_TABLE_SIZE;
 
-	if (writer_make_id(&values.id, sizeof(values.id), err) < 0)
+	if (writer_make_guid(values.id.b, true, err) < 0)
 		return -1;
 	*d = (struct vhdx_metadata_disk){ .signature = VHDX_METADATA_SIGNATURE, .nr_entries = le16_from(NR_ITEMS) };
 	for (int i = 0; i < NR_ITEMS; at += lengths[i++])

@@ -57,10 +57,12 @@ static int make_descriptor(struct vmdk_writer *v, struct err *err)
 {
 	const uint64_t heads = 16, sectors = 63;
 	uint64_t size = v->w.size / VMDK_SECTOR;
+	uint8_t guid[16];
 	uint32_t cid;
 
-	if (check_name(v->w.name, err) < 0 || writer_make_id(&cid, sizeof(cid), err) < 0)
+	if (check_name(v->w.name, err) < 0 || writer_make_guid(guid, false, err) < 0)
 		return -1;
+	cid = le32_load(guid) & ~1u; /* never that of no parent */
 	snprintf(v->descriptor, sizeof(v->descriptor),
 		 VMDK_DESCRIPTOR_MAGIC "\n"
 		 "version=1\n"
@@ -80,7 +82,7 @@ static int make_descriptor(struct vmdk_writer *v, struct err *err)
 		 "ddb.geometry.heads = \"%llu\"\n"
 		 "ddb.geometry.sectors = \"%llu\"\n"
 		 "ddb.adapterType = \"ide\"\n",
-		 text_is_utf8(v->w.name) ? "encoding=\"UTF-8\"\n" : "", cid == UINT32_MAX ? 0 : cid, vmdk_kinds[v->w.kind],
+		 text_is_utf8(v->w.name) ? "encoding=\"UTF-8\"\n" : "", cid, vmdk_kinds[v->w.kind],
 		 (unsigned long long)size, v->w.name, (unsigned long long)(size / heads / sectors), (unsigned long long)heads,
 		 (unsigned long long)sectors);
 	return 0;

@@ -27,11 +27,11 @@ static bool all_zero(const uint8_t *p, size_t len)
 
 /* ---- the ring ---- */
 
-static int wait_for_slot(struct reader *r, struct err *err)
+static int wait_for_slot(struct reader *r, uint32_t slot, struct err *err)
 {
 	struct worker_message *m = r->side.m;
 
-	while (r->busy[r->slot]) {
+	while (r->busy[slot]) {
 		int fd = -1;
 		ssize_t n = proc_recv(r->side.sock, m, sizeof(*m), &fd, err);
 
@@ -50,7 +50,15 @@ static int send_slot(struct reader *r, uint64_t segment, struct err *err)
 		return -1;
 	r->busy[r->slot] = true;
 	r->slot = (r->slot + 1) % FEED_SLOTS;
-	return wait_for_slot(r, err);
+	return wait_for_slot(r, r->slot, err);
+}
+
+/* Who leaves with messages unread makes the other side lose what was said last. */
+static void wait_for_all(struct reader *r)
+{
+	for (uint32_t slot = 0; slot < FEED_SLOTS; slot++)
+		if (wait_for_slot(r, slot, NULL) < 0)
+			return;
 }
 
 /* ---- segments ---- */
@@ -142,10 +150,13 @@ int feed_worker(int sock, void *shared, void *arg)
 {
 	struct reader *r = calloc(1, sizeof(*r));
 	struct err why = ERR_INIT;
+	int rc;
 
 	if (!r || errand_begin(&r->side, sock, false) < 0)
 		return 1;
 	r->shared = shared;
 	r->own_only = *(const bool *)arg;
-	return errand_end(&r->side, read_image(r, &why) < 0 ? &why : NULL);
+	rc = read_image(r, &why);
+	wait_for_all(r);
+	return errand_end(&r->side, rc < 0 ? &why : NULL);
 }

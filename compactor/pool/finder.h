@@ -15,7 +15,8 @@
  * compares bytes, or checks digest and checksum of the node.  Losing it costs space or time, never data; it can be rebuilt from nodes and
  * clusters.
  *
- * Memory: `memory` bytes are for what is pending; when they are full a table is written. */
+ * Memory: half of `memory` is for what is pending; when that is full a table is written.  The other half is for filters, which tell
+ * without reading that a key is not there. */
 
 struct finder;
 

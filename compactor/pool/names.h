@@ -3,6 +3,7 @@
 #define DEDUPSCAN_NAMES_H
 
 #include <limits.h>
+#include <string.h>
 
 #include "compactor/pool/pool.h"
 #include "scanner/base/vec.h"
@@ -18,11 +19,13 @@ enum name_kind { NAME_MEMBER = 1, NAME_VERSION };
 struct name_disk {
 	char path[PATH_MAX]; /* of the image, absolute */
 	uint64_t size;	     /* of the disk, bytes */
-	bool folded;	     /* root says what it holds; else the overlay sealed/<sealed>.qcow2 over the view does */
+	bool folded;	     /* root says what it holds; else the overlay sealed/<sealed>.qcow2 does */
 	uint8_t root[DIGEST_SIZE];
-	uint8_t view[POOL_ID_SIZE]; /* member: what its overlay stands on.  Version: what the sealed one stands on, or null */
-	uint8_t sealed[POOL_ID_SIZE]; /* null = none */
-	uint8_t below[POOL_ID_SIZE];  /* member: the sealed overlay that its overlay stands on; null = the view itself */
+	uint8_t view[POOL_ID_SIZE]; /* at the bottom of its chain; of a folded version: a view of the root.  Null = there is none */
+	uint8_t sealed[POOL_ID_SIZE]; /* version: the overlay that was sealed for it, which may still be there when it is folded, as
+				       * others stand on it; null = none */
+	uint8_t below[POOL_ID_SIZE];  /* the sealed overlay that the member's, or the version's sealed one, stands on; null = the view */
+	uint64_t inode; /* of the image while it is being sealed (compactor/seal.h); such a version is none yet.  0 = it is settled */
 };
 
 struct name_file {
@@ -42,20 +45,37 @@ struct name {
 void name_release(struct name *n);
 CLEANUP_DEFINE_RELEASE(struct name, name_release)
 
-/* Gives it the next number and publishes it: written beside, synced, renamed, directory synced.  `sync` false leaves the syncs to a later
- * names_sync() (many at once). */
+#define NAME_DISKS_MAX 256
+#define NAME_FILES_MAX 256
+#define NAME_FILE_MAX (1u << 20)
+
+/* Gives it the next number and publishes it: written beside, synced, renamed, directory synced.  With `sync` false it is only written
+ * beside: names_sync() syncs the whole file system and publishes all that wait (so one sync is enough for many), names_drop() forgets
+ * them. */
 int names_publish(struct pool *p, struct name *n, bool sync, struct err *err);
 int names_sync(struct pool *p, struct err *err);
-/* Publishes n in the place of number `old`, atomically: the new file replaces the old one. */
+int names_drop(struct pool *p, struct err *err);
+/* Publishes n in the place of number `old`, atomically: the new file replaces the old one, n has its number. */
 int names_replace(struct pool *p, uint64_t old, struct name *n, struct err *err);
 int names_remove(struct pool *p, uint64_t number, struct err *err);
 
 /* All names in order of number, until a call returns other than 0; that is returned then.  A file that cannot be read is an error, and
  * so is one that does not decode: nothing is passed over. */
 int names_each(struct pool *p, int (*call)(void *ctx, const struct name *n, struct err *err), void *ctx, struct err *err);
-/* The member at a path; the newest version with this label (of a set that has a disk at `path`, unless NULL): 1, 0, -1. */
+/* The member at a path (the newest one); the newest settled version with this label (of a set that has a disk at `path`, unless NULL):
+ * 1, 0, -1. */
 int names_find_member(struct pool *p, const char *path, struct name *ret, struct err *err);
 int names_find_version(struct pool *p, const char *path, const char *label, struct name *ret, struct err *err);
+
+int name_copy(const struct name *n, struct name *ret, struct err *err);
+bool name_is_settled(const struct name *n); /* no disk of it is being sealed */
+const struct name_disk *name_find_disk(const struct name *n, const char *path); /* NULL = it has none there */
+static inline bool name_id_is_null(const uint8_t id[POOL_ID_SIZE])
+{
+	static const uint8_t null[POOL_ID_SIZE];
+
+	return memcmp(id, null, POOL_ID_SIZE) == 0;
+}
 
 /* Encoding: text, for fuzzing and tests.  Returns bytes to free. */
 int name_encode(const struct name *n, char **ret, size_t *ret_len, struct err *err);

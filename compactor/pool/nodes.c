@@ -316,7 +316,7 @@ static int open_file(struct nodes *n, int dirfd, struct err *err)
 struct nodes *nodes_open(int dirfd, const char *name, struct finder *finder, bool writing, uint64_t *ret_damaged, struct err *err)
 {
 	CLEANUP(nodes_close) struct nodes *n = calloc(1, sizeof(*n));
-	uint64_t from = finder ? finder_covered(finder) : 0, damaged;
+	uint64_t from = finder ? finder_covered(finder) : 0, damaged = 0;
 
 	if (n)
 		*n = (struct nodes){ .fd = -1, .finder = finder, .writing = writing, .dirty = writing, .limit = UINT64_MAX };

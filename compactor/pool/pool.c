@@ -12,6 +12,7 @@
 #include "compactor/pool/cluster_file.h"
 #include "compactor/pool/finder.h"
 #include "compactor/pool/nodes.h"
+#include "compactor/pool/view.h"
 #include "scanner/base/file.h"
 
 /* A new pool is made whole under another name and gets its own by one rename, which takes the place of an empty directory and of
@@ -21,7 +22,7 @@
  * passes through to what it needs (0711, and files of mode 0444).  The pool's own name may lie in a directory of an enemy's, who
  * can move it away, but not make one that passes. */
 
-#define FINDER_MEMORY ((size_t)128 << 20)
+#define FINDER_MEMORY ((size_t)256 << 20)
 #define DIR_MODE 0711
 #define HIDDEN_MODE 0700
 #define NODES_ROOM (POOL_ID_TEXT_ROOM + 8)
@@ -406,6 +407,7 @@ void pool_close(struct pool *p)
 {
 	if (!p)
 		return;
+	view_forget(p);
 	nodes_close(p->nodes);
 	finder_close(p->finder);
 	cluster_file_close(p->clusters);

@@ -24,7 +24,9 @@ struct pool {
 	struct cluster_file *clusters;
 	struct nodes *nodes;
 	struct finder *finder; /* NULL unless writing */
+	struct views *views;   /* what view_find() remembers, NULL = nothing */
 	uint64_t nr_damaged;   /* records of nodes that were passed over */
+	uint64_t next_name;    /* names.c; 0 = not looked up yet */
 };
 
 /* Makes a new pool at dirfd/name (mode 0711; nothing may be there but an empty directory), which is complete or not there at all. */

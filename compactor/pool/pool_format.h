@@ -59,8 +59,10 @@ static_assert(sizeof(struct pool_superblock_disk) == 88, "superblock of a pool")
 #define POOL_MAGIC "ddspool\n" /* must not be qcow2's: libvirt looks at the beginning of the file */
 #define POOL_VERSION 1
 
-/* Header extension of a view, beside its qcow2 header: whose it is. */
+/* Header extension of a view, beside its qcow2 header: whose it is.  The same, of another type, is in its stub.  What follows in the
+ * extension is zeros, as many as make the header's cluster full. */
 #define POOL_EXT_VIEW 0x64647376u /* "ddsv" */
+#define POOL_EXT_STUB 0x64647373u /* "ddss" */
 struct pool_view_disk {
 	uint8_t id[POOL_ID_SIZE]; /* of view and stub */
 	uint8_t root[DIGEST_SIZE];

@@ -14,8 +14,6 @@
 /* A feature bit of ours among those that a writer has to clear before it may change anything.  Whoever opens a locked image for writing
  * does that by writing its header anew, with a table of the features' names, and for that a locked header has no room. */
 #define QCOW2_LOCKED ((uint64_t)1 << 63)
-/* The least that such a table takes: three names of 48 bytes, in the oldest QEMU that knows version 3. */
-#define QCOW2_ROOM_NOBODY_NEEDS 64u
 
 /* Encodes what *h says, but for names and extensions. */
 void qcow2_header_encode(const struct qcow2_header *h, struct qcow2_header_disk *ret);

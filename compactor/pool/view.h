@@ -35,6 +35,9 @@ int view_decode(const uint8_t header[BLOCK_SIZE], uint32_t slot, struct view *re
 int view_find(struct pool *p, const uint8_t id[POOL_ID_SIZE], struct view *ret, struct err *err);
 int view_find_root(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t disk_size, unsigned cluster_bits, struct view *ret, struct err *err);
 
+/* Forgets what it remembers: slots were buried, or the pool is closed. */
+void view_forget(struct pool *p);
+
 /* Compares the tables with the tree's maps: 0, or ERR_FORMAT saying where they differ. */
 int view_check(struct pool *p, const struct view *v, struct err *err);
 

@@ -88,7 +88,7 @@ static int trailer_read(struct table *t, struct err *err)
 	struct table_trailer d;
 	struct stat st;
 
-	if (fstat(t->fd, &st) < 0)
+	if (file_ops->fstat(t->fd, &st) < 0)
 		return err_errno(err, "table '%s'", t->name);
 	if ((uint64_t)st.st_size < sizeof(d))
 		return err_set(err, ERR_FORMAT, "table '%s' is damaged: it is too short", t->name);

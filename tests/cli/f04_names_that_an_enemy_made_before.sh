@@ -46,16 +46,16 @@ mkshop() { mkdir -m 700 "$shop"; }
 begin_anew
 mkdir -m 700 "$TMP/outside/shop"
 ln -s "$TMP/outside/shop" "$shop"
-refused "cannot open '.dedupscan'" "a link"
+refused "'$STORE': cannot open '.dedupscan'" "a link"
 begin_anew
 ln -s "$TMP/outside/nothing" "$shop"
-refused "cannot open '.dedupscan'" "a link to nothing"
+refused "'$STORE': cannot open '.dedupscan'" "a link to nothing"
 begin_anew
 echo >"$shop"
-refused "cannot open '.dedupscan'" "a file"
+refused "'$STORE': cannot open '.dedupscan'" "a file"
 begin_anew
 mkfifo "$shop"
-refused "cannot open '.dedupscan'" "a FIFO"
+refused "'$STORE': cannot open '.dedupscan'" "a FIFO"
 begin_anew
 mkshop
 chown 12345 "$shop"
@@ -69,25 +69,25 @@ done
 begin_anew
 mkshop
 ln -s "$TMP/outside/journal" "$shop/lock"
-refused "cannot open 'lock'" "a link for a lock"
+refused "'$shop': cannot open 'lock'" "a link for a lock"
 begin_anew
 mkshop
 touch "$shop/lock"
 chmod 600 "$shop/lock"
 ln -s "$TMP/outside" "$shop/trash"
-refused "cannot open 'trash'" "a link for trash"
+refused "'$shop': cannot open 'trash'" "a link for trash"
 begin_anew
 mkshop
 touch "$shop/lock"
 mkdir -m 777 "$shop/trash"
 chmod 777 "$shop/trash"
-refused "'.*trash' is open to others" "trash of all"
+refused "'$shop': 'trash' is open to others" "trash of all"
 begin_anew
 mkshop
 touch "$shop/lock"
 mkdir -m 700 "$shop/trash"
 ln -s "$TMP/outside/journal" "$shop/journal"
-refused "cannot open 'journal'" "a link for a journal"
+refused "'$shop': cannot open 'journal'" "a link for a journal"
 
 # Names beside the images, that some program might think of: they are nothing to it.
 begin_anew

@@ -388,7 +388,7 @@ static int try_fault(struct trial *t, enum sim_call kind, struct sim_fault f)
 	rc = judge_process(t, s, "the work");
 	if (rc == 0 && !t->done && err.kind == ERR_NONE)
 		rc = violated(t, s, "it failed without a reason");
-	if (rc == 0 && (kind == SIM_FSYNC || kind == SIM_FDATASYNC) && f.errnum != EINTR) {
+	if (rc == 0 && (kind == SIM_FSYNC || kind == SIM_FDATASYNC || kind == SIM_SYNCFS) && f.errnum != EINTR) {
 		rc = sim_states(s, &t->w->cuts, judge_state, t, &nr);
 		t->ret->nr_cuts_after_errors += nr;
 		sim_use(s);
@@ -416,6 +416,7 @@ static const int *errors_of(enum sim_call kind, bool changes)
 		return writes;
 	case SIM_FSYNC:
 	case SIM_FDATASYNC:
+	case SIM_SYNCFS:
 		return syncs;
 	case SIM_READ:
 	case SIM_CLOSE:

@@ -426,7 +426,8 @@ static bool enter(struct sim *s, enum sim_call kind, bool changes)
 		s->fault_hit = true;
 		s->hit = s->fault_of[kind];
 	}
-	if (s->fault_hit && s->hit.how == SIM_FAIL && kind != SIM_FSYNC && kind != SIM_FDATASYNC && kind != SIM_SYNCFS && kind != SIM_CLOSE)
+	if (s->fault_hit && s->hit.how == SIM_FAIL && kind != SIM_FSYNC && kind != SIM_FDATASYNC && kind != SIM_SYNCFS &&
+	    kind != SIM_CLOSE)
 		return errno = s->hit.errnum, false;
 	return true;
 }

@@ -464,6 +464,30 @@ def relayout_seeds():
     yield "vdi-large", vdi(block=4096)
 
 
+def names_seeds():
+    """Names without their checksums, which the target adds."""
+    id, none = "3b0c0f62-9d7e-4c1a-8f00-5a5a5a5a5a5a", "-"
+
+    def name(kind, disks, label="", title="dedupscan-name 1", files=(), number=17):
+        lines = [title, f"kind {kind}", f"number {number}", "made 1795000000", f"label {label}"]
+        for i, (root, view, sealed, below, inode) in enumerate(disks):
+            lines += [f"disk /srv/web%0A{i}.qcow2", "size 10737418240", f"root {root}", f"view {view}", f"sealed {sealed}",
+                      f"below {below}", f"inode {inode}"]
+        for path, content in files:
+            lines += [f"file {path}", f"bytes {content}"]
+        return "".join(line + "\n" for line in lines).encode()
+
+    member, folded, sealed = (none, id, none, none, 0), ("ab" * 32, id, none, none, 0), (none, id, id, id, 1234)
+    files = (("/etc/libvirt/qemu/web.xml", "<domain>%0A</domain>%0A"), ("/empty", ""))
+    yield "member", name("member", [member])
+    yield "version", name("version", [folded, sealed], "before upgrade 100%25", files=files)
+    yield "newer", name("member", [member], title="dedupscan-name 2")
+    yield "two-disks", name("member", [member, member])
+    yield "loose", name("version", [folded], "%41")
+    yield "zeros", name("version", [folded], number="017")
+    yield "nul", name("version", [folded], "%00")
+
+
 def any_seeds():
     """For targets whose inputs need no form."""
     yield "empty", b""
@@ -475,7 +499,7 @@ def any_seeds():
 def main():
     _, name, folder = sys.argv
     random.seed(1)
-    for title, content in {"qcow2": qcow2_seeds, "vhd": vhd_seeds, "vhdx": vhdx_seeds, "vdi": vdi_seeds, "ova": ova_seeds, "vmdk": vmdk_seeds, "plan": plan_seeds, "relayout": relayout_seeds}.get(name, any_seeds)():
+    for title, content in {"qcow2": qcow2_seeds, "vhd": vhd_seeds, "vhdx": vhdx_seeds, "vdi": vdi_seeds, "ova": ova_seeds, "vmdk": vmdk_seeds, "plan": plan_seeds, "relayout": relayout_seeds, "names": names_seeds}.get(name, any_seeds)():
         with open(os.path.join(folder, title), "wb") as f:
             f.write(content)
 

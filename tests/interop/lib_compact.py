@@ -28,7 +28,8 @@ LONG = bool(os.environ.get("LONG"))
 KIB, MIB = 1 << 10, 1 << 20
 BLOCK = 4096
 ZEROS = bytes(BLOCK)
-WORKSHOP = ".dedupscan"
+WORKSHOP, POOL = ".dedupscan", ".dedupscan-pool"
+OURS = (WORKSHOP, POOL, "lost+found")
 STOPPED = 75
 
 
@@ -212,7 +213,7 @@ def nr_extents(paths):
 def files_of(folder):
     found = []
     for at, folders, names in os.walk(folder):
-        folders[:] = sorted(d for d in folders if d != WORKSHOP and d != "lost+found")
+        folders[:] = sorted(d for d in folders if d not in OURS)
         found += [os.path.join(at, n) for n in sorted(names) if stat.S_ISREG(os.lstat(os.path.join(at, n)).st_mode)]
     return found
 
@@ -309,6 +310,16 @@ def digest_of(path):
     return h.hexdigest()
 
 
+def digest_of_range(path, at, length):
+    h = hashlib.sha256()
+    with open(path, "rb") as f:
+        f.seek(at)
+        while length > 0 and (data := f.read(min(length, MIB))):
+            h.update(data)
+            length -= len(data)
+    return h.hexdigest()
+
+
 def sparse_digest_of(path):
     """Much faster where there is little in it: zeros are only counted."""
     h, zeros = hashlib.sha256(), bytes(64 * KIB)
@@ -391,7 +402,7 @@ def attributes(path):
 def all_attributes(folder):
     found = {".": attributes(folder)}
     for at, folders, names in os.walk(folder):
-        folders[:] = [d for d in folders if d != WORKSHOP and d != "lost+found"]
+        folders[:] = [d for d in folders if d not in OURS]
         for name in folders + names:
             found[os.path.relpath(os.path.join(at, name), folder)] = attributes(os.path.join(at, name))
     return found

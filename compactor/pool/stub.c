@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "compactor/pool/view_parts.h"
+#include "scanner/base/checked.h"
+#include "scanner/base/file.h"
+
+/* A stub stands between overlays and a view, so that there is one small file for each view on which locks and leases tell whether it is in
+ * use, and so that the view itself is never an overlay's backing file.
+ *
+ *	| header, name of the view | refcount table | refcount block, all ones | L1 table, all zeros |	clusters of 4 or 16 KiB
+ *
+ * Overlays name it as a slice of exactly its size; within that every cluster is taken, so nothing can be written into it (view.c says
+ * more on that).  For `qemu-img check` it is in order: what is taken is in use, but for what lies behind the end of the file.  Who
+ * commits into it by its plain file name, as root, does write to it: that is what its mode and an immutable flag are for.
+ *
+ * L1 table and unused tails are holes: it takes 12 or 24 KiB of disk. */
+
+#define STUB_MODE 0444
+#define TMP_NAME_ROOM (POOL_FILE_NAME_ROOM + 8)
+#define PATH_ROOM sizeof(((struct slice *)0)->path)
+
+/* Clusters of 4 KiB make small stubs, with L1 tables of 4 MiB at most (every process that opens one holds that in memory). */
+#define SMALL_CLUSTER_BITS 12
+#define LARGE_CLUSTER_BITS 14
+#define SMALL_DISK_MAX TIB
+
+#define NR_HEAD_CLUSTERS 3 /* header, refcount table, refcount block */
+
+struct geometry {
+	unsigned cluster_bits;
+	uint64_t cluster_size;
+	uint64_t l1_size; /* entries */
+	uint64_t size;	  /* of the disk it shows: the L1 table has no entry to spare */
+	uint64_t file_size;
+};
+
+static struct geometry geometry_of(uint64_t disk_size)
+{
+	struct geometry g = { .cluster_bits = disk_size <= SMALL_DISK_MAX ? SMALL_CLUSTER_BITS : LARGE_CLUSTER_BITS };
+
+	g.cluster_size = (uint64_t)1 << g.cluster_bits;
+	g.l1_size = max_u64(qcow2_l1_bytes(disk_size, g.cluster_bits, false) / 8, 1);
+	g.size = g.l1_size << (2 * g.cluster_bits - 3);
+	g.file_size = NR_HEAD_CLUSTERS * g.cluster_size + round_up(g.l1_size * 8, g.cluster_size);
+	return g;
+}
+
+/* ---- names ---- */
+
+static int check_path(const struct pool *p, const char *more, struct err *err)
+{
+	if (strlen(p->path) + strlen(more) < PATH_ROOM)
+		return 0;
+	return err_set(err, ERR_UNSUPPORTED, "the path '%.80s...' of the pool is too long to be in the backing file's name of an image",
+		       p->path);
+}
+
+void stub_slice(const struct pool *p, const struct view *v, struct slice *ret)
+{
+	char name[POOL_FILE_NAME_ROOM];
+
+	*ret = (struct slice){ .offset = view_origin(v->slot), .size = v->slice_size, .read_only = true };
+	snprintf(ret->path, sizeof(ret->path), "%s/%s", p->path, pool_id_file_name(p->uuid, name));
+}
+
+static void overlay_slice(const struct pool *p, const struct view *v, struct slice *ret)
+{
+	char name[POOL_FILE_NAME_ROOM];
+
+	*ret = (struct slice){ .size = geometry_of(v->disk_size).file_size, .read_only = true };
+	snprintf(ret->path, sizeof(ret->path), "%s/views/%s", p->path, pool_id_file_name(v->id, name));
+}
+
+static int check_name(const struct slice *s, struct err *err)
+{
+	char name[QCOW2_NAME_MAX + 1];
+
+	return slice_format(s, name, sizeof(name), err);
+}
+
+int stub_check(const struct pool *p, const struct view *v, struct err *err)
+{
+	struct view largest = *v;
+	struct slice s;
+
+	if (qcow2_l1_bytes(v->disk_size, LARGE_CLUSTER_BITS, false) > QCOW2_L1_BYTES_MAX)
+		return err_set(err, ERR_UNSUPPORTED, "a disk of %llu GiB is too large for a view",
+			       (unsigned long long)(v->disk_size / GIB));
+	largest.slice_size = POOL_FILE_MAX;
+	stub_slice(p, &largest, &s);
+	if (check_path(p, "/views/" "00000000-0000-0000-0000-000000000000.qcow2", err) < 0 || check_name(&s, err) < 0)
+		return -1;
+	overlay_slice(p, v, &s);
+	s.host_cache = true;
+	return check_name(&s, err);
+}
+
+int view_backing(const struct pool *p, const struct view *v, bool host_cache, struct slice *ret, struct err *err)
+{
+	struct slice s;
+
+	overlay_slice(p, v, &s);
+	s.host_cache = host_cache;
+	if (check_path(p, "/views/" "00000000-0000-0000-0000-000000000000.qcow2", err) < 0 || check_name(&s, err) < 0)
+		return -1;
+	*ret = s;
+	return 0;
+}
+
+bool view_of_backing(const struct pool *p, const struct slice *s, uint8_t ret_id[POOL_ID_SIZE])
+{
+	size_t len = strlen(p->path);
+	char name[POOL_FILE_NAME_ROOM];
+	uint8_t id[POOL_ID_SIZE];
+	const char *rest;
+
+	if (strncmp(s->path, p->path, len) != 0 || strncmp(s->path + len, "/views/", 7) != 0)
+		return false;
+	rest = s->path + len + 7;
+	snprintf(name, sizeof(name), "%.*s", POOL_ID_TEXT_ROOM - 1, rest);
+	if (!pool_id_parse(name, id) || strcmp(pool_id_file_name(id, name), rest) != 0)
+		return false;
+	memcpy(ret_id, id, sizeof(id));
+	return true;
+}
+
+/* ---- writing ---- */
+
+/* The first cluster: as full as it has to be to be locked (qcow2_writer.h). */
+static int encode_header(const struct pool *p, const struct view *v, const struct geometry *g, uint8_t *ret, struct err *err)
+{
+	struct qcow2_header h = {
+		.cluster_bits = g->cluster_bits,
+		.size = g->size,
+		.l1_size = (uint32_t)g->l1_size,
+		.l1_offset = NR_HEAD_CLUSTERS * g->cluster_size,
+		.refcount_offset = g->cluster_size,
+		.refcount_clusters = 1,
+		.autoclear = QCOW2_LOCKED,
+	};
+	struct qcow2_extension_disk rest = { .type = be32_from(POOL_EXT_STUB) };
+	size_t at = sizeof(struct qcow2_header_disk), end;
+	char name[QCOW2_NAME_MAX + 1];
+	struct pool_view_disk whose;
+	struct slice s;
+
+	stub_slice(p, v, &s);
+	if (slice_format(&s, name, sizeof(name), err) < 0)
+		return -1;
+	end = round_down(g->cluster_size - strlen(name), 8);
+	qcow2_header_encode(&h, (void *)ret);
+	qcow2_backing_encode(ret, end, name);
+	at += qcow2_extension_encode(ret + at, QCOW2_EXT_BACKING_FORMAT, "qcow2", 5);
+	rest.length = be32_from((uint32_t)(end - at - 2 * sizeof(rest)));
+	view_extension(v, (void *)ret, &whose);
+	memcpy(ret + at, &rest, sizeof(rest));
+	memcpy(ret + at + sizeof(rest), &whose, sizeof(whose));
+	return 0;
+}
+
+static int write_stub(int fd, const struct pool *p, const struct view *v, struct err *err)
+{
+	struct geometry g = geometry_of(v->disk_size);
+	CLEANUP(free) uint8_t *cluster = calloc(1, g.cluster_size);
+	be64 block = be64_from(2 * g.cluster_size);
+
+	if (!cluster)
+		return err_set(err, ERR_MEMORY, "no memory for a stub");
+	if (encode_header(p, v, &g, cluster, err) < 0 || file_write(fd, cluster, g.cluster_size, 0, err) < 0)
+		return -1;
+	memset(cluster, 0xff, g.cluster_size);
+	if (file_write(fd, &block, sizeof(block), g.cluster_size, err) < 0 ||
+	    file_write(fd, cluster, g.cluster_size, 2 * g.cluster_size, err) < 0)
+		return -1;
+	return file_truncate(fd, g.file_size, err);
+}
+
+static int write_and_sync(int dirfd, const char *name, const struct pool *p, const struct view *v, struct err *err)
+{
+	int fd, rc;
+
+	if (file_unlink(dirfd, name, err) < 0) /* one that a crash left behind */
+		return -1;
+	fd = file_open(dirfd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, STUB_MODE, err);
+	if (fd < 0)
+		return -1;
+	rc = write_stub(fd, p, v, err);
+	if (rc == 0)
+		rc = file_sync(fd, name, err);
+	return file_close(fd, name, rc == 0 ? err : NULL) < 0 ? -1 : rc;
+}
+
+int view_write_stub(struct pool *p, const struct view *v, struct err *err)
+{
+	char name[POOL_FILE_NAME_ROOM], tmp[TMP_NAME_ROOM];
+	int dirfd = p->dirs[POOL_VIEWS];
+
+	snprintf(tmp, sizeof(tmp), ".%s.tmp", pool_id_file_name(v->id, name));
+	if (write_and_sync(dirfd, tmp, p, v, err) == 0 && file_rename(dirfd, tmp, name, err) == 0 && file_sync_dir(dirfd, err) == 0)
+		return 0;
+	file_unlink(dirfd, tmp, NULL);
+	return err_add(err, "stub '%s'", name);
+}

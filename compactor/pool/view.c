@@ -1,0 +1,449 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compactor/pool/view.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "compactor/pool/tree.h"
+#include "compactor/pool/view_parts.h"
+#include "scanner/base/checked.h"
+#include "scanner/base/crc32c.h"
+#include "scanner/base/vec.h"
+
+/* A view lies in three places of the cluster file:
+ *
+ *	| slot: header |   ...   | guard |  ... clusters ...  | L2 | L2 | ... | L1 | refcount table |
+ *	^ offset 0 of the view				       ^ appended as they are made	    ^ its end, at the time
+ *
+ * Headers are made from what the view is, by one function; one that was read is good if the same comes out again.
+ *
+ * Why nothing in it can be changed, by anybody who opens it in whatever way (the file's mode aside):
+ *
+ *   - whoever has it as backing file and commits into it meets no entry marked COPIED, so each write, zero or discarded cluster needs
+ *     a new cluster; refcounts of one bit say of each that it is taken, and behind the last one the slice ends;
+ *   - the virtual size is that of a full L1 table, so one more byte needs another one, for which there is no room, either;
+ *   - whoever opens it to write to it has to clear QCOW2_LOCKED first, for which the header is too full. */
+
+#define EXTENSION_AT sizeof(struct qcow2_header_disk)
+#define VIEW_AT (EXTENSION_AT + sizeof(struct qcow2_extension_disk))
+
+/* Where the tables are, from the slot on. */
+struct layout {
+	uint64_t l1_offset, refcount_offset;
+	uint32_t refcount_clusters;
+};
+
+/* What view_find() looks through. */
+struct views {
+	VEC(struct view) list;
+	uint64_t generation; /* the highest */
+	uint32_t nr_damaged, damaged; /* slots with a header that is none of ours; the first */
+};
+
+/* ---- headers ---- */
+
+static uint64_t cluster_size(const struct view *v)
+{
+	return (uint64_t)1 << v->cluster_bits;
+}
+
+/* Bytes that one entry of the L1 table maps. */
+static uint64_t l1_unit(const struct view *v)
+{
+	return (uint64_t)1 << (2 * v->cluster_bits - 3);
+}
+
+/* Bytes that one entry of the refcount table counts, with one bit for each cluster. */
+static uint64_t refcount_unit(const struct view *v)
+{
+	return (uint64_t)8 << 2 * v->cluster_bits;
+}
+
+static uint64_t virtual_size(const struct view *v)
+{
+	return max_u64(div_up(v->disk_size, l1_unit(v)), 1) * l1_unit(v);
+}
+
+void view_extension(const struct view *v, const struct qcow2_header_disk *d, struct pool_view_disk *ret)
+{
+	*ret = (struct pool_view_disk){
+		.disk_size = le64_from(v->disk_size),
+		.slice_size = le64_from(v->slice_size),
+		.generation = le64_from(v->generation),
+	};
+	memcpy(ret->id, v->id, sizeof(ret->id));
+	memcpy(ret->root, v->root, sizeof(ret->root));
+	ret->crc = le32_from(crc32c(crc32c(0, d, sizeof(*d)), ret, offsetof(struct pool_view_disk, crc)));
+}
+
+/* The extension goes on, as zeros, to the end of the cluster but for the mark of the end: the header is locked. */
+static void encode(const struct view *v, const struct layout *l, uint8_t ret[BLOCK_SIZE])
+{
+	struct qcow2_header h = {
+		.cluster_bits = v->cluster_bits,
+		.size = virtual_size(v),
+		.l1_size = (uint32_t)(virtual_size(v) / l1_unit(v)),
+		.l1_offset = l->l1_offset,
+		.refcount_offset = l->refcount_offset,
+		.refcount_clusters = l->refcount_clusters,
+		.autoclear = QCOW2_LOCKED,
+	};
+	struct qcow2_extension_disk extension = {
+		.type = be32_from(POOL_EXT_VIEW),
+		.length = be32_from((uint32_t)(cluster_size(v) - VIEW_AT - sizeof(extension))),
+	};
+	struct pool_view_disk whose;
+
+	memset(ret, 0, BLOCK_SIZE);
+	qcow2_header_encode(&h, (void *)ret);
+	view_extension(v, (void *)ret, &whose);
+	memcpy(ret + EXTENSION_AT, &extension, sizeof(extension));
+	memcpy(ret + VIEW_AT, &whose, sizeof(whose));
+}
+
+static int check_layout(const struct view *v, const struct layout *l, struct err *err)
+{
+	uint64_t l1_bytes = round_up(virtual_size(v) / l1_unit(v) * 8, cluster_size(v));
+	uint64_t refcount_bytes = l->refcount_clusters * cluster_size(v);
+
+	if (v->slice_size > POOL_FILE_MAX || v->slice_size < POOL_SLOT_SIZE || v->slice_size % cluster_size(v) != 0)
+		return err_set(err, ERR_FORMAT, "a slice of %llu bytes is impossible", (unsigned long long)v->slice_size);
+	if (!range_within(l->l1_offset, l1_bytes, v->slice_size) || !range_within(l->refcount_offset, refcount_bytes, v->slice_size) ||
+	    l->l1_offset % cluster_size(v) != 0 || l->refcount_offset % cluster_size(v) != 0)
+		return err_set(err, ERR_FORMAT, "the tables leave the slice");
+	if (refcount_bytes / 8 < div_up(v->slice_size, refcount_unit(v)))
+		return err_set(err, ERR_FORMAT, "the refcount table does not cover the slice");
+	return 0;
+}
+
+static int decode(const uint8_t header[BLOCK_SIZE], uint32_t slot, struct view *ret, struct layout *ret_layout, struct err *err)
+{
+	const struct qcow2_header_disk *d = (const void *)header;
+	const struct pool_view_disk *whose = (const void *)(header + VIEW_AT);
+	struct layout l = {
+		.l1_offset = be64_get(d->l1_table_offset),
+		.refcount_offset = be64_get(d->refcount_table_offset),
+		.refcount_clusters = be32_get(d->refcount_table_clusters),
+	};
+	struct view v = {
+		.disk_size = le64_get(whose->disk_size),
+		.generation = le64_get(whose->generation),
+		.slot = slot,
+		.slice_size = le64_get(whose->slice_size),
+		.cluster_bits = be32_get(d->cluster_bits),
+	};
+	uint8_t again[BLOCK_SIZE];
+
+	memcpy(v.id, whose->id, sizeof(v.id));
+	memcpy(v.root, whose->root, sizeof(v.root));
+	if (v.cluster_bits < POOL_UNIT_BITS_MIN || v.cluster_bits > POOL_UNIT_BITS_MAX)
+		return err_set(err, ERR_FORMAT, "clusters of 2^%u bytes are impossible", v.cluster_bits);
+	if (v.disk_size > QCOW2_L1_BYTES_MAX / 8 * l1_unit(&v) || check_layout(&v, &l, err) < 0)
+		return v.disk_size > QCOW2_L1_BYTES_MAX / 8 * l1_unit(&v) ?
+			       err_set(err, ERR_FORMAT, "a disk of %llu bytes is impossible", (unsigned long long)v.disk_size) :
+			       -1;
+	encode(&v, &l, again);
+	if (memcmp(header, again, BLOCK_SIZE) != 0)
+		return err_set(err, ERR_FORMAT, "the header is damaged or was changed");
+	*ret = v;
+	*ret_layout = l;
+	return 0;
+}
+
+int view_decode(const uint8_t header[BLOCK_SIZE], uint32_t slot, struct view *ret, struct err *err)
+{
+	struct layout l;
+
+	return decode(header, slot, ret, &l, err) < 0 ? err_add(err, "header in slot %u", slot) : 0;
+}
+
+/* ---- finding ---- */
+
+static int remember(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err)
+{
+	struct views *views = ctx;
+	struct view v;
+
+	if (view_decode(header, slot, &v, NULL) < 0) {
+		if (views->nr_damaged++ == 0)
+			views->damaged = slot;
+		return 0;
+	}
+	views->generation = max_u64(views->generation, v.generation);
+	return vec_push(&views->list, v) < 0 ? err_set(err, ERR_MEMORY, "no memory for the views of a pool") : 0;
+}
+
+void view_forget(struct pool *p)
+{
+	if (!p->views)
+		return;
+	vec_release(&p->views->list);
+	free(p->views);
+	p->views = NULL;
+}
+
+static struct views *look(struct pool *p, struct err *err)
+{
+	if (p->views)
+		return p->views;
+	p->views = calloc(1, sizeof(*p->views));
+	if (!p->views)
+		return err_null(err, ERR_MEMORY, "no memory for the views of a pool");
+	if (cluster_file_each_slot(p->clusters, remember, p->views, err) == 0)
+		return p->views;
+	view_forget(p);
+	return NULL;
+}
+
+int view_find(struct pool *p, const uint8_t id[POOL_ID_SIZE], struct view *ret, struct err *err)
+{
+	const struct views *views = look(p, err);
+	char text[POOL_ID_TEXT_ROOM];
+
+	if (!views)
+		return -1;
+	for (size_t i = views->list.nr; i-- > 0;)
+		if (memcmp(views->list.items[i].id, id, POOL_ID_SIZE) == 0) {
+			*ret = views->list.items[i];
+			return 1;
+		}
+	if (views->nr_damaged)
+		return err_set(err, ERR_FORMAT, "view %s is not there, but the header in slot %u is damaged", pool_id_text(id, text),
+			       views->damaged);
+	return 0;
+}
+
+int view_find_root(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t disk_size, unsigned cluster_bits, struct view *ret,
+		   struct err *err)
+{
+	const struct views *views = look(p, err);
+
+	if (!views)
+		return -1;
+	for (size_t i = views->list.nr; i-- > 0;) {
+		const struct view *v = &views->list.items[i];
+
+		if (memcmp(v->root, root, DIGEST_SIZE) == 0 && v->disk_size == disk_size && v->cluster_bits == cluster_bits) {
+			*ret = *v;
+			return 1;
+		}
+	}
+	return 0;
+}
+
+/* ---- writing ---- */
+
+static int append(struct pool *p, const struct view *v, const void *buf, size_t len, uint64_t *ret, struct err *err)
+{
+	uint64_t at;
+
+	if (cluster_file_append(p->clusters, buf, len, cluster_size(v), &at, err) < 0)
+		return -1;
+	*ret = at - view_origin(v->slot);
+	return 0;
+}
+
+static int append_l2_tables(struct pool *p, const struct view *v, be64 *l1, struct err *err)
+{
+	CLEANUP(view_tables_free) struct view_tables *t =
+		view_tables_new(p, v->root, v->disk_size, v->cluster_bits, view_origin(v->slot), err);
+	const be64 *entries;
+	uint64_t index, at;
+	int rc;
+
+	if (!t)
+		return -1;
+	while ((rc = view_tables_next(t, &index, &entries, err)) > 0) {
+		if (append(p, v, entries, (size_t)cluster_size(v), &at, err) < 0)
+			return -1;
+		l1[index] = be64_from(at);
+	}
+	return rc;
+}
+
+/* Every refcount block is the guard.  The table covers what there is with the table itself. */
+static int append_refcounts(struct pool *p, const struct view *v, struct layout *l, struct err *err)
+{
+	uint64_t entries = cluster_size(v) / 8, covered = entries * refcount_unit(v);
+	uint64_t end = round_up(cluster_file_end(p->clusters), cluster_size(v)) - view_origin(v->slot), nr = 1;
+	CLEANUP(free) be64 *table = NULL;
+
+	while (nr * covered < end + nr * cluster_size(v))
+		nr++;
+	table = malloc((size_t)(nr * cluster_size(v)));
+	if (!table)
+		return err_set(err, ERR_MEMORY, "no memory for the refcount table of a view");
+	for (uint64_t i = 0; i < nr * entries; i++)
+		table[i] = be64_from(POOL_DATA_BEGIN - view_origin(v->slot));
+	l->refcount_clusters = (uint32_t)nr;
+	return append(p, v, table, (size_t)(nr * cluster_size(v)), &l->refcount_offset, err);
+}
+
+static int append_tables(struct pool *p, struct view *v, struct layout *l, struct err *err)
+{
+	size_t l1_bytes = (size_t)round_up(virtual_size(v) / l1_unit(v) * 8, cluster_size(v));
+	CLEANUP(free) be64 *l1 = calloc(1, l1_bytes);
+
+	if (!l1)
+		return err_set(err, ERR_MEMORY, "no memory for the L1 table of a view");
+	if (append_l2_tables(p, v, l1, err) < 0 || append(p, v, l1, l1_bytes, &l->l1_offset, err) < 0 ||
+	    append_refcounts(p, v, l, err) < 0)
+		return -1;
+	v->slice_size = cluster_file_end(p->clusters) - view_origin(v->slot);
+	return 0;
+}
+
+static int check_size(const struct view *v, struct err *err)
+{
+	unsigned bits = v->cluster_bits;
+
+	if (bits < POOL_UNIT_BITS_MIN || bits > POOL_UNIT_BITS_MAX)
+		return err_set(err, ERR_USAGE, "a view cannot have clusters of 2^%u bytes", bits);
+	while (bits <= POOL_UNIT_BITS_MAX && qcow2_l1_bytes(v->disk_size, bits, false) > QCOW2_L1_BYTES_MAX)
+		bits++;
+	if (bits == v->cluster_bits)
+		return 0;
+	if (bits > POOL_UNIT_BITS_MAX)
+		return err_set(err, ERR_UNSUPPORTED, "a disk of %llu GiB is too large for a view",
+			       (unsigned long long)(v->disk_size / GIB));
+	return err_set(err, ERR_UNSUPPORTED, "a disk of %llu GiB is too large for clusters of %llu KiB; %u KiB would do",
+		       (unsigned long long)(v->disk_size / GIB), (unsigned long long)(cluster_size(v) / KIB), bits <= 14 ? 16 : 64);
+}
+
+static int publish(struct pool *p, const struct view *v, const struct layout *l, struct err *err)
+{
+	uint8_t header[BLOCK_SIZE];
+
+	encode(v, l, header);
+	return cluster_file_publish(p->clusters, v->slot, header, err);
+}
+
+static int prepare(struct pool *p, struct view *v, struct err *err)
+{
+	const struct views *views = look(p, err);
+
+	if (!views || pool_new_id(v->id, err) < 0 || cluster_file_next_slot(p->clusters, &v->slot, err) < 0)
+		return -1;
+	v->generation = max_u64(views->generation + 1, v->slot); /* the highest one may have been buried */
+	return stub_check(p, v, err);
+}
+
+int view_write(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t disk_size, unsigned cluster_bits, struct view *ret, struct err *err)
+{
+	struct view v = { .disk_size = disk_size, .cluster_bits = cluster_bits };
+	struct layout l = { 0 };
+
+	memcpy(v.root, root, sizeof(v.root));
+	if (check_size(&v, err) < 0 || prepare(p, &v, err) < 0)
+		return -1;
+	if (pool_sync(p, err) < 0 || append_tables(p, &v, &l, err) < 0 || cluster_file_sync(p->clusters, err) < 0)
+		return -1;
+	if (publish(p, &v, &l, err) < 0 || view_write_stub(p, &v, err) < 0)
+		return -1;
+	p->views->generation = v.generation;
+	if (vec_push(&p->views->list, v) < 0)
+		return err_set(err, ERR_MEMORY, "no memory for the views of a pool");
+	*ret = v;
+	return 0;
+}
+
+/* ---- checking ---- */
+
+struct checking {
+	struct pool *pool;
+	const struct view *v;
+	struct layout l;
+	be64 *table; /* 1 << cluster_bits bytes */
+};
+
+static int read_at(const struct checking *c, uint64_t at, void *ret, size_t len, struct err *err)
+{
+	return cluster_file_read(c->pool->clusters, ret, len, view_origin(c->v->slot) + at, err);
+}
+
+static int check_l2(const struct checking *c, uint64_t index, uint64_t at, const be64 *wanted, struct err *err)
+{
+	size_t nr = (size_t)cluster_size(c->v) / 8;
+
+	if (at % cluster_size(c->v) != 0 || !range_within(at, cluster_size(c->v), c->v->slice_size))
+		return err_set(err, ERR_FORMAT, "L2 table %llu is not in the slice", (unsigned long long)index);
+	if (read_at(c, at, c->table, nr * 8, err) < 0)
+		return -1;
+	for (size_t i = 0; i < nr; i++)
+		if (be64_get(c->table[i]) != be64_get(wanted[i]))
+			return err_set(err, ERR_FORMAT, "it has another map than the tree at offset %llu of the disk",
+				       (unsigned long long)(index * l1_unit(c->v) + i * cluster_size(c->v)));
+	return 0;
+}
+
+/* Entries of the L1 table in [from, to) are empty. */
+static int check_empty(const struct checking *c, const be64 *l1, uint64_t from, uint64_t to, struct err *err)
+{
+	for (; from < to; from++)
+		if (be64_get(l1[from]))
+			return err_set(err, ERR_FORMAT, "it has a map where the tree has none, at offset %llu of the disk",
+				       (unsigned long long)(from * l1_unit(c->v)));
+	return 0;
+}
+
+static int check_maps(const struct checking *c, const be64 *l1, uint64_t nr, struct err *err)
+{
+	const struct view *v = c->v;
+	CLEANUP(view_tables_free) struct view_tables *t =
+		view_tables_new(c->pool, v->root, v->disk_size, v->cluster_bits, view_origin(v->slot), err);
+	uint64_t index, done = 0;
+	const be64 *wanted;
+	int rc;
+
+	if (!t)
+		return -1;
+	while ((rc = view_tables_next(t, &index, &wanted, err)) > 0) {
+		if (check_empty(c, l1, done, index, err) < 0 || check_l2(c, index, be64_get(l1[index]), wanted, err) < 0)
+			return -1;
+		done = index + 1;
+	}
+	return rc < 0 ? -1 : check_empty(c, l1, done, nr, err);
+}
+
+static int check_refcounts(const struct checking *c, struct err *err)
+{
+	for (uint32_t i = 0; i < c->l.refcount_clusters; i++) {
+		if (read_at(c, c->l.refcount_offset + i * cluster_size(c->v), c->table, (size_t)cluster_size(c->v), err) < 0)
+			return -1;
+		for (size_t n = 0; n < cluster_size(c->v) / 8; n++)
+			if (be64_get(c->table[n]) != POOL_DATA_BEGIN - view_origin(c->v->slot))
+				return err_set(err, ERR_FORMAT, "its refcount table is damaged");
+	}
+	return 0;
+}
+
+static int check_tables(struct checking *c, struct err *err)
+{
+	uint64_t nr = virtual_size(c->v) / l1_unit(c->v);
+	CLEANUP(free) be64 *l1 = malloc((size_t)nr * 8);
+	CLEANUP(free) be64 *table = malloc((size_t)cluster_size(c->v));
+
+	if (!l1 || !table)
+		return err_set(err, ERR_MEMORY, "no memory for the tables of a view");
+	c->table = table;
+	if (read_at(c, c->l.l1_offset, l1, (size_t)nr * 8, err) < 0 || check_maps(c, l1, nr, err) < 0)
+		return -1;
+	return check_refcounts(c, err);
+}
+
+int view_check(struct pool *p, const struct view *v, struct err *err)
+{
+	struct checking c = { .pool = p };
+	char text[POOL_ID_TEXT_ROOM];
+	uint8_t header[BLOCK_SIZE];
+	struct view got;
+
+	c.v = &got;
+	if (cluster_file_read_slot(p->clusters, v->slot, header, err) == 0 && decode(header, v->slot, &got, &c.l, err) == 0 &&
+	    check_tables(&c, err) == 0) {
+		if (memcmp(got.id, v->id, sizeof(v->id)) == 0 && memcmp(got.root, v->root, sizeof(v->root)) == 0)
+			return 0;
+		err_set(err, ERR_FORMAT, "slot %u holds another one", v->slot);
+	}
+	return err_add(err, "view %s", pool_id_text(v->id, text));
+}

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_VIEW_PARTS_H
+#define DEDUPSCAN_VIEW_PARTS_H
+
+#include "compactor/pool/qcow2_writer.h"
+#include "compactor/pool/view.h"
+
+/* Between view.c, view_table.c and stub.c. */
+
+static inline uint64_t view_origin(uint32_t slot)
+{
+	return slot * POOL_SLOT_SIZE;
+}
+
+/* Fills in the extension that says whose a header is; its checksum covers `d`, too. */
+void view_extension(const struct view *v, const struct qcow2_header_disk *d, struct pool_view_disk *ret);
+
+/* ---- the L2 tables of a view, made from its tree (view_table.c) ---- */
+
+struct view_tables;
+struct view_tables *view_tables_new(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t disk_size, unsigned cluster_bits,
+				    uint64_t origin, struct err *err);
+/* The next one that is not empty: 1, its place in the L1 table and its 1 << cluster_bits bytes, valid until the next call; 0 at the
+ * end; -1. */
+int view_tables_next(struct view_tables *t, uint64_t *ret_index, const be64 **ret, struct err *err);
+void view_tables_free(struct view_tables *t);
+CLEANUP_DEFINE(struct view_tables *, view_tables_free)
+
+/* ---- stubs ---- */
+
+/* What a stub has as its backing file. */
+void stub_slice(const struct pool *p, const struct view *v, struct slice *ret);
+
+/* Fails where a path is too long to be named by an overlay or a stub, or a disk too large for a stub, before anything is written. */
+int stub_check(const struct pool *p, const struct view *v, struct err *err);
+
+#endif

@@ -1,0 +1,448 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/tree_help.h"
+
+#include <string.h>
+
+#include "scanner/base/crc32c.h"
+#include "scanner/base/file.h"
+#include "tests/unit/name_help.h"
+
+/* Names of a pool: their text, and the directory they lie in. */
+
+static struct pool pool;
+
+static void open_names(void)
+{
+	pool = (struct pool){ .path = tree, .writing = true };
+	if (mkdir(in_tree("names"), 0700) < 0)
+		assert_int_equal(errno, EEXIST);
+	pool.dirs[POOL_NAMES] = open(in_tree("names"), O_RDONLY | O_DIRECTORY);
+	assert_true(pool.dirs[POOL_NAMES] >= 0);
+}
+
+/* As another process would. */
+static void open_again(void)
+{
+	close(pool.dirs[POOL_NAMES]);
+	open_names();
+}
+
+static struct name member(const char *path)
+{
+	struct name n = { .kind = NAME_MEMBER };
+	struct name_disk d = { .size = 1 << 30, .view = { 7, 7 } };
+
+	snprintf(d.path, sizeof(d.path), "%s", path);
+	assert_int_equal(vec_push(&n.disks, d), 0);
+	return n;
+}
+
+static struct name version(const char *label, const char *path)
+{
+	struct name n = member(path);
+
+	n.kind = NAME_VERSION;
+	n.disks.items[0].folded = true;
+	memset(n.disks.items[0].root, 0xab, DIGEST_SIZE);
+	snprintf(n.label, sizeof(n.label), "%s", label);
+	return n;
+}
+
+static uint64_t publish(struct name n)
+{
+	struct err err = ERR_INIT;
+
+	if (names_publish(&pool, &n, true, &err) < 0)
+		fail_msg("%s", err.text);
+	name_release(&n);
+	return n.number;
+}
+
+static int add_to_text(void *ctx, const struct name *n, struct err *err)
+{
+	char *text = ctx;
+
+	(void)err;
+	sprintf(text + strlen(text), "%d%s%s ", (int)n->number, n->kind == NAME_MEMBER ? "m" : "v", n->label);
+	return 0;
+}
+
+static const char *all(void)
+{
+	static char text[4096];
+	struct err err = ERR_INIT;
+
+	*text = '\0';
+	if (names_each(&pool, add_to_text, text, &err) < 0)
+		snprintf(text, sizeof(text), "%s", err.text);
+	return text;
+}
+
+/* ---- the text ---- */
+
+static uint64_t next_random(struct name_source *s)
+{
+	s->state = s->state * UINT64_C(6364136223846793005) + 1442695040888963407u;
+	return s->state >> 20;
+}
+
+static char *encode(const struct name *n)
+{
+	struct err err = ERR_INIT;
+	char *text = NULL;
+	size_t len;
+
+	if (name_encode(n, &text, &len, &err) < 0)
+		fail_msg("%s", err.text);
+	assert_int_equal(strlen(text), len);
+	return text;
+}
+
+static void what_is_written_comes_back(void **state)
+{
+	struct name_source s = { .next = next_random, .state = 1 };
+
+	(void)state;
+	for (unsigned i = 0; i < 500; i++) {
+		struct name n, back, copy;
+		struct err err = ERR_INIT;
+		char *text, *again;
+
+		assert_int_equal(any_name(&s, &n), 0);
+		text = encode(&n);
+		if (name_decode(text, strlen(text), &back, &err) < 0)
+			fail_msg("%s: %s", err.text, text);
+		assert_int_equal(name_copy(&back, &copy, NULL), 0);
+		again = encode(&copy);
+		assert_string_equal(text, again);
+		free(text);
+		free(again);
+		name_release(&n);
+		name_release(&back);
+		name_release(&copy);
+	}
+}
+
+static void the_text_is_as_documented(void **state)
+{
+	struct name n = version("50%\n", "/srv/a b\xc3\xa9.qcow2");
+	struct name_file f = { .path = "/x.xml", .len = 4, .bytes = (uint8_t *)strdup("<a\n>") };
+	char *text;
+
+	(void)state;
+	n.number = 17;
+	n.made = 1795000000;
+	assert_int_equal(vec_push(&n.files, f), 0);
+	text = encode(&n);
+	assert_memory_equal(text,
+			    "dedupscan-name 1\nkind version\nnumber 17\nmade 1795000000\nlabel 50%25%0A\ndisk /srv/a b%C3%A9.qcow2\n"
+			    "size 1073741824\nroot abababababababababababababababababababababababababababababababab\n"
+			    "view 07070000-0000-0000-0000-000000000000\nsealed -\nbelow -\ninode 0\nfile /x.xml\nbytes <a%0A>\ncrc ",
+			    strlen(text) - 9);
+	free(text);
+	name_release(&n);
+}
+
+static int decode_with_crc(const char *text, struct err *err)
+{
+	char whole[4096];
+	struct name n;
+	int rc;
+
+	snprintf(whole, sizeof(whole), "%scrc %08x\n", text, crc32c(0, text, strlen(text)));
+	rc = name_decode(whole, strlen(whole), &n, err);
+	if (rc == 0)
+		name_release(&n);
+	return rc;
+}
+
+#define HEAD "dedupscan-name 1\nkind member\nnumber 1\nmade 1\nlabel \n"
+#define ID "3b0c0f62-9d7e-4c1a-8f00-5a5a5a5a5a5a"
+#define REST "view " ID "\nsealed -\nbelow -\ninode 0\n"
+
+static void other_ways_to_write_it_are_refused(void **state)
+{
+	static const char *const texts[] = {
+		"dedupscan-name 1\n",
+		HEAD,
+		HEAD "disk a\nsize 1\nroot -\n" REST,
+		HEAD "disk /%61\nsize 1\nroot -\n" REST,
+		HEAD "disk /%c3\nsize 1\nroot -\n" REST,
+		HEAD "disk /\xc3\nsize 1\nroot -\n" REST,
+		HEAD "disk /%00\nsize 1\nroot -\n" REST,
+		HEAD "disk /%0\nsize 1\nroot -\n" REST,
+		HEAD "disk /a\nsize 0\nroot -\n" REST,
+		HEAD "disk /a\nsize 01\nroot -\n" REST,
+		HEAD "disk /a\nsize 1 \nroot -\n" REST,
+		HEAD "disk /a\nsize 18446744073709551616\nroot -\n" REST,
+		HEAD "disk /a\nsize 9223372036854775808\nroot -\n" REST,
+		HEAD "disk /a\nsize 1\nroot 00\n" REST,
+		HEAD "disk /a\nsize 1\nroot -\nview -\nsealed -\nbelow -\ninode 0\n",
+		HEAD "disk /a\nsize 1\nroot -\nview 3B0C0f62-9d7e-4c1a-8f00-5a5a5a5a5a5a\nsealed -\nbelow -\ninode 0\n",
+		HEAD "disk /a\nsize 1\nroot -\nview 00000000-0000-0000-0000-000000000000\nsealed -\nbelow -\ninode 0\n",
+		HEAD "disk /a\nsize 1\nroot -\nview " ID "\nsealed " ID "\nbelow -\ninode 0\n",
+		HEAD "disk /a\nsize 1\nroot -\n" REST "file /a\nbytes \n",
+		HEAD "disk /a\nsize 1\nroot -\n" REST "disk /b\nsize 1\nroot -\n" REST,
+		HEAD "disk /a\nsize 1\nroot -\n" REST "\n",
+		HEAD "disk /a\nroot -\nsize 1\n" REST,
+	};
+	struct err err = ERR_INIT;
+
+	(void)state;
+	assert_int_equal(decode_with_crc(HEAD "disk /a\nsize 1\nroot -\n" REST, &err), 0);
+	for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++) {
+		err = ERR_INIT;
+		if (decode_with_crc(texts[i], &err) == 0)
+			fail_msg("taken: %s", texts[i]);
+		assert_int_equal(err.kind, ERR_FORMAT);
+	}
+}
+
+static void a_newer_one_is_told(void **state)
+{
+	struct err err = ERR_INIT;
+
+	(void)state;
+	assert_int_equal(decode_with_crc("dedupscan-name 2\nanything\n", &err), -1);
+	assert_int_equal(err.kind, ERR_UNSUPPORTED);
+}
+
+static void every_flipped_bit_and_every_cut_is_seen(void **state)
+{
+	struct name n = version("v", "/a"), got;
+	char *text = encode(&n);
+	size_t len = strlen(text);
+
+	(void)state;
+	for (size_t i = 0; i < len * 8; i++) {
+		text[i / 8] ^= (char)(1 << i % 8);
+		assert_int_equal(name_decode(text, len, &got, NULL), -1);
+		text[i / 8] ^= (char)(1 << i % 8);
+	}
+	for (size_t i = 0; i < len; i++) {
+		char *cut = malloc(i + 1);
+
+		memcpy(cut, text, i);
+		assert_int_equal(name_decode(cut, i, &got, NULL), -1);
+		free(cut);
+	}
+	assert_int_equal(name_decode(text, len, &got, NULL), 0);
+	name_release(&got);
+	free(text);
+	name_release(&n);
+}
+
+static void long_files_are_refused(void **state)
+{
+	struct name n = version("v", "/a");
+	struct name_file f = { .path = "/x", .len = NAME_FILE_MAX + 1, .bytes = calloc(1, NAME_FILE_MAX + 1) };
+	struct err err = ERR_INIT;
+	char *text;
+	size_t len;
+
+	(void)state;
+	assert_int_equal(vec_push(&n.files, f), 0);
+	assert_int_equal(name_encode(&n, &text, &len, &err), -1);
+	assert_int_equal(err.kind, ERR_UNSUPPORTED);
+	n.files.items[0].len--;
+	text = encode(&n);
+	free(text);
+	name_release(&n);
+}
+
+/* ---- the directory ---- */
+
+static void names_are_numbered_and_found(void **state)
+{
+	struct name n;
+
+	(void)state;
+	open_names();
+	assert_int_equal(publish(member("/a")), 1);
+	assert_int_equal(publish(version("one", "/a")), 2);
+	assert_int_equal(publish(version("one", "/b")), 3);
+	assert_int_equal(publish(version("one", "/a")), 4);
+	assert_string_equal(all(), "1m 2vone 3vone 4vone ");
+	assert_int_equal(names_find_member(&pool, "/a", &n, NULL), 1);
+	assert_int_equal(n.number, 1);
+	name_release(&n);
+	assert_int_equal(names_find_version(&pool, "/a", "one", &n, NULL), 1);
+	assert_int_equal(n.number, 4);
+	name_release(&n);
+	assert_int_equal(names_find_version(&pool, NULL, "one", &n, NULL), 1);
+	name_release(&n);
+	assert_int_equal(names_find_version(&pool, "/c", "one", &n, NULL), 0);
+	assert_int_equal(names_find_member(&pool, "/b", &n, NULL), 0);
+}
+
+static void a_version_that_is_being_sealed_is_not_found(void **state)
+{
+	struct name n = version("now", "/a"), got;
+
+	(void)state;
+	open_names();
+	n.disks.items[0].folded = false;
+	memset(n.disks.items[0].root, 0, DIGEST_SIZE);
+	n.disks.items[0].sealed[0] = 1;
+	n.disks.items[0].inode = 12;
+	publish(n);
+	assert_int_equal(names_find_version(&pool, "/a", "now", &got, NULL), 0);
+	assert_string_equal(all(), "1vnow ");
+}
+
+static void no_number_is_given_twice(void **state)
+{
+	(void)state;
+	open_names();
+	publish(member("/a"));
+	publish(member("/b"));
+	assert_int_equal(names_remove(&pool, 2, NULL), 0);
+	assert_string_equal(all(), "1m ");
+	open_again();
+	assert_string_equal(all(), "1m ");
+	assert_int_equal(publish(member("/c")), 3);
+	assert_int_equal(names_remove(&pool, 1, NULL), 0);
+	assert_int_equal(names_remove(&pool, 3, NULL), 0);
+	open_again();
+	assert_string_equal(all(), "");
+	assert_int_equal(publish(member("/d")), 4);
+	open_again();
+	publish(member("/e"));
+	assert_int_equal(access(in_tree("names/2.gone"), F_OK), -1);
+	assert_int_equal(access(in_tree("names/3.gone"), F_OK), -1);
+}
+
+static void a_replaced_name_keeps_its_number(void **state)
+{
+	struct name n = version("new", "/a");
+
+	(void)state;
+	open_names();
+	publish(version("old", "/a"));
+	publish(version("other", "/a"));
+	assert_int_equal(names_replace(&pool, 1, &n, NULL), 0);
+	assert_int_equal(n.number, 1);
+	assert_string_equal(all(), "1vnew 2vother ");
+	name_release(&n);
+}
+
+static void many_are_published_at_once_or_not(void **state)
+{
+	struct name n = member("/a");
+
+	(void)state;
+	open_names();
+	for (unsigned i = 0; i < 5; i++)
+		assert_int_equal(names_publish(&pool, &n, false, NULL), 0);
+	assert_int_equal(n.number, 5);
+	assert_string_equal(all(), "");
+	assert_int_equal(names_sync(&pool, NULL), 0);
+	assert_string_equal(all(), "1m 2m 3m 4m 5m ");
+	assert_int_equal(names_publish(&pool, &n, false, NULL), 0);
+	assert_int_equal(names_drop(&pool, NULL), 0);
+	assert_int_equal(names_sync(&pool, NULL), 0);
+	assert_string_equal(all(), "1m 2m 3m 4m 5m ");
+	assert_int_equal(names_publish(&pool, &n, false, NULL), 0);
+	open_again(); /* it died */
+	assert_int_equal(publish(member("/b")), 6);
+	assert_string_equal(all(), "1m 2m 3m 4m 5m 6m ");
+	assert_int_equal(access(in_tree("names/7.new"), F_OK), -1);
+	name_release(&n);
+}
+
+static void nothing_is_passed_over(void **state)
+{
+	(void)state;
+	open_names();
+	publish(member("/a"));
+	publish(member("/b"));
+	assert_int_equal(rename(in_tree("names/1"), in_tree("names/1.bak")), 0);
+	assert_non_null(strstr(all(), "'1.bak' does not belong into the names of a pool"));
+	assert_int_equal(rename(in_tree("names/1.bak"), in_tree("names/3")), 0);
+	assert_non_null(strstr(all(), "name '3' says that it is another"));
+	assert_int_equal(rename(in_tree("names/3"), in_tree("names/1")), 0);
+	assert_string_equal(all(), "1m 2m ");
+	assert_int_equal(truncate(in_tree("names/1"), 50), 0);
+	assert_non_null(strstr(all(), "name '1': no name of dedupscan: "));
+	assert_int_equal(unlink(in_tree("names/1")), 0);
+	assert_int_equal(symlink("2", in_tree("names/1")), 0);
+	assert_non_null(strstr(all(), "pool '"));
+}
+
+/* What is done must be on the disk before names_publish() returns, and a name whole before it appears. */
+static char order[256];
+static struct file_ops ops;
+
+static int watch_fdatasync(int fd)
+{
+	strcat(order, "sync ");
+	return file_ops_os.fdatasync(fd);
+}
+
+static int watch_fsync(int fd)
+{
+	strcat(order, "dir ");
+	return file_ops_os.fsync(fd);
+}
+
+static int watch_syncfs(int fd)
+{
+	strcat(order, "all ");
+	return file_ops_os.syncfs(fd);
+}
+
+static int watch_rename(int a, const char *from, int b, const char *to, unsigned flags)
+{
+	strcat(order, "rename ");
+	return file_ops_os.renameat2(a, from, b, to, flags);
+}
+
+static void syncs_come_in_order(void **state)
+{
+	struct name n = member("/a");
+
+	(void)state;
+	open_names();
+	ops = file_ops_os;
+	ops.fdatasync = watch_fdatasync;
+	ops.fsync = watch_fsync;
+	ops.syncfs = watch_syncfs;
+	ops.renameat2 = watch_rename;
+	file_ops = &ops;
+	*order = '\0';
+	assert_int_equal(names_publish(&pool, &n, true, NULL), 0);
+	assert_string_equal(order, "sync rename dir ");
+	*order = '\0';
+	assert_int_equal(names_publish(&pool, &n, false, NULL), 0);
+	assert_int_equal(names_publish(&pool, &n, false, NULL), 0);
+	assert_string_equal(order, "");
+	assert_int_equal(names_sync(&pool, NULL), 0);
+	assert_string_equal(order, "all rename rename dir ");
+	*order = '\0';
+	assert_int_equal(names_remove(&pool, 1, NULL), 0);
+	assert_int_equal(names_remove(&pool, 3, NULL), 0);
+	assert_string_equal(order, "dir rename dir ");
+	file_ops = &file_ops_os;
+	name_release(&n);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(what_is_written_comes_back),
+		cmocka_unit_test(the_text_is_as_documented),
+		cmocka_unit_test(other_ways_to_write_it_are_refused),
+		cmocka_unit_test(a_newer_one_is_told),
+		cmocka_unit_test(every_flipped_bit_and_every_cut_is_seen),
+		cmocka_unit_test(long_files_are_refused),
+		tree_test(names_are_numbered_and_found),
+		tree_test(a_version_that_is_being_sealed_is_not_found),
+		tree_test(no_number_is_given_twice),
+		tree_test(a_replaced_name_keeps_its_number),
+		tree_test(many_are_published_at_once_or_not),
+		tree_test(nothing_is_passed_over),
+		tree_test(syncs_come_in_order),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,712 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/tree_help.h"
+
+#include "compactor/pool/node_record.h"
+#include "scanner/base/crc32c.h"
+#include "tests/unit/nodes_help.h"
+
+#define FILE_NAME "nodes"
+
+/* ---- opening and closing ---- */
+
+static const uint8_t uuid[POOL_ID_SIZE] = { 1, 2, 3 };
+static bool with_finder;
+static struct finder *finder;
+static int dir = -1, finder_dir = -1;
+static uint64_t damaged;
+
+static struct nodes *open_as(bool finding, bool writing)
+{
+	struct err err = ERR_INIT;
+	struct nodes *n;
+	bool whole;
+
+	dir = open(tree, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	mkdir(in_tree("finder"), 0700);
+	finder_dir = open(in_tree("finder"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	finder = finding ? finder_open(finder_dir, uuid, 1 << 20, writing, &whole, &err) : NULL;
+	assert_true(!finding || finder);
+	n = nodes_open(dir, FILE_NAME, finder, writing, &damaged, &err);
+	if (!n)
+		fail_msg("%s", err.text);
+	return n;
+}
+
+static struct nodes *open_writing(void)
+{
+	return open_as(with_finder, true);
+}
+
+static struct nodes *open_reading(void)
+{
+	return open_as(false, false);
+}
+
+static void close_nodes(struct nodes *n)
+{
+	nodes_close(n);
+	finder_close(finder);
+	finder = NULL;
+	close(finder_dir);
+	close(dir);
+}
+
+static void sync_all(struct nodes *n)
+{
+	uint64_t end;
+
+	sync_nodes(n);
+	assert_int_equal(nodes_sync(n, &end, NULL), 0);
+	if (finder)
+		assert_int_equal(finder_sync(finder, end, NULL), 0);
+}
+
+static uint8_t *slurp(size_t *ret_len)
+{
+	uint8_t *p = malloc(4 << 20);
+	int fd = open(in_tree(FILE_NAME), O_RDONLY);
+	ssize_t n = read(fd, p, 4 << 20);
+
+	assert_true(fd >= 0 && n >= 0 && n < 4 << 20);
+	close(fd);
+	*ret_len = (size_t)n;
+	return p;
+}
+
+static void spill(const uint8_t *p, size_t len)
+{
+	unlink(in_tree(FILE_NAME));
+	tree_write(FILE_NAME, p, len);
+}
+
+/* Where the records are. */
+static uint64_t offsets[64];
+static unsigned nr_offsets;
+
+static int note(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err)
+{
+	(void)ctx;
+	(void)err;
+	assert_true(!leaf != !inner);
+	offsets[nr_offsets++] = offset;
+	return 0;
+}
+
+static unsigned count(struct nodes *n)
+{
+	nr_offsets = 0;
+	assert_int_equal(nodes_each(n, note, NULL, NULL), 0);
+	return nr_offsets;
+}
+
+/* ---- maps as bytes ---- */
+
+static void a_map_is_decoded_as_it_was_encoded(void **state)
+{
+	uint8_t buf[POOL_NODE_PAYLOAD_MAX];
+	static struct leaf leaf, got;
+
+	(void)state;
+	for (unsigned bits = 12; bits <= 16; bits += 2) {
+		for (unsigned i = 0; i < 3000; i++) {
+			leaf = leaf_of(i, bits, 1 + i % (i % 7 ? 6 : 512), 0);
+			assert_int_equal(leaf_decode(buf, leaf_encode(&leaf, buf), bits, &got, NULL), 0);
+			memcpy(got.digest, leaf.digest, DIGEST_SIZE);
+			got.hint = leaf.hint;
+			assert_true(same_leaf(&got, &leaf));
+		}
+	}
+}
+
+static void the_longest_map_fits(void **state)
+{
+	const uint64_t begin = (POOL_DATA_BEGIN + POOL_GUARD_SIZE) / BLOCK_SIZE, end = POOL_FILE_MAX / BLOCK_SIZE;
+	static struct leaf leaf = { .unit_bits = 12, .nr_runs = SEGMENT_BLOCKS }, got;
+	uint8_t buf[POOL_NODE_PAYLOAD_MAX];
+
+	(void)state;
+	for (unsigned i = 0; i < SEGMENT_BLOCKS; i++)
+		leaf.runs[i] = (struct run){ i, 1, i % 2 ? begin : end - 1 };
+	assert_int_equal(leaf_decode(buf, leaf_encode(&leaf, buf), 12, &got, NULL), 0);
+	assert_true(same_leaf(&got, &leaf));
+}
+
+static int decode_runs(unsigned bits, unsigned nr, const struct run *runs)
+{
+	static struct leaf leaf, got;
+	uint8_t buf[POOL_NODE_PAYLOAD_MAX];
+
+	leaf = (struct leaf){ .unit_bits = bits, .nr_runs = nr };
+	memcpy(leaf.runs, runs, nr * sizeof(*runs));
+	return leaf_decode(buf, leaf_encode(&leaf, buf), bits, &got, NULL);
+}
+
+static void maps_that_cannot_be_are_refused(void **state)
+{
+	const uint64_t b = (POOL_DATA_BEGIN + POOL_GUARD_SIZE) >> 14, e = POOL_FILE_MAX >> 14;
+
+	(void)state;
+	assert_int_equal(decode_runs(14, 1, (struct run[]){ { 0, 128, b } }), 0);
+	assert_int_equal(decode_runs(14, 1, (struct run[]){ { 0, 129, b } }), -1);
+	assert_int_equal(decode_runs(14, 1, (struct run[]){ { 127, 1, b } }), 0);
+	assert_int_equal(decode_runs(14, 1, (struct run[]){ { 128, 1, b } }), -1);
+	assert_int_equal(decode_runs(14, 1, (struct run[]){ { 127, 2, b } }), -1);
+	assert_int_equal(decode_runs(14, 1, (struct run[]){ { 5, 0, b } }), -1);
+	assert_int_equal(decode_runs(14, 1, (struct run[]){ { 0, 1, b - 1 } }), -1);
+	assert_int_equal(decode_runs(14, 1, (struct run[]){ { 0, 2, e - 2 } }), 0);
+	assert_int_equal(decode_runs(14, 1, (struct run[]){ { 0, 3, e - 2 } }), -1);
+	assert_int_equal(decode_runs(14, 1, (struct run[]){ { 0, 1, UINT64_MAX } }), -1);
+	assert_int_equal(decode_runs(14, 2, (struct run[]){ { 0, 2, b }, { 2, 1, b + 3 } }), 0);
+	assert_int_equal(decode_runs(14, 2, (struct run[]){ { 0, 2, b }, { 3, 1, b + 2 } }), 0);
+	assert_int_equal(decode_runs(14, 2, (struct run[]){ { 0, 2, b }, { 2, 1, b + 2 } }), -1);
+	assert_int_equal(decode_runs(14, 2, (struct run[]){ { 0, 2, b }, { 2, 1, 0 } }), -1);
+	assert_int_equal(decode_runs(14, 2, (struct run[]){ { 0, 128, b }, { 128, 1, b } }), -1);
+	assert_int_equal(decode_runs(14, 0, NULL), -1);
+	assert_int_equal(decode_runs(13, 1, (struct run[]){ { 0, 1, b * 2 } }), -1);
+	assert_int_equal(decode_runs(18, 1, (struct run[]){ { 0, 1, b } }), -1);
+}
+
+static void a_map_that_is_cut_has_fewer_runs_or_is_refused(void **state)
+{
+	static struct leaf leaf, got;
+	uint8_t buf[POOL_NODE_PAYLOAD_MAX];
+	unsigned nr = 0;
+	size_t len;
+
+	(void)state;
+	leaf = leaf_of(7, 12, 20, 0);
+	len = leaf_encode(&leaf, buf);
+	for (size_t cut = 0; cut < len; cut++) {
+		if (leaf_decode(buf, cut, 12, &got, NULL) < 0)
+			continue;
+		assert_int_equal(got.nr_runs, ++nr);
+		assert_memory_equal(got.runs, leaf.runs, nr * sizeof(struct run));
+	}
+	assert_int_equal(nr, leaf.nr_runs - 1);
+}
+
+/* ---- finding what was put ---- */
+
+static void nodes_are_found_before_and_after_a_sync(void **state)
+{
+	struct nodes *n = open_writing();
+	struct leaf leaf = leaf_of(1, 12, 5, 0), none = leaf_of(2, 12, 5, 0);
+	struct inner inner = inner_of(1, 1, 128);
+
+	(void)state;
+	put_leaf(n, leaf);
+	put_inner(n, inner);
+	for (int i = 0; i < 4; i++) {
+		assert_true(has_leaf(n, &leaf));
+		assert_true(has_inner(n, &inner));
+		assert_false(has_leaf(n, &none));
+		if (i == 0)
+			sync_all(n);
+		if (i > 0)
+			close_nodes(n);
+		n = i == 1 ? open_reading() : i == 2 ? open_writing() : n;
+	}
+}
+
+static void many_nodes_are_all_found(void **state)
+{
+	struct nodes *n = open_writing();
+	const unsigned nr = 20000; /* many times the buffer */
+
+	(void)state;
+	for (unsigned i = 0; i < nr; i++) {
+		put_leaf(n, leaf_of(i, 12, 1 + i % 6, 0));
+		if (i % 128 == 0)
+			put_inner(n, inner_of(i, 1 + i % 3, i % 129 + !(i % 129)));
+	}
+	sync_all(n);
+	for (int again = 0; again < 3; again++) {
+		for (unsigned i = 0; i < nr; i++) {
+			struct leaf l = leaf_of(i, 12, 1 + i % 6, 0);
+			struct inner in = inner_of(i, 1 + i % 3, i % 129 + !(i % 129));
+
+			assert_true(has_leaf(n, &l));
+			assert_true(i % 128 || has_inner(n, &in));
+		}
+		close_nodes(n);
+		if (again < 2)
+			n = again ? open_writing() : open_reading();
+		assert_int_equal(damaged, 0);
+	}
+}
+
+static void equal_nodes_are_stored_once(void **state)
+{
+	struct nodes *n = open_writing();
+	uint64_t bytes;
+
+	(void)state;
+	for (int i = 0; i < 3; i++) {
+		put_leaf(n, leaf_of(1, 12, 5, 0));
+		put_leaf(n, leaf_of(1, 12, 5, 9)); /* another map of the same segment */
+		put_inner(n, inner_of(1, 1, 3));
+		if (i == 0) {
+			bytes = nodes_bytes(n);
+		} else {
+			assert_int_equal(nodes_bytes(n), bytes);
+		}
+		if (i == 1) {
+			sync_all(n);
+			close_nodes(n);
+			n = open_writing();
+		}
+	}
+	assert_int_equal(count(n), 2);
+	close_nodes(n);
+}
+
+static void a_newer_map_is_found_instead_of_the_old_one(void **state)
+{
+	struct nodes *n = open_writing();
+	struct leaf old = leaf_of(1, 12, 5, 0), new = leaf_of(1, 12, 5, 1), got;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	put_leaf(n, old);
+	sync_all(n);
+	assert_int_equal(nodes_replace_leaf(n, &new, &err), 0);
+	for (int i = 0; i < 3; i++) {
+		assert_true(has_leaf(n, &new));
+		if (with_finder && i < 2) {
+			assert_int_equal(nodes_find_segment(n, new.hint, 12, &got, &err), 1);
+			assert_true(same_leaf(&got, &new));
+		}
+		if (i == 0)
+			sync_nodes(n); /* and the finder not, so that it is told again */
+		close_nodes(n);
+		n = i ? open_reading() : open_writing();
+	}
+	assert_int_equal(count(n), 2);
+	close_nodes(n);
+}
+
+static void units_are_told_apart(void **state)
+{
+	struct nodes *n = open_writing();
+	struct leaf fine = leaf_of(1, 12, 5, 0), coarse = leaf_of(1, 16, 5, 0), got;
+
+	(void)state;
+	put_leaf(n, coarse);
+	assert_int_equal(nodes_find_leaf(n, fine.digest, 12, &got, NULL), 1);
+	assert_true(same_leaf(&got, &coarse));
+	assert_false(has_leaf(n, &fine));
+	put_leaf(n, fine);
+	assert_true(has_leaf(n, &fine) && has_leaf(n, &coarse));
+	assert_int_equal(nodes_find_leaf(n, fine.digest, 12, &got, NULL), 1);
+	assert_true(same_leaf(&got, &fine));
+	assert_int_equal(nodes_find_leaf(n, fine.digest, 14, &got, NULL), 1);
+	assert_true(same_leaf(&got, &coarse));
+	put_leaf(n, leaf_of(2, 12, 5, 0));
+	digest_of(2, fine.digest);
+	assert_int_equal(nodes_find_leaf(n, fine.digest, 14, &got, NULL), 0);
+	close_nodes(n);
+}
+
+static void a_segment_is_found_by_its_fingerprint(void **state)
+{
+	struct nodes *n = open_as(true, true);
+	struct leaf leaf = leaf_of(1, 12, 5, 0), nameless = leaf_of(2, 12, 5, 0), got;
+	struct fingerprint other = { 1, 1 }, null = { 0, 0 };
+
+	(void)state;
+	nameless.hint = null;
+	put_leaf(n, leaf);
+	put_leaf(n, nameless);
+	assert_int_equal(nodes_find_segment(n, leaf.hint, 12, &got, NULL), 1);
+	assert_true(same_leaf(&got, &leaf));
+	assert_int_equal(nodes_find_segment(n, leaf.hint, 16, &got, NULL), 0);
+	assert_int_equal(nodes_find_segment(n, other, 12, &got, NULL), 0);
+	assert_int_equal(nodes_find_segment(n, null, 12, &got, NULL), 0);
+	/* a finder that is wrong */
+	assert_int_equal(finder_add(finder, FINDER_SEGMENT, 12, other.hi, other.lo, 0, true, NULL), 0);
+	assert_int_equal(nodes_find_segment(n, other, 12, &got, NULL), 0);
+	assert_int_equal(finder_add(finder, FINDER_SEGMENT, 12, other.hi, other.lo, UINT64_MAX / 8, true, NULL), 0);
+	assert_int_equal(nodes_find_segment(n, other, 12, &got, NULL), 0);
+	close_nodes(n);
+}
+
+static void a_level_belongs_to_an_inner_node(void **state)
+{
+	struct nodes *n = open_writing();
+	struct inner inner = inner_of(1, 2, 10), got;
+	struct leaf leaf;
+
+	(void)state;
+	put_inner(n, inner);
+	assert_int_equal(nodes_get_inner(n, inner.digest, 2, &got, NULL), 0);
+	assert_int_equal(nodes_get_inner(n, inner.digest, 1, &got, NULL), -1);
+	assert_int_equal(nodes_get_inner(n, inner.digest, 3, &got, NULL), -1);
+	assert_int_equal(nodes_find_leaf(n, inner.digest, 12, &leaf, NULL), 0);
+	close_nodes(n);
+}
+
+static void digests_that_begin_alike_are_told_apart(void **state)
+{
+	struct nodes *n = open_writing();
+	struct leaf leaves[6];
+
+	(void)state;
+	for (unsigned i = 0; i < 6; i++) {
+		leaves[i] = leaf_of(i, 12, 3, 0);
+		memset(leaves[i].digest, 7, with_finder ? 15 : 24);
+		put_leaf(n, leaves[i]);
+	}
+	sync_all(n);
+	for (int again = 0; again < 2; again++) {
+		for (unsigned i = 0; i < 6; i++)
+			assert_true(has_leaf(n, &leaves[i]));
+		close_nodes(n);
+		n = open_reading();
+	}
+	close_nodes(n);
+}
+
+/* 128 bits of SHA-256 that are alike take 2^64 tries, but the worst must not be wrong. */
+static void a_node_that_hides_another_in_the_finder_does_no_harm(void **state)
+{
+	struct nodes *n = open_as(true, true);
+	struct leaf a = leaf_of(1, 12, 3, 0), b = leaf_of(2, 12, 3, 0);
+
+	(void)state;
+	memset(a.digest, 7, 16);
+	memset(b.digest, 7, 16);
+	put_leaf(n, a);
+	put_leaf(n, b);
+	assert_true(has_leaf(n, &b) && !has_leaf(n, &a));
+	put_leaf(n, a);
+	assert_true(has_leaf(n, &a));
+	close_nodes(n);
+}
+
+static void maps_lie_inside_the_cluster_file(void **state)
+{
+	struct nodes *n = open_writing();
+	struct leaf leaf = leaf_of(1, 12, 1, 0), got;
+	uint64_t end = (leaf.runs[0].place + leaf.runs[0].nr) << 12;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	put_leaf(n, leaf);
+	assert_true(has_leaf(n, &leaf));
+	nodes_set_limit(n, end);
+	assert_true(has_leaf(n, &leaf));
+	nodes_set_limit(n, end - 1);
+	assert_int_equal(nodes_get_leaf(n, leaf.digest, 12, &got, &err), -1);
+	assert_int_equal(err.kind, ERR_FORMAT);
+	assert_int_equal(nodes_find_leaf(n, leaf.digest, 12, &got, NULL), 0);
+	assert_int_equal(nodes_find_segment(n, leaf.hint, 12, &got, NULL), 0);
+	close_nodes(n);
+}
+
+static void what_is_not_there_is_named(void **state)
+{
+	struct nodes *n = open_writing();
+	struct leaf leaf = leaf_of(1, 12, 1, 0);
+	struct inner inner = inner_of(1, 1, 1);
+	char text[DIGEST_TEXT_ROOM];
+	struct err err = ERR_INIT;
+
+	(void)state;
+	assert_int_equal(nodes_get_leaf(n, leaf.digest, 12, &leaf, &err), -1);
+	assert_int_equal(err.kind, ERR_FORMAT);
+	assert_non_null(strstr(err.text, digest_text(leaf.digest, text)));
+	assert_int_equal(nodes_get_inner(n, inner.digest, 1, &inner, &err), -1);
+	assert_non_null(strstr(err.text, digest_text(inner.digest, text)));
+	close_nodes(n);
+}
+
+/* ---- the file ---- */
+
+static void what_is_not_synced_is_dropped(void **state)
+{
+	struct nodes *n = open_writing();
+	struct leaf leaf = leaf_of(1, 12, 1, 0);
+
+	(void)state;
+	put_leaf(n, leaf);
+	close_nodes(n);
+	n = open_writing();
+	assert_false(has_leaf(n, &leaf));
+	put_leaf(n, leaf);
+	assert_true(has_leaf(n, &leaf));
+	sync_all(n);
+	close_nodes(n);
+	n = open_reading();
+	assert_true(has_leaf(n, &leaf));
+	close_nodes(n);
+}
+
+static void a_transaction_begins_on_a_page_of_its_own(void **state)
+{
+	struct nodes *n = open_writing();
+
+	(void)state;
+	put_leaf(n, leaf_of(1, 12, 1, 0));
+	put_leaf(n, leaf_of(2, 12, 1, 0));
+	sync_all(n);
+	sync_all(n); /* nothing new: no page */
+	put_leaf(n, leaf_of(3, 12, 1, 0));
+	sync_all(n);
+	close_nodes(n);
+	n = open_writing();
+	put_leaf(n, leaf_of(4, 12, 1, 0));
+	assert_int_equal(count(n), 4);
+	assert_int_equal(offsets[0], 0);
+	assert_in_range(offsets[1], 72, 96);
+	assert_int_equal(offsets[2], 4096);
+	assert_int_equal(offsets[3], 8192);
+	close_nodes(n);
+}
+
+/* Three leaves and an inner node, in two transactions; returns the file's length. */
+static size_t make_file(struct leaf leaves[3], struct inner *inner)
+{
+	struct nodes *n = open_as(false, true);
+	uint8_t *p;
+	size_t len;
+
+	for (unsigned i = 0; i < 3; i++)
+		leaves[i] = leaf_of(i, 12 + 2 * i, 3, 0);
+	*inner = inner_of(1, 1, 3);
+	put_leaf(n, leaves[0]);
+	put_inner(n, *inner);
+	put_leaf(n, leaves[1]);
+	sync_nodes(n);
+	put_leaf(n, leaves[2]);
+	sync_nodes(n);
+	assert_int_equal(count(n), 4);
+	close_nodes(n);
+	p = slurp(&len);
+	free(p);
+	return len;
+}
+
+static unsigned nr_whole(struct nodes *n, const struct leaf leaves[3], const struct inner *inner)
+{
+	return (unsigned)has_leaf(n, &leaves[0]) + has_leaf(n, &leaves[1]) + has_leaf(n, &leaves[2]) + has_inner(n, inner);
+}
+
+static bool is_padding(const uint8_t *file, uint64_t at)
+{
+	for (unsigned i = nr_offsets; i-- > 0;)
+		if (offsets[i] <= at)
+			return at >= offsets[i] + sizeof(struct pool_node_disk) +
+					     le32_load(file + offsets[i] + offsetof(struct pool_node_disk, len));
+	return true;
+}
+
+static void a_flipped_bit_costs_one_record(void **state)
+{
+	struct leaf leaves[3];
+	struct inner inner;
+	size_t len = make_file(leaves, &inner), same;
+	uint8_t *p = slurp(&same);
+
+	(void)state;
+	assert_int_equal(len, same);
+	for (size_t bit = 0; bit < len * 8; bit++) {
+		struct nodes *n;
+
+		if (is_padding(p, bit / 8))
+			continue;
+		p[bit / 8] ^= (uint8_t)(1u << bit % 8);
+		spill(p, len);
+		n = open_reading();
+		assert_int_equal(nr_whole(n, leaves, &inner), 3);
+		assert_int_equal(damaged, bit / 8 < offsets[3]);
+		close_nodes(n);
+		p[bit / 8] ^= (uint8_t)(1u << bit % 8);
+	}
+	free(p);
+}
+
+static void damage_that_comes_later_is_noticed(void **state)
+{
+	struct leaf leaf = leaf_of(1, 12, 5, 0), coarse = leaf_of(1, 14, 5, 0), got;
+	struct inner inner = inner_of(1, 1, 5), got_inner;
+	struct nodes *n = open_writing();
+	int fd;
+
+	(void)state;
+	put_leaf(n, leaf);
+	put_inner(n, inner);
+	sync_all(n);
+	count(n);
+	fd = open(in_tree(FILE_NAME), O_RDWR);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(pwrite(fd, "x", 1, (off_t)offsets[i] + 80), 1);
+	close(fd);
+	assert_int_equal(nodes_get_leaf(n, leaf.digest, 12, &got, NULL), -1);
+	assert_int_equal(nodes_get_inner(n, inner.digest, 1, &got_inner, NULL), -1);
+	assert_int_equal(nodes_find_leaf(n, leaf.digest, 12, &got, NULL), 0);
+	assert_int_equal(nodes_find_segment(n, leaf.hint, 12, &got, NULL), 0);
+	put_leaf(n, coarse);
+	assert_int_equal(nodes_find_leaf(n, leaf.digest, 12, &got, NULL), 1);
+	/* putting it again heals */
+	put_leaf(n, leaf);
+	put_inner(n, inner);
+	assert_true(has_leaf(n, &leaf) && has_inner(n, &inner));
+	if (with_finder)
+		assert_int_equal(nodes_find_segment(n, leaf.hint, 12, &got, NULL), 1);
+	sync_all(n);
+	close_nodes(n);
+	n = open_reading();
+	assert_int_equal(damaged, 1); /* two that touch */
+	assert_true(has_leaf(n, &leaf) && has_inner(n, &inner) && has_leaf(n, &coarse));
+	close_nodes(n);
+}
+
+static void a_torn_end_is_passed_over(void **state)
+{
+	struct leaf leaves[3], more = leaf_of(9, 12, 3, 0);
+	struct inner inner;
+	size_t len = make_file(leaves, &inner), same;
+	uint8_t *p = slurp(&same);
+	size_t end = offsets[2] + node_record_len(p + offsets[2]);
+
+	(void)state;
+	for (size_t cut = 0; cut < len; cut += 1 + cut / 512) {
+		unsigned whole = (cut >= offsets[1]) + (cut >= offsets[2]) + (cut >= end);
+		struct nodes *n;
+
+		if (is_padding(p, cut) && (cut < end || cut > 4096)) /* zeros that will be there again */
+			continue;
+		spill(p, cut);
+		n = open_as(false, true);
+		assert_int_equal(damaged, 0);
+		assert_int_equal(nr_whole(n, leaves, &inner), whole);
+		put_leaf(n, more);
+		assert_int_equal(nodes_bytes(n) / 4096, div_up(cut, 4096));
+		sync_nodes(n);
+		close_nodes(n);
+		n = open_reading();
+		assert_true(has_leaf(n, &more));
+		assert_int_equal(nr_whole(n, leaves, &inner), whole);
+		assert_true(damaged <= 1);
+		close_nodes(n);
+	}
+	free(p);
+}
+
+static void a_record_is_believed_for_its_checksum_only_if_it_makes_sense(void **state)
+{
+	uint8_t p[NODE_RECORD_MAX];
+	struct inner inner = inner_of(1, 1, 3), wrong = inner;
+	struct leaf leaf = leaf_of(1, 12, 3, 0);
+	struct nodes *n;
+	size_t len;
+
+	(void)state;
+	wrong.digest[3] ^= 1;
+	len = node_record_of_inner(&wrong, p);
+	leaf.runs[0].place = 1;
+	len += node_record_of_leaf(&leaf, p + len);
+	leaf.runs[0].place = POOL_DATA_BEGIN;
+	leaf.unit_bits = 13;
+	len += node_record_of_leaf(&leaf, p + len);
+	inner.level = DIGEST_LEVELS + 1;
+	len += node_record_of_inner(&inner, p + len);
+	inner.level = 1;
+	len += node_record_of_inner(&inner, p + len);
+	spill(p, len);
+	n = open_reading();
+	assert_int_equal(count(n), 1);
+	assert_int_equal(damaged, 1);
+	assert_true(has_inner(n, &inner));
+	assert_false(has_inner(n, &wrong));
+	close_nodes(n);
+}
+
+static void a_finder_of_another_time_is_told_everything_again(void **state)
+{
+	struct leaf leaves[3];
+	struct inner inner;
+	struct nodes *n;
+
+	(void)state;
+	make_file(leaves, &inner);
+	n = open_as(true, true);
+	assert_int_equal(finder_sync(finder, UINT64_C(1) << 40, NULL), 0);
+	close_nodes(n);
+	n = open_as(true, true);
+	assert_int_equal(nr_whole(n, leaves, &inner), 4);
+	close_nodes(n);
+}
+
+static int stop_at_two(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err)
+{
+	(void)offset;
+	(void)leaf;
+	(void)inner;
+	(void)err;
+	return ++*(int *)ctx == 2 ? 5 : 0;
+}
+
+static void going_through_sees_what_is_buffered_and_can_be_stopped(void **state)
+{
+	struct nodes *n = open_writing();
+	int nr = 0;
+
+	(void)state;
+	for (unsigned i = 0; i < 3; i++)
+		put_leaf(n, leaf_of(i, 12, 1, 0));
+	assert_int_equal(count(n), 3);
+	assert_int_equal(nodes_each(n, stop_at_two, &nr, NULL), 5);
+	assert_int_equal(nr, 2);
+	close_nodes(n);
+}
+
+/* ---- both ways of finding ---- */
+
+static int make_without(void **state)
+{
+	with_finder = false;
+	return tree_make(state);
+}
+
+static int make_with(void **state)
+{
+	with_finder = true;
+	return tree_make(state);
+}
+
+#define both_ways(f)                                                                                                               \
+	{ #f, f, make_without, tree_remove, NULL }, { #f "_with_a_finder", f, make_with, tree_remove, NULL }
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_map_is_decoded_as_it_was_encoded),
+		cmocka_unit_test(the_longest_map_fits),
+		cmocka_unit_test(maps_that_cannot_be_are_refused),
+		cmocka_unit_test(a_map_that_is_cut_has_fewer_runs_or_is_refused),
+		both_ways(nodes_are_found_before_and_after_a_sync),
+		both_ways(many_nodes_are_all_found),
+		both_ways(equal_nodes_are_stored_once),
+		both_ways(a_newer_map_is_found_instead_of_the_old_one),
+		both_ways(units_are_told_apart),
+		tree_test(a_segment_is_found_by_its_fingerprint),
+		both_ways(a_level_belongs_to_an_inner_node),
+		both_ways(digests_that_begin_alike_are_told_apart),
+		tree_test(a_node_that_hides_another_in_the_finder_does_no_harm),
+		both_ways(maps_lie_inside_the_cluster_file),
+		both_ways(what_is_not_there_is_named),
+		both_ways(what_is_not_synced_is_dropped),
+		both_ways(a_transaction_begins_on_a_page_of_its_own),
+		tree_test(a_flipped_bit_costs_one_record),
+		both_ways(damage_that_comes_later_is_noticed),
+		tree_test(a_torn_end_is_passed_over),
+		tree_test(a_record_is_believed_for_its_checksum_only_if_it_makes_sense),
+		tree_test(a_finder_of_another_time_is_told_everything_again),
+		both_ways(going_through_sees_what_is_buffered_and_can_be_stopped),
+	};
+
+	if (digest_prepare(NULL) < 0)
+		return 0;
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
