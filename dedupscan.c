@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "compactor/compact.h"
+#include "compactor/pool/pool.h"
 #include "compactor/workshop.h"
 #include "reports/info.h"
 #include "reports/json_tree.h"
@@ -180,7 +181,8 @@ enum {
 	OPT_CATALOG = 256, OPT_EXCLUDE, OPT_FORMAT, OPT_ALLOW_BACKING, OPT_FILES_FROM, OPT_MEMORY, OPT_JOBS, OPT_LIMIT, OPT_WINDOW,
 	OPT_FOR, OPT_UNTIL, OPT_NO_IDLE, OPT_KEEP_CACHE, OPT_NO_SCAN, OPT_STYLE, OPT_OUTPUT, OPT_SORT, OPT_TOP, OPT_BYTES,
 	OPT_HELP, OPT_SANDBOX, OPT_GUEST, OPT_APPLY, OPT_PLAN, OPT_PLAN_OUT, OPT_METHOD, OPT_MIN_RUN, OPT_ONLY, OPT_SHARERS,
-	OPT_KEEP_ORIGINALS, OPT_ASSUME_IDLE, OPT_PREALLOCATED, OPT_UNDO, OPT_PURGE,
+	OPT_KEEP_ORIGINALS, OPT_ASSUME_IDLE, OPT_PREALLOCATED, OPT_UNDO, OPT_PURGE, OPT_POOL, OPT_CLUSTER_SIZE,
+	OPT_CROSS_OWNER, OPT_COMPAT, OPT_HOST_CACHE,
 };
 
 /* What is read, and when. */
@@ -740,13 +742,18 @@ static const char compact_help[] =
 	"  --plan FILE           carry out no more than what this plan says\n"
 	"  --plan-out FILE       write the plan to FILE, for --plan\n"
 	"  --no-scan             plan from what the catalog knows; read no image\n"
-	"  --method NAME,...     only these: reflink, holes, relayout, rebuild\n"
+	"  --method NAME,...     only these: reflink, holes, relayout, rebuild, or pool\n"
 	"  --min-run SIZE        share only runs of at least so many bytes (16K)\n"
 	"  --sharers N           let at most N stretches share one place (0: as the file system likes)\n"
 	"  --only PATTERN        change only images of that name, or path if it has a '/'\n"
 	"  --keep-originals TIME keep originals of rewritten images so long (7d; 0: not at all)\n"
 	"  --assume-idle         nobody uses the images, where the file system cannot tell\n"
 	"  --preallocated        free the zeros of preallocated images too\n"
+	"  --pool DIR            where the pool is (.dedupscan-pool in the first PATH)\n"
+	"  --cluster-size SIZE   share clusters of 4K, 16K or 64K in the pool (4K)\n"
+	"  --cross-owner         images with other readers than the pool's may enter it too\n"
+	"  --compat              overlays on the pool without extended L2 entries\n"
+	"  --host-cache          guests with cache=none read the pool through the host's cache\n"
 	"  --json                for programs\n"
 	"  --bytes               exact bytes in the table\n";
 
@@ -786,6 +793,20 @@ static int set_min_run(struct compact *c, const char *arg, struct err *err)
 	if (c->o.min_run < 4 * KIB || c->o.min_run > GIB || c->o.min_run % (4 * KIB))
 		return err_set(err, ERR_USAGE, "--min-run must be a multiple of 4K, 1G at most");
 	return 0;
+}
+
+static int set_cluster_size(struct compact *c, const char *arg, struct err *err)
+{
+	uint64_t size;
+
+	if (units_parse_size(arg, &size, err) < 0)
+		return -1;
+	for (unsigned bits = POOL_UNIT_BITS_MIN; bits <= POOL_UNIT_BITS_MAX; bits += 2)
+		if (size == (uint64_t)1 << bits) {
+			c->o.cluster_bits = bits;
+			return 0;
+		}
+	return err_set(err, ERR_USAGE, "--cluster-size must be 4K, 16K or 64K");
 }
 
 static int set_keep(struct compact *c, const char *arg, struct err *err)
@@ -836,6 +857,20 @@ static int compact_option(struct compact *c, int opt, const char *arg, const cha
 	case OPT_PREALLOCATED:
 		c->o.preallocated = true;
 		return 0;
+	case OPT_POOL:
+		c->o.pool = arg;
+		return 0;
+	case OPT_CLUSTER_SIZE:
+		return set_cluster_size(c, arg, err);
+	case OPT_CROSS_OWNER:
+		c->o.cross_owner = true;
+		return 0;
+	case OPT_COMPAT:
+		c->o.compat = true;
+		return 0;
+	case OPT_HOST_CACHE:
+		c->o.host_cache = true;
+		return 0;
 	case OPT_STYLE:
 		c->json = true;
 		return 0;
@@ -859,6 +894,11 @@ static int parse_compact(struct compact *c, int argc, char **argv, struct err *e
 		{ "keep-originals", required_argument, NULL, OPT_KEEP_ORIGINALS },
 		{ "assume-idle", no_argument, NULL, OPT_ASSUME_IDLE },
 		{ "preallocated", no_argument, NULL, OPT_PREALLOCATED },
+		{ "pool", required_argument, NULL, OPT_POOL },
+		{ "cluster-size", required_argument, NULL, OPT_CLUSTER_SIZE },
+		{ "cross-owner", no_argument, NULL, OPT_CROSS_OWNER },
+		{ "compat", no_argument, NULL, OPT_COMPAT },
+		{ "host-cache", no_argument, NULL, OPT_HOST_CACHE },
 		{ "json", no_argument, NULL, OPT_STYLE },
 		{ "bytes", no_argument, NULL, OPT_BYTES },
 		{ 0 },
@@ -868,6 +908,7 @@ static int parse_compact(struct compact *c, int argc, char **argv, struct err *e
 
 	init_settings(s);
 	c->o.min_run = COMPACT_MIN_RUN;
+	c->o.cluster_bits = POOL_UNIT_BITS_MIN;
 	c->o.keep_originals = COMPACT_KEEP_ORIGINALS;
 	for (int m = 0; m < PLAN_NR_METHODS; m++)
 		c->o.methods[m] = m != PLAN_POOL; /* that is asked for */

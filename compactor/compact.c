@@ -21,7 +21,7 @@
 
 /* In the order in which they are done with one image. */
 static const struct method *const methods[] = {
-	&method_relayout, &method_rebuild, &method_holes, &method_reflink,
+	&method_pool, &method_relayout, &method_rebuild, &method_holes, &method_reflink,
 };
 
 static int no_memory(struct err *err)
@@ -94,7 +94,7 @@ static int plan_image(struct compaction *c, size_t image, struct err *err)
 /* Steps that write a new file, and those that need it. */
 static bool rewrites(const struct compaction *c, const struct plan_step *s)
 {
-	return s->method == PLAN_REBUILD || c->store.images.items[s->image].relayout;
+	return s->method == PLAN_REBUILD || s->method == PLAN_POOL || c->store.images.items[s->image].relayout;
 }
 
 static double worth(const struct plan_step *s)
@@ -251,7 +251,7 @@ static int make_plan(struct compaction *c, struct catalog *catalog, struct err *
 	refuse_bad_kernels(c);
 	tell(c, "comparing fingerprints", 0, 0, false);
 	c->moves = moves_find(&c->store, &find, err);
-	if (!c->moves || plan_steps(c, err) < 0)
+	if (!c->moves || compact_pool_prepare(c, err) < 0 || plan_steps(c, err) < 0)
 		return -1;
 	c->plan->peak_memory = peak_memory();
 	return catalog_number(catalog, "compact_rate", &c->plan->rate, err);
@@ -278,6 +278,8 @@ void compact_free(struct compaction *c)
 	for (size_t i = 0; c->workshops && i < c->o.roots->list.nr; i++)
 		workshop_close(c->workshops[i]);
 	free(c->workshops);
+	pool_close(c->pool);
+	free(c->costs);
 	moves_free(c->moves);
 	store_release(&c->store);
 	free(c);

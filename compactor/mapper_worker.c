@@ -7,6 +7,7 @@
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 #include "scanner/base/proc.h"
+#include "scanner/image/slice.h"
 
 /* The process that walks an image.  Stretches are gathered in the shared memory; when that is full the parent is told and
  * waited for. */
@@ -92,7 +93,7 @@ static void take_info(struct mapped_image *i, const struct image *img, const str
 	i->has_backing = img->info.backing_name[0] || img->info.backing_id[0];
 	i->nr_snapshots = img->info.nr_snapshots;
 	i->nr_bitmaps = img->info.nr_bitmaps;
-	i->pooled = strncmp(img->info.backing_name, "json:", 5) == 0;
+	i->pooled = slice_parse(img->info.backing_name, &(struct slice){ 0 }) == 1;
 	i->certainty = choice->certainty;
 	snprintf(i->format, sizeof(i->format), "%s", img->format->name);
 	snprintf(i->kind, sizeof(i->kind), "%s", img->info.kind);

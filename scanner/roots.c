@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "scanner/base/checked.h"
+#include "scanner/image/slice.h"
 
 #define DEPTH_MAX 256
 
@@ -39,15 +40,18 @@ static int open_root(struct root *root, struct err *err)
 	return root->dirfd < 0 ? -1 : 0;
 }
 
-/* At or beneath a folder of that name. */
-static bool in_workshop(const char *path)
+static bool is_ours(const char *name, size_t len)
 {
-	for (const char *p = path; (p = strstr(p, "/" ROOTS_WORKSHOP)); p++) {
-		char next = p[sizeof("/" ROOTS_WORKSHOP) - 1];
+	return (len == sizeof(ROOTS_WORKSHOP) - 1 && memcmp(name, ROOTS_WORKSHOP, len) == 0) ||
+	       (len == sizeof(ROOTS_POOL) - 1 && memcmp(name, ROOTS_POOL, len) == 0);
+}
 
-		if (next == '\0' || next == '/')
+/* At or beneath a folder of such a name. */
+static bool in_ours(const char *path)
+{
+	for (const char *p = path; (p = strchr(p, '/'));)
+		if (p++, is_ours(p, strcspn(p, "/")))
 			return true;
-	}
 	return false;
 }
 
@@ -58,9 +62,9 @@ int roots_add(struct roots *r, const char *path, bool walked, struct err *err)
 	root.path = realpath(path, NULL);
 	if (!root.path)
 		return err_errno(err, "cannot find '%s'", path);
-	if (in_workshop(root.path)) {
+	if (in_ours(root.path)) {
 		free(root.path);
-		return err_set(err, ERR_USAGE, "'%s' holds files of dedupscan's own; name the directory above " ROOTS_WORKSHOP, path);
+		return err_set(err, ERR_USAGE, "'%s' holds files of dedupscan's own; name the directory above", path);
 	}
 	if (open_root(&root, err) < 0 || vec_push(&r->list, root) < 0) {
 		free(root.path);
@@ -82,8 +86,44 @@ int roots_exclude(struct roots *r, const char *pattern, struct err *err)
 	return err_set(err, ERR_MEMORY, "no memory for a pattern");
 }
 
+static int check_pool(int fd, const char *path, struct err *err)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return err_errno(err, "cannot look at '%s'", path);
+	if (st.st_mode & (S_IWGRP | S_IWOTH))
+		return err_set(err, ERR_REFUSED, "others than the owner of pool '%s' can write to it", path);
+	return 0;
+}
+
+int roots_add_pool(struct roots *r, const char *path, struct err *err)
+{
+	struct roots_pool pool = { .dirfd = -1 };
+
+	for (size_t i = 0; i < r->pools.nr; i++)
+		if (strcmp(r->pools.items[i].path, path) == 0)
+			return 0;
+	pool.dirfd = file_open(AT_FDCWD, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0, err);
+	if (pool.dirfd < 0)
+		return -1;
+	pool.path = strdup(path);
+	if (check_pool(pool.dirfd, path, err) == 0) {
+		if (pool.path && vec_push(&r->pools, pool) == 0)
+			return 0;
+		err_set(err, ERR_MEMORY, "no memory for a pool");
+	}
+	free(pool.path);
+	return file_close(pool.dirfd, path, NULL), -1;
+}
+
 void roots_release(struct roots *r)
 {
+	for (size_t i = 0; i < r->pools.nr; i++) {
+		free(r->pools.items[i].path);
+		close(r->pools.items[i].dirfd);
+	}
+	vec_release(&r->pools);
 	for (size_t i = 0; i < r->list.nr; i++) {
 		free(r->list.items[i].path);
 		free(r->list.items[i].file);
@@ -164,7 +204,7 @@ static int enter(struct walk *w, int dirfd, const char *name, const struct stat 
 	struct err why = ERR_INIT;
 	int fd, rc;
 
-	if (st->st_dev != dev || left_out(w->roots, st) || strcmp(name, ROOTS_WORKSHOP) == 0)
+	if (st->st_dev != dev || left_out(w->roots, st) || is_ours(name, strlen(name)))
 		return 0;
 	if (w->depth == DEPTH_MAX) {
 		err_set(&why, ERR_UNSUPPORTED, "directories are nested more than %d deep here", DEPTH_MAX);
@@ -493,11 +533,40 @@ static int check_owner(int fd, const char *path, const struct stat *image, struc
 		       (unsigned)image->st_uid);
 }
 
+/* A stub or the cluster file: views/<uuid>.qcow2 or <uuid>.qcow2. */
+static bool is_pool_file(const char *name)
+{
+	const char *id = strncmp(name, "views/", 6) == 0 ? name + 6 : name;
+	size_t len = strspn(id, "0123456789abcdef-");
+
+	return len == 36 && strcmp(id + len, ".qcow2") == 0;
+}
+
+/* Only a pool's owner can put files there.  To whom they belong does not matter: libvirt gives them to the user of its virtual machines. */
+static int open_in_pool(const struct roots *r, const struct slice *s, char *ret_path, struct err *err)
+{
+	for (size_t i = 0; i < r->pools.nr; i++) {
+		const struct roots_pool *pool = &r->pools.items[i];
+		size_t len = strlen(pool->path);
+
+		if (strncmp(s->path, pool->path, len) != 0 || s->path[len] != '/' || !is_pool_file(s->path + len + 1))
+			continue;
+		snprintf(ret_path, PATH_MAX, "%s", s->path);
+		return open_regular(pool->dirfd, s->path + len + 1, RESOLVE_NO_XDEV, false, err);
+	}
+	return err_set(err, ERR_REFUSED, "'%s' is no file of a pool that was given", s->path);
+}
+
 int roots_open_named(const struct roots *r, enum image_role role, const char *name, const char *from_path,
 		     const struct stat *image, char *ret_path, struct err *err)
 {
+	struct slice slice;
 	int fd;
 
+	if (role == IMAGE_BACKING && slice_parse(name, &slice)) {
+		fd = open_in_pool(r, &slice, ret_path, err);
+		return fd < 0 ? err_add(err, "%s", image_role_names[role]) : fd;
+	}
 	if (roots_resolve_named(role, name, from_path, ret_path, err) < 0)
 		return -1;
 	if (check_not_catalog(r, ret_path, err) < 0)

@@ -14,8 +14,9 @@
  * A root is resolved once and held by descriptor; what is beneath it is reached by openat2 from there, so that no symbolic
  * link, no "..", no mount and no racing rename leads outside. */
 
-/* Directories of this name are not entered: files of ours lie there (compactor/workshop.h). */
+/* Directories of these names are not entered: files of ours lie there (compactor/workshop.h, compactor/pool/pool.h). */
 #define ROOTS_WORKSHOP ".dedupscan"
+#define ROOTS_POOL ".dedupscan-pool"
 
 struct root {
 	char *path;   /* absolute, without symbolic links */
@@ -24,8 +25,15 @@ struct root {
 	bool walked;  /* false: only backing and data files may be opened beneath it */
 };
 
+/* A pool, of which images name files by slices (scanner/image/slice.h). */
+struct roots_pool {
+	char *path; /* absolute, without symbolic links */
+	int dirfd;
+};
+
 struct roots {
 	VEC(struct root) list;
+	VEC(struct roots_pool) pools;
 	VEC(char *) excludes; /* shell patterns on a base name, or on a whole path when they hold a '/' */
 	struct spool_identity leave_out; /* a directory that is not entered: the catalog */
 };
@@ -33,6 +41,9 @@ struct roots {
 /* Adds what the user named. */
 int roots_add(struct roots *r, const char *path, bool walked, struct err *err);
 int roots_exclude(struct roots *r, const char *pattern, struct err *err);
+/* A pool that may be read through images that stand on it; `path` is absolute and resolved.  Refused where others than its owner could
+ * put files there.  One that is there already is no error. */
+int roots_add_pool(struct roots *r, const char *path, struct err *err);
 void roots_release(struct roots *r);
 
 struct roots_visitor {
@@ -64,7 +75,8 @@ int roots_join_named(enum image_role role, const char *name, const char *from_pa
 int roots_resolve_named(enum image_role role, const char *name, const char *from_path, char *ret_path, struct err *err);
 
 /* Opens what the image at from_path, whose file is `image`, calls `name`: beneath a root (an extent also beside an image that
- * was itself named), a regular file, no other user's than the image's or root's, or not at all (ERR_REFUSED). */
+ * was itself named), a regular file, no other user's than the image's or root's, or not at all (ERR_REFUSED).  A backing file that is
+ * named by a slice is a stub or the cluster file of a pool that was added, and nothing else. */
 int roots_open_named(const struct roots *r, enum image_role role, const char *name, const char *from_path,
 		     const struct stat *image, char *ret_path, struct err *err);
 

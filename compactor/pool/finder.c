@@ -127,12 +127,17 @@ static int failed_now(struct finder *f, struct err *err)
 /* A table could not be read. */
 static int spoil(struct finder *f, struct err *why, struct err *err)
 {
-	err_add(why, "index of the pool");
-	if (why->kind != ERR_MEMORY) {
-		if (f->writing && file_unlink(f->dirfd, MANIFEST, NULL) == 0)
-			err_add(why, "it will be built anew when the pool is opened again");
+	struct err told = *why;
+
+	if (why->kind == ERR_MEMORY || !f->writing)
+		err_add(&told, "index of the pool");
+	else if (file_unlink(f->dirfd, MANIFEST, NULL) < 0)
+		err_set(&told, why->kind, "index of the pool: %s; remove it, then it is built anew", why->text);
+	else
+		err_set(&told, why->kind, "index of the pool: %s; it is built anew when the pool is opened again", why->text);
+	*why = told;
+	if (why->kind != ERR_MEMORY)
 		failed_now(f, why);
-	}
 	if (err)
 		*err = *why;
 	return -1;

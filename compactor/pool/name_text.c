@@ -106,7 +106,7 @@ static int check_disk(const struct name *n, const struct name_disk *d, struct er
 		return bad(err, "a path that is not absolute");
 	if (d->size == 0 || d->size > INT64_MAX)
 		return bad(err, "a disk of an impossible size");
-	if (n->kind == NAME_MEMBER && (d->folded || d->inode || !is_null(d->sealed, POOL_ID_SIZE)))
+	if (n->kind == NAME_MEMBER && (d->inode || !is_null(d->sealed, POOL_ID_SIZE)))
 		return bad(err, "a member with what only versions have");
 	if (n->kind == NAME_MEMBER && is_null(d->view, POOL_ID_SIZE))
 		return bad(err, "a member without a view");

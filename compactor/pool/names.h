@@ -19,7 +19,7 @@ enum name_kind { NAME_MEMBER = 1, NAME_VERSION };
 struct name_disk {
 	char path[PATH_MAX]; /* of the image, absolute */
 	uint64_t size;	     /* of the disk, bytes */
-	bool folded;	     /* root says what it holds; else the overlay sealed/<sealed>.qcow2 does */
+	bool folded;	     /* version: root says what it holds; else the overlay sealed/<sealed>.qcow2 does.  Member: root is its view's */
 	uint8_t root[DIGEST_SIZE];
 	uint8_t view[POOL_ID_SIZE]; /* at the bottom of its chain; of a folded version: a view of the root.  Null = there is none */
 	uint8_t sealed[POOL_ID_SIZE]; /* version: the overlay that was sealed for it, which may still be there when it is folded, as

@@ -56,7 +56,7 @@ static uint64_t on_disk(const struct nodes *n)
 /* Returns how many bytes are there. */
 static size_t read_at(struct nodes *n, uint64_t offset, size_t len)
 {
-	ssize_t got = file_read_some(n->fd, n->record, len, offset, NULL);
+	ssize_t got = file_read_some(n->fd, n->record, min_u64(len, on_disk(n) - offset), offset, NULL);
 
 	return got < 0 ? 0 : (size_t)got;
 }
@@ -307,7 +307,7 @@ static int open_file(struct nodes *n, int dirfd, struct err *err)
 	n->fd = file_open(dirfd, n->name, n->writing ? O_RDWR | O_CREAT | O_NOFOLLOW : O_RDONLY | O_NOFOLLOW, 0600, err);
 	if (n->fd < 0)
 		return -1;
-	if (file_stat(n->fd, &st) < 0)
+	if (file_ops->fstat(n->fd, &st) < 0)
 		return err_errno(err, "cannot stat '%s'", n->name);
 	n->end = (uint64_t)st.st_size;
 	return n->writing && n->end == 0 ? file_sync_dir(dirfd, err) : 0;

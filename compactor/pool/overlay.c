@@ -41,9 +41,9 @@ static int write_refcounts(int fd, const struct qcow2_header *h, struct err *err
 static int write_header(int fd, const struct qcow2_header *h, const char *backing, struct err *err)
 {
 	uint8_t p[BLOCK_SIZE] = { 0 };
-	size_t at = sizeof(struct qcow2_header_disk);
+	size_t at = h->header_length;
 
-	qcow2_header_encode(h, (void *)p);
+	qcow2_header_encode(h, p);
 	at += qcow2_extension_encode(p + at, QCOW2_EXT_BACKING_FORMAT, "qcow2", 5);
 	at += qcow2_feature_names_encode(p + at);
 	at += qcow2_extension_encode(p + at, QCOW2_EXT_END, NULL, 0);
@@ -62,6 +62,7 @@ int overlay_write(int fd, uint64_t disk_size, const struct slice *backing, const
 		.refcount_offset = CLUSTER_SIZE,
 		.refcount_clusters = 1,
 		.refcount_order = REFCOUNT_ORDER,
+		.header_length = sizeof(struct qcow2_header_disk),
 		.incompatible = o->compat ? 0 : QCOW2_EXTENDED_L2,
 	};
 	struct slice s = *backing;

@@ -69,7 +69,7 @@ struct pool_view_disk {
 	le64 disk_size;	 /* bytes of the disk; the view's own size is rounded up */
 	le64 slice_size; /* bytes from the slot on that the view needs: the exact end of its last cluster */
 	le64 generation; /* ascending in one cluster file */
-	le32 crc;	 /* CRC-32C of the qcow2 header (112 bytes), then of this before here */
+	le32 crc;	 /* CRC-32C of the qcow2 header (104 bytes), then of this before here */
 	uint8_t padding[4];
 };
 static_assert(sizeof(struct pool_view_disk) == 80, "header extension of a view");

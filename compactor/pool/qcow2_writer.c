@@ -5,9 +5,9 @@
 
 #include "scanner/base/checked.h"
 
-void qcow2_header_encode(const struct qcow2_header *h, struct qcow2_header_disk *ret)
+void qcow2_header_encode(const struct qcow2_header *h, void *ret)
 {
-	*ret = (struct qcow2_header_disk){
+	struct qcow2_header_disk d = {
 		.magic = { 'Q', 'F', 'I', 0xfb },
 		.version = be32_from(3),
 		.cluster_bits = be32_from(h->cluster_bits),
@@ -20,8 +20,10 @@ void qcow2_header_encode(const struct qcow2_header *h, struct qcow2_header_disk 
 		.compatible_features = be64_from(h->compatible),
 		.autoclear_features = be64_from(h->autoclear),
 		.refcount_order = be32_from(h->refcount_order),
-		.header_length = be32_from(QCOW2_WRITTEN_LENGTH),
+		.header_length = be32_from(h->header_length),
 	};
+
+	memcpy(ret, &d, h->header_length);
 }
 
 size_t qcow2_extension_bytes(size_t len)

@@ -8,15 +8,14 @@
 
 /* Headers of qcow2 images of version 3, for those who write some: views, stubs and overlays. */
 
-/* What is written as header_length: the whole of struct qcow2_header_disk. */
-#define QCOW2_WRITTEN_LENGTH sizeof(struct qcow2_header_disk)
-
-/* A feature bit of ours among those that a writer has to clear before it may change anything.  Whoever opens a locked image for writing
- * does that by writing its header anew, with a table of the features' names, and for that a locked header has no room. */
+/* A feature bit of ours among those that a writer must clear before it may change anything.  QEMU clears it when it opens the image for
+ * writing, by writing the whole header anew; where that fails, so does opening.  A locked header has no room for it: it is 104 bytes long
+ * (QEMU makes it 112 since 5.1, and lists the names of features, with small clusters before 5.1 only) and with its extensions fills its
+ * cluster but for 7 bytes at most. */
 #define QCOW2_LOCKED ((uint64_t)1 << 63)
 
-/* Encodes what *h says, but for names and extensions. */
-void qcow2_header_encode(const struct qcow2_header *h, struct qcow2_header_disk *ret);
+/* Encodes what *h says, but for names and extensions; of `ret` only the first h->header_length bytes (104 or 112) are written. */
+void qcow2_header_encode(const struct qcow2_header *h, void *ret);
 
 /* Writes an extension at p, padded to 8 bytes; returns what it takes.  QCOW2_EXT_END takes 8 bytes. */
 size_t qcow2_extension_encode(uint8_t *p, uint32_t type, const void *data, size_t len);

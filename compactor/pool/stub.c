@@ -140,9 +140,10 @@ static int encode_header(const struct pool *p, const struct view *v, const struc
 		.refcount_offset = g->cluster_size,
 		.refcount_clusters = 1,
 		.autoclear = QCOW2_LOCKED,
+		.header_length = QCOW2_V3_LENGTH,
 	};
 	struct qcow2_extension_disk rest = { .type = be32_from(POOL_EXT_STUB) };
-	size_t at = sizeof(struct qcow2_header_disk), end;
+	size_t at = QCOW2_V3_LENGTH, end;
 	char name[QCOW2_NAME_MAX + 1];
 	struct pool_view_disk whose;
 	struct slice s;
@@ -151,11 +152,11 @@ static int encode_header(const struct pool *p, const struct view *v, const struc
 	if (slice_format(&s, name, sizeof(name), err) < 0)
 		return -1;
 	end = round_down(g->cluster_size - strlen(name), 8);
-	qcow2_header_encode(&h, (void *)ret);
+	qcow2_header_encode(&h, ret);
 	qcow2_backing_encode(ret, end, name);
 	at += qcow2_extension_encode(ret + at, QCOW2_EXT_BACKING_FORMAT, "qcow2", 5);
 	rest.length = be32_from((uint32_t)(end - at - 2 * sizeof(rest)));
-	view_extension(v, (void *)ret, &whose);
+	view_extension(v, ret, &whose);
 	memcpy(ret + at, &rest, sizeof(rest));
 	memcpy(ret + at + sizeof(rest), &whose, sizeof(whose));
 	return 0;

@@ -24,7 +24,7 @@
  *   - the virtual size is that of a full L1 table, so one more byte needs another one, for which there is no room, either;
  *   - whoever opens it to write to it has to clear QCOW2_LOCKED first, for which the header is too full. */
 
-#define EXTENSION_AT sizeof(struct qcow2_header_disk)
+#define EXTENSION_AT ((size_t)QCOW2_V3_LENGTH)
 #define VIEW_AT (EXTENSION_AT + sizeof(struct qcow2_extension_disk))
 
 /* Where the tables are, from the slot on. */
@@ -64,7 +64,7 @@ static uint64_t virtual_size(const struct view *v)
 	return max_u64(div_up(v->disk_size, l1_unit(v)), 1) * l1_unit(v);
 }
 
-void view_extension(const struct view *v, const struct qcow2_header_disk *d, struct pool_view_disk *ret)
+void view_extension(const struct view *v, const uint8_t header[QCOW2_V3_LENGTH], struct pool_view_disk *ret)
 {
 	*ret = (struct pool_view_disk){
 		.disk_size = le64_from(v->disk_size),
@@ -73,7 +73,7 @@ void view_extension(const struct view *v, const struct qcow2_header_disk *d, str
 	};
 	memcpy(ret->id, v->id, sizeof(ret->id));
 	memcpy(ret->root, v->root, sizeof(ret->root));
-	ret->crc = le32_from(crc32c(crc32c(0, d, sizeof(*d)), ret, offsetof(struct pool_view_disk, crc)));
+	ret->crc = le32_from(crc32c(crc32c(0, header, QCOW2_V3_LENGTH), ret, offsetof(struct pool_view_disk, crc)));
 }
 
 /* The extension goes on, as zeros, to the end of the cluster but for the mark of the end: the header is locked. */
@@ -87,6 +87,7 @@ static void encode(const struct view *v, const struct layout *l, uint8_t ret[BLO
 		.refcount_offset = l->refcount_offset,
 		.refcount_clusters = l->refcount_clusters,
 		.autoclear = QCOW2_LOCKED,
+		.header_length = QCOW2_V3_LENGTH,
 	};
 	struct qcow2_extension_disk extension = {
 		.type = be32_from(POOL_EXT_VIEW),
@@ -95,8 +96,8 @@ static void encode(const struct view *v, const struct layout *l, uint8_t ret[BLO
 	struct pool_view_disk whose;
 
 	memset(ret, 0, BLOCK_SIZE);
-	qcow2_header_encode(&h, (void *)ret);
-	view_extension(v, (void *)ret, &whose);
+	qcow2_header_encode(&h, ret);
+	view_extension(v, ret, &whose);
 	memcpy(ret + EXTENSION_AT, &extension, sizeof(extension));
 	memcpy(ret + VIEW_AT, &whose, sizeof(whose));
 }

@@ -12,8 +12,8 @@ static inline uint64_t view_origin(uint32_t slot)
 	return slot * POOL_SLOT_SIZE;
 }
 
-/* Fills in the extension that says whose a header is; its checksum covers `d`, too. */
-void view_extension(const struct view *v, const struct qcow2_header_disk *d, struct pool_view_disk *ret);
+/* Fills in the extension that says whose a header is; its checksum covers that, too. */
+void view_extension(const struct view *v, const uint8_t header[QCOW2_V3_LENGTH], struct pool_view_disk *ret);
 
 /* ---- the L2 tables of a view, made from its tree (view_table.c) ---- */
 

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "scanner/base/checked.h"
+#include "scanner/image/slice.h"
 
 /* The common head of all formats: it opens, checks what callers ask and what formats answer, and makes the guest
  * view out of the stored views of a chain.
@@ -172,11 +173,39 @@ static bool has_backing(const struct image *img)
 	return img->info.backing_name[0] || img->info.backing_id[0];
 }
 
+static int look_at_slice(struct image_file *file, const struct slice *s, const char *path, struct err *err)
+{
+	if (image_file_look(file, err) < 0)
+		return -1;
+	if (!range_within(s->offset, s->size, file->size))
+		return err_set(err, ERR_FORMAT, "the slice of %llu bytes at offset %llu ends past the end of '%s'",
+			       (unsigned long long)s->size, (unsigned long long)s->offset, path);
+	file->inside = true;
+	file->base = s->offset;
+	file->size = s->size;
+	return 0;
+}
+
+/* The image in a slice of a file; takes over fd.  Such images name no parts. */
+static struct image *open_slice(int fd, const char *path, const struct slice *s, struct err *err)
+{
+	struct image_file file = { .fd = fd };
+
+	if (look_at_slice(&file, s, path, err) < 0) {
+		close(fd);
+		return NULL;
+	}
+	file.path = strdup(path);
+	return choose_and_open(&file, image_format_by_name("qcow2"), NULL, NULL, err);
+}
+
 static struct image *open_backing(const struct image *top, const struct image *img, const struct image_opener *opener,
 				  struct err *err)
 {
 	const struct image_format *format;
 	char path[PATH_MAX] = "";
+	struct slice slice;
+	bool sliced;
 	int fd;
 
 	if (!img->info.backing_name[0])
@@ -185,6 +214,9 @@ static struct image *open_backing(const struct image *top, const struct image *i
 		return err_null(err, ERR_REFUSED, "backing files are not followed");
 	if (stated_format(img->info.backing_format, &format, err) < 0)
 		return NULL;
+	sliced = slice_parse(img->info.backing_name, &slice);
+	if (sliced && format && format != image_format_by_name("qcow2"))
+		return err_null(err, ERR_UNSUPPORTED, "a slice of a file is only read as qcow2");
 	fd = opener->open(opener->ctx, IMAGE_BACKING, img->info.backing_name, img->file.path, path, err);
 	if (fd < 0)
 		return NULL;
@@ -192,7 +224,7 @@ static struct image *open_backing(const struct image *top, const struct image *i
 		close(fd);
 		return NULL;
 	}
-	return check_identity(img, image_open(fd, path, format, opener, NULL, err), err);
+	return check_identity(img, sliced ? open_slice(fd, path, &slice, err) : image_open(fd, path, format, opener, NULL, err), err);
 }
 
 int image_open_chain(struct image *img, const struct image_opener *opener, struct err *err)

@@ -62,7 +62,8 @@ extern const char *const image_role_names[IMAGE_NR_ROLES]; /* "backing file", ..
 
 struct image_opener {
 	/* Opens what the image at `from_path` calls `name`.  Returns a descriptor to own and writes the resolved
-	 * path to ret_path (PATH_MAX bytes), or fails: ERR_REFUSED when policy forbids, ERR_IO when it is not there. */
+	 * path to ret_path (PATH_MAX bytes), or fails: ERR_REFUSED when policy forbids, ERR_IO when it is not there.
+	 * For a name that slice_parse() takes (scanner/image/slice.h) that is the whole file which it has a slice of. */
 	int (*open)(void *ctx, enum image_role role, const char *name, const char *from_path, char *ret_path,
 		    struct err *err);
 	void *ctx;

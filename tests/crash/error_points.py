@@ -154,6 +154,35 @@ def full(family, memory, kind):
             crash.look_for_strays(family, p.root, False)
 
 
+def used_by_quota(fs):
+    os.sync()
+    return int(run("btrfs", "qgroup", "show", "--raw", "--sync", fs.path).decode().split("0/5", 1)[1].split()[0])
+
+
+@shortage("B1: no quota")
+def no_quota(family, memory, kind):
+    """Of a whole btrfs, where root has no more than others."""
+    if kind != "btrfs":
+        return
+    nr_said = 0
+    with lib.FileSystem(kind, memory, 340, "quota") as fs:
+        for more in range(0, 320, 16) if LONG else (64, 96, 176, 240):
+            with Place(family, fs, memory) as p:
+                p.well(p.compact())
+                run("btrfs", "quota", "enable", fs.path)
+                run("btrfs", "quota", "rescan", "-w", fs.path)
+                run("btrfs", "qgroup", "limit", str(used_by_quota(fs) + more * KIB), fs.path)
+                done = must_end(p, p.compact("--apply", "--no-scan"), (0, 1, 3), f"{more} KiB of quota are left")
+                run("btrfs", "quota", "disable", fs.path)  # a limit that is reached cannot be raised
+                if done.status and "quota" not in done.said:
+                    raise Wrong(f"{more} KiB of quota are left, and that is not said: {done}")
+                nr_said += done.status != 0
+                p.oracle()
+                p.finish(None)
+    if not nr_said:
+        raise Wrong("the quota made no difference")
+
+
 @shortage("B10: no inodes")
 def no_inodes(family, memory, kind):
     if kind != "ext4":

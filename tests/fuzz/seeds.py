@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """seeds.py NAME DIR: writes inputs for the fuzz target fuzz_NAME into DIR, the same ones every time."""
 
+import hashlib
 import json
 import os
 import random
@@ -488,6 +489,56 @@ def names_seeds():
     yield "nul", name("version", [folded], "%00")
 
 
+def crc32c(content):
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def node(level, digest, payload, unit_bits=0, hint=(0, 0)):
+    """A record of a pool's file of nodes."""
+    head = [0x6E736464, level, unit_bits, len(payload), 0, digest, *hint]
+    head[4] = crc32c(struct.pack("<IBB2xII32sQQ", *head) + payload)
+    record = struct.pack("<IBB2xII32sQQ", *head) + payload
+    return record + bytes(-len(record) % 8)
+
+
+def leaf(number, runs, bits=12):
+    """Runs are (zeros before it, units, place or distance as zigzag)."""
+    def varint(n):
+        return bytes([n]) if n < 128 else bytes([n & 127 | 128]) + varint(n >> 7)
+    return node(0, bytes([number]) * 32, b"".join(map(varint, sum(runs, ()))), bits, (number, 77))
+
+
+def inner(level, children):
+    """Returns the digest and the record."""
+    digest = hashlib.sha256(b"".join(children.get(i, bytes(32)) for i in range(128))).digest()
+    bitmap = sum(1 << i for i in children).to_bytes(16, "little")
+    return digest, node(level, digest, bitmap + b"".join(children[i] for i in sorted(children)))
+
+
+def nodes_seeds():
+    """Files of nodes: maps of all units, trees, transactions, and some that are torn or make no sense."""
+    begin = (64 << 30) + 65536
+    fine, coarse = leaf(1, [(0, 3, begin >> 12), (2, 9, 40), (0, 1, 3)]), leaf(1, [(4, 28, begin >> 16)], 16)
+    many = leaf(2, [(0, 1, begin >> 12)] + [(0, 1, 2 + 2 * (i % 50)) for i in range(511)])
+    low, low_node = inner(1, {0: b"\1" * 32, 127: b"\2" * 32})
+    full, full_node = inner(1, {i: bytes([i + 1]) * 32 for i in range(128)})
+    high, high_node = inner(2, {0: low, 5: full, 6: low, 100: b"?" * 32})
+    tree = low_node + full_node + high_node + inner(3, {1: high, 2: high})[1]
+    yield "map", bytes.fromhex("0003908080080209280001")
+    yield "leaves", fine + coarse + many
+    yield "tree", tree
+    yield "transactions", fine.ljust(4096, b"\0") + tree.ljust(8192, b"\0") + coarse + fine
+    yield "torn", many[:200].ljust(4096, b"\0") + fine + b"xyz" * 8 + coarse + many[:-8]
+    yield "replaced", fine + leaf(1, [(0, 5, begin >> 12)]) + fine
+    yield "outside", leaf(1, [(0, 3, 5)]) + leaf(2, [(0, 600, begin >> 12)]) + leaf(3, [(0, 1, 12 << 28)]) + fine
+    yield "lies", node(1, bytes(32), bytes(16)) + node(1, low, bytes([1] + 15 * [0]) + bytes(32)) + node(7, low, low_node[64:])
+
+
 def any_seeds():
     """For targets whose inputs need no form."""
     yield "empty", b""
@@ -499,7 +550,7 @@ def any_seeds():
 def main():
     _, name, folder = sys.argv
     random.seed(1)
-    for title, content in {"qcow2": qcow2_seeds, "vhd": vhd_seeds, "vhdx": vhdx_seeds, "vdi": vdi_seeds, "ova": ova_seeds, "vmdk": vmdk_seeds, "plan": plan_seeds, "relayout": relayout_seeds, "names": names_seeds}.get(name, any_seeds)():
+    for title, content in {"qcow2": qcow2_seeds, "vhd": vhd_seeds, "vhdx": vhdx_seeds, "vdi": vdi_seeds, "ova": ova_seeds, "vmdk": vmdk_seeds, "plan": plan_seeds, "relayout": relayout_seeds, "names": names_seeds, "nodes": nodes_seeds}.get(name, any_seeds)():
         with open(os.path.join(folder, title), "wb") as f:
             f.write(content)
 

@@ -5,18 +5,17 @@ off.  What it wrote is in its image, and no other image has changed.
 
 The guest is this machine's Debian kernel with busybox; its root file system is the one of the store's images."""
 
-import glob
 import os
 import select
-import stat
 import subprocess
 import sys
 import time
 
 import lib_compact as lib
+import lib_guest
 from lib_compact import FileSystem, Store, Witness, fail
+from lib_guest import BUSYBOX, read
 
-BUSYBOX = "/bin/busybox"
 MINUTES = 10  # software emulation on a busy machine
 PROMPT = "guest-is-ready# "
 IMAGES = ("web/c4k.qcow2", "web/old.qcow2", "versions/v0-clone.raw", "esx/sparse.vmdk", "hyperv/dynamic.vhd", "hyperv/disk.vhdx",
@@ -35,49 +34,6 @@ INIT = f"""#!/bin/busybox sh
 export PS1='{PROMPT}'
 exec /bin/busybox sh -i </dev/console >/dev/console 2>&1
 """
-
-
-def cpio(files):
-    """An initramfs: {name: (mode, content)}"""
-    out = bytearray()
-    for nr, (name, (mode, content)) in enumerate(list(files.items()) + [("TRAILER!!!", (0, b""))]):
-        fields = [nr + 1, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name) + 1, 0]
-        out += b"070701" + b"".join(b"%08x" % f for f in fields) + name.encode() + b"\0"
-        out += bytes(-len(out) % 4) + content
-        out += bytes(-len(out) % 4)
-    return bytes(out)
-
-
-def read(path):
-    with open(path, "rb") as f:
-        return f.read()
-
-
-def is_static(program):
-    said = subprocess.run(["ldd", program], capture_output=True, check=False)
-    return b"not a dynamic executable" in said.stderr or b"statically linked" in said.stdout
-
-
-def modules_of(version):
-    """What a disk needs, in order of loading."""
-    paths = []
-    for name in ("virtio_pci", "virtio_blk", "ext4"):
-        said = lib.run("modprobe", "-S", version, "--show-depends", name).decode()
-        paths += [line.split()[1] for line in said.splitlines() if line.startswith("insmod")]
-    return list(dict.fromkeys(paths))
-
-
-def make_initramfs(path, version):
-    modules = modules_of(version)
-    folder, program = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o755
-    files = {d: (folder, b"") for d in ("bin", "dev", "modules", "root")}
-    files["bin/busybox"] = (program, read(BUSYBOX))
-    files["init"] = (program, EARLY_INIT.encode())
-    files["modules/order"] = (program, " ".join(os.path.basename(m) for m in modules).encode())
-    for m in modules:
-        files["modules/" + os.path.basename(m)] = (program, read(m))
-    with open(path, "wb") as f:
-        f.write(cpio(files))
 
 
 def put_system(tree):
@@ -99,9 +55,7 @@ class Guest:
     def __init__(self, image, kernel, initramfs):
         self.said, self.end = "", time.monotonic() + MINUTES * 60
         self.process = subprocess.Popen(
-            ["qemu-system-x86_64", "-accel", "tcg", "-m", "256", "-nodefaults", "-display", "none", "-serial", "stdio",
-             "-no-reboot", "-kernel", kernel, "-initrd", initramfs, "-append", "console=ttyS0 panic=-1 quiet",
-             "-drive", f"file={image},format={lib.format_of(image)},if=virtio"],
+            lib_guest.qemu(kernel, initramfs, image, lib.format_of(image), 256, ""),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=lib.die_with_parent)
 
     def until(self, text):
@@ -156,12 +110,10 @@ def written_in(image, tmp):
 def main():
     lib.exit_on_signals()
     lib.require("qemu-img", "qemu-io", "mke2fs", "debugfs", "sfdisk", "mkfs.xfs", "qemu-system-x86_64", "modprobe", "busybox")
-    kernels = [k for k in sorted(glob.glob("/boot/vmlinuz-*-cloud-amd64")) if os.access(k, os.R_OK)]
-    if not kernels or not is_static(BUSYBOX):
-        lib.skip("needs linux-image-cloud-amd64 and busybox-static")
+    kernel, version = lib_guest.kernel()
     tmp = lib.scratch("compact_boot")
     initramfs = os.path.join(tmp, "initramfs")
-    make_initramfs(initramfs, kernels[-1].split("vmlinuz-")[1])
+    lib_guest.make_initramfs(initramfs, version, EARLY_INIT, ("virtio_pci", "virtio_blk", "ext4"))
     store = Store(os.path.join(tmp, "store"), os.path.join(tmp, "work"), 40, more=put_system).make()
     with FileSystem("xfs", tmp, 4000) as fs:
         lib.run("cp", "-a", "--reflink=never", "--sparse=always", store.folder + "/.", fs.path)
@@ -174,7 +126,7 @@ def main():
         witness = Witness(fs.path, tmp)
         for image in IMAGES:
             began = time.monotonic()
-            boot(os.path.join(fs.path, image), kernels[-1], initramfs, sample)
+            boot(os.path.join(fs.path, image), kernel, initramfs, sample)
             said = written_in(os.path.join(fs.path, image), tmp)
             if said != f"written by {os.path.basename(image)}\n":
                 fail(f"{image}: the guest's file is not there: '{said}'")

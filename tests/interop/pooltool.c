@@ -193,7 +193,7 @@ static int run_export(struct pool *pool, char **args, struct err *err)
 	CLEANUP(free) uint8_t *buf = malloc(SEGMENT_SIZE);
 	CLEANUP(tree_walk_free) struct tree_walk *w = NULL;
 	uint8_t root[DIGEST_SIZE];
-	uint64_t size;
+	uint64_t size = 0;
 	int fd, rc;
 
 	if (!buf || parse_root(args, root, &size, err) < 0 || !(w = tree_walk_new(pool->nodes, root, size, err)))
@@ -213,7 +213,7 @@ static int run_view(struct pool *pool, char **args, struct err *err)
 	char text[POOL_ID_TEXT_ROOM];
 	uint8_t root[DIGEST_SIZE];
 	struct view v;
-	uint64_t size;
+	uint64_t size = 0;
 
 	if (parse_root(args, root, &size, err) < 0 || view_write(pool, root, size, (unsigned)atoi(args[2]), &v, err) < 0)
 		return -1;

@@ -44,13 +44,12 @@ static inline struct name_disk any_disk(struct name_source *s, enum name_kind ki
 	any_text(s, d.path, sizeof(d.path), true);
 	any_id(s, d.view, kind == NAME_MEMBER);
 	any_id(s, d.below, false);
-	if (kind == NAME_MEMBER)
-		return d;
 	d.folded = s->next(s) % 2;
-	any_id(s, d.sealed, !d.folded);
+	if (kind == NAME_VERSION)
+		any_id(s, d.sealed, !d.folded);
 	for (size_t i = 0; d.folded && i < DIGEST_SIZE; i++)
 		d.root[i] = (uint8_t)s->next(s);
-	if (!d.folded && s->next(s) % 4 == 0)
+	if (kind == NAME_VERSION && !d.folded && s->next(s) % 4 == 0)
 		d.inode = s->next(s);
 	return d;
 }

@@ -1,0 +1,476 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compactor/seal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/openat2.h>
+#include <signal.h>
+#include <stdio.h>
+#include <time.h>
+
+#include "compactor/exchange.h"
+#include "scanner/base/checked.h"
+#include "scanner/base/file.h"
+
+/* Crash safety.  What holds at every instant, with the tests that break it in brackets; "crash" is tests/crash/test_versions.c.
+ *
+ *  S1. The image's path names the old overlay or the fresh one, whole, never nothing: they change places by one RENAME_EXCHANGE [crash].
+ *  S2. The fresh overlay is written under the very name that it stands on, sealed/<id>.qcow2.  While it lies there nobody opens it; from the
+ *      exchange on that name is the old overlay.  So there is no instant at which a guest sees other bytes [crash].
+ *  S3. Before places change, the fresh overlay, its name and its attributes are synced, and a version is published that says which
+ *      inode is to be sealed [crash: power cuts].
+ *  S4. What was sealed is told from what was not by inode number: of the file at sealed/<id>.qcow2 [crash].
+ *  S5. A version has its label and no inode numbers only after all its disks were sealed, both directories synced, and nobody was
+ *      found to write to what was sealed [crash: visits].
+ *  S6. What somebody wrote to either file is seen at the path: the fresh one stands on the old one.  So nothing is turned round but
+ *      while both are held, and a recovery never turns anything round [crash: visits].  (A rollback's fresh overlay stands on something else;
+ *      it is what the user wants at the path.)
+ *
+ *	version      sealed/<id>        at the path        decision
+ *	-----------  -----------------  -----------------  -----------------------------------------------------------------
+ *	none         fresh              old                nothing reaches it: a recovery removes it
+ *	pending      fresh, or nothing  old                the version goes, then the fresh overlay (to the quarantine if it
+ *	                                                   holds something, or somebody has it)
+ *	pending      old                fresh, or other    sealed.  When all of the set are: the version is published.
+ *	                                                   Else it loses its label, and keeps what was sealed
+ *	settled      old                anything           done
+ *
+ * Left out: a power cut that leaves half of a RENAME_EXCHANGE, which no journalling file system does. */
+
+/* ---- writing the fresh one ---- */
+
+static int create(struct pool *p, struct seal *s, struct err *err)
+{
+	char name[POOL_FILE_NAME_ROOM];
+
+	if (pool_new_id(s->id, err) < 0)
+		return -1;
+	s->fresh_fd = file_open(p->dirs[POOL_SEALED], pool_id_file_name(s->id, name), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600, err);
+	s->written = s->fresh_fd >= 0;
+	return s->written ? 0 : -1;
+}
+
+/* QEMU takes no slice that ends within a sector. */
+static int round_size(struct member *m, struct err *err)
+{
+	uint64_t size = (uint64_t)m->st.st_size;
+
+	if (size % 512 == 0)
+		return 0;
+	if (file_truncate(m->fd, round_up(size, 512), err) < 0 || file_sync(m->fd, m->base, err) < 0)
+		return -1;
+	return file_ops->fstat(m->fd, &m->st) < 0 ? err_errno(err, "cannot stat it") : 0;
+}
+
+static int write_overlay(struct pool *p, struct seal *s, struct err *err)
+{
+	struct member *m = s->member;
+	struct slice backing;
+
+	if (!s->target) {
+		if (round_size(m, err) < 0 ||
+		    sealed_backing(p, s->id, (uint64_t)m->st.st_size, m->facts.options.host_cache, &backing, err) < 0)
+			return -1;
+		return overlay_write(s->fresh_fd, m->facts.size, &backing, &m->facts.options, err);
+	}
+	return overlay_write(s->fresh_fd, s->target->size, &s->target->backing, &m->facts.options, err);
+}
+
+static int set_attributes(struct seal *s, struct err *err)
+{
+	static const struct timespec now[2] = { { .tv_nsec = UTIME_NOW }, { .tv_nsec = UTIME_NOW } };
+
+	if (attributes_set(&s->attributes, s->fresh_fd, err) < 0 || attributes_compare(&s->attributes, s->fresh_fd, err) < 0)
+		return -1;
+	if (s->touch && file_ops->futimens(s->fresh_fd, now) < 0)
+		return err_errno(err, "cannot set its time");
+	if (file_ops->fsync(s->fresh_fd) < 0) /* with attributes and times, which is why it is no fdatasync(2) */
+		return err_errno(err, "cannot sync a fresh overlay");
+	return file_ops->fstat(s->fresh_fd, &s->fresh_st) < 0 ? err_errno(err, "cannot stat a fresh overlay") : 0;
+}
+
+static int write_fresh(struct pool *p, struct seal *s, const struct hold_options *o, struct err *err)
+{
+	char name[POOL_FILE_NAME_ROOM];
+
+	if (attributes_read(s->member->fd, &s->attributes, err) < 0 ||
+	    attributes_may_enter(&s->attributes, p->dirs[POOL_SEALED], err) < 0 ||
+	    attributes_may_enter(&s->attributes, s->member->dirfd, err) < 0)
+		return -1;
+	if (create(p, s, err) < 0 || attributes_set_empty(&s->attributes, s->fresh_fd, err) < 0 || write_overlay(p, s, err) < 0 ||
+	    set_attributes(s, err) < 0 || file_sync_dir(p->dirs[POOL_SEALED], err) < 0)
+		return -1;
+	return hold_take(&s->fresh_hold, s->fresh_fd, p->dirs[POOL_SEALED], pool_id_file_name(s->id, name), o, err);
+}
+
+int seal_write(struct pool *p, struct seal *s, const struct hold_options *o, struct err *err)
+{
+	return write_fresh(p, s, o, err) < 0 ? err_add(err, "image '%s'", member_disk(s->member)->path) : 0;
+}
+
+/* ---- changing places ---- */
+
+static int change_places(struct pool *p, struct seal *s, struct err *err)
+{
+	char name[POOL_FILE_NAME_ROOM];
+	struct err why = ERR_INIT;
+
+	if (file_rename_to(s->member->dirfd, s->member->base, p->dirs[POOL_SEALED], pool_id_file_name(s->id, name), RENAME_EXCHANGE, &why) == 0) {
+		s->moved = !s->moved;
+		return 0;
+	}
+	if (why.errnum == EINVAL || why.errnum == ENOSYS || why.errnum == EOPNOTSUPP)
+		return err_set(err, ERR_UNSUPPORTED, "its file system cannot exchange two files, so none can be sealed safely");
+	if (why.errnum == EXDEV)
+		return err_set(err, ERR_UNSUPPORTED, "its directory and the pool '%s' do not take each other's files", p->path);
+	if (err)
+		*err = why;
+	return -1;
+}
+
+/* The file at the path is still the one that is held. */
+static int check_there(const struct seal *s, struct err *err)
+{
+	const struct member *m = s->member;
+	struct stat st;
+
+	if (file_ops->fstatat(m->dirfd, m->base, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return err_errno(err, "cannot look at it");
+	if (st.st_ino != m->st.st_ino || st.st_dev != m->st.st_dev)
+		return err_set(err, ERR_STALE, "another file has its name by now");
+	return 0;
+}
+
+static int sync_places(struct pool *p, struct seal *seals, size_t nr, struct err *err)
+{
+	for (size_t i = 0; i < nr; i++)
+		if (file_sync_dir(seals[i].member->dirfd, err) < 0)
+			return err_add(err, "image '%s'", member_disk(seals[i].member)->path);
+	return file_sync_dir(p->dirs[POOL_SEALED], err);
+}
+
+static int all_whole(struct seal *seals, size_t nr, struct err *err)
+{
+	for (size_t i = 0; i < nr; i++)
+		if (hold_whole(&seals[i].member->hold, err) < 0)
+			return err_add(err, "image '%s'", member_disk(seals[i].member)->path);
+	return 0;
+}
+
+static int change_all(struct pool *p, struct seal *seals, size_t nr, struct err *err)
+{
+	if (all_whole(seals, nr, err) < 0)
+		return -1;
+	for (size_t i = 0; i < nr; i++)
+		if (check_there(&seals[i], err) < 0 || change_places(p, &seals[i], err) < 0)
+			return err_add(err, "image '%s'", member_disk(seals[i].member)->path);
+	if (all_whole(seals, nr, err) < 0 || sync_places(p, seals, nr, err) < 0)
+		return -1;
+	return all_whole(seals, nr, err);
+}
+
+/* Back, unless somebody waits for the fresh one: what he will write must be at the path. */
+static void turn_round(struct pool *p, struct seal *seals, size_t nr)
+{
+	for (size_t i = 0; i < nr; i++) {
+		struct seal *s = &seals[i];
+
+		if (!s->moved || hold_whole(&s->fresh_hold, NULL) < 0 || change_places(p, s, NULL) < 0)
+			continue;
+		if (hold_whole(&s->fresh_hold, NULL) < 0)
+			change_places(p, s, NULL);
+	}
+	sync_places(p, seals, nr, NULL);
+}
+
+/* ---- afterwards ---- */
+
+/* 0 = nobody has it open for writing, as far as the file system tells.  Who only reads it may: it is somebody's backing file. */
+static int check_no_writer(int fd, struct err *err)
+{
+	char holder[200];
+
+	/* SIGURG, which nobody minds, as in hold.c: what a broken lease sends else would end the process. */
+	if (file_ops->fcntl(fd, F_SETSIG, (void *)(intptr_t)SIGURG) < 0)
+		return err_errno(err, "cannot look for who writes to it");
+	if (file_ops->fcntl(fd, F_SETLEASE, (void *)(intptr_t)F_RDLCK) == 0) {
+		file_ops->fcntl(fd, F_SETLEASE, (void *)(intptr_t)F_UNLCK);
+		return 0;
+	}
+	if (errno != EAGAIN)
+		return 0;
+	hold_holder(fd, holder, sizeof(holder));
+	return err_set(err, ERR_BUSY, "%s%s had opened it before it was sealed", *holder ? holder : "somebody",
+		       *holder ? "" : " whom the system does not name");
+}
+
+int sealed_open(struct pool *p, const uint8_t id[POOL_ID_SIZE], struct err *err)
+{
+	char name[POOL_FILE_NAME_ROOM];
+	int fd = file_open_beneath(p->dirs[POOL_SEALED], pool_id_file_name(id, name), O_RDONLY | O_NOFOLLOW | O_NONBLOCK,
+				   RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV, err);
+
+	if (fd >= 0 && check_no_writer(fd, err) == 0)
+		return fd;
+	if (fd >= 0)
+		file_ops->close(fd);
+	return err_add(err, "sealed overlay '%s'", name);
+}
+
+static bool same_content(const struct stat *a, const struct stat *b)
+{
+	return a->st_ino == b->st_ino && a->st_size == b->st_size && a->st_mtim.tv_sec == b->st_mtim.tv_sec &&
+	       a->st_mtim.tv_nsec == b->st_mtim.tv_nsec;
+}
+
+/* The holds go: a guest may start on the fresh one from here on. */
+static void let_go(struct seal *s)
+{
+	hold_release(&s->member->hold);
+	hold_release(&s->fresh_hold);
+	file_ops->close(STEAL_FD(s->member->fd));
+	file_ops->close(STEAL_FD(s->fresh_fd));
+}
+
+static int check_sealed(struct pool *p, struct seal *s, struct err *err)
+{
+	struct stat st;
+	int fd = sealed_open(p, s->id, err), rc;
+
+	if (fd < 0)
+		return -1;
+	rc = file_ops->fstat(fd, &st) < 0 ? err_errno(err, "cannot stat it") : 0;
+	if (rc == 0 && !same_content(&st, &s->member->st))
+		rc = err_set(err, ERR_BUSY, "somebody wrote to it while it was sealed");
+	/* What could be read may be read, by whoever reads the rest of the pool, too. */
+	if (rc == 0 && file_ops->fchmod(fd, st.st_mode & 0444) < 0)
+		rc = err_errno(err, "cannot make it read-only");
+	if (rc == 0 && file_ops->fsync(fd) < 0)
+		rc = err_errno(err, "cannot sync it");
+	file_ops->close(fd);
+	return rc;
+}
+
+/* Settled: who found the old file before places changed, and opened it only now, had a second to do so. */
+static int settle(struct pool *p, struct seal *seals, size_t nr, uint64_t settle_ns, struct err *err)
+{
+	for (size_t i = 0; i < nr; i++)
+		let_go(&seals[i]);
+	exchange_wait(settle_ns);
+	for (size_t i = 0; i < nr; i++)
+		if (check_sealed(p, &seals[i], err) < 0)
+			return err_add(err, "image '%s' (it may have been sealed; nothing of it is lost)", member_disk(seals[i].member)->path);
+	return 0;
+}
+
+int seal_exchange(struct pool *p, struct seal *seals, size_t nr, uint64_t settle_ns, struct err *err)
+{
+	for (size_t i = 0; i < nr; i++)
+		seals[i].tried = true;
+	if (change_all(p, seals, nr, err) < 0) {
+		turn_round(p, seals, nr);
+		for (size_t i = 0; i < nr; i++)
+			let_go(&seals[i]);
+		return -1;
+	}
+	return settle(p, seals, nr, settle_ns, err);
+}
+
+void seal_release(struct pool *p, struct seal *s)
+{
+	char name[POOL_FILE_NAME_ROOM];
+
+	hold_release(&s->fresh_hold);
+	if (s->fresh_fd >= 0)
+		file_ops->close(s->fresh_fd);
+	if (s->written && !s->tried)
+		file_unlink(p->dirs[POOL_SEALED], pool_id_file_name(s->id, name), NULL);
+	attributes_release(&s->attributes);
+	*s = (struct seal)SEAL_INIT;
+}
+
+/* ---- what it came to ---- */
+
+/* 1 = what lies there is empty, and nobody has it. */
+static int is_untouched(struct pool *p, const char *name)
+{
+	struct hold_options o = { .assume_idle = true };
+	struct hold hold = HOLD_INIT;
+	struct overlay_facts facts;
+	int fd = file_open_beneath(p->dirs[POOL_SEALED], name, O_RDWR | O_NOFOLLOW | O_NONBLOCK, RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV, NULL);
+	bool untouched;
+
+	if (fd < 0)
+		return 0;
+	untouched = hold_take(&hold, fd, p->dirs[POOL_SEALED], name, &o, NULL) == 0 && overlay_look(fd, &facts, NULL) == 0 && facts.empty;
+	hold_release(&hold);
+	file_ops->close(fd);
+	return untouched;
+}
+
+static int dispose(struct pool *p, const char *name, struct err *err)
+{
+	if (is_untouched(p, name))
+		return file_unlink(p->dirs[POOL_SEALED], name, err);
+	return file_rename_to(p->dirs[POOL_SEALED], name, p->dirs[POOL_QUARANTINE], name, 0, err);
+}
+
+/* 1 = the disk's old overlay is what lies there; 0 = it is not, and nothing lies there any more. */
+static int was_sealed(struct pool *p, const struct name_disk *d, struct err *err)
+{
+	char name[POOL_FILE_NAME_ROOM];
+	struct stat st;
+
+	pool_id_file_name(d->sealed, name);
+	if (file_ops->fstatat(p->dirs[POOL_SEALED], name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return errno == ENOENT ? 0 : err_errno(err, "cannot look at '%s'", name);
+	if (st.st_ino == d->inode)
+		return 1;
+	return dispose(p, name, err);
+}
+
+/* Where a process died before it had done so. */
+static int make_read_only(struct pool *p, const struct name_disk *d, struct err *err)
+{
+	char name[POOL_FILE_NAME_ROOM];
+	int fd = file_open_beneath(p->dirs[POOL_SEALED], pool_id_file_name(d->sealed, name), O_RDONLY | O_NOFOLLOW | O_NONBLOCK,
+				   RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV, err);
+	struct stat st;
+	int rc = 0;
+
+	if (fd < 0)
+		return -1;
+	if (file_ops->fstat(fd, &st) < 0)
+		rc = err_errno(err, "cannot stat '%s'", name);
+	else if (st.st_mode & 0222 && (file_ops->fchmod(fd, st.st_mode & 0444) < 0 || file_ops->fsync(fd) < 0))
+		rc = err_errno(err, "cannot make '%s' read-only", name);
+	file_ops->close(fd);
+	return rc;
+}
+
+/* Leaves in n what was sealed; *ret_all = that is all. */
+static int keep_sealed(struct pool *p, struct name *n, bool *ret_all, struct err *err)
+{
+	size_t nr_kept = 0, nr_pending = 0, nr_sealed = 0;
+
+	for (size_t i = 0; i < n->disks.nr; i++) {
+		struct name_disk *d = &n->disks.items[i];
+		int rc = d->inode ? was_sealed(p, d, err) : 1;
+
+		if (rc < 0 || (rc > 0 && d->inode && make_read_only(p, d, err) < 0))
+			return -1;
+		nr_pending += d->inode != 0;
+		nr_sealed += d->inode && rc > 0;
+		if (rc > 0)
+			n->disks.items[nr_kept++] = *d;
+	}
+	n->disks.nr = nr_sealed ? nr_kept : 0;
+	*ret_all = nr_sealed == nr_pending;
+	return file_sync_dir(p->dirs[POOL_SEALED], err);
+}
+
+static int note_members(struct pool *p, const struct name *before, const struct name *n, struct err *err)
+{
+	for (size_t i = 0; i < before->disks.nr; i++) {
+		const struct name_disk *d = &before->disks.items[i], *sealed = name_find_disk(n, d->path);
+
+		if (d->inode && member_note(p, d->path, sealed ? sealed->sealed : NULL, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static int discard_sealed(struct pool *p, const struct name *n, struct err *err)
+{
+	char name[POOL_FILE_NAME_ROOM];
+
+	for (size_t i = 0; i < n->disks.nr; i++)
+		if (n->disks.items[i].inode && file_unlink(p->dirs[POOL_SEALED], pool_id_file_name(n->disks.items[i].sealed, name), err) < 0)
+			return -1;
+	return file_sync_dir(p->dirs[POOL_SEALED], err);
+}
+
+static int publish(struct pool *p, struct name *n, bool all, struct err *err)
+{
+	if (n->disks.nr == 0)
+		return names_remove(p, n->number, err);
+	if (!all)
+		*n->label = '\0';
+	for (size_t i = 0; i < n->disks.nr; i++)
+		n->disks.items[i].inode = 0;
+	return names_replace(p, n->number, n, err);
+}
+
+int seal_note(struct pool *p, uint64_t number, enum seal_end end, bool *ret_sealed, struct err *err)
+{
+	CLEANUP(name_release) struct name before = { .number = 0 }, n = { .number = 0 };
+	int rc = member_find_number(p, number, &before, err);
+
+	if (rc <= 0)
+		return rc < 0 ? -1 : err_set(err, ERR_STALE, "name %llu of the pool '%s' is gone", (unsigned long long)number, p->path);
+	if (name_copy(&before, &n, err) < 0 || keep_sealed(p, &n, ret_sealed, err) < 0 || note_members(p, &before, &n, err) < 0)
+		return -1;
+	if (end != SEAL_DISCARD || !*ret_sealed)
+		return publish(p, &n, *ret_sealed && end != SEAL_FAILED, err);
+	return discard_sealed(p, &n, err) < 0 ? -1 : names_remove(p, number, err);
+}
+
+/* ---- sweeping ---- */
+
+struct pool_id {
+	uint8_t bytes[POOL_ID_SIZE];
+};
+
+struct sweep {
+	struct pool *pool;
+	VEC(struct pool_id) known;
+};
+
+static int add_known(void *ctx, const struct name *n, struct err *err)
+{
+	struct sweep *s = ctx;
+
+	for (size_t i = 0; i < n->disks.nr; i++) {
+		struct pool_id sealed, below;
+
+		memcpy(sealed.bytes, n->disks.items[i].sealed, POOL_ID_SIZE);
+		memcpy(below.bytes, n->disks.items[i].below, POOL_ID_SIZE);
+		if (vec_push(&s->known, sealed) < 0 || vec_push(&s->known, below) < 0)
+			return err_set(err, ERR_MEMORY, "out of memory");
+	}
+	return 0;
+}
+
+static int compare_ids(const void *a, const void *b)
+{
+	return memcmp(a, b, POOL_ID_SIZE);
+}
+
+/* What is not empty belongs to a version that was deleted: that is for a collection. */
+static int sweep_one(void *ctx, const char *file, struct err *err)
+{
+	struct sweep *s = ctx;
+	char text[POOL_ID_TEXT_ROOM], name[POOL_FILE_NAME_ROOM];
+	struct pool_id id;
+
+	snprintf(text, sizeof(text), "%s", file);
+	if (!pool_id_parse(text, id.bytes) || strcmp(pool_id_file_name(id.bytes, name), file) != 0)
+		return 0;
+	if (s->known.nr && bsearch(&id, s->known.items, s->known.nr, sizeof(id), compare_ids))
+		return 0;
+	return is_untouched(s->pool, file) ? file_unlink(s->pool->dirs[POOL_SEALED], file, err) : 0;
+}
+
+int seal_sweep(struct pool *p, struct err *err)
+{
+	struct sweep s = { .pool = p };
+	int rc = names_each(p, add_known, &s, err);
+
+	if (rc == 0 && s.known.nr)
+		qsort(s.known.items, s.known.nr, sizeof(*s.known.items), compare_ids);
+	if (rc == 0)
+		rc = file_each_name(p->dirs[POOL_SEALED], sweep_one, &s, err);
+	vec_release(&s.known);
+	return rc;
+}

@@ -1,0 +1,465 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/image_help.h"
+
+#include <errno.h>
+#include <sys/stat.h>
+
+#include "compactor/writer.h"
+#include "scanner/base/checked.h"
+#include "scanner/base/file.h"
+#include "scanner/image/vhd_format.h"
+
+static const struct kind {
+	const char *format, *kind;
+	uint64_t cluster_size;
+} kinds[] = {
+	{ "raw", NULL, 0 },	    { "qcow2", "3", 0 },   { "qcow2", "2", 512 },	  { "qcow2", NULL, 2 << 20 },
+	{ "vmdk", NULL, 0 },	    { "vmdk", NULL, 8192 }, { "vmdk", "monolithicSparse", 1 << 20 },
+	{ "vhd", "dynamic", 0 },    { "vhd", NULL, 4096 },  { "vhd", NULL, 16 << 20 },	  { "vhd", "fixed", 0 },
+	{ "vhdx", "dynamic", 0 },   { "vhdx", NULL, 1 << 20 }, { "vhdx", "fixed", 0 },
+};
+
+static uint64_t seed = 1;
+
+static uint64_t any(uint64_t below)
+{
+	seed = seed * 6364136223846793005u + 1442695040888963407u;
+	return (seed >> 20) % below;
+}
+
+static struct writer *begin(const struct kind *k, int fd, uint64_t size, struct err *err)
+{
+	return writer_new(writer_format_by_name(k->format), fd, "disk", size, &(struct writer_options){ k->cluster_size, k->kind }, err);
+}
+
+static struct writer *must_begin(const struct kind *k, int fd, uint64_t size)
+{
+	struct err err = ERR_INIT;
+	struct writer *w = begin(k, fd, size, &err);
+
+	if (!w)
+		fail_msg("%s of %llu bytes: %s", k->format, (unsigned long long)size, err.text);
+	return w;
+}
+
+static void must_put(struct writer *w, uint64_t at, const void *p, size_t len)
+{
+	struct err err = ERR_INIT;
+
+	if (writer_put(w, at, p, len, &err) < 0)
+		fail_msg("%s: %s", w->format->name, err.text);
+}
+
+static void must_end(struct writer *w)
+{
+	struct err err = ERR_INIT;
+
+	if (writer_end(w, &err) < 0)
+		fail_msg("%s: %s", w->format->name, err.text);
+	writer_free(w);
+}
+
+static uint64_t space(int fd)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(fd, &st), 0);
+	return (uint64_t)st.st_blocks * 512;
+}
+
+/* ---- what is written is read ---- */
+
+/* Sectors of data, of zeros, and such as are not put. */
+static void put_at_random(struct writer *w, uint8_t *model, size_t size)
+{
+	for (size_t at = 0, n; at < size; at += n) {
+		n = min_u64((1 + any(any(2) ? 8 : 2000)) * WRITER_SECTOR, size - at);
+		if (any(3) == 0)
+			memset(model + at, (int)(1 + any(255)), n);
+		if (model[at] || any(2))
+			must_put(w, at, model + at, n);
+	}
+}
+
+static void expect_bytes(int fd, const char *format, const uint8_t *model, size_t size)
+{
+	CLEANUP(image_close) struct image *img = must_open(fd, format, NULL);
+	struct err err = ERR_INIT;
+	struct extent ext;
+	uint8_t *buf = malloc(size);
+
+	assert_non_null(buf);
+	assert_int_equal(img->size, size);
+	for (uint64_t at = 0; at < size; at += ext.len) {
+		if (image_next_guest_extent(img, at, &ext, &err) < 0 || image_read_extent(&ext, at, buf + at, ext.len, &err) < 0)
+			fail_msg("%s at %llu: %s", format, (unsigned long long)at, err.text);
+	}
+	assert_memory_equal(buf, model, size);
+	free(buf);
+}
+
+static void what_is_written_is_read_in_all_formats(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+		for (int turn = 0; turn < 6; turn++) {
+			size_t size = (1 + any(turn % 2 ? 12000 : 40)) * WRITER_SECTOR;
+			uint8_t *model = calloc(1, size);
+			int fd = file_of("", 0);
+			struct writer *w = must_begin(&kinds[i], fd, size);
+
+			assert_non_null(model);
+			put_at_random(w, model, size);
+			must_end(w);
+			expect_bytes(fd, kinds[i].format, model, size);
+			free(model);
+		}
+	}
+}
+
+static void the_last_byte_of_a_raw_disk_may_be_anywhere(void **state)
+{
+	static const struct kind raw = { "raw", NULL, 0 };
+	uint8_t bytes[1024];
+	int fd = file_of("", 0);
+	struct writer *w = must_begin(&raw, fd, 1000);
+
+	(void)state;
+	memset(bytes, 'x', sizeof(bytes));
+	must_put(w, 0, bytes, 512);
+	must_put(w, 512, bytes, 512);
+	must_end(w);
+	assert_int_equal(lseek(fd, 0, SEEK_END), 1000);
+	expect_bytes(fd, "raw", bytes, 1000);
+}
+
+static void other_disks_are_rounded_up_to_a_sector(void **state)
+{
+	(void)state;
+	for (size_t i = 1; i < ARRAY_SIZE(kinds); i++) {
+		struct writer *w = must_begin(&kinds[i], -1, 1000);
+
+		assert_int_equal(w->size, 1024);
+		writer_free(w);
+	}
+}
+
+/* ---- space ---- */
+
+static void zeros_take_no_space(void **state)
+{
+	static uint8_t zeros[1 << 20];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+		int put = file_of("", 0), not_put = file_of("", 0);
+		struct writer *w = must_begin(&kinds[i], put, 64 * MIB);
+
+		for (uint64_t at = 0; at < 64 * MIB; at += sizeof(zeros))
+			must_put(w, at, zeros, sizeof(zeros));
+		must_end(w);
+		must_end(must_begin(&kinds[i], not_put, 64 * MIB));
+		assert_int_equal(space(put), space(not_put));
+		assert_true(space(put) <= 400 * KIB);
+		close(put);
+		close(not_put);
+	}
+}
+
+static void of_a_cluster_only_what_is_not_zeros_takes_space(void **state)
+{
+	static uint8_t bytes[1 << 20];
+
+	(void)state;
+	for (size_t at = 0; at < sizeof(bytes); at += 2 * 4096)
+		bytes[at] = 'x';
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+		int fd = file_of("", 0);
+		struct writer *w = must_begin(&kinds[i], fd, 64 * MIB);
+
+		must_put(w, 8 * MIB, bytes, sizeof(bytes));
+		must_end(w);
+		if (kinds[i].cluster_size != 512 && kinds[i].cluster_size != 4096)
+			assert_true(space(fd) <= sizeof(bytes) / 2 + 300 * KIB);
+		close(fd);
+	}
+}
+
+static void blocks_of_the_disk_are_blocks_of_the_file(void **state)
+{
+	static uint8_t bytes[1 << 20];
+
+	(void)state;
+	memset(bytes, 'x', sizeof(bytes));
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+		struct err err = ERR_INIT;
+		struct extent ext;
+		struct image *img;
+		int fd = file_of("", 0);
+		struct writer *w = must_begin(&kinds[i], fd, 64 * MIB);
+
+		if (kinds[i].cluster_size == 512) {
+			writer_free(w);
+			close(fd);
+			continue;
+		}
+		for (uint64_t at = 3 * MIB; at < 60 * MIB; at += 5 * MIB)
+			must_put(w, at, bytes, sizeof(bytes));
+		must_end(w);
+		img = must_open(fd, kinds[i].format, NULL);
+		for (uint64_t at = 3 * MIB; at < 60 * MIB; at += 5 * MIB) {
+			assert_int_equal(image_next_extent(img, at, &ext, &err), 0);
+			assert_int_equal(ext.kind, EXTENT_DATA);
+			assert_int_equal(ext.file_offset % WRITER_ALIGN, 0);
+		}
+		image_close(img);
+	}
+}
+
+/* ---- giants ---- */
+
+static void the_last_sector_of_the_largest_disks(void **state)
+{
+	static const struct {
+		struct kind kind;
+		uint64_t size;
+	} giants[] = {
+		{ { "raw", NULL, 0 }, (uint64_t)INT64_MAX / 4096 * 4096 }, { { "qcow2", NULL, 0 }, (uint64_t)2 << 50 },
+		{ { "qcow2", NULL, 2 << 20 }, (uint64_t)3 << 50 },	   { { "vmdk", NULL, 0 }, 2 * TIB },
+		{ { "vhd", NULL, 0 }, 2040 * GIB },			   { { "vhdx", NULL, 0 }, 64 * TIB },
+	};
+	uint8_t sector[512];
+
+	(void)state;
+	memset(sector, 'x', sizeof(sector));
+	for (size_t i = 0; i < ARRAY_SIZE(giants); i++) {
+		struct err err = ERR_INIT;
+		struct extent ext;
+		struct image *img;
+		int fd = file_of("", 0);
+		struct writer *w = must_begin(&giants[i].kind, fd, giants[i].size);
+
+		must_put(w, 0, sector, sizeof(sector));
+		must_put(w, giants[i].size - 512, sector, sizeof(sector));
+		must_end(w);
+		assert_true(space(fd) <= 21 * MIB);
+		img = must_open(fd, giants[i].kind.format, NULL);
+		assert_int_equal(img->size, giants[i].size);
+		assert_int_equal(image_next_extent(img, img->size - 512, &ext, &err), 0);
+		assert_int_equal(image_read_extent(&ext, img->size - 512, sector, 512, &err), 0);
+		assert_int_equal(sector[511], 'x');
+		image_close(img);
+	}
+}
+
+static void a_file_does_not_grow_past_what_its_format_can_say(void **state)
+{
+	static const struct {
+		struct kind kind;
+		uint64_t end;
+	} full[] = {
+		{ { "qcow2", NULL, 512 }, 128 * GIB }, { { "vmdk", NULL, 0 }, 2 * TIB }, { { "vhd", NULL, 0 }, 2 * TIB },
+	};
+	uint8_t sector[512] = "x";
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(full); i++) {
+		struct err err = ERR_INIT;
+		int fd = file_of("", 0);
+		struct writer *w = must_begin(&full[i].kind, fd, 100 * GIB);
+
+		w->file_end = full[i].end;
+		assert_int_equal(writer_put(w, 0, sector, 512, &err), -1);
+		assert_int_equal(err.kind, ERR_UNSUPPORTED);
+		writer_free(w);
+		close(fd);
+	}
+}
+
+/* ---- what is refused ---- */
+
+static void refuses_what_a_format_cannot_have(void **state)
+{
+	static const struct {
+		struct kind kind;
+		uint64_t size;
+		const char *text;
+	} refused[] = {
+		{ { "raw", NULL, 4096 }, 512, "no clusters" },
+		{ { "raw", "thick", 0 }, 512, "of kind 'thick'" },
+		{ { "raw", NULL, 0 }, (uint64_t)1 << 63, "cannot have a disk" },
+		{ { "qcow2", "4", 0 }, 512, "of kind '4'" },
+		{ { "qcow2", NULL, 256 }, 512, "256 bytes are no cluster" },
+		{ { "qcow2", NULL, 3072 }, 512, "3072 bytes are no cluster" },
+		{ { "qcow2", NULL, 4 << 20 }, 512, "are no cluster" },
+		{ { "qcow2", NULL, 512 }, 128 * GIB + 512, "are too small" },
+		{ { "vmdk", NULL, 0 }, 0, "cannot have a disk of 0 bytes" },
+		{ { "vmdk", NULL, 0 }, 2 * TIB + 512, "cannot have a disk" },
+		{ { "vmdk", "streamOptimized", 0 }, 512, "of kind" },
+		{ { "vmdk", NULL, 4096 }, 512, "are no cluster" },
+		{ { "vhd", NULL, 0 }, 0, "cannot have a disk" },
+		{ { "vhd", NULL, 0 }, 2040 * GIB + 1, "cannot have a disk" },
+		{ { "vhd", "fixed", 2 << 20 }, 512, "has no blocks" },
+		{ { "vhd", NULL, 4096 }, 2040 * GIB, "are too small" },
+		{ { "vhdx", NULL, 0 }, 0, "cannot have a disk" },
+		{ { "vhdx", NULL, 0 }, 64 * TIB + 512, "cannot have a disk" },
+		{ { "vhdx", NULL, 512 << 20 }, 512, "are no cluster" },
+		{ { "vhdx", NULL, 1 << 20 }, 64 * TIB, "are too small" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(refused); i++) {
+		struct err err = ERR_INIT;
+
+		assert_null(begin(&refused[i].kind, -1, refused[i].size, &err));
+		expect_error(&err, ERR_UNSUPPORTED, refused[i].text);
+	}
+	assert_null(writer_format_by_name("vdi"));
+}
+
+static void refuses_vmdk_names_that_a_descriptor_cannot_quote(void **state)
+{
+	static const char *const names[] = { "a\"b.vmdk", "a\nb.vmdk" };
+	struct err err = ERR_INIT;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		assert_null(writer_new(&writer_vmdk, -1, names[i], 512, NULL, &err));
+	expect_error(&err, ERR_UNSUPPORTED, "a quote or a control byte");
+}
+
+/* ---- VHD ---- */
+
+static void geometries_of_vhd_disks(void **state)
+{
+	static const struct {
+		uint64_t size;
+		unsigned cylinders, heads, sectors;
+	} wanted[] = {
+		{ 512, 0, 4, 17 },	       { 40 * MIB, 963, 5, 17 },	 { 200 * MIB, 825, 16, 31 },
+		{ 1 * GIB, 2080, 16, 63 },     { 127 * GIB, 65278, 16, 255 },	 { 2040 * GIB, 65535, 16, 255 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(wanted); i++) {
+		struct vhd_footer_disk d;
+		int fd = file_of("", 0);
+
+		must_end(must_begin(&(struct kind){ "vhd", NULL, 0 }, fd, wanted[i].size));
+		assert_int_equal(pread(fd, &d, sizeof(d), 0), sizeof(d));
+		assert_int_equal(be64_get(d.current_size), wanted[i].size);
+		assert_int_equal(d.sectors, wanted[i].sectors);
+		assert_int_equal(d.heads, wanted[i].heads);
+		assert_int_equal(be16_get(d.cylinders), wanted[i].cylinders);
+		close(fd);
+	}
+}
+
+/* ---- system calls ---- */
+
+static struct file_ops counting;
+static int nr_writes, fail_at;
+
+static ssize_t counted_pwrite(int fd, const void *buf, size_t len, off_t offset)
+{
+	if (++nr_writes == fail_at) {
+		errno = ENOSPC;
+		return -1;
+	}
+	return file_ops_os.pwrite(fd, buf, len, offset);
+}
+
+static int count_writes(void **state)
+{
+	(void)state;
+	counting = file_ops_os;
+	counting.pwrite = counted_pwrite;
+	nr_writes = fail_at = 0;
+	file_ops = &counting;
+	return 0;
+}
+
+static int count_no_more(void **state)
+{
+	(void)state;
+	file_ops = &file_ops_os;
+	return 0;
+}
+
+static void clusters_in_a_row_are_written_at_once(void **state)
+{
+	static uint8_t bytes[4 << 20];
+
+	(void)state;
+	memset(bytes, 'x', sizeof(bytes));
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+		int fd = file_of("", 0);
+		struct writer *w = must_begin(&kinds[i], fd, 64 * MIB);
+
+		must_put(w, 32 * MIB, bytes, 512); /* the tables that come first */
+		nr_writes = 0;
+		must_put(w, 32 * MIB + 512, bytes, sizeof(bytes) - 512);
+		if (strcmp(kinds[i].format, "vhd") != 0 && kinds[i].cluster_size != 512 && kinds[i].cluster_size != 8192)
+			assert_int_equal(nr_writes, 1);
+		must_end(w);
+		close(fd);
+	}
+}
+
+/* Whether all went well. */
+static bool write_some(const struct kind *k, struct err *err)
+{
+	static const uint8_t bytes[8192] = "x";
+	int fd = file_of("", 0);
+	struct writer *w = begin(k, fd, 1 * GIB, err);
+	bool well = w && writer_put(w, 0, bytes, sizeof(bytes), err) == 0 && writer_put(w, 700 * MIB, bytes, sizeof(bytes), err) == 0 &&
+		    writer_end(w, err) == 0;
+
+	writer_free(w);
+	close(fd);
+	return well;
+}
+
+static void every_write_may_fail(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+		struct err err = ERR_INIT;
+		int all;
+
+		nr_writes = fail_at = 0;
+		assert_true(write_some(&kinds[i], &err));
+		all = nr_writes;
+		assert_true(all >= 2);
+		for (int at = 1; at <= all; at++) {
+			nr_writes = 0;
+			fail_at = at;
+			err = ERR_INIT;
+			assert_false(write_some(&kinds[i], &err));
+			assert_int_equal(err.kind, ERR_FULL);
+		}
+	}
+}
+
+#define counting_test(f) cmocka_unit_test_setup_teardown(f, count_writes, count_no_more)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(what_is_written_is_read_in_all_formats),
+		cmocka_unit_test(the_last_byte_of_a_raw_disk_may_be_anywhere),
+		cmocka_unit_test(other_disks_are_rounded_up_to_a_sector),
+		cmocka_unit_test(zeros_take_no_space),
+		cmocka_unit_test(of_a_cluster_only_what_is_not_zeros_takes_space),
+		cmocka_unit_test(blocks_of_the_disk_are_blocks_of_the_file),
+		cmocka_unit_test(the_last_sector_of_the_largest_disks),
+		cmocka_unit_test(a_file_does_not_grow_past_what_its_format_can_say),
+		cmocka_unit_test(refuses_what_a_format_cannot_have),
+		cmocka_unit_test(refuses_vmdk_names_that_a_descriptor_cannot_quote),
+		cmocka_unit_test(geometries_of_vhd_disks),
+		counting_test(clusters_in_a_row_are_written_at_once),
+		counting_test(every_write_may_fail),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
