@@ -21,7 +21,9 @@
 #include <unistd.h>
 
 #include "compactor/compact.h"
+#include "compactor/expand.h"
 #include "compactor/pool/pool.h"
+#include "compactor/pool_home.h"
 #include "compactor/workshop.h"
 #include "reports/info.h"
 #include "reports/json_tree.h"
@@ -376,7 +378,7 @@ static int add_paths(struct settings *s, int argc, char **argv, struct err *err)
 		return -1;
 	for (size_t i = 0; i < s->roots.list.nr; i++)
 		if (s->roots.list.items[i].walked)
-			return 0;
+			return pool_home_register(&s->roots, NULL, err);
 	return err_set(err, ERR_USAGE, "no PATH is given; name directories or image files");
 }
 
@@ -809,13 +811,13 @@ static int set_cluster_size(struct compact *c, const char *arg, struct err *err)
 	return err_set(err, ERR_USAGE, "--cluster-size must be 4K, 16K or 64K");
 }
 
-static int set_keep(struct compact *c, const char *arg, struct err *err)
+static int set_keep(int64_t *ret, const char *arg, struct err *err)
 {
 	uint64_t seconds = 0;
 
 	if (strcmp(arg, "0") != 0 && units_parse_duration(arg, &seconds, err) < 0)
 		return -1;
-	c->o.keep_originals = (int64_t)seconds;
+	*ret = (int64_t)seconds;
 	return 0;
 }
 
@@ -850,7 +852,7 @@ static int compact_option(struct compact *c, int opt, const char *arg, const cha
 	case OPT_ONLY:
 		return vec_push(&c->only, arg) < 0 ? err_set(err, ERR_MEMORY, "no memory for an option") : 0;
 	case OPT_KEEP_ORIGINALS:
-		return set_keep(c, arg, err);
+		return set_keep(&c->o.keep_originals, arg, err);
 	case OPT_ASSUME_IDLE:
 		c->o.assume_idle = true;
 		return 0;
@@ -1275,7 +1277,7 @@ static int parse_info(struct info *f, int argc, char **argv, struct err *err)
 	for (int i = optind; i < argc && !f->s.help; i++)
 		if (add_image(&f->s.roots, argv[i], err) < 0)
 			return -1;
-	return 0;
+	return pool_home_register(&f->s.roots, NULL, err);
 }
 
 /* 1 = there is something to tell, 0 = what kept it is one of the image's problems now. */
@@ -1520,6 +1522,181 @@ static int run_verify(int argc, char **argv)
 	return status;
 }
 
+/* ---- images in a pool ---- */
+
+enum { OPT_COUNT = 600, OPT_DRY_RUN, OPT_READ_DATA, OPT_KIND, OPT_DISCARD, OPT_FILE, OPT_DAILY, OPT_WEEKLY, OPT_LAST };
+
+/* What all commands on pools share; each takes some of the options. */
+struct pool_job {
+	struct settings s; /* its roots are the images named, and their directories */
+	struct jail jail;
+	const char *pool, *kind, *format;
+	uint64_t cluster_size;
+	int64_t keep_originals;
+	bool apply, dry_run, read_data, assume_idle, json, discard;
+	unsigned count, daily, weekly, last;
+	char **words;
+	int nr_words;
+};
+
+struct pool_verb {
+	const char *help;
+	const struct option *options;
+	int least, most; /* words after the options */
+	int (*act)(struct pool_job *j, struct err *err); /* an exit status, or -1 */
+};
+
+static int pool_option(struct pool_job *j, int opt, const char *arg, struct err *err)
+{
+	switch (opt) {
+	case OPT_POOL:
+		j->pool = arg;
+		return 0;
+	case OPT_KEEP_ORIGINALS:
+		return set_keep(&j->keep_originals, arg, err);
+	case OPT_ASSUME_IDLE:
+		j->assume_idle = true;
+		return 0;
+	case OPT_FORMAT:
+		j->format = arg;
+		return 0;
+	case OPT_KIND:
+		j->kind = arg;
+		return 0;
+	case OPT_CLUSTER_SIZE:
+		return units_parse_size(arg, &j->cluster_size, err);
+	case OPT_DRY_RUN:
+		j->dry_run = true;
+		return 0;
+	case OPT_READ_DATA:
+		j->read_data = true;
+		return 0;
+	case OPT_APPLY:
+		j->apply = true;
+		return 0;
+	case OPT_STYLE:
+		j->json = true;
+		return 0;
+	default:
+		return scan_option(&j->s, opt, arg, err);
+	}
+}
+
+static int parse_pool_job(struct pool_job *j, const struct pool_verb *v, int argc, char **argv, struct err *err)
+{
+	int opt;
+
+	init_settings(&j->s);
+	j->keep_originals = COMPACT_KEEP_ORIGINALS;
+	argv[0] = (char *)"dedupscan"; /* not the command: getopt_long() begins its messages with it */
+	while ((opt = getopt_long(argc, argv, "", v->options, NULL)) != -1)
+		if (pool_option(j, opt, optarg, err) < 0)
+			return -1;
+	j->words = argv + optind;
+	j->nr_words = argc - optind;
+	if (j->s.help)
+		return 0;
+	if (j->nr_words < v->least)
+		return err_set(err, ERR_USAGE, "too few arguments");
+	if (j->nr_words > v->most)
+		return err_set(err, ERR_USAGE, "too many arguments, from '%s' on", j->words[v->most]);
+	return plan_jail(j->s.sandbox, &j->jail, err);
+}
+
+static int run_pool_verb(int argc, char **argv, const struct pool_verb *v)
+{
+	struct pool_job j = { .nr_words = 0 };
+	struct err err = ERR_INIT;
+	int status;
+
+	if (parse_pool_job(&j, v, argc, argv, &err) < 0) {
+		status = err.kind == ERR_USAGE ? usage_error(&err) : fail(&err);
+	} else if (j.s.help) {
+		fputs(v->help, stdout);
+		status = printed(EXIT_DONE);
+	} else {
+		status = v->act(&j, &err);
+		clear_progress();
+		status = printed(status < 0 ? fail(&err) : status);
+	}
+	roots_release(&j.s.roots);
+	return status;
+}
+
+/* An image that was named, at its real path. */
+static const char *named_image(struct pool_job *j, const char *word, struct err *err)
+{
+	size_t nr = j->s.roots.list.nr;
+
+	return add_image(&j->s.roots, word, err) < 0 ? NULL : j->s.roots.list.items[nr].path;
+}
+
+static void show_stage(void *ctx, const char *stage, uint64_t done, uint64_t total)
+{
+	struct scan_progress p = { .stage = stage, .done = done, .total = total, .bytes = true };
+
+	(void)ctx;
+	show_progress(NULL, &p);
+}
+
+static void show_expanding(void *ctx, uint64_t done, uint64_t total)
+{
+	show_stage(ctx, "expanding", done, total);
+}
+
+/* ---- expand ---- */
+
+static const char expand_help[] =
+	"usage: dedupscan expand [OPTION]... IMAGE...\n"
+	"\n"
+	"Makes each IMAGE independent of its pool again, in place: a qcow2 image with all its data.\n"
+	"\n"
+	"  --pool DIR            where its pool is (above the image)\n"
+	"  --keep-originals TIME keep what was there so long (7d; 0: not at all)\n"
+	"  --assume-idle         nobody uses the images, where the file system cannot tell\n"
+	"  --sandbox MODE        require (the default), best, or off: see dedupscan(1)\n"
+	"\n"
+	"Exit status: 0 done; 1 done, some images could not be; 2 usage; 3 failed; 4 in use;\n"
+	"75 stopped.\n";
+
+static int act_expand(struct pool_job *j, struct err *err)
+{
+	struct expand_options o = {
+		.roots = &j->s.roots, .jail = &j->jail, .stopper = &stopper, .pool = j->pool, .keep_originals = j->keep_originals,
+		.assume_idle = j->assume_idle, .progress = show_expanding,
+	};
+	int status = EXIT_DONE;
+
+	for (int i = 0; i < j->nr_words; i++) {
+		struct err why = ERR_INIT;
+		const char *path = named_image(j, j->words[i], &why);
+
+		if (path && expand_image(&o, path, &why) == 0)
+			continue;
+		if (why.kind == ERR_CANCELED || why.kind == ERR_USAGE) {
+			*err = why;
+			return -1;
+		}
+		show_problem(NULL, j->words[i], &why);
+		status = EXIT_SKIPS;
+	}
+	return status;
+}
+
+static int run_expand(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "pool", required_argument, NULL, OPT_POOL },
+		{ "keep-originals", required_argument, NULL, OPT_KEEP_ORIGINALS },
+		{ "assume-idle", no_argument, NULL, OPT_ASSUME_IDLE },
+		{ "sandbox", required_argument, NULL, OPT_SANDBOX },
+		{ "help", no_argument, NULL, OPT_HELP },
+		{ 0 },
+	};
+
+	return run_pool_verb(argc, argv, &(struct pool_verb){ expand_help, options, 1, INT_MAX, act_expand });
+}
+
 /* ---- the door ---- */
 
 static const struct command commands[] = {
@@ -1529,6 +1706,7 @@ static const struct command commands[] = {
 	{ "recover", run_recover, "finish or undo what a compaction left" },
 	{ "info", run_info, "tell what images are" },
 	{ "verify", run_verify, "tell whether images are what they were" },
+	{ "expand", run_expand, "make images independent of their pool again" },
 };
 
 static int help(void)

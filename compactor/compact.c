@@ -278,6 +278,7 @@ void compact_free(struct compaction *c)
 	for (size_t i = 0; c->workshops && i < c->o.roots->list.nr; i++)
 		workshop_close(c->workshops[i]);
 	free(c->workshops);
+	vec_release(&c->replaced);
 	pool_close(c->pool);
 	free(c->costs);
 	moves_free(c->moves);
@@ -364,24 +365,40 @@ static enum plan_state state_after(const struct err *why)
 	}
 }
 
-static void tell_problem(struct compaction *c, const struct err *why)
+static void tell_problem(struct compaction *c, const struct plan_step *step, const struct err *why)
 {
 	if (c->o.watch)
-		c->o.watch->problem(c->o.watch->ctx, c->plan->images[c->step->image].path, why);
+		c->o.watch->problem(c->o.watch->ctx, c->plan->images[step->image].path, why);
+}
+
+/* What was done with the image after that is lost with it. */
+void compact_undone(struct compaction *c, struct plan_step *step, const struct err *why)
+{
+	size_t image = step->image;
+
+	tell_problem(c, step, why);
+	for (; step < c->plan->steps + c->plan->nr_steps; step++) {
+		if (step->image != image || (step->state != PLAN_DONE && step->state != PLAN_PARTLY))
+			continue;
+		free(step->why);
+		step->why = strdup(why->text);
+		step->state = state_after(why);
+		step->shared = 0;
+	}
 }
 
 /* 1 = done or not to be done, 0 = there is no room for it now, -1 when all has to stop. */
 static int carry_out(struct compaction *c, struct err *err)
 {
+	enum plan_state before = c->step->state;
 	struct err why = ERR_INIT;
 
 	free(STEAL(c->step->why));
-	if (keep_pace(c, &why) == 0 && do_step(c, &why) == 0) {
-		c->step->state = PLAN_DONE;
+	c->step->state = PLAN_DONE; /* unless compact_undone() comes between */
+	if (keep_pace(c, &why) == 0 && do_step(c, &why) == 0)
 		return 1;
-	}
-	if (c->step->worked || why.kind != ERR_CANCELED)
-		c->step->state = state_after(&why);
+	c->step->state = c->step->worked || why.kind != ERR_CANCELED ? state_after(&why) : before;
+	free(STEAL(c->step->why));
 	if (why.kind == ERR_CANCELED || why.kind == ERR_MEMORY) {
 		if (err)
 			*err = why;
@@ -390,7 +407,7 @@ static int carry_out(struct compaction *c, struct err *err)
 	c->step->why = strdup(why.text);
 	if (why.kind == ERR_FULL)
 		return 0;
-	tell_problem(c, &why);
+	tell_problem(c, c->step, &why);
 	return 1;
 }
 
@@ -445,7 +462,10 @@ static int apply(struct compaction *c, struct err *err)
 	size_t nr_done, nr_full;
 
 	do {
-		if (apply_round(c, &nr_done, &nr_full, err) < 0)
+		int rc = apply_round(c, &nr_done, &nr_full, err);
+
+		rewrite_settle_all(c); /* which makes room */
+		if (rc < 0)
 			return -1;
 	} while (nr_done && nr_full);
 	for (size_t i = 0; i < c->plan->nr_steps; i++) {
@@ -455,7 +475,7 @@ static int apply(struct compaction *c, struct err *err)
 		if (!c->step->full)
 			continue;
 		err_set(&why, ERR_FULL, "%s", c->step->why ? c->step->why : "");
-		tell_problem(c, &why);
+		tell_problem(c, c->step, &why);
 	}
 	return 0;
 }

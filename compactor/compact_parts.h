@@ -12,6 +12,16 @@
 /* What the parts of compaction share: compact.c plans and carries out, each method_*.c knows one way to save, rewrite.c helps those
  * that write a new file.  Nobody else includes this. */
 
+/* A file that was replaced, and whose replacement has to be settled (replace.h, step 9). */
+struct replaced {
+	struct workshop *workshop;
+	uint64_t number; /* of the replacement */
+	size_t step, file;
+	struct spool_identity scanned; /* of the image, as the catalog knew it */
+	uint64_t ino;		       /* of the new file */
+	bool relayout;		       /* the image was to be laid out anew */
+};
+
 struct compaction {
 	struct catalog *catalog;
 	struct store store;
@@ -25,6 +35,7 @@ struct compaction {
 	uint64_t began;	      /* ns */
 	struct plan_step *step; /* at hand */
 	size_t file;		/* of its image: being rewritten */
+	VEC(struct replaced) replaced; /* not settled yet */
 };
 
 struct method {
@@ -48,6 +59,9 @@ void compact_leave(struct compaction *c, size_t image, const char *why);
 /* Counts bytes of work, shows progress, keeps to the limit; ERR_CANCELED when it is time to stop.  For callbacks: ctx is the
  * compaction. */
 int compact_worked(void *ctx, uint64_t bytes, struct err *err);
+
+/* A step that was done turned out not to stand. */
+void compact_undone(struct compaction *c, struct plan_step *step, const struct err *why);
 
 /* Counts and shows only, for where nobody may be kept waiting; the next step waits for it. */
 void compact_count(struct compaction *c, uint64_t bytes);
@@ -77,6 +91,12 @@ typedef int rewrite_call(void *ctx, int old_fd, int new_fd, proof_check *check, 
 /* Replaces a file by what `make` writes, when `prove` agrees (replace.h; ctx is the compaction); afterwards store and catalog know
  * the new file. */
 int rewrite_file(struct compaction *c, size_t file, rewrite_call *make, rewrite_call *prove, struct err *err);
+
+/* Settles what was replaced: what is due by now, or all of it, which may take a second.  The first only while the store has no files
+ * open: they would pass for used.  What does not stand is told as the outcome of its step, and store and catalog know the original
+ * again. */
+void rewrite_settle(struct compaction *c);
+void rewrite_settle_all(struct compaction *c);
 
 /* True unless somebody uses one of the image's files; then that is recorded. */
 bool rewrite_idle(struct compaction *c, size_t image);

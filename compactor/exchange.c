@@ -19,7 +19,9 @@
  *  X3. Before the places change the journal says so (SWAP, BACK), synced; before it says SWAPPED or DONE both
  *      directories are synced [crash].
  *  X4. No file that was at the path is removed before it was held, closed by all others, a settling time later, and
- *      unchanged [test_replace: an_opener_at_any_step_loses_nothing; crash].
+ *      unchanged [test_replace: an_opener_at_any_step_loses_nothing; crash].  Any number may be SWAPPED meanwhile: each
+ *      settles by itself, as recovery does it, and what came over one of them holds up no other [test_replace:
+ *      several_settle_together, one_that_was_opened_goes_back_and_others_stand; crash: several at once].
  *  X5. Who is where is looked up by inode number, never guessed from the journal [test_workshop:
  *      recovery_from_every_state; crash].
  *  X6. Whoever opens the path gets a file whose writes are at the path in the end: both files are held while places
@@ -349,24 +351,35 @@ int exchange_begin(struct exchange *x, struct err *err)
 	return note_intent(x, err);
 }
 
-int exchange_run(struct exchange *x, uint64_t settle_ns, struct err *err)
+/* The image is settled either way: what the journal did not take recovery finds out again. */
+static int end(struct exchange *x, enum exchange_outcome outcome, const struct err *why, struct err *err)
 {
-	enum exchange_outcome outcome;
-	struct err why = ERR_INIT;
-
-	if (change_and_note(x, &why) < 0) {
-		outcome = take_back(x, settle_ns, &why);
-	} else {
-		let_go(x);
-		exchange_wait(settle_ns);
-		outcome = settle(x, true, settle_ns, &why);
-	}
-	/* The image is settled either way: what the journal did not take recovery finds out again. */
 	conclude(x, outcome, NULL);
 	let_go(x);
 	if (outcome != EXCHANGE_FINISHED && err)
-		*err = why;
+		*err = *why;
 	return outcome == EXCHANGE_FINISHED ? 0 : -1;
+}
+
+int exchange_change(struct exchange *x, uint64_t settle_ns, struct err *err)
+{
+	struct err why = ERR_INIT;
+	bool changed = change_and_note(x, &why) == 0;
+
+	if (!changed)
+		return end(x, take_back(x, settle_ns, &why), &why, err);
+	let_go(x);
+	return 0;
+}
+
+int exchange_run(struct exchange *x, uint64_t settle_ns, struct err *err)
+{
+	struct err why = ERR_INIT;
+
+	if (exchange_change(x, settle_ns, err) < 0)
+		return -1;
+	exchange_wait(settle_ns);
+	return end(x, settle(x, true, settle_ns, &why), &why, err);
 }
 
 /* ---- recovering ---- */

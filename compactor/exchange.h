@@ -35,12 +35,15 @@ enum exchange_outcome {
  * up. */
 int exchange_begin(struct exchange *x, struct err *err);
 
-/* Steps 6 to 10.  Returns 0 when it is finished, journaled and cleaned up.  On failure `leaving` is at the path again
- * and all is cleaned up, too, but for an ERR_STALE whose text says that both files are kept. */
+/* Steps 6 to 8.  On failure `leaving` is at the path again and all is cleaned up, but for an ERR_STALE whose text says that both
+ * files are kept.  What is left to do exchange_recover() does, a settling time later at least. */
+int exchange_change(struct exchange *x, uint64_t settle_ns, struct err *err);
+
+/* Steps 6 to 10.  Returns 0 when it is finished, journaled and cleaned up; failures are as above. */
 int exchange_run(struct exchange *x, uint64_t settle_ns, struct err *err);
 
 /* Finds out how an exchange ended of which the journal says no end; takes what is right further, and journals it.
- * `*ret` is EXCHANGE_UNCLEAR unless told, and then `why` says so.  -1 when it could not be found out. */
+ * `*ret` is EXCHANGE_UNCLEAR unless told, and then `why` says so, as why it was rolled back.  -1 when it could not be found out. */
 int exchange_recover(struct exchange *x, uint64_t settle_ns, enum exchange_outcome *ret, struct err *why);
 
 /* Closes both files and the image's directory, if `own_dir`. */

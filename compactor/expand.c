@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -105,6 +106,7 @@ static int replace(struct expanding *x, const struct spool_identity *as, struct 
 {
 	const char *name, *relative;
 	const struct root *root = roots_find(x->o->roots, x->path, &relative);
+	CLEANUP(free) char *top = root ? strdup(root->path) : NULL;
 	CLEANUP(close_fd) int dirfd = roots_open_dir_of(x->o->roots, x->path, &name, err);
 	CLEANUP(workshop_close) struct workshop *w = NULL;
 	struct replacing r = {
@@ -112,7 +114,11 @@ static int replace(struct expanding *x, const struct spool_identity *as, struct 
 		.keep = x->o->keep_originals, .settle_ns = SETTLE_NS, .stopper = x->o->stopper, .make = make, .prove = prove, .ctx = x,
 	};
 
-	if (dirfd < 0 || workshop_open(root->dirfd, root->path, true, &w, err) < 0)
+	if (dirfd < 0 || !root)
+		return -1;
+	if (!top)
+		return err_set(err, ERR_MEMORY, "no memory for a path");
+	if (workshop_open(root->dirfd, root->file ? dirname(top) : top, true, &w, err) < 0)
 		return -1;
 	r.workshop = w;
 	return replace_image(&r, NULL, err);

@@ -28,12 +28,19 @@ static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 	return s->saving > 0;
 }
 
+/* No call is under way: files may be closed. */
+static int worked(void *ctx, uint64_t bytes, struct err *err)
+{
+	rewrite_settle(ctx);
+	return compact_worked(ctx, bytes, err);
+}
+
 static int apply(struct compaction *c, struct err *err)
 {
 	size_t image = c->step->image;
 	CLEANUP(reflink_release) struct reflink r = {
 		.store = &c->store, .moves = c->moves, .min_run = c->o.min_run,
-		.block = c->store.file_systems.items[c->store.images.items[image].fs].block, .worked = compact_worked, .ctx = c,
+		.block = c->store.file_systems.items[c->store.images.items[image].fs].block, .worked = worked, .ctx = c,
 	};
 	uint64_t before = compact_shared(c, image);
 	int rc;

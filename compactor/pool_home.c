@@ -130,6 +130,38 @@ int pool_home_of(struct roots *roots, const char *path, const char *told, bool w
 	return err_set(err, ERR_USAGE, "no directory above '%s' holds a pool; --pool DIR says where it is", path);
 }
 
+/* In the directory at `at`, whose length is `len`, and those above. */
+static void register_above(struct roots *roots, const char *at, size_t len)
+{
+	char path[PATH_MAX];
+	struct stat st;
+
+	for (;;) {
+		if (snprintf(path, sizeof(path), "%.*s/" POOL_NAME, (int)len, at) < (int)sizeof(path) &&
+		    file_ops->fstatat(AT_FDCWD, path, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode))
+			roots_add_pool(roots, path, NULL);
+		if (!len)
+			return;
+		while (len && at[--len] != '/')
+			;
+	}
+}
+
+int pool_home_register(struct roots *roots, const char *told, struct err *err)
+{
+	char path[PATH_MAX];
+
+	if (told && (resolve_told(told, path, err) < 0 || roots_add_pool(roots, path, err) < 0))
+		return -1;
+	for (size_t i = 0; i < roots->list.nr; i++) {
+		const struct root *r = &roots->list.items[i];
+		size_t len = strlen(r->path) - (r->file ? strlen(r->file) + 1 : 0);
+
+		register_above(roots, r->path, len == 1 ? 0 : len);
+	}
+	return 0;
+}
+
 /* ---- who may read ---- */
 
 #define READERS (S_IRUSR | S_IRGRP | S_IROTH)

@@ -21,6 +21,10 @@ int pool_home_open(struct roots *roots, const char *told, bool writing, bool cre
 /* Opens the pool that holds the member at `path` (absolute): that of one of its parent directories, or `told`. */
 int pool_home_of(struct roots *roots, const char *path, const char *told, bool writing, struct pool **ret, struct err *err);
 
+/* Has readers follow backing names into the pools beside the roots and above them; `told` as before, may be NULL.  What is there and cannot be
+ * trusted is passed over: images that stand on it say so. */
+int pool_home_register(struct roots *roots, const char *told, struct err *err);
+
 /* Whoever can read the pool can read what any member holds: so a file may enter only if all of them can read it anyway (ERR_REFUSED), unless
  * `cross_owner`.  The first member sets who the readers are. */
 int pool_home_admit(struct pool *p, const struct stat *member, bool cross_owner, struct err *err);

@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compactor/exchange.h"
+#include "compactor/replace.h"
 
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "scanner/base/file.h"
 
 /* How it works: each replacement that the journal knows is taken by itself, by the table at the top of exchange.c;
- * what one of them runs into is told and holds up no other.  What lies in the workshop and is not in the journal is
+ * what one of them runs into is told and holds up no other.  So do those go on that a running compaction left for later:
+ * what it does at step 9 is what recovery would do after a kill.  What lies in the workshop and is not in the journal is
  * nobody's to remove, except for the names that files of ours have for a moment. */
 
 struct recovering {
@@ -79,24 +82,33 @@ static void count_outcome(struct recovering *r, const struct exchange *x, enum e
 		r->sum->bytes_kept += e->original.size;
 }
 
-static int recover_exchange(struct recovering *r, const struct journal_entry *e, struct err *err)
+/* *x is made here; afterwards nothing of it is open. */
+static int take_further(struct workshop *w, const struct journal_entry *e, struct exchange *x, enum exchange_outcome *ret,
+			struct err *why)
 {
-	struct exchange x = EXCHANGE_INIT;
-	enum exchange_outcome outcome = EXCHANGE_UNCLEAR;
-	struct err why = ERR_INIT;
+	struct err lost = ERR_INIT;
 	int rc;
 
-	x.workshop = r->w;
-	x.entry = *e;
-	x.dirfd = workshop_open_dir(r->w, e->path, &x.name, &why);
-	if (x.dirfd < 0 && why.errnum != ENOENT && why.errnum != ENOTDIR) {
-		if (err)
-			*err = why;
+	*x = (struct exchange)EXCHANGE_INIT;
+	x->workshop = w;
+	x->entry = *e;
+	x->dirfd = workshop_open_dir(w, e->path, &x->name, &lost);
+	if (x->dirfd < 0 && lost.errnum != ENOENT && lost.errnum != ENOTDIR) {
+		*why = lost;
 		return -1;
 	}
-	why = ERR_INIT;
-	rc = exchange_recover(&x, r->w->settle_ns, &outcome, &why);
-	exchange_release(&x, true);
+	rc = exchange_recover(x, w->settle_ns, ret, why);
+	exchange_release(x, true);
+	return rc;
+}
+
+static int recover_exchange(struct recovering *r, const struct journal_entry *e, struct err *err)
+{
+	enum exchange_outcome outcome = EXCHANGE_UNCLEAR;
+	struct err why = ERR_INIT;
+	struct exchange x;
+	int rc = take_further(r->w, e, &x, &outcome, &why);
+
 	if (rc < 0 || (outcome == EXCHANGE_UNCLEAR && why.kind)) {
 		if (err)
 			*err = why;
@@ -229,4 +241,62 @@ int workshop_recover(struct workshop *w, void (*tell_user)(void *ctx, const char
 	journal_shrink(&w->journal, NULL); /* next time, then */
 	*ret = sum;
 	return 0;
+}
+
+/* ---- what was left for later ---- */
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+static uint64_t due_in(const struct workshop *w, const struct unsettled *u)
+{
+	uint64_t due = u->since + w->settle_ns, now = now_ns();
+
+	return due > now ? due - now : 0;
+}
+
+bool replace_due(const struct workshop *w)
+{
+	return w->unsettled.nr && due_in(w, &w->unsettled.items[0]) == 0;
+}
+
+static void settle_one(struct workshop *w, uint64_t number, struct err *ret_why)
+{
+	const struct journal_entry *known = journal_find(&w->journal, number);
+	CLEANUP(free) char *path = known ? strdup(known->path) : NULL;
+	enum exchange_outcome outcome = EXCHANGE_UNCLEAR;
+	struct journal_entry e;
+	struct exchange x;
+
+	if (!path) {
+		err_set(ret_why, ERR_MEMORY, "no memory to settle it; run dedupscan recover");
+		return;
+	}
+	e = *known;
+	e.path = path;
+	if (take_further(w, &e, &x, &outcome, ret_why) == 0 && outcome != EXCHANGE_FINISHED && !ret_why->kind)
+		err_set(ret_why, ERR_STALE, "somebody moved it while it was replaced");
+}
+
+void replace_settle(struct workshop *w, enum replace_settle how, replace_settled *settled, void *ctx)
+{
+	bool all = how == REPLACE_SETTLE_ALL;
+
+	if (all && w->unsettled.nr)
+		exchange_wait(due_in(w, &w->unsettled.items[w->unsettled.nr - 1]));
+	while (all ? w->unsettled.nr != 0 : replace_due(w)) {
+		uint64_t number = w->unsettled.items[0].number;
+		struct err why = ERR_INIT;
+
+		memmove(w->unsettled.items, w->unsettled.items + 1, --w->unsettled.nr * sizeof(*w->unsettled.items));
+		settle_one(w, number, &why);
+		settled(ctx, number, &why);
+		if (!all)
+			return;
+	}
 }

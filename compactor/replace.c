@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <string.h>
+#include <time.h>
 
 #include "compactor/attributes.h"
 #include "compactor/exchange.h"
@@ -268,6 +269,29 @@ static void abandon(struct job *job)
 		workshop_note(w, &x->entry, JOURNAL_REMOVED, NULL);
 }
 
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+static int swap(struct job *job, struct err *err)
+{
+	struct workshop *w = job->r->workshop;
+	bool later = job->r->later && vec_reserve(&w->unsettled) == 0;
+
+	if (job->r->later)
+		*job->r->later = later ? job->x.entry.number : 0;
+	if (!later)
+		return exchange_run(&job->x, job->r->settle_ns, err);
+	if (exchange_change(&job->x, job->r->settle_ns, err) < 0)
+		return -1;
+	w->unsettled.items[w->unsettled.nr++] = (struct unsettled){ job->x.entry.number, now_ns() };
+	return 0;
+}
+
 static int run(struct job *job, struct spool_identity *ret_new, struct err *err)
 {
 	if (look_at_original(job, err) < 0 || begin(job, err) < 0 || make_new(job, err) < 0 || prove_new(job, err) < 0 ||
@@ -275,7 +299,7 @@ static int run(struct job *job, struct spool_identity *ret_new, struct err *err)
 		abandon(job);
 		return -1;
 	}
-	if (exchange_run(&job->x, job->r->settle_ns, err) < 0)
+	if (swap(job, err) < 0)
 		return -1;
 	if (ret_new)
 		*ret_new = job->x.entry.replacement;

@@ -35,6 +35,8 @@ struct replacing {
 	struct hold_options hold;
 	int64_t keep;		/* seconds that the original is kept; 0 = it goes when all is settled */
 	uint64_t settle_ns;	/* how long to wait at step 9: a second, tests less */
+	/* Not NULL: steps 9 and 10 are left to replace_settle(), which tells of them by this number; 0 = they are done. */
+	uint64_t *later;
 	struct stopper *stopper;
 
 	/* Writes the new file.  Called with the original's only descriptor and an empty new file open for reading and
@@ -50,5 +52,17 @@ struct replacing {
 /* Does it all.  On failure the image is as it was (the same inode, at its path), but for an ERR_STALE whose text says
  * that both files are kept. */
 int replace_image(const struct replacing *r, struct spool_identity *ret_new, struct err *err);
+
+/* How a replacement that was left for later ended: why->kind is ERR_NONE when it stands.  Else the image is as it was
+ * but for an ERR_STALE, as above, and what could not be found out, which is left to recovery. */
+typedef void replace_settled(void *ctx, uint64_t number, const struct err *why);
+
+/* Steps 9 and 10, through recovery's code: of the first one whose settling time is over, if there is one, or of all that
+ * were left for later, after waiting for that.  This process must not have the images open, or the files pass for used. */
+enum replace_settle { REPLACE_SETTLE_FIRST, REPLACE_SETTLE_ALL };
+void replace_settle(struct workshop *w, enum replace_settle how, replace_settled *settled, void *ctx);
+
+/* True when replace_settle() has something to do, of one at least. */
+bool replace_due(const struct workshop *w);
 
 #endif

@@ -86,13 +86,13 @@ static int check_room(const struct plan_step *step, int dirfd, struct err *err)
 		       units_size(step->space + ROOM_LEFT, needed, sizeof(needed)), units_size(free, there, sizeof(there)));
 }
 
-/* The catalog need not have it read again, if it knew what the new file is proven to say. */
+/* The catalog need not have it read again, if it knew what the new file is proven to say; an overlay says something else. */
 static int now_known(struct compaction *c, size_t file, const struct spool_identity *identity, struct err *err)
 {
 	const struct store_file *f = &c->store.files.items[file];
 	struct store_image *i = &c->store.images.items[f->image];
 
-	if (file == i->first_file && spool_identity_equal(&i->identity, &f->identity)) {
+	if (c->step->method != PLAN_POOL && file == i->first_file && spool_identity_equal(&i->identity, &f->identity)) {
 		if (catalog_image_set_identity(c->catalog, i->id, identity, err) < 0)
 			return -1;
 		i->identity = *identity;
@@ -115,29 +115,160 @@ static void look_for_another_try(struct compaction *c, size_t file)
 		f->identity.ctime = now.ctime;
 }
 
+/* ---- settling ---- */
+
+struct settling {
+	struct compaction *c;
+	struct workshop *workshop;
+};
+
+/* Whatever is at the path now: what the catalog knew is the original, and what it has become the next scan finds out. */
+static void know_original(struct compaction *c, const struct replaced *r)
+{
+	const struct store_file *f = &c->store.files.items[r->file];
+	struct store_image *i = &c->store.images.items[f->image];
+
+	if (r->file == i->first_file) {
+		catalog_image_set_identity(c->catalog, i->id, &r->scanned, NULL);
+		i->identity = r->scanned;
+	}
+	store_look_again(&c->store, r->file, NULL);
+	if (f->identity.ino != r->ino)
+		i->relayout = r->relayout;
+	store_close_files(&c->store);
+}
+
+static void settled(void *ctx, uint64_t number, const struct err *why)
+{
+	const struct settling *s = ctx;
+	struct compaction *c = s->c;
+	struct replaced r;
+	size_t n = 0;
+
+	while (n < c->replaced.nr && (c->replaced.items[n].number != number || c->replaced.items[n].workshop != s->workshop))
+		n++;
+	if (n == c->replaced.nr)
+		return;
+	r = c->replaced.items[n];
+	c->replaced.items[n] = c->replaced.items[--c->replaced.nr];
+	if (!why->kind)
+		return;
+	know_original(c, &r);
+	compact_undone(c, &c->plan->steps[r.step], why);
+}
+
+static void settle(struct compaction *c, enum replace_settle how)
+{
+	for (size_t i = 0; i < c->o.roots->list.nr && c->replaced.nr; i++) {
+		struct settling s = { c, c->workshops[i] };
+
+		if (!s.workshop || (how == REPLACE_SETTLE_FIRST && !replace_due(s.workshop)))
+			continue;
+		store_close_files(&c->store);
+		replace_settle(s.workshop, how, settled, &s);
+	}
+}
+
+void rewrite_settle(struct compaction *c)
+{
+	settle(c, REPLACE_SETTLE_FIRST);
+}
+
+void rewrite_settle_all(struct compaction *c)
+{
+	settle(c, REPLACE_SETTLE_ALL);
+}
+
+static bool is_unsettled(const struct compaction *c, size_t file)
+{
+	for (size_t i = 0; i < c->replaced.nr; i++)
+		if (c->replaced.items[i].file == file)
+			return true;
+	return false;
+}
+
 /* ---- replacing ---- */
 
 struct rewriting {
 	struct compaction *c;
 	rewrite_call *make, *prove;
+	proof_check *check;
+	void *check_ctx;
 };
 
-static int make_new(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err)
+static bool has_files_open(const struct store *s)
+{
+	for (size_t i = 0; i < STORE_OPEN; i++)
+		if (s->open[i].used)
+			return true;
+	return false;
+}
+
+/* Others settle meanwhile, one at a time: whoever opens this image waits. */
+static int check_and_settle(void *ctx, struct err *err)
 {
 	const struct rewriting *r = ctx;
 
+	if (r->check(r->check_ctx, err) < 0)
+		return -1;
+	if (!has_files_open(&r->c->store))
+		rewrite_settle(r->c);
+	return 0;
+}
+
+static int make_new(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err)
+{
+	struct rewriting *r = ctx;
+
+	r->check = check;
+	r->check_ctx = check_ctx;
 	cache_loan_take(r->c->o.loan, new_fd, 0);
-	return r->make(r->c, old_fd, new_fd, check, check_ctx, err);
+	return r->make(r->c, old_fd, new_fd, check_and_settle, r, err);
 }
 
 /* From now on the new file is read. */
 static int prove_new(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err)
 {
-	const struct rewriting *r = ctx;
-	int rc = r->prove(r->c, old_fd, new_fd, check, check_ctx, err);
+	struct rewriting *r = ctx;
+	int rc;
 
+	r->check = check;
+	r->check_ctx = check_ctx;
+	store_close_files(&r->c->store);
+	rc = r->prove(r->c, old_fd, new_fd, check_and_settle, r, err);
 	cache_loan_return(r->c->o.loan, old_fd);
 	return rc;
+}
+
+/* What has to settle may hold the room. */
+static int make_room(struct compaction *c, int dirfd, struct err *err)
+{
+	if (!c->replaced.nr)
+		return check_room(c->step, dirfd, err);
+	if (check_room(c->step, dirfd, NULL) == 0)
+		return 0;
+	rewrite_settle_all(c);
+	return check_room(c->step, dirfd, err);
+}
+
+/* Before anything is done with the new file: there is room to note that it has to settle. */
+static int replace(struct compaction *c, size_t file, struct replacing *r, struct spool_identity *ret, struct err *err)
+{
+	const struct store_image *i = &c->store.images.items[c->store.files.items[file].image];
+	struct replaced old = {
+		.workshop = r->workshop, .step = (size_t)(c->step - c->plan->steps), .file = file, .scanned = i->identity,
+		.relayout = i->relayout,
+	};
+
+	if (vec_reserve(&c->replaced) < 0)
+		return err_set(err, ERR_MEMORY, "no memory to note that it is replaced");
+	r->later = &old.number;
+	if (replace_image(r, ret, err) < 0)
+		return -1;
+	old.ino = ret->ino;
+	if (old.number)
+		c->replaced.items[c->replaced.nr++] = old;
+	return 0;
 }
 
 int rewrite_file(struct compaction *c, size_t file, rewrite_call *make, rewrite_call *prove, struct err *err)
@@ -145,19 +276,26 @@ int rewrite_file(struct compaction *c, size_t file, rewrite_call *make, rewrite_
 	const char *name, *relative, *path = c->store.files.items[file].path;
 	struct spool_identity identity;
 	struct replacing r = {
-		.expected = c->store.files.items[file].identity, .hold = { .assume_idle = c->o.assume_idle }, .keep = c->o.keep_originals,
-		.settle_ns = SETTLE_NS, .stopper = c->o.stopper, .make = make_new, .prove = prove_new, .ctx = &(struct rewriting){ c, make, prove },
+		.hold = { .assume_idle = c->o.assume_idle }, .keep = c->o.keep_originals,
+		.settle_ns = SETTLE_NS, .stopper = c->o.stopper, .make = make_new, .prove = prove_new,
+		.ctx = &(struct rewriting){ .c = c, .make = make, .prove = prove },
 	};
 	CLEANUP(close_fd) int dirfd = roots_open_dir_of(c->o.roots, path, &name, err);
 
 	r.workshop = dirfd < 0 ? NULL : workshop_of(c, path, &relative, err);
-	if (!r.workshop || check_room(c->step, dirfd, err) < 0)
+	if (is_unsettled(c, file))
+		rewrite_settle_all(c);
+	rewrite_settle(c);
+	if (c->step->state != PLAN_DONE)
+		return err_set(err, ERR_STALE, "what was done with it before did not stand");
+	if (!r.workshop || make_room(c, dirfd, err) < 0)
 		return -1;
 	store_close_files(&c->store);
+	r.expected = c->store.files.items[file].identity;
 	r.dirfd = dirfd;
 	r.name = name;
 	r.path = relative;
-	if (replace_image(&r, &identity, err) < 0) {
+	if (replace(c, file, &r, &identity, err) < 0) {
 		if (err && err->kind == ERR_FULL)
 			look_for_another_try(c, file);
 		return -1;

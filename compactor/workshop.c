@@ -334,6 +334,7 @@ void workshop_close(struct workshop *w)
 	if (!w)
 		return;
 	journal_release(&w->journal);
+	vec_release(&w->unsettled);
 	/* The lock goes last. */
 	const int fds[] = { w->trash_fd, w->dirfd, w->root_fd, w->lock_fd };
 

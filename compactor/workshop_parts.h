@@ -10,6 +10,11 @@
 /* What those share who work in a workshop: workshop.c opens it, replace.c makes new files there, exchange.c puts them
  * in their places, recovery.c and undo.c look after what is left.  Nobody else includes this. */
 
+/* A replacement of this process that is SWAPPED, and since when (CLOCK_MONOTONIC). */
+struct unsettled {
+	uint64_t number, since;
+};
+
 struct workshop {
 	int root_fd, dirfd, trash_fd, lock_fd;
 	dev_t dev;
@@ -17,6 +22,7 @@ struct workshop {
 	uint64_t settle_ns;
 	bool can_exchange; /* the file system was seen to */
 	struct journal journal;
+	VEC(struct unsettled) unsettled; /* oldest first */
 };
 
 #define WORKSHOP_NAME_ROOM 32

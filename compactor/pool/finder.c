@@ -646,6 +646,12 @@ static bool manifest_decode(struct finder *f, const uint8_t *p, size_t len, stru
 	return true;
 }
 
+/* Whether it is our own trouble, and says nothing about the file. */
+static bool is_ours(const struct err *why)
+{
+	return why->kind == ERR_MEMORY || why->errnum == EMFILE || why->errnum == ENFILE;
+}
+
 /* 1, 0 = there is none, or it is not right (*ret_whole), -1. */
 static int manifest_read(struct finder *f, struct table_stats *ret_stats, bool *ret_whole, struct err *err)
 {
@@ -656,10 +662,11 @@ static int manifest_read(struct finder *f, struct table_stats *ret_stats, bool *
 
 	if (fd < 0 && why.errnum == ENOENT)
 		return 0;
-	if (fd < 0)
+	if (fd < 0 && is_ours(&why))
 		return err_set(err, why.kind, "%s", why.text);
-	len = file_read_some(fd, bytes, sizeof(bytes), 0, &why);
-	file_ops->close(fd);
+	len = fd < 0 ? -1 : file_read_some(fd, bytes, sizeof(bytes), 0, NULL);
+	if (fd >= 0)
+		file_ops->close(fd);
 	if (len >= 0 && manifest_decode(f, bytes, (size_t)len, ret_stats))
 		return 1;
 	f->tables.nr = 0;
@@ -667,19 +674,20 @@ static int manifest_read(struct finder *f, struct table_stats *ret_stats, bool *
 	return 0;
 }
 
-/* Opens a table that the manifest names; false when it is not what that says. */
-static bool open_sorted(struct finder *f, struct sorted *s, struct table_stats should)
+/* Opens a table that the manifest names: 1, 0 = it is not what that says, -1. */
+static int open_sorted(struct finder *f, struct sorted *s, struct table_stats should, struct err *err)
 {
+	struct err why = ERR_INIT;
 	char name[NAME_ROOM];
 
-	s->table = table_open(f->dirfd, table_name(s->number, name), TABLE_PAGE, NULL);
+	s->table = table_open(f->dirfd, table_name(s->number, name), TABLE_PAGE, &why);
 	if (!s->table)
-		return false;
+		return is_ours(&why) ? err_set(err, why.kind, "%s", why.text) : 0;
 	s->stats = table_stats(s->table);
 	if (s->stats.nr_keys != should.nr_keys || s->stats.bytes != should.bytes)
-		return false;
+		return 0;
 	s->filter = filter_load(f->dirfd, filter_name(s->number, name), filters_left(f));
-	return true;
+	return 1;
 }
 
 struct cleaning {
@@ -715,15 +723,14 @@ static int open_tables(struct finder *f, bool *ret_whole, struct err *err)
 {
 	struct table_stats stats[TABLES_ROOM];
 	struct cleaning c = { .f = f };
-	int rc = manifest_read(f, stats, ret_whole, err);
+	int rc = manifest_read(f, stats, ret_whole, err), opened = 0;
 	size_t nr = 0;
 
-	if (rc < 0)
-		return -1;
-	for (size_t i = 0; i < f->tables.nr; i++) {
+	for (size_t i = 0; i < f->tables.nr && opened >= 0; i++) {
 		struct sorted s = f->tables.items[i];
 
-		if (open_sorted(f, &s, stats[i])) {
+		opened = open_sorted(f, &s, stats[i], err);
+		if (opened > 0) {
 			f->tables.items[nr++] = s;
 			continue;
 		}
@@ -731,6 +738,8 @@ static int open_tables(struct finder *f, bool *ret_whole, struct err *err)
 		*ret_whole = false;
 	}
 	f->tables.nr = nr;
+	if (rc < 0 || opened < 0)
+		return -1;
 	if (file_each_name(f->dirfd, clean, &c, err) < 0)
 		return -1;
 	if (rc == 0 && c.others)

@@ -22,7 +22,7 @@ struct import_stats {
 	uint64_t zeros;	       /* of them, in units */
 	uint64_t shared_segments, shared_runs; /* bytes that were there already */
 	uint64_t stored;       /* bytes of clusters appended */
-	uint64_t short_matches; /* bytes of matches too short to be shared, stored again */
+	uint64_t short_matches; /* of them, what was there (by its fingerprint) but not in long enough a run */
 	uint64_t forged;       /* units whose fingerprint was there with other bytes */
 	uint64_t damaged;      /* units of the pool that could not be read when they should be compared */
 };

@@ -142,13 +142,18 @@ static void share(struct import *i, unsigned nr, uint64_t place)
 
 static int stored(struct import *i, unsigned at, uint64_t place, struct err *err)
 {
+	bool over = i->heals || i->wrong[at];
 	struct fingerprint f = i->prints[at];
+	uint64_t number;
+	int rc;
 
 	put(i, at, place);
 	i->stats.stored += i->unit;
-	i->stats.short_matches += i->too_short[at] ? i->unit : 0;
-	return finder_add(i->pool->finder, FINDER_BLOCK, i->leaf.unit_bits, f.hi, f.lo, place / BLOCK_SIZE,
-			  i->heals || i->wrong[at], err);
+	rc = over ? 0 : finder_get(i->pool->finder, FINDER_BLOCK, i->leaf.unit_bits, f.hi, f.lo, &number, err);
+	i->stats.short_matches += rc > 0 ? i->unit : 0;
+	if (rc != 0)
+		return rc < 0 ? -1 : 0;
+	return finder_add(i->pool->finder, FINDER_BLOCK, i->leaf.unit_bits, f.hi, f.lo, place / BLOCK_SIZE, over, err);
 }
 
 /* Stores all up to `end`, in pieces that have no zeros in between. */
@@ -228,7 +233,6 @@ static int look(struct import *i, unsigned at, unsigned *ret_next, struct err *e
 	if (rc < 0)
 		return -1;
 	if (rc && m.nr < i->min_run) {
-		memset(i->too_short + m.first, true, m.nr);
 		*ret_next = max_u64(m.first + m.nr, at + 1);
 		return 0;
 	}
@@ -268,7 +272,6 @@ int import_match(struct import *i, struct err *err)
 	unsigned at, nr;
 
 	memset(i->wrong, false, sizeof(i->wrong));
-	memset(i->too_short, false, sizeof(i->too_short));
 	i->done = 0;
 	/* What goes on where the last run ended is no run of its own, however short. */
 	nr = i->goes_on ? same_forwards(i, 0, i->follows, i->nr) : 0;

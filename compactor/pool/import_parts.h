@@ -37,10 +37,9 @@ struct import {
 	unsigned nr; /* units of it that are not zeros */
 	uint16_t units[SEGMENT_BLOCKS];
 	struct fingerprint prints[SEGMENT_BLOCKS]; /* of each, too */
-	bool wrong[SEGMENT_BLOCKS];    /* what the finder said of it has other bytes */
-	bool too_short[SEGMENT_BLOCKS]; /* it is in a match, but in a short one */
-	bool heals;	    /* the clusters that its digest has are damaged */
-	unsigned done;	    /* so many of nr are decided */
+	bool wrong[SEGMENT_BLOCKS]; /* what the finder said of it has other bytes */
+	bool heals;		    /* the clusters that its digest has are damaged */
+	unsigned done;		    /* so many of nr are decided */
 	struct leaf leaf, found; /* the one being made; one that is there */
 };
 

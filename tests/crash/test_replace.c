@@ -26,6 +26,7 @@ enum how {
 	ROLLS_ALL_BACK, /* a recovery that believes that nothing had happened */
 	TAKES_NEW_FOR_GARBAGE,
 	FORGETS_JOURNAL,
+	SETTLES_UNSEEN, /* originals go without a look at who has them */
 };
 
 struct work {
@@ -35,6 +36,8 @@ struct work {
 	bool grown;	  /* the journal has many records, so that it is written anew */
 	bool to_fail;	  /* run() must fail */
 	bool assume_idle;
+	bool several;	  /* images are replaced, and settle together; one already while another is made */
+	struct workshop *shop; /* then: in use */
 	/* run() recovers from this, which the journal says of the image's replacement */
 	enum journal_state found;
 	bool original_touched;
@@ -125,11 +128,48 @@ static int make(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct e
 	return check(check_ctx, err);
 }
 
+/* What does not stand is an error of the work, in the end. */
+static void hear_settled(void *ctx, uint64_t number, const struct err *why)
+{
+	struct err *first = ctx;
+
+	(void)number;
+	if (why->kind && !first->kind)
+		*first = *why;
+}
+
+static void settle_unseen(struct workshop *w)
+{
+	for (size_t i = 0; i < w->unsettled.nr; i++) {
+		uint64_t number = w->unsettled.items[i].number;
+		char name[WORKSHOP_NAME_ROOM];
+
+		store_name(STORE_NEW, number, name);
+		file_unlink(w->dirfd, name, NULL);
+		workshop_note(w, journal_find(&w->journal, number), JOURNAL_REMOVED, NULL);
+	}
+	w->unsettled.nr = 0;
+}
+
+static int settle(const struct work *k, enum replace_settle how, struct err *err)
+{
+	struct err why = ERR_INIT;
+
+	if (k->how == SETTLES_UNSEEN)
+		settle_unseen(k->shop);
+	replace_settle(k->shop, how, hear_settled, &why);
+	if (why.kind && err)
+		*err = why;
+	return why.kind ? -1 : 0;
+}
+
 static int prove(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct err *), void *check_ctx, struct err *err)
 {
 	const struct work *w = ctx;
 	char a[LEN], b[LEN];
 
+	if (w->shop && w->shop->unsettled.nr == 2 && settle(w, REPLACE_SETTLE_FIRST, err) < 0)
+		return -1;
 	if (w->how == NO_PROOF || w->how == OTHER_CONTENT)
 		return 0;
 	if (file_read(old_fd, a, LEN, 0, err) < 0 || file_read(new_fd, b, LEN, 0, err) < 0)
@@ -159,23 +199,44 @@ static struct workshop *open_shop(struct sim *s, bool create, struct err *err)
 	return w;
 }
 
-static int replace(struct work *k, struct sim *s, struct workshop *w, struct err *err)
+static int replace(struct work *k, struct sim *s, struct workshop *w, const char *path, struct err *err)
 {
-	struct replacing r = { .workshop = w, .name = "img", .path = "sub/img", .keep = k->keep, .make = make,
+	struct replacing r = { .workshop = w, .name = path + 4, .path = path, .keep = k->keep, .make = make,
 			       .prove = prove, .ctx = k, .hold.assume_idle = k->assume_idle };
+	uint64_t number;
 	struct stat st;
 	int rc;
 
+	if (k->several)
+		r.later = &number;
 	r.dirfd = file_open(sim_root(s), "r/sub", O_RDONLY | O_DIRECTORY, 0, err);
 	if (r.dirfd < 0)
 		return -1;
-	if (file_ops->fstatat(r.dirfd, "img", &st, AT_SYMLINK_NOFOLLOW) < 0) {
+	if (file_ops->fstatat(r.dirfd, r.name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
 		rc = err_errno(err, "cannot stat the image");
 	} else {
 		r.expected = spool_identity_of(&st);
 		rc = replace_image(&r, NULL, err);
 	}
 	file_ops->close(r.dirfd);
+	return rc;
+}
+
+/* What was replaced settles, even if another could not be. */
+static int replace_several(struct work *k, struct sim *s, struct workshop *w, struct err *err)
+{
+	struct err why = ERR_INIT;
+	int rc;
+
+	k->shop = w;
+	rc = replace(k, s, w, "sub/img", &why);
+	if (replace(k, s, w, "sub/two", rc ? NULL : &why) < 0 || replace(k, s, w, "sub/six", rc ? NULL : &why) < 0)
+		rc = -1;
+	if (settle(k, REPLACE_SETTLE_ALL, rc ? NULL : &why) < 0)
+		rc = -1;
+	k->shop = NULL;
+	if (rc < 0 && err)
+		*err = why;
 	return rc;
 }
 
@@ -195,7 +256,9 @@ static int run_in(struct work *k, struct sim *s, struct workshop *w, struct err 
 		return workshop_purge(w, &nr, err);
 	if (k->grown)
 		return 0;
-	rc = replace(k, s, w, err);
+	if (k->several)
+		return replace_several(k, s, w, err);
+	rc = replace(k, s, w, "sub/img", err);
 	return k->to_fail && rc < 0 && err->kind == ERR_FORMAT ? 0 : rc;
 }
 
@@ -273,12 +336,17 @@ static int recover(void *ctx, struct sim *s, struct err *err)
 
 static void set_up(void *ctx, struct sim *s)
 {
-	(void)ctx;
+	const struct work *k = ctx;
+
 	assert_int_equal(file_mkdir(sim_root(s), "r", 0755, NULL), 0);
 	assert_int_equal(file_mkdir(sim_root(s), "r/sub", 0755, NULL), 0);
 	write_text(s, "r/sub/img", 0);
 	write_text(s, "r/other", 5);
 	write_text(s, "canary", 7);
+	if (k->several) {
+		write_text(s, "r/sub/two", 9);
+		write_text(s, "r/sub/six", 11);
+	}
 }
 
 static void set_up_replaced(void *ctx, struct sim *s)
@@ -336,6 +404,10 @@ static bool belongs(void *ctx, const char *path, const struct stat *st)
 	const struct work *k = ctx;
 
 	(void)st;
+	if (k->several && (strcmp(path, "/r/sub/two") == 0 || strcmp(path, "/r/sub/six") == 0))
+		return true;
+	if (k->several && strncmp(path, "/r/.dedupscan/trash/", 20) == 0 && strchr("123", path[20]) && !path[21])
+		return k->keep;
 	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
 		if (strcmp(path, names[i]) == 0)
 			return i < 9 || k->keep || k->undo || k->purge || k->grown;
@@ -368,7 +440,35 @@ static int check_state(void *ctx, struct sim *s, struct crash_moment m, struct e
 	return 0;
 }
 
+/* Each by itself: in any state, but in one that is right. */
+static int check_several(void *ctx, struct sim *s, struct crash_moment m, struct err *err)
+{
+	static const char *const paths[] = { "/r/sub/img", "/r/sub/two", "/r/sub/six" };
+	const struct work *k = ctx;
+	unsigned nr_kept = 0, nr_new = 0;
+	char trash[] = "/r/.dedupscan/trash/1";
+
+	for (unsigned i = 0; i < 3; i++, trash[20]++) {
+		char image = what_is(s, paths[i]), kept = what_is(s, trash);
+
+		if (image != 'o' && image != 'n')
+			return err_set(err, ERR_FORMAT, "image %u is '%c'", i, image);
+		if (!m.lied && m.done && image != 'n')
+			return err_set(err, ERR_FORMAT, "done, and image %u is '%c'", i, image);
+		if (!m.lied && m.untouched && image != 'o')
+			return err_set(err, ERR_FORMAT, "untouched, and image %u is '%c'", i, image);
+		if (!m.lied && kept != '-' && (kept != 'o' || !k->keep))
+			return err_set(err, ERR_FORMAT, "the trash has '%c' of %u", kept, i);
+		nr_new += image == 'n';
+		nr_kept += kept != '-';
+	}
+	if (!m.lied && nr_kept != (k->keep ? nr_new : 0))
+		return err_set(err, ERR_FORMAT, "%u images are replaced, and %u originals are kept", nr_new, nr_kept);
+	return 0;
+}
+
 static const char *const images[] = { "/r/sub/img", "/r/other", NULL };
+static const char *const several_images[] = { "/r/sub/img", "/r/other", "/r/sub/two", "/r/sub/six", NULL };
 
 static struct crash_workflow workflow(const char *name, struct work *k)
 {
@@ -379,9 +479,9 @@ static struct crash_workflow workflow(const char *name, struct work *k)
 		.setup = k->found ? set_up_found : k->grown ? set_up_grown : replaced ? set_up_replaced : set_up,
 		.run = run,
 		.recover = recover,
-		.check = check_state,
+		.check = k->several ? check_several : check_state,
 		.ctx = k,
-		.images = images,
+		.images = k->several ? several_images : images,
 		.view = view,
 		.visit = visit,
 		.belongs = belongs,
@@ -433,6 +533,18 @@ static void a_replacement_that_fails_passes(void **state)
 	for (size_t i = 0; i < 2; i++) {
 		struct work k = { .keep = DAY, .how = hows[i], .to_fail = true };
 		struct crash_workflow w = workflow(i ? "replace, proof fails" : "replace, making fails", &k);
+
+		assert_passes(&w);
+	}
+}
+
+/* One after the other is SWAPPED, and all settle later. */
+static void several_at_once_pass(void **state)
+{
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		struct work k = { .keep = i ? DAY : 0, .several = true };
+		struct crash_workflow w = workflow(i ? "replace several" : "replace several, keep nothing", &k);
 
 		assert_passes(&w);
 	}
@@ -510,6 +622,15 @@ static void mistakes_of_the_work_are_caught(void **state)
 	k.how = RIGHT;
 	k.assume_idle = w.options.no_leases = true;
 	assert_caught(crash_try_visits, &w, "unclear: '/r/.dedupscan/trash/1' is not what the journal says, or has changed");
+}
+
+static void settling_without_a_look_is_caught(void **state)
+{
+	struct work k = { .several = true, .how = SETTLES_UNSEEN };
+	struct crash_workflow w = workflow("careless settling", &k);
+
+	(void)state;
+	assert_caught(crash_try_visits, &w, "b: image '/r/sub/img' says something else than another process wrote");
 }
 
 static void mistakes_of_a_recovery_are_caught(void **state)
@@ -633,11 +754,13 @@ int main(void)
 		cmocka_unit_test(a_replacement_passes),
 		cmocka_unit_test(a_replacement_that_keeps_nothing_passes),
 		cmocka_unit_test(a_replacement_that_fails_passes),
+		cmocka_unit_test(several_at_once_pass),
 		cmocka_unit_test(an_undo_passes),
 		cmocka_unit_test(a_purge_passes),
 		cmocka_unit_test(a_journal_that_shrinks_passes),
 		cmocka_unit_test(a_recovery_passes),
 		cmocka_unit_test(mistakes_of_the_work_are_caught),
+		cmocka_unit_test(settling_without_a_look_is_caught),
 		cmocka_unit_test(mistakes_of_a_recovery_are_caught),
 		cmocka_unit_test(a_wrong_order_is_caught),
 		cmocka_unit_test(a_sync_that_is_missing_is_caught),

@@ -13,11 +13,12 @@
 #include "scanner/base/jail.h"
 #include "scanner/roots.h"
 
-/* A pool by hand.  Importing reads the images in the jail; files that one names must lie in its directory.  With --base only what an
- * image's own file holds is read, the rest is as in that tree, which is that of its backing file.
+/* A pool by hand.  Importing reads the images in the jail; files that one names must lie beneath DIR, or in its directory.  With --base
+ * only what an image's own file holds is read, the rest is as in that tree, which is that of its backing file.
  *
  *	pooltool create POOL
- *	pooltool import POOL [--unit BITS] [--min-run BYTES] [--base ROOT SIZE] IMAGE...	an object of JSON for each
+ *	pooltool import POOL [--unit BITS] [--min-run BYTES] [--beneath DIR] [--base ROOT SIZE] IMAGE...
+ *												an object of JSON for each
  *	pooltool export POOL ROOT SIZE FILE							raw, sparse
  *	pooltool view POOL ROOT SIZE BITS							its id
  *	pooltool overlay POOL ID FILE								an empty image on that view */
@@ -25,6 +26,7 @@
 struct importing {
 	struct pool *pool;
 	struct import_options options;
+	const char *beneath;
 	const uint8_t *base; /* NULL = none */
 	uint64_t base_size;
 	struct import *import;
@@ -115,7 +117,7 @@ static int feed_image(struct importing *g, const char *path, struct err *err)
 	else
 		strcpy(dir, ".");
 	fd = file_open(AT_FDCWD, path, O_RDONLY, 0, err);
-	if (fd < 0 || jail_plan(&jail, JAIL_BEST, err) < 0 || roots_add(&roots, dir, false, err) < 0)
+	if (fd < 0 || jail_plan(&jail, JAIL_BEST, err) < 0 || roots_add(&roots, g->beneath ? g->beneath : dir, false, err) < 0)
 		return -1;
 	rc = feed_run(&f, fd, path, err);
 	file_close(fd, path, NULL);
@@ -157,6 +159,8 @@ static int run_import(struct pool *pool, char **args, struct err *err)
 			g.options.unit_bits = (unsigned)atoi(args[1]);
 		} else if (strcmp(*args, "--min-run") == 0) {
 			g.options.min_run = strtoull(args[1], NULL, 10);
+		} else if (strcmp(*args, "--beneath") == 0) {
+			g.beneath = args[1];
 		} else if (strcmp(*args, "--base") == 0 && args[2]) {
 			if (parse_root(args + 1, base, &g.base_size, err) < 0)
 				return -1;

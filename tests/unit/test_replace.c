@@ -5,6 +5,7 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #define assert_fails(j, kind_, words)                                                                                  \
 	do {                                                                                                           \
@@ -881,6 +882,153 @@ static void b14_without_exchange_nothing_is_begun(void **state)
 	workshop_close(w);
 }
 
+/* ---- several at once ---- */
+
+struct outcomes {
+	unsigned nr;
+	struct {
+		uint64_t number;
+		enum err_kind kind;
+	} items[8];
+};
+
+static void hear_outcome(void *ctx, uint64_t number, const struct err *why)
+{
+	struct outcomes *o = ctx;
+
+	o->items[o->nr].number = number;
+	o->items[o->nr++].kind = why->kind;
+}
+
+static void replace_later(struct workshop *w, const char *path, uint64_t expected)
+{
+	struct err err = ERR_INIT;
+	struct job_of_test j;
+	uint64_t number = 0;
+
+	put(path, "text");
+	prepare(&j, w, path);
+	j.r.later = &number;
+	if (replace(&j, &err) < 0)
+		fail_msg("%s", err.text);
+	assert_int_equal(number, expected);
+	assert_int_equal(journal_find(&w->journal, number)->state, JOURNAL_SWAPPED);
+	assert_string_equal(text_of(path), "TEXT");
+}
+
+static uint64_t clock_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+static void several_settle_together(void **state)
+{
+	static const char *const names[] = { "a", "b", "c" };
+	struct workshop *w = open_shop();
+	struct outcomes heard = { 0 };
+	uint64_t began;
+
+	(void)state;
+	workshop_set_settle(w, 2000000000);
+	began = clock_ms();
+	for (uint64_t i = 0; i < 3; i++)
+		replace_later(w, names[i], i + 1);
+	assert_false(replace_due(w));
+	replace_settle(w, REPLACE_SETTLE_FIRST, hear_outcome, &heard);
+	assert_int_equal(heard.nr, 0);
+	assert_string_equal(text_of(".dedupscan/2.new"), "text");
+	replace_settle(w, REPLACE_SETTLE_ALL, hear_outcome, &heard);
+	assert_in_range(clock_ms() - began, 2000, 5000); /* one wait */
+	assert_int_equal(heard.nr, 3);
+	for (uint64_t i = 0; i < 3; i++) {
+		assert_int_equal(heard.items[i].number, i + 1);
+		assert_int_equal(heard.items[i].kind, ERR_NONE);
+		assert_int_equal(journal_find(&w->journal, i + 1)->state, JOURNAL_DONE);
+	}
+	assert_int_equal(files_in(".dedupscan"), 3);
+	assert_int_equal(files_in(".dedupscan/trash"), 3);
+	replace_settle(w, REPLACE_SETTLE_ALL, hear_outcome, &heard);
+	assert_int_equal(heard.nr, 3);
+	workshop_close(w);
+}
+
+static void the_first_settles_while_others_wait(void **state)
+{
+	struct workshop *w = open_shop();
+	struct outcomes heard = { 0 };
+	struct job_of_test j;
+
+	(void)state;
+	replace_later(w, "a", 1);
+	replace_later(w, "b", 2);
+	assert_true(replace_due(w));
+	replace_settle(w, REPLACE_SETTLE_FIRST, hear_outcome, &heard);
+	assert_int_equal(heard.nr, 1);
+	assert_int_equal(journal_find(&w->journal, 1)->state, JOURNAL_DONE);
+	assert_int_equal(journal_find(&w->journal, 2)->state, JOURNAL_SWAPPED);
+	prepare(&j, w, "b");
+	assert_fails(&j, ERR_STALE, "it was being replaced before");
+	replace_settle(w, REPLACE_SETTLE_FIRST, hear_outcome, &heard);
+	assert_int_equal(journal_find(&w->journal, 2)->state, JOURNAL_DONE);
+	assert_false(replace_due(w));
+	workshop_close(w);
+}
+
+static void one_that_was_opened_goes_back_and_others_stand(void **state)
+{
+	static const enum err_kind expected[] = { ERR_NONE, ERR_BUSY, ERR_NONE, ERR_STALE };
+	struct workshop *w = open_shop();
+	struct outcomes heard = { 0 };
+	int old, new;
+
+	(void)state;
+	replace_later(w, "a", 1);
+	replace_later(w, "b", 2);
+	replace_later(w, "c", 3);
+	replace_later(w, "d", 4);
+	old = open(in_tree(".dedupscan/2.new"), O_RDWR); /* who had looked the path up before */
+	assert_int_equal(pwrite(old, "#", 1, 0), 1);
+	new = open(in_tree("c"), O_RDWR);
+	assert_int_equal(pwrite(new, "#", 1, 0), 1);
+	tree_write("d", "!", 1);
+	tree_write(".dedupscan/4.new", "?", 1);
+	replace_settle(w, REPLACE_SETTLE_ALL, hear_outcome, &heard);
+	close(old);
+	close(new);
+	assert_int_equal(heard.nr, 4);
+	for (unsigned i = 0; i < 4; i++)
+		assert_int_equal(heard.items[i].kind, expected[i]);
+	assert_string_equal(text_of("a"), "TEXT");
+	assert_string_equal(text_of("b"), "#ext");
+	assert_string_equal(text_of("c"), "#EXT");
+	assert_string_equal(text_of("d"), "!EXT");
+	assert_string_equal(text_of(".dedupscan/4.new"), "?ext");
+	assert_string_equal(text_of(".dedupscan/trash/1"), "text");
+	assert_string_equal(text_of(".dedupscan/2.new"), "(none)");
+	assert_int_equal(files_in(".dedupscan"), 4);
+	assert_int_equal(files_in(".dedupscan/trash"), 2);
+	workshop_close(w);
+}
+
+static void what_never_settled_recovery_finishes(void **state)
+{
+	struct workshop *w = open_shop();
+	struct recovery sum;
+
+	(void)state;
+	replace_later(w, "a", 1);
+	replace_later(w, "b", 2);
+	workshop_close(w);
+	w = open_shop();
+	assert_int_equal(workshop_recover(w, NULL, NULL, &sum, NULL), 0);
+	assert_int_equal(sum.nr_finished, 2);
+	assert_int_equal(files_in(".dedupscan/trash"), 2);
+	workshop_close(w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -910,6 +1058,10 @@ int main(void)
 		shop_test(who_opens_the_new_file_keeps_it_at_the_path),
 		shop_test(an_image_is_always_there),
 		shop_test(b14_without_exchange_nothing_is_begun),
+		shop_test(several_settle_together),
+		shop_test(the_first_settles_while_others_wait),
+		shop_test(one_that_was_opened_goes_back_and_others_stand),
+		shop_test(what_never_settled_recovery_finishes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

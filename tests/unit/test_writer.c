@@ -224,7 +224,7 @@ static void the_last_sector_of_the_largest_disks(void **state)
 		struct kind kind;
 		uint64_t size;
 	} giants[] = {
-		{ { "raw", NULL, 0 }, (uint64_t)INT64_MAX / 4096 * 4096 }, { { "qcow2", NULL, 0 }, (uint64_t)2 << 50 },
+		{ { "raw", NULL, 0 }, (uint64_t)3 << 50 }, { { "qcow2", NULL, 0 }, (uint64_t)2 << 50 },
 		{ { "qcow2", NULL, 2 << 20 }, (uint64_t)3 << 50 },	   { { "vmdk", NULL, 0 }, 2 * TIB },
 		{ { "vhd", NULL, 0 }, 2040 * GIB },			   { { "vhdx", NULL, 0 }, 64 * TIB },
 	};

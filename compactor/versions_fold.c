@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compactor/versions_parts.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+
+#include "compactor/pool/qcow2_writer.h"
+#include "compactor/replace.h"
+#include "compactor/sparse_copy.h"
+#include "scanner/base/file.h"
+#include "scanner/image/qcow2_format.h"
+
+/* What was sealed is folded into the pool in three steps, each whole by itself: its content is imported (by the caller), the versions
+ * that have it are noted with its root, and the overlays that stand on it are made to stand on a view of that root.  Until the last one
+ * has done so the sealed overlay stays where it is. */
+
+/* ---- what waits ---- */
+
+/* What it stands on, as a root: 1, 0 = that waits itself, -1. */
+static int find_base(struct pool *p, const struct name_disk *d, struct sealed_disk *ret, struct err *err)
+{
+	struct name_disk layer;
+	struct view v;
+	int rc;
+
+	if (name_id_is_null(d->below)) {
+		rc = view_find(p, d->view, &v, err);
+		if (rc <= 0)
+			return rc < 0 ? -1 : 1;
+		memcpy(ret->base_root, v.root, DIGEST_SIZE);
+		ret->base_size = v.disk_size;
+	} else {
+		rc = layer_find(p, d->below, &layer, err);
+		if (rc <= 0 || !layer.folded)
+			return rc < 0 ? -1 : 0;
+		memcpy(ret->base_root, layer.root, DIGEST_SIZE);
+		ret->base_size = layer.size;
+	}
+	ret->has_base = true;
+	return 1;
+}
+
+struct ids {
+	VEC(struct sealed_disk) items;
+};
+
+static bool was_called(const struct ids *done, const uint8_t id[POOL_ID_SIZE])
+{
+	for (size_t i = 0; i < done->items.nr; i++)
+		if (pool_id_same(done->items.items[i].id, id))
+			return true;
+	return false;
+}
+
+/* The next one that can be folded in: 1, 0, -1. */
+static int find_next(struct pool *p, const struct name_list *l, const struct ids *done, struct sealed_disk *ret, struct err *err)
+{
+	for (size_t i = 0; i < l->names.nr; i++) {
+		const struct name *n = &l->names.items[i];
+
+		for (size_t j = 0; n->kind == NAME_VERSION && name_is_settled(n) && j < n->disks.nr; j++) {
+			const struct name_disk *d = &n->disks.items[j];
+			int rc;
+
+			if (d->folded || was_called(done, d->sealed))
+				continue;
+			*ret = (struct sealed_disk){ .size = d->size };
+			memcpy(ret->id, d->sealed, POOL_ID_SIZE);
+			memcpy(ret->path, d->path, sizeof(ret->path));
+			rc = find_base(p, d, ret, err);
+			if (rc)
+				return rc;
+		}
+	}
+	return 0;
+}
+
+int versions_each_sealed(struct pool *p, int (*call)(void *ctx, const struct sealed_disk *d, int fd, struct err *err),
+			 void (*busy)(void *ctx, const struct sealed_disk *d, const struct err *why), void *ctx, struct err *err)
+{
+	struct ids done = { .items = VEC_INIT };
+	int rc = 0;
+
+	while (rc == 0) {
+		CLEANUP(name_list_release) struct name_list l = { .names = VEC_INIT };
+		struct err why = ERR_INIT;
+		struct sealed_disk d;
+		int fd;
+
+		rc = name_list_read(p, &l, err);
+		if (rc == 0)
+			rc = find_next(p, &l, &done, &d, err);
+		if (rc <= 0)
+			break;
+		rc = vec_push(&done.items, d) < 0 ? err_set(err, ERR_MEMORY, "out of memory") : 0;
+		fd = rc == 0 ? sealed_open(p, d.id, &why) : -1;
+		if (fd >= 0)
+			rc = call(ctx, &d, fd, err);
+		else if (why.kind == ERR_BUSY && busy)
+			busy(ctx, &d, &why);
+		else if (why.kind && why.kind != ERR_BUSY)
+			rc = err_set(err, why.kind, "image '%s': %s", d.path, why.text);
+	}
+	vec_release(&done.items);
+	return rc;
+}
+
+int versions_fold(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], const uint8_t root[DIGEST_SIZE], const struct view *view,
+		  struct err *err)
+{
+	static const uint8_t none[POOL_ID_SIZE];
+	CLEANUP(name_list_release) struct name_list l = { .names = VEC_INIT };
+
+	if (name_list_read(p, &l, err) < 0)
+		return -1;
+	for (size_t i = 0; i < l.names.nr; i++) {
+		struct name *n = &l.names.items[i];
+		bool changed = false;
+
+		for (size_t j = 0; n->kind == NAME_VERSION && j < n->disks.nr; j++) {
+			struct name_disk *d = &n->disks.items[j];
+
+			if (d->folded || !pool_id_same(d->sealed, sealed))
+				continue;
+			d->folded = changed = true;
+			memcpy(d->root, root, DIGEST_SIZE);
+			memcpy(d->view, view ? view->id : none, POOL_ID_SIZE);
+		}
+		if (changed && names_replace(p, n->number, n, err) < 0)
+			return -1;
+	}
+	return versions_tidy(p, err);
+}
+
+int versions_each_to_repoint(struct pool *p, int (*call)(void *ctx, const char *path, struct err *err), void *ctx, struct err *err)
+{
+	CLEANUP(name_list_release) struct name_list l = { .names = VEC_INIT };
+	int rc = name_list_read(p, &l, err);
+
+	for (size_t i = 0; rc == 0 && i < l.names.nr; i++) {
+		const struct name *n = &l.names.items[i];
+		struct name_disk layer;
+
+		if (n->kind != NAME_MEMBER || name_id_is_null(n->disks.items[0].below))
+			continue;
+		rc = layer_find(p, n->disks.items[0].below, &layer, err);
+		if (rc > 0)
+			rc = layer.folded ? call(ctx, n->disks.items[0].path, err) : 0;
+	}
+	return rc;
+}
+
+/* ---- another backing file ---- */
+
+struct repointing {
+	struct pool *pool;
+	struct name_disk layer; /* what it stands on */
+	struct standing target;
+};
+
+/* Where the backing file's name may lie: behind the extensions. */
+static size_t end_of_extensions(const uint8_t *p, size_t len, uint32_t header_length, uint64_t backing_offset)
+{
+	size_t at = header_length;
+
+	while (at + 8 <= len && (!backing_offset || at < backing_offset)) {
+		const struct qcow2_extension_disk *x = (const void *)(p + at);
+		uint64_t step = 8 + (((uint64_t)be32_get(x->length) + 7) & ~(uint64_t)7);
+
+		if (be32_get(x->type) == QCOW2_EXT_END)
+			return at + 8;
+		if (step > len - at)
+			break;
+		at += step;
+	}
+	return at;
+}
+
+static int set_backing(int fd, const struct slice *backing, struct err *err)
+{
+	struct qcow2_header_disk d;
+	char name[QCOW2_NAME_MAX + 1];
+	CLEANUP(free) uint8_t *p = NULL;
+	size_t size, at;
+
+	if (slice_format(backing, name, sizeof(name), err) < 0 || file_read(fd, &d, sizeof(d), 0, err) < 0)
+		return -1;
+	size = (size_t)1 << (be32_get(d.cluster_bits) & 31); /* it was decoded before */
+	p = malloc(size);
+	if (!p)
+		return err_set(err, ERR_MEMORY, "out of memory");
+	if (file_read(fd, p, size, 0, err) < 0)
+		return -1;
+	at = end_of_extensions(p, size, be32_get(d.version) < 3 ? QCOW2_V2_LENGTH : be32_get(d.header_length),
+			       be64_get(d.backing_file_offset));
+	if (at + strlen(name) > size)
+		return err_set(err, ERR_UNSUPPORTED, "its header has no room for another backing file's name");
+	memset(p + at, 0, size - at);
+	qcow2_backing_encode(p, at, name);
+	return file_write(fd, p, size, 0, err);
+}
+
+static int make(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct err *), void *check_ctx, struct err *err)
+{
+	struct repointing *r = ctx;
+	CLEANUP(free) uint8_t *buf = malloc(SPARSE_PIECE);
+	struct sparse_copy c = { .from = old_fd, .to = new_fd, .buf = buf, .check = check, .check_ctx = check_ctx };
+	struct overlay_facts facts;
+	uint8_t below[POOL_ID_SIZE];
+	struct stat st;
+
+	if (!buf)
+		return err_set(err, ERR_MEMORY, "out of memory");
+	if (overlay_look(old_fd, &facts, err) < 0)
+		return -1;
+	if (!sealed_of_backing(r->pool, &facts.backing, below) || !pool_id_same(below, r->layer.sealed))
+		return err_set(err, ERR_STALE, "it stands on something else than the pool '%s' has noted", r->pool->path);
+	if (file_ops->fstat(old_fd, &st) < 0)
+		return err_errno(err, "cannot stat it");
+	if (layer_stand_on(r->pool, &r->layer, facts.options.host_cache, &r->target, err) < 0 ||
+	    sparse_copy(&c, 0, 0, (uint64_t)st.st_size, err) < 0 || file_truncate(new_fd, (uint64_t)st.st_size, err) < 0)
+		return -1;
+	return set_backing(new_fd, &r->target.backing, err);
+}
+
+/* What one file has as data from `from` on must be in the other one. */
+static int compare_data(int a, int b, uint64_t from, uint64_t size, uint8_t *buf, int (*check)(void *, struct err *), void *check_ctx,
+			struct err *err)
+{
+	uint64_t begin, end;
+	int rc;
+
+	while ((rc = from < size ? file_next_data(a, from, size, &begin, &end, err) : 0) > 0) {
+		for (; begin < end; begin += SPARSE_PIECE / 2) {
+			size_t n = (size_t)(end - begin < SPARSE_PIECE / 2 ? end - begin : SPARSE_PIECE / 2);
+
+			if (file_read(a, buf, n, begin, err) < 0 || file_read(b, buf + SPARSE_PIECE / 2, n, begin, err) < 0 ||
+			    check(check_ctx, err) < 0)
+				return -1;
+			if (memcmp(buf, buf + SPARSE_PIECE / 2, n) != 0)
+				return err_set(err, ERR_FORMAT, "its copy differs");
+		}
+		from = end;
+	}
+	return rc;
+}
+
+static int prove(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct err *), void *check_ctx, struct err *err)
+{
+	struct repointing *r = ctx;
+	CLEANUP(free) uint8_t *buf = malloc(SPARSE_PIECE);
+	struct overlay_facts old, new;
+	struct stat a, b;
+	struct qcow2_header_disk d;
+	uint64_t first;
+
+	if (!buf)
+		return err_set(err, ERR_MEMORY, "out of memory");
+	if (overlay_look(old_fd, &old, err) < 0 || overlay_look(new_fd, &new, err) < 0 || file_read(new_fd, &d, sizeof(d), 0, err) < 0)
+		return -1;
+	if (file_ops->fstat(old_fd, &a) < 0 || file_ops->fstat(new_fd, &b) < 0)
+		return err_errno(err, "cannot stat it");
+	if (a.st_size != b.st_size || old.size != new.size || old.empty != new.empty || old.options.compat != new.options.compat ||
+	    strcmp(new.backing.path, r->target.backing.path) != 0 || new.backing.offset != r->target.backing.offset ||
+	    new.backing.size != r->target.backing.size)
+		return err_set(err, ERR_FORMAT, "its copy says something else");
+	first = (uint64_t)1 << (be32_get(d.cluster_bits) & 31);
+	if (compare_data(old_fd, new_fd, first, (uint64_t)a.st_size, buf, check, check_ctx, err) < 0)
+		return -1;
+	return compare_data(new_fd, old_fd, first, (uint64_t)a.st_size, buf, check, check_ctx, err);
+}
+
+static int find_layer_of(struct pool *p, const char *path, struct name_disk *ret, struct err *err)
+{
+	CLEANUP(name_release) struct name n = { .number = 0 };
+	int rc = names_find_member(p, path, &n, err);
+
+	if (rc == 0)
+		return err_set(err, ERR_USAGE, "'%s' is no image of the pool '%s'", path, p->path);
+	if (rc > 0)
+		rc = name_id_is_null(n.disks.items[0].below) ? 0 : layer_find(p, n.disks.items[0].below, ret, err);
+	if (rc < 0)
+		return -1;
+	return rc && ret->folded ? 0 : err_set(err, ERR_STALE, "'%s' stands on nothing that is folded in", path);
+}
+
+int versions_repoint(struct pool *p, struct workshop *w, const char *root_path, const char *path, const struct versions_how *how,
+		     struct err *err)
+{
+	struct repointing job = { .pool = p };
+	struct replacing r = { .workshop = w, .hold = how->hold, .settle_ns = how->settle_ns, .make = make, .prove = prove, .ctx = &job };
+	size_t len = strlen(root_path);
+	char base[NAME_MAX + 1];
+	struct stat st;
+	int rc = -1;
+
+	if (strncmp(path, root_path, len) != 0 || path[len] != '/')
+		return err_set(err, ERR_USAGE, "'%s' does not lie in '%s'", path, root_path);
+	if (find_layer_of(p, path, &job.layer, err) < 0)
+		return -1;
+	r.dirfd = member_open_dir(p, path, base, err);
+	if (r.dirfd < 0)
+		return -1;
+	r.name = base;
+	r.path = path + len + 1;
+	if (file_ops->fstatat(r.dirfd, base, &st, AT_SYMLINK_NOFOLLOW) < 0) {
+		err_errno(err, "cannot look at '%s'", path);
+	} else {
+		r.expected = spool_identity_of(&st);
+		rc = replace_image(&r, NULL, err);
+	}
+	file_ops->close(r.dirfd);
+	if (rc < 0 || member_note(p, path, NULL, err) < 0)
+		return -1;
+	return versions_tidy(p, err);
+}
