@@ -8,17 +8,20 @@
 #include <stdio.h>
 
 #include "compactor/versions_parts.h"
+#include "scanner/base/crc32c.h"
 #include "scanner/base/file.h"
 
-/* How it works.  Member n of the pool, which is to be a clone, is written as sealed/<n>.new; so a name and its file know each other.
+/* How it works.  Member n of the pool, which is to be a clone, is written as sealed/<n>-<check>.new; so a name and its file know each
+ * other.  (The check is of path and time: were the name never published, another may have that number by now.)
  *
  *	1. all overlays are written, and all names, which wait (names_publish() without sync)
- *	2. one sync of the file system; the names are published: from here on a collection knows of the clones
+ *	2. all is synced, by one sync of the file system when they are many; the names are published: from here on a collection knows of the
+ *	   clones
  *	3. the overlays are moved to their paths, where nothing may be; directories synced
  *
  * Crash safety, tested in tests/crash/test_versions.c:
  *
- *	name <n>   sealed/<n>.new  at the path    decision
+ *	name <n>   sealed/<n>-...  at the path    decision
  *	--------   --------------  -------------  ---------------------------------------------
  *	none       there           nothing        the overlay goes
  *	there      there           anything       no clone came to be: the name goes, then the overlay
@@ -26,7 +29,8 @@
  *
  * A name goes only while its overlay still lies here, so never that of a clone which somebody has moved. */
 
-#define NEW_ROOM 32
+#define NEW_ROOM 48
+#define MANY 16 /* from here on one sync of everything costs less */
 
 struct clone {
 	char path[PATH_MAX], base[NAME_MAX + 1];
@@ -41,6 +45,7 @@ struct cloning {
 	struct standing standing;
 	struct overlay_options overlay;
 	struct stat like; /* the image's owner and mode */
+	bool tried;	  /* names may be published */
 	struct clone *clones;
 	size_t nr;
 	VEC(int) dirs;
@@ -213,17 +218,24 @@ static int stand_on_image(struct cloning *c, bool *ret_sealed, struct err *err)
 	*ret_sealed = rc == 0;
 	if (rc == 0)
 		return seal_image(c, &m, err);
-	c->standing = m.standing;
-	c->standing.size = m.facts.size;
-	return hold_whole(&m.hold, err);
+	return layer_stand_on(c->pool, &d, c->overlay.host_cache, &c->standing, err) < 0 ? -1 : hold_whole(&m.hold, err);
 }
 
 /* ---- writing ---- */
 
-static char *new_name(uint64_t number, char ret[NEW_ROOM])
+static char *new_name(uint64_t number, const char *path, int64_t made, char ret[NEW_ROOM])
 {
-	snprintf(ret, NEW_ROOM, "%" PRIu64 ".new", number);
+	uint8_t time[8];
+
+	for (unsigned i = 0; i < 8; i++)
+		time[i] = (uint8_t)((uint64_t)made >> 8 * i);
+	snprintf(ret, NEW_ROOM, "%" PRIu64 "-%08x.new", number, crc32c(crc32c(0, time, sizeof(time)), path, strlen(path)));
 	return ret;
+}
+
+static char *file_of(const struct cloning *c, const struct clone *x, char ret[NEW_ROOM])
+{
+	return new_name(x->number, x->path, c->o->how.now, ret);
 }
 
 static int write_name(struct cloning *c, struct clone *x, struct err *err)
@@ -256,13 +268,15 @@ static int set_owner(const struct cloning *c, int fd, struct err *err)
 static int write_overlay(struct cloning *c, const struct clone *x, struct err *err)
 {
 	char name[NEW_ROOM];
-	int fd = file_open(c->pool->dirs[POOL_SEALED], new_name(x->number, name), O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600, err), rc;
+	int fd = file_open(c->pool->dirs[POOL_SEALED], file_of(c, x, name), O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600, err), rc;
 
 	if (fd < 0)
 		return -1;
 	rc = overlay_write(fd, c->standing.size, &c->standing.backing, &c->overlay, err);
 	if (rc == 0)
 		rc = set_owner(c, fd, err);
+	if (rc == 0 && c->nr < MANY && file_ops->fsync(fd) < 0) /* with owner and mode, so no fdatasync(2) */
+		rc = err_errno(err, "cannot sync it");
 	return file_close(fd, name, rc == 0 ? err : NULL) < 0 ? -1 : rc;
 }
 
@@ -281,7 +295,7 @@ static int move(struct cloning *c, struct clone *x, struct err *err)
 	struct err why = ERR_INIT;
 	char name[NEW_ROOM];
 
-	x->there = file_rename_to(c->pool->dirs[POOL_SEALED], new_name(x->number, name), x->dirfd, x->base, RENAME_NOREPLACE, &why) == 0;
+	x->there = file_rename_to(c->pool->dirs[POOL_SEALED], file_of(c, x, name), x->dirfd, x->base, RENAME_NOREPLACE, &why) == 0;
 	if (x->there)
 		return 0;
 	if (why.errnum == EEXIST)
@@ -310,7 +324,7 @@ static int move_all(struct cloning *c, struct err *err)
 	return sync_dirs(c, err);
 }
 
-/* Names first: what has none is removed by any recovery. */
+/* Names first: an overlay whose name is still there is left to a recovery. */
 static void remove_rest(struct cloning *c)
 {
 	char name[NEW_ROOM];
@@ -318,16 +332,9 @@ static void remove_rest(struct cloning *c)
 	names_drop(c->pool, NULL);
 	for (size_t i = 0; i < c->nr; i++) {
 		struct clone *x = &c->clones[i];
-		struct name n;
 
-		if (!x->number || x->there)
-			continue;
-		if (member_find_number(c->pool, x->number, &n, NULL) > 0) {
-			name_release(&n);
-			if (names_remove(c->pool, x->number, NULL) < 0)
-				continue;
-		}
-		file_unlink(c->pool->dirs[POOL_SEALED], new_name(x->number, name), NULL);
+		if (x->number && !x->there && (!c->tried || names_remove(c->pool, x->number, NULL) == 0))
+			file_unlink(c->pool->dirs[POOL_SEALED], file_of(c, x, name), NULL);
 	}
 }
 
@@ -338,8 +345,9 @@ static int run(struct cloning *c, struct clones *ret, struct err *err)
 	if (list_clones(c, err) < 0 || (c->o->label ? stand_on_version(c, err) : stand_on_image(c, &ret->sealed, err)) < 0)
 		return -1;
 	rc = write_all(c, err);
+	c->tried = rc == 0;
 	if (rc == 0)
-		rc = names_sync(c->pool, err);
+		rc = names_sync(c->pool, c->nr >= MANY, err);
 	if (rc == 0)
 		rc = move_all(c, err);
 	if (rc < 0)
@@ -365,41 +373,47 @@ int clone_image(struct pool *p, const struct clone_options *o, struct clones *re
 
 /* ---- recovery ---- */
 
+struct leftover {
+	uint64_t number;
+	char file[NEW_ROOM];
+};
+
 struct leftovers {
-	VEC(uint64_t) numbers;
+	VEC(struct leftover) items;
 };
 
 static int find_leftover(void *ctx, const char *file, struct err *err)
 {
 	struct leftovers *l = ctx;
-	char again[NEW_ROOM];
-	uint64_t n;
+	size_t len = strlen(file);
+	struct leftover x;
 
-	if (sscanf(file, "%20" SCNu64, &n) != 1 || strcmp(new_name(n, again), file) != 0)
+	if (len < 4 || len >= sizeof(x.file) || strcmp(file + len - 4, ".new") != 0 || sscanf(file, "%20" SCNu64 "-", &x.number) != 1)
 		return 0;
-	return vec_push(&l->numbers, n) < 0 ? err_set(err, ERR_MEMORY, "out of memory") : 0;
+	strcpy(x.file, file);
+	return vec_push(&l->items, x) < 0 ? err_set(err, ERR_MEMORY, "out of memory") : 0;
 }
 
-static int remove_leftover(struct pool *p, uint64_t number, struct err *err)
+static int remove_leftover(struct pool *p, const struct leftover *x, struct err *err)
 {
 	CLEANUP(name_release) struct name n = { .number = 0 };
 	char name[NEW_ROOM];
-	int rc = member_find_number(p, number, &n, err);
+	int rc = member_find_number(p, x->number, &n, err);
 
-	if (rc > 0 && n.kind == NAME_MEMBER)
-		rc = names_remove(p, number, err);
-	return rc < 0 ? -1 : file_unlink(p->dirs[POOL_SEALED], new_name(number, name), err);
+	if (rc > 0 && n.kind == NAME_MEMBER && strcmp(new_name(n.number, n.disks.items[0].path, n.made, name), x->file) == 0)
+		rc = names_remove(p, x->number, err);
+	return rc < 0 ? -1 : file_unlink(p->dirs[POOL_SEALED], x->file, err);
 }
 
 int clone_recover(struct pool *p, struct err *err)
 {
-	struct leftovers l = { .numbers = VEC_INIT };
+	struct leftovers l = { .items = VEC_INIT };
 	int rc = file_each_name(p->dirs[POOL_SEALED], find_leftover, &l, err);
 
-	for (size_t i = 0; rc == 0 && i < l.numbers.nr; i++)
-		rc = remove_leftover(p, l.numbers.items[i], err);
-	if (rc == 0 && l.numbers.nr)
+	for (size_t i = 0; rc == 0 && i < l.items.nr; i++)
+		rc = remove_leftover(p, &l.items.items[i], err);
+	if (rc == 0 && l.items.nr)
 		rc = file_sync_dir(p->dirs[POOL_SEALED], err);
-	vec_release(&l.numbers);
+	vec_release(&l.items);
 	return rc;
 }

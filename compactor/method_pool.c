@@ -63,6 +63,8 @@ int compact_pool_prepare(struct compaction *c, struct err *err)
 		const struct store_image *i = &c->store.images.items[n];
 
 		c->costs[n].wanted = !i->out && !i->fixed && !i->pooled && !why_not(c, n);
+		if (c->costs[n].wanted)
+			free(STEAL(c->plan->file_systems[i->fs].why_not)); /* it need not share anything */
 	}
 	return pool_estimate(&c->store, &how, c->costs, err);
 }
@@ -72,7 +74,7 @@ static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 	const struct store_image *i = &c->store.images.items[s->image];
 	const struct plan_image *p = &c->plan->images[s->image];
 	const struct pool_cost *cost = &c->costs[s->image];
-	uint64_t takes = cost->fresh + cost->overhead;
+	uint64_t takes = cost->fresh + cost->overhead, saving;
 
 	(void)err;
 	if (i->pooled)
@@ -81,14 +83,15 @@ static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 		compact_leave(c, s->image, why_not(c, s->image));
 		return 0;
 	}
-	if (takes >= p->used || (p->used - takes) * WORTH < p->used) {
+	saving = p->used - min_u64(takes, p->used);
+	if ((saving + cost->given) * WORTH < p->used) {
 		compact_leave(c, s->image, i->packed && takes > p->used ? "it is compressed, and would be larger in the pool" :
 									  "too little of it would be saved in the pool");
 		return 0;
 	}
 	if (!rewrite_idle(c, s->image))
 		return 0;
-	s->saving = p->used - takes;
+	s->saving = saving;
 	s->later = c->o.keep_originals;
 	s->work = p->stored * 2;
 	s->space = takes;

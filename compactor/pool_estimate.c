@@ -22,10 +22,13 @@ struct estimating {
 	VEC(uint32_t) ranks; /* rank -> image */
 };
 
-static void take_run(struct estimating *e, uint64_t position, uint64_t nr)
+static void take_run(struct estimating *e, uint64_t position, uint64_t origin, uint64_t nr)
 {
-	if (nr * BLOCK_SIZE >= e->o->min_run)
-		e->costs[e->ranks.items[POSITION_RANK(position)]].shared += nr * BLOCK_SIZE;
+	if (nr * BLOCK_SIZE < e->o->min_run || !nr)
+		return;
+	e->costs[e->ranks.items[POSITION_RANK(position)]].shared += nr * BLOCK_SIZE;
+	if (POSITION_RANK(origin) != POSITION_RANK(position))
+		e->costs[e->ranks.items[POSITION_RANK(origin)]].given += nr * BLOCK_SIZE;
 }
 
 static int take_duplicates(struct estimating *e, struct duplicates *d, struct err *err)
@@ -40,13 +43,13 @@ static int take_duplicates(struct estimating *e, struct duplicates *d, struct er
 				len++;
 				continue;
 			}
-			take_run(e, position, len);
+			take_run(e, position, origin, len);
 			position = r[i].key.hi;
 			origin = r[i].value;
 			len = 1;
 		}
 	}
-	take_run(e, position, len);
+	take_run(e, position, origin, len);
 	return (int)nr;
 }
 

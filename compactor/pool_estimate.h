@@ -11,6 +11,7 @@ struct pool_cost {
 	bool wanted;	  /* set by the caller: it is to enter */
 	uint64_t fresh;	  /* clusters, bytes: what nobody before it has, in runs long enough */
 	uint64_t shared;  /* bytes that others before it, or itself, have */
+	uint64_t given;	  /* bytes that others share with it */
 	uint64_t overhead; /* bytes of tables, nodes, index, stub and overlay */
 };
 

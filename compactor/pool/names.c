@@ -185,16 +185,36 @@ int names_publish(struct pool *p, struct name *n, bool sync, struct err *err)
 	return 0;
 }
 
-int names_sync(struct pool *p, struct err *err)
+static int sync_new(struct pool *p, uint64_t number, struct err *err)
+{
+	char file[FILE_ROOM];
+	int fd = file_open(p->dirs[POOL_NAMES], file_name(number, PART_NEW, file), O_RDONLY | O_NOFOLLOW, 0, err), rc;
+
+	if (fd < 0)
+		return -1;
+	rc = file_sync(fd, file, err);
+	file_ops->close(fd);
+	return rc;
+}
+
+static int sync_and_publish(struct pool *p, bool whole_fs, struct err *err)
 {
 	CLEANUP(listing_release) struct listing l = { .part = PART_NEW };
 
-	if (prepare(p, err) < 0 || file_sync_fs(p->dirs[POOL_NAMES], err) < 0 || list(p, PART_NEW, &l, err) < 0)
-		return err_add(err, "names of pool '%s'", p->path);
+	if (prepare(p, err) < 0 || list(p, PART_NEW, &l, err) < 0 || (whole_fs && file_sync_fs(p->dirs[POOL_NAMES], err) < 0))
+		return -1;
+	for (size_t i = 0; i < l.numbers.nr && !whole_fs; i++)
+		if (sync_new(p, l.numbers.items[i], err) < 0)
+			return -1;
 	for (size_t i = 0; i < l.numbers.nr; i++)
 		if (publish(p, l.numbers.items[i], err) < 0)
-			return err_add(err, "names of pool '%s'", p->path);
+			return -1;
 	return file_sync_dir(p->dirs[POOL_NAMES], err);
+}
+
+int names_sync(struct pool *p, bool whole_fs, struct err *err)
+{
+	return sync_and_publish(p, whole_fs, err) < 0 ? err_add(err, "names of pool '%s'", p->path) : 0;
 }
 
 int names_drop(struct pool *p, struct err *err)

@@ -50,10 +50,10 @@ CLEANUP_DEFINE_RELEASE(struct name, name_release)
 #define NAME_FILE_MAX (1u << 20)
 
 /* Gives it the next number and publishes it: written beside, synced, renamed, directory synced.  With `sync` false it is only written
- * beside: names_sync() syncs the whole file system and publishes all that wait (so one sync is enough for many), names_drop() forgets
- * them. */
+ * beside: names_sync() syncs and publishes all that wait, names_drop() forgets them. */
 int names_publish(struct pool *p, struct name *n, bool sync, struct err *err);
-int names_sync(struct pool *p, struct err *err);
+/* With `whole_fs` by one sync of the file system, which is for many: it takes as long as others have things to write, too. */
+int names_sync(struct pool *p, bool whole_fs, struct err *err);
 int names_drop(struct pool *p, struct err *err);
 /* Publishes n in the place of number `old`, atomically: the new file replaces the old one, n has its number. */
 int names_replace(struct pool *p, uint64_t old, struct name *n, struct err *err);

@@ -14,6 +14,12 @@
  * cluster but for 7 bytes at most. */
 #define QCOW2_LOCKED ((uint64_t)1 << 63)
 
+/* An entry of a refcount table that leads nowhere: reading that refcount block fails, for its offset is negative.  Who looks for a cluster
+ * to allocate looks at refcounts from the first cluster on, so an image whose whole refcount table is made of these never gives one out:
+ * "Input/output error", at once.  (Refcounts that say that all is taken do it, too, but are read one by one to their end, also by the first
+ * look at which parts of the image hold data: seconds for each TiB; and behind their end there is room.) */
+#define QCOW2_NO_REFCOUNTS ((uint64_t)0xffffffffffff0000)
+
 /* Encodes what *h says, but for names and extensions; of `ret` only the first h->header_length bytes (104 or 112) are written. */
 void qcow2_header_encode(const struct qcow2_header *h, void *ret);
 

@@ -10,13 +10,12 @@
 /* A stub stands between overlays and a view, so that there is one small file for each view on which locks and leases tell whether it is in
  * use, and so that the view itself is never an overlay's backing file.
  *
- *	| header, name of the view | refcount table | refcount block, all ones | L1 table, all zeros |	clusters of 4 or 16 KiB
+ *	| header, name of the view | refcount table | L1 table, all zeros |	clusters of 4 or 16 KiB
  *
- * Overlays name it as a slice of exactly its size; within that every cluster is taken, so nothing can be written into it (view.c says
- * more on that).  For `qemu-img check` it is in order: what is taken is in use, but for what lies behind the end of the file.  Who
- * commits into it by its plain file name, as root, does write to it: that is what its mode and an immutable flag are for.
+ * Overlays name it as a slice of exactly its size.  Nothing can be written into it for the reasons that hold for a view (view.c), not even
+ * by its plain file name; `qemu-img check` of a stub complains of its refcounts.
  *
- * L1 table and unused tails are holes: it takes 12 or 24 KiB of disk. */
+ * The L1 table is a hole: it takes 8 or 24 KiB of disk. */
 
 #define STUB_MODE 0444
 #define TMP_NAME_ROOM (POOL_FILE_NAME_ROOM + 8)
@@ -27,7 +26,7 @@
 #define LARGE_CLUSTER_BITS 14
 #define SMALL_DISK_MAX TIB
 
-#define NR_HEAD_CLUSTERS 3 /* header, refcount table, refcount block */
+#define NR_HEAD_CLUSTERS 2 /* header, refcount table */
 
 struct geometry {
 	unsigned cluster_bits;
@@ -165,16 +164,17 @@ static int encode_header(const struct pool *p, const struct view *v, const struc
 static int write_stub(int fd, const struct pool *p, const struct view *v, struct err *err)
 {
 	struct geometry g = geometry_of(v->disk_size);
-	CLEANUP(free) uint8_t *cluster = calloc(1, g.cluster_size);
-	be64 block = be64_from(2 * g.cluster_size);
+	CLEANUP(free) uint8_t *head = calloc(NR_HEAD_CLUSTERS, g.cluster_size);
+	be64 *refcounts;
 
-	if (!cluster)
+	if (!head)
 		return err_set(err, ERR_MEMORY, "no memory for a stub");
-	if (encode_header(p, v, &g, cluster, err) < 0 || file_write(fd, cluster, g.cluster_size, 0, err) < 0)
+	refcounts = (void *)(head + g.cluster_size);
+	if (encode_header(p, v, &g, head, err) < 0)
 		return -1;
-	memset(cluster, 0xff, g.cluster_size);
-	if (file_write(fd, &block, sizeof(block), g.cluster_size, err) < 0 ||
-	    file_write(fd, cluster, g.cluster_size, 2 * g.cluster_size, err) < 0)
+	for (size_t i = 0; i < g.cluster_size / 8; i++)
+		refcounts[i] = be64_from(QCOW2_NO_REFCOUNTS);
+	if (file_write(fd, head, NR_HEAD_CLUSTERS * g.cluster_size, 0, err) < 0)
 		return -1;
 	return file_truncate(fd, g.file_size, err);
 }

@@ -12,16 +12,16 @@
 
 /* A view lies in three places of the cluster file:
  *
- *	| slot: header |   ...   | guard |  ... clusters ...  | L2 | L2 | ... | L1 | refcount table |
- *	^ offset 0 of the view				       ^ appended as they are made	    ^ its end, at the time
+ *	| slot: header |   ...  clusters  ...  | L2 | L2 | ... | L1 | refcount table |
+ *	^ offset 0 of the view			 ^ appended as they are made	     ^ its end, at the time
  *
  * Headers are made from what the view is, by one function; one that was read is good if the same comes out again.
  *
  * Why nothing in it can be changed, by anybody who opens it in whatever way (the file's mode aside):
  *
- *   - whoever has it as backing file and commits into it meets no entry marked COPIED, so each write, zero or discarded cluster needs
- *     a new cluster; refcounts of one bit say of each that it is taken, and behind the last one the slice ends;
- *   - the virtual size is that of a full L1 table, so one more byte needs another one, for which there is no room, either;
+ *   - whoever has it as backing file and commits into it meets no entry marked COPIED, so each written, zeroed or discarded cluster needs a
+ *     new one, which the refcounts do not give (QCOW2_NO_REFCOUNTS);
+ *   - the virtual size is that of a full L1 table, so one more byte needs a new table;
  *   - whoever opens it to write to it has to clear QCOW2_LOCKED first, for which the header is too full. */
 
 #define EXTENSION_AT ((size_t)QCOW2_V3_LENGTH)
@@ -29,8 +29,8 @@
 
 /* Where the tables are, from the slot on. */
 struct layout {
-	uint64_t l1_offset, refcount_offset;
-	uint32_t refcount_clusters;
+	uint64_t l1_offset;
+	uint64_t refcount_offset; /* of a table of one cluster */
 };
 
 /* What view_find() looks through. */
@@ -51,12 +51,6 @@ static uint64_t cluster_size(const struct view *v)
 static uint64_t l1_unit(const struct view *v)
 {
 	return (uint64_t)1 << (2 * v->cluster_bits - 3);
-}
-
-/* Bytes that one entry of the refcount table counts, with one bit for each cluster. */
-static uint64_t refcount_unit(const struct view *v)
-{
-	return (uint64_t)8 << 2 * v->cluster_bits;
 }
 
 static uint64_t virtual_size(const struct view *v)
@@ -85,7 +79,7 @@ static void encode(const struct view *v, const struct layout *l, uint8_t ret[BLO
 		.l1_size = (uint32_t)(virtual_size(v) / l1_unit(v)),
 		.l1_offset = l->l1_offset,
 		.refcount_offset = l->refcount_offset,
-		.refcount_clusters = l->refcount_clusters,
+		.refcount_clusters = 1,
 		.autoclear = QCOW2_LOCKED,
 		.header_length = QCOW2_V3_LENGTH,
 	};
@@ -105,15 +99,12 @@ static void encode(const struct view *v, const struct layout *l, uint8_t ret[BLO
 static int check_layout(const struct view *v, const struct layout *l, struct err *err)
 {
 	uint64_t l1_bytes = round_up(virtual_size(v) / l1_unit(v) * 8, cluster_size(v));
-	uint64_t refcount_bytes = l->refcount_clusters * cluster_size(v);
 
 	if (v->slice_size > POOL_FILE_MAX || v->slice_size < POOL_SLOT_SIZE || v->slice_size % cluster_size(v) != 0)
 		return err_set(err, ERR_FORMAT, "a slice of %llu bytes is impossible", (unsigned long long)v->slice_size);
-	if (!range_within(l->l1_offset, l1_bytes, v->slice_size) || !range_within(l->refcount_offset, refcount_bytes, v->slice_size) ||
+	if (!range_within(l->l1_offset, l1_bytes, v->slice_size) || !range_within(l->refcount_offset, cluster_size(v), v->slice_size) ||
 	    l->l1_offset % cluster_size(v) != 0 || l->refcount_offset % cluster_size(v) != 0)
 		return err_set(err, ERR_FORMAT, "the tables leave the slice");
-	if (refcount_bytes / 8 < div_up(v->slice_size, refcount_unit(v)))
-		return err_set(err, ERR_FORMAT, "the refcount table does not cover the slice");
 	return 0;
 }
 
@@ -124,7 +115,6 @@ static int decode(const uint8_t header[BLOCK_SIZE], uint32_t slot, struct view *
 	struct layout l = {
 		.l1_offset = be64_get(d->l1_table_offset),
 		.refcount_offset = be64_get(d->refcount_table_offset),
-		.refcount_clusters = be32_get(d->refcount_table_clusters),
 	};
 	struct view v = {
 		.disk_size = le64_get(whose->disk_size),
@@ -262,22 +252,15 @@ static int append_l2_tables(struct pool *p, const struct view *v, be64 *l1, stru
 	return rc;
 }
 
-/* Every refcount block is the guard.  The table covers what there is with the table itself. */
 static int append_refcounts(struct pool *p, const struct view *v, struct layout *l, struct err *err)
 {
-	uint64_t entries = cluster_size(v) / 8, covered = entries * refcount_unit(v);
-	uint64_t end = round_up(cluster_file_end(p->clusters), cluster_size(v)) - view_origin(v->slot), nr = 1;
-	CLEANUP(free) be64 *table = NULL;
+	CLEANUP(free) be64 *table = malloc((size_t)cluster_size(v));
 
-	while (nr * covered < end + nr * cluster_size(v))
-		nr++;
-	table = malloc((size_t)(nr * cluster_size(v)));
 	if (!table)
 		return err_set(err, ERR_MEMORY, "no memory for the refcount table of a view");
-	for (uint64_t i = 0; i < nr * entries; i++)
-		table[i] = be64_from(POOL_DATA_BEGIN - view_origin(v->slot));
-	l->refcount_clusters = (uint32_t)nr;
-	return append(p, v, table, (size_t)(nr * cluster_size(v)), &l->refcount_offset, err);
+	for (size_t i = 0; i < cluster_size(v) / 8; i++)
+		table[i] = be64_from(QCOW2_NO_REFCOUNTS);
+	return append(p, v, table, (size_t)cluster_size(v), &l->refcount_offset, err);
 }
 
 static int append_tables(struct pool *p, struct view *v, struct layout *l, struct err *err)
@@ -408,13 +391,11 @@ static int check_maps(const struct checking *c, const be64 *l1, uint64_t nr, str
 
 static int check_refcounts(const struct checking *c, struct err *err)
 {
-	for (uint32_t i = 0; i < c->l.refcount_clusters; i++) {
-		if (read_at(c, c->l.refcount_offset + i * cluster_size(c->v), c->table, (size_t)cluster_size(c->v), err) < 0)
-			return -1;
-		for (size_t n = 0; n < cluster_size(c->v) / 8; n++)
-			if (be64_get(c->table[n]) != POOL_DATA_BEGIN - view_origin(c->v->slot))
-				return err_set(err, ERR_FORMAT, "its refcount table is damaged");
-	}
+	if (read_at(c, c->l.refcount_offset, c->table, (size_t)cluster_size(c->v), err) < 0)
+		return -1;
+	for (size_t i = 0; i < cluster_size(c->v) / 8; i++)
+		if (be64_get(c->table[i]) != QCOW2_NO_REFCOUNTS)
+			return err_set(err, ERR_FORMAT, "its refcount table is damaged");
 	return 0;
 }
 

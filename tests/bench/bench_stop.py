@@ -113,7 +113,8 @@ class Stops:
         rewritten = [n for n in self.names if n.endswith(REWRITTEN)]
         names = rewritten if aim in (REWRITE, SETTLE) else self.rng.sample(self.names, 4)
         for name in names:
-            lib.run("cp", "-a", "--reflink=never", "--sparse=always", os.path.join(self.store, name), os.path.join(self.fs.path, name))
+            source, to = os.path.join(self.store, name), os.path.join(self.fs.path, name)
+            lib.run("cp", "-a", "--reflink=never", "--sparse=always", source, to)
 
     def reach(self, told, aim):
         """The phase that it is in at a moment that lies by chance in the one aimed at; None = it has ended."""
@@ -126,15 +127,20 @@ class Stops:
                 break
             time.sleep(POLL)
         if due is not None:
-            self.span[aim] = 1.05 * self.span[aim] if phase == aim else min(self.span[aim], now - began)
+            over = told.ended() or phase != aim
+            self.span[aim] = min(self.span[aim], now - began) if over else 1.05 * self.span[aim]
         return None if told.ended() else phase
 
     def round(self, aim):
         if aim == SCAN and self.rng.random() < 0.5:
             self.make_work(aim)
         told = self.start(aim)
-        phase = self.reach(told, aim)
-        took = told.stop()
+        try:
+            phase = self.reach(told, aim)
+            took = told.stop()
+        finally:
+            told.process.kill()
+            told.process.wait()
         status = told.process.returncode
         if status not in (0, lib.STOPPED, -signal.SIGTERM):
             sys.exit("\n".join(told.said))
@@ -169,9 +175,11 @@ def run():
         stops = Stops(store, fs)
         stops.learn()
         aims = list(SHARES)
-        while stops.nr < NR and stops.late < NR:
-            stops.round(stops.rng.choices(aims, SHARES.values())[0])
-        stops.show()
+        try:
+            while stops.nr < NR and stops.late < NR:
+                stops.round(stops.rng.choices(aims, SHARES.values())[0])
+        finally:
+            stops.show()
 
 
 if __name__ == "__main__":

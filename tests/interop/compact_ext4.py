@@ -35,7 +35,8 @@ def store_zeros(store, folder, rng):
     with open(os.path.join(folder, "versions/v2.raw"), "r+b") as f:
         os.pwrite(f.fileno(), bytes(2 * MIB), 3 * MIB)
     for name in ZEROED:
-        writes = [["-c", f"write -q -P 0 {rng.randrange(64, GUEST_MIB * 128) * 4}k {rng.choice([4, 12, 64, 200, 1024])}k"] for _ in range(16)]
+        places = [(rng.randrange(64, GUEST_MIB * 128) * 4, rng.choice([4, 12, 64, 200, 1024])) for _ in range(16)]
+        writes = [["-c", f"write -q -P 0 {at}k {length}k"] for at, length in places]
         lib.run("qemu-io", "-f", lib.format_of(name), *sum(writes, []), os.path.join(folder, name))
 
 

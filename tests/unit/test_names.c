@@ -336,11 +336,11 @@ static void many_are_published_at_once_or_not(void **state)
 		assert_int_equal(names_publish(&pool, &n, false, NULL), 0);
 	assert_int_equal(n.number, 5);
 	assert_string_equal(all(), "");
-	assert_int_equal(names_sync(&pool, NULL), 0);
+	assert_int_equal(names_sync(&pool, true, NULL), 0);
 	assert_string_equal(all(), "1m 2m 3m 4m 5m ");
 	assert_int_equal(names_publish(&pool, &n, false, NULL), 0);
 	assert_int_equal(names_drop(&pool, NULL), 0);
-	assert_int_equal(names_sync(&pool, NULL), 0);
+	assert_int_equal(names_sync(&pool, true, NULL), 0);
 	assert_string_equal(all(), "1m 2m 3m 4m 5m ");
 	assert_int_equal(names_publish(&pool, &n, false, NULL), 0);
 	open_again(); /* it died */
@@ -416,11 +416,16 @@ static void syncs_come_in_order(void **state)
 	assert_int_equal(names_publish(&pool, &n, false, NULL), 0);
 	assert_int_equal(names_publish(&pool, &n, false, NULL), 0);
 	assert_string_equal(order, "");
-	assert_int_equal(names_sync(&pool, NULL), 0);
+	assert_int_equal(names_sync(&pool, true, NULL), 0);
 	assert_string_equal(order, "all rename rename dir ");
+	assert_int_equal(names_publish(&pool, &n, false, NULL), 0);
+	assert_int_equal(names_publish(&pool, &n, false, NULL), 0);
+	*order = '\0';
+	assert_int_equal(names_sync(&pool, false, NULL), 0);
+	assert_string_equal(order, "sync sync rename rename dir ");
 	*order = '\0';
 	assert_int_equal(names_remove(&pool, 1, NULL), 0);
-	assert_int_equal(names_remove(&pool, 3, NULL), 0);
+	assert_int_equal(names_remove(&pool, 5, NULL), 0);
 	assert_string_equal(order, "dir rename dir ");
 	file_ops = &file_ops_os;
 	name_release(&n);

@@ -7,6 +7,7 @@
 #include "compactor/writer.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
+#include "scanner/image/qcow2_format.h"
 #include "scanner/image/vhd_format.h"
 
 static const struct kind {
@@ -328,6 +329,44 @@ static void refuses_vmdk_names_that_a_descriptor_cannot_quote(void **state)
 	expect_error(&err, ERR_UNSUPPORTED, "a quote or a control byte");
 }
 
+/* ---- qcow2 ---- */
+
+/* The clusters of 512 bytes in front of the refcounts are `used`; each block of refcounts is for 256. */
+static void expect_refcounts(uint64_t used)
+{
+	static const struct kind kind = { "qcow2", NULL, 512 };
+	struct qcow2_header_disk h;
+	int fd = file_of("", 0);
+	struct writer *w = must_begin(&kind, fd, 1 * GIB);
+	uint64_t all, entry, offset;
+	be64 block;
+	be16 count;
+
+	w->file_end = used * 512;
+	must_end(w);
+	all = (uint64_t)lseek(fd, 0, SEEK_END) / 512;
+	assert_int_equal(pread(fd, &h, sizeof(h), 0), sizeof(h));
+	assert_int_equal(be32_get(h.refcount_table_clusters), div_up(div_up(all, 256), 64));
+	for (uint64_t i = 0; i < round_up(all, 256); i++) {
+		entry = be64_get(h.refcount_table_offset) + i / 256 * sizeof(block);
+		assert_int_equal(pread(fd, &block, sizeof(block), (off_t)entry), sizeof(block));
+		offset = be64_get(block) + i % 256 * sizeof(count);
+		assert_in_range(be64_get(block), used * 512, (all - 1) * 512);
+		assert_int_equal(pread(fd, &count, sizeof(count), (off_t)offset), sizeof(count));
+		assert_int_equal(be16_get(count), i < all);
+	}
+	close(fd);
+}
+
+static void refcounts_count_themselves(void **state)
+{
+	(void)state;
+	for (uint64_t used = 750; used < 772; used++)
+		expect_refcounts(used + 64 * 256);
+	for (uint64_t used = 64 * 256 - 67; used < 64 * 256 + 2; used += used == 64 * 256 - 63 ? 60 : 1)
+		expect_refcounts(used);
+}
+
 /* ---- VHD ---- */
 
 static void geometries_of_vhd_disks(void **state)
@@ -456,6 +495,7 @@ int main(void)
 		cmocka_unit_test(a_file_does_not_grow_past_what_its_format_can_say),
 		cmocka_unit_test(refuses_what_a_format_cannot_have),
 		cmocka_unit_test(refuses_vmdk_names_that_a_descriptor_cannot_quote),
+		cmocka_unit_test(refcounts_count_themselves),
 		cmocka_unit_test(geometries_of_vhd_disks),
 		counting_test(clusters_in_a_row_are_written_at_once),
 		counting_test(every_write_may_fail),
