@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "compactor/compact.h"
+#include "compactor/collect.h"
 #include "compactor/expand.h"
 #include "compactor/pool/pool.h"
 #include "compactor/pool_home.h"
@@ -1524,7 +1525,7 @@ static int run_verify(int argc, char **argv)
 
 /* ---- images in a pool ---- */
 
-enum { OPT_COUNT = 600, OPT_DRY_RUN, OPT_READ_DATA, OPT_KIND, OPT_DISCARD, OPT_FILE, OPT_DAILY, OPT_WEEKLY, OPT_LAST };
+enum { OPT_COUNT = 600, OPT_DRY_RUN, OPT_DROP_MISSING, OPT_READ_DATA, OPT_KIND, OPT_DISCARD, OPT_FILE, OPT_DAILY, OPT_WEEKLY, OPT_LAST };
 
 /* What all commands on pools share; each takes some of the options. */
 struct pool_job {
@@ -1533,7 +1534,7 @@ struct pool_job {
 	const char *pool, *kind, *format;
 	uint64_t cluster_size;
 	int64_t keep_originals;
-	bool apply, dry_run, read_data, assume_idle, json, discard;
+	bool apply, dry_run, drop_missing, read_data, assume_idle, json, discard;
 	unsigned count, daily, weekly, last;
 	char **words;
 	int nr_words;
@@ -1567,6 +1568,9 @@ static int pool_option(struct pool_job *j, int opt, const char *arg, struct err 
 		return units_parse_size(arg, &j->cluster_size, err);
 	case OPT_DRY_RUN:
 		j->dry_run = true;
+		return 0;
+	case OPT_DROP_MISSING:
+		j->drop_missing = true;
 		return 0;
 	case OPT_READ_DATA:
 		j->read_data = true;
@@ -1644,6 +1648,29 @@ static void show_expanding(void *ctx, uint64_t done, uint64_t total)
 	show_stage(ctx, "expanding", done, total);
 }
 
+static const char *last_part(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash ? slash + 1 : path;
+}
+
+/* The pool that a command is about: the word's, --pool's, or that of the directory at hand. */
+static int open_pool(struct pool_job *j, const char *word, bool writing, struct pool **ret, struct err *err)
+{
+	struct stat st;
+
+	if (!word && !j->pool)
+		word = ".";
+	if (j->pool || (word && stat(word, &st) == 0 && S_ISDIR(st.st_mode) && strcmp(last_part(word), POOL_NAME) == 0))
+		return pool_home_of(&j->s.roots, "/", j->pool ? j->pool : word, writing, ret, err);
+	if (roots_add(&j->s.roots, word, true, err) < 0)
+		return -1;
+	if (pool_home_open(&j->s.roots, NULL, writing, false, ret, err) < 0)
+		return -1;
+	return *ret ? 0 : err_set(err, ERR_USAGE, "'%s' holds no pool", word);
+}
+
 /* ---- expand ---- */
 
 static const char expand_help[] =
@@ -1697,6 +1724,86 @@ static int run_expand(int argc, char **argv)
 	return run_pool_verb(argc, argv, &(struct pool_verb){ expand_help, options, 1, INT_MAX, act_expand });
 }
 
+/* ---- pool ---- */
+
+static const char pool_help[] =
+	"usage: dedupscan pool status|collect|check|repair [OPTION]... [DIR]\n"
+	"\n"
+	"Looks after the pool of the images in DIR, or at DIR (the current directory).\n"
+	"\n"
+	"  status                what it holds, and what that takes\n"
+	"  collect               give back space that nothing needs any more\n"
+	"  check                 is it whole?\n"
+	"  repair                rebuild what is damaged from what is whole\n"
+	"\n"
+	"  --dry-run             collect, repair: only say what would be done\n"
+	"  --drop-missing        collect: forget members whose image is not there any more\n"
+	"  --read-data           check: read and prove all data, too\n"
+	"  --pool DIR            where the pool is\n"
+	"  --memory SIZE         at most so much memory (256M)\n"
+	"\n"
+	"Exit status: 0 done, it is whole; 1 there is damage; 2 usage; 3 failed; 4 in use; 75 stopped.\n";
+
+static char *size_of(uint64_t bytes)
+{
+	static char room[8][UNITS_SIZE_ROOM];
+	static unsigned turn;
+
+	turn = (turn + 1) % 8;
+	return units_size(bytes, room[turn], sizeof(room[turn]));
+}
+
+static int act_collect(struct pool_job *j, struct pool *p, struct err *err)
+{
+	struct collect_options o = {
+		.dry_run = j->dry_run, .drop_missing = j->drop_missing, .memory = j->s.scan.memory, .stopper = &stopper, .progress = show_stage,
+	};
+	struct collected c = { 0 };
+
+	if (pool_collect(p, &o, &c, err) < 0)
+		return -1;
+	clear_progress();
+	printf("%s %s; %s is in use\n", j->dry_run ? "a collection would free" : "freed", size_of(c.freed), size_of(c.live));
+	printf("%llu views removed, %llu go with the next collection\n", (unsigned long long)c.nr_removed, (unsigned long long)c.nr_dying);
+	return EXIT_DONE;
+}
+
+static int act_pool(struct pool_job *j, struct err *err)
+{
+	static const struct {
+		const char *name;
+		bool writing;
+		int (*act)(struct pool_job *j, struct pool *p, struct err *err);
+	} verbs[] = {
+		{ "collect", true, act_collect },
+	};
+	CLEANUP(pool_close) struct pool *p = NULL;
+
+	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++) {
+		if (strcmp(j->words[0], verbs[i].name) != 0)
+			continue;
+		if (open_pool(j, j->nr_words > 1 ? j->words[1] : NULL, verbs[i].writing, &p, err) < 0)
+			return -1;
+		return verbs[i].act(j, p, err);
+	}
+	return err_set(err, ERR_USAGE, "'%s' is nothing that can be done with a pool", j->words[0]);
+}
+
+static int run_pool(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "pool", required_argument, NULL, OPT_POOL },
+		{ "dry-run", no_argument, NULL, OPT_DRY_RUN },
+		{ "drop-missing", no_argument, NULL, OPT_DROP_MISSING },
+		{ "read-data", no_argument, NULL, OPT_READ_DATA },
+		{ "memory", required_argument, NULL, OPT_MEMORY },
+		{ "help", no_argument, NULL, OPT_HELP },
+		{ 0 },
+	};
+
+	return run_pool_verb(argc, argv, &(struct pool_verb){ pool_help, options, 1, 2, act_pool });
+}
+
 /* ---- the door ---- */
 
 static const struct command commands[] = {
@@ -1707,6 +1814,7 @@ static const struct command commands[] = {
 	{ "info", run_info, "tell what images are" },
 	{ "verify", run_verify, "tell whether images are what they were" },
 	{ "expand", run_expand, "make images independent of their pool again" },
+	{ "pool", run_pool, "look after a pool" },
 };
 
 static int help(void)

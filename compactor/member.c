@@ -260,8 +260,7 @@ void member_release(struct member *m)
 
 /* ---- noting it again ---- */
 
-/* 1 and *ret, 0 = nothing that could be told. */
-static int look_at_path(struct pool *p, const char *path, struct standing *ret, struct err *err)
+int member_look(struct pool *p, const char *path, struct standing *ret, struct err *err)
 {
 	char base[NAME_MAX + 1];
 	int dirfd = member_open_dir(p, path, base, NULL), fd, rc;
@@ -300,7 +299,7 @@ int member_note(struct pool *p, const char *path, const uint8_t *assumed, struct
 	CLEANUP(name_release) struct name n = { .number = 0 };
 	struct name_disk *d, before;
 	struct standing s;
-	int seen = look_at_path(p, path, &s, err), rc;
+	int seen = member_look(p, path, &s, err), rc;
 
 	rc = seen < 0 ? -1 : names_find_member(p, path, &n, err);
 	if (rc <= 0)

@@ -119,6 +119,16 @@ int versions_each_to_repoint(struct pool *p, int (*call)(void *ctx, const char *
 int versions_repoint(struct pool *p, struct workshop *w, const char *root_path, const char *path, const struct versions_how *how,
 		     struct err *err);
 
+/* ---- images that came and went ---- */
+
+/* Notes the image at a path as a member, if it is an overlay on this pool that no member is: it was copied or moved there.  1 = done now,
+ * 0 = it is one already, or stands on no pool; -1. */
+int versions_adopt(struct pool *p, const char *path, struct err *err);
+
+/* Members at whose paths nothing is, for certain, or whose paths others have by now.  Who forgets them (names_remove()) has to know that they were
+ * not moved: whoever is adopted first is safe. */
+int versions_each_gone(struct pool *p, int (*call)(void *ctx, const struct name *n, struct err *err), void *ctx, struct err *err);
+
 /* Forgets sealed overlays that are folded in and on which nobody stands any more, and versions without a label that nobody needs.  A collection
  * removes the files. */
 int versions_tidy(struct pool *p, struct err *err);

@@ -133,6 +133,22 @@ int versions_fold(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], const uint
 	return versions_tidy(p, err);
 }
 
+/* Not one that is gone, or whose path has another by now. */
+static int call_if_there(struct pool *p, const struct name *n, int (*call)(void *ctx, const char *path, struct err *err), void *ctx,
+			 struct err *err)
+{
+	CLEANUP(name_release) struct name newest = { .number = 0 };
+	const struct name_disk *d = &n->disks.items[0];
+	struct standing s;
+	int rc = member_look(p, d->path, &s, err);
+
+	if (rc > 0)
+		rc = names_find_member(p, d->path, &newest, err);
+	if (rc <= 0 || newest.number != n->number || !pool_id_same(s.below, d->below))
+		return rc < 0 ? -1 : 0;
+	return call(ctx, d->path, err);
+}
+
 int versions_each_to_repoint(struct pool *p, int (*call)(void *ctx, const char *path, struct err *err), void *ctx, struct err *err)
 {
 	CLEANUP(name_list_release) struct name_list l = { .names = VEC_INIT };
@@ -146,7 +162,7 @@ int versions_each_to_repoint(struct pool *p, int (*call)(void *ctx, const char *
 			continue;
 		rc = layer_find(p, n->disks.items[0].below, &layer, err);
 		if (rc > 0)
-			rc = layer.folded ? call(ctx, n->disks.items[0].path, err) : 0;
+			rc = layer.folded ? call_if_there(p, n, call, ctx, err) : 0;
 	}
 	return rc;
 }

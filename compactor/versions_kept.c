@@ -77,6 +77,67 @@ int versions_list(struct pool *p, const char *path, int (*call)(void *ctx, const
 	return names_each(p, list_name, &(struct listing){ p, path, call, ctx }, err);
 }
 
+/* ---- images that came and went ---- */
+
+/* For certain: its directory can be looked into, or is gone itself. */
+static bool is_gone(struct pool *p, const char *path)
+{
+	char base[NAME_MAX + 1];
+	struct err why = ERR_INIT;
+	int dirfd = member_open_dir(p, path, base, &why);
+	struct stat st;
+	bool gone;
+
+	if (dirfd < 0)
+		return why.errnum == ENOENT;
+	gone = file_ops->fstatat(dirfd, base, &st, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT;
+	file_ops->close(dirfd);
+	return gone;
+}
+
+static bool is_newest(const struct name_list *l, size_t at)
+{
+	for (size_t i = at + 1; i < l->names.nr; i++)
+		if (l->names.items[i].kind == NAME_MEMBER && strcmp(l->names.items[i].disks.items[0].path, l->names.items[at].disks.items[0].path) == 0)
+			return false;
+	return true;
+}
+
+int versions_each_gone(struct pool *p, int (*call)(void *ctx, const struct name *n, struct err *err), void *ctx, struct err *err)
+{
+	CLEANUP(name_list_release) struct name_list l = { .names = VEC_INIT };
+	int rc = name_list_read(p, &l, err);
+
+	for (size_t i = 0; rc == 0 && i < l.names.nr; i++)
+		if (l.names.items[i].kind == NAME_MEMBER && (!is_newest(&l, i) || is_gone(p, l.names.items[i].disks.items[0].path)))
+			rc = call(ctx, &l.names.items[i], err);
+	return rc;
+}
+
+int versions_adopt(struct pool *p, const char *path, struct err *err)
+{
+	CLEANUP(name_release) struct name n = { .kind = NAME_MEMBER };
+	CLEANUP(name_release) struct name old = { .number = 0 };
+	struct name_disk d = { .size = 0 };
+	struct standing standing;
+	int rc;
+
+	if (path[0] != '/' || strlen(path) >= sizeof(d.path))
+		return err_set(err, ERR_USAGE, "'%s' is no absolute path", path);
+	strcpy(d.path, path);
+	rc = names_find_member(p, path, &old, err);
+	if (rc)
+		return rc < 0 ? -1 : 0;
+	rc = member_look(p, path, &standing, err);
+	if (rc <= 0)
+		return rc;
+	if (member_describe(p, &standing, &d, err) < 0)
+		return -1;
+	if (vec_push(&n.disks, d) < 0)
+		return err_set(err, ERR_MEMORY, "out of memory");
+	return names_publish(p, &n, true, err) < 0 ? -1 : 1;
+}
+
 /* ---- tidying ---- */
 
 /* Somebody stands on it. */

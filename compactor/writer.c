@@ -50,7 +50,8 @@ static int choose_cluster_size(struct writer *w, uint64_t size, struct err *err)
 	if (size && !f->cluster_max)
 		return err_set(err, ERR_UNSUPPORTED, "%s images have no clusters or blocks", f->name);
 	if (size && (!is_pow2(size) || size < f->cluster_min || size > f->cluster_max))
-		return err_set(err, ERR_UNSUPPORTED, "%llu bytes are no cluster or block of a %s image: a power of two from %llu to %llu is",
+		return err_set(err, ERR_UNSUPPORTED,
+			       "%llu bytes are no cluster or block of a %s image: a power of two from %llu to %llu is",
 			       (unsigned long long)size, f->name, (unsigned long long)f->cluster_min,
 			       (unsigned long long)f->cluster_max);
 	w->cluster_size = size;
@@ -62,16 +63,17 @@ static int choose_size(struct writer *w, uint64_t size, struct err *err)
 	const struct writer_format *f = w->format;
 
 	if (size < f->size_min || size > f->size_max)
-		return err_set(err, ERR_UNSUPPORTED, "a %s image cannot have a disk of %llu bytes: %llu to %llu are possible", f->name,
-			       (unsigned long long)size, (unsigned long long)f->size_min, (unsigned long long)f->size_max);
+		return err_set(err, ERR_UNSUPPORTED, "a %s image cannot have a disk of %llu bytes: %llu to %llu are possible",
+			       f->name, (unsigned long long)size, (unsigned long long)f->size_min,
+			       (unsigned long long)f->size_max);
 	w->size = round_up(size, f->unit);
 	return 0;
 }
 
 /* ---- the writer ---- */
 
-struct writer *writer_new(const struct writer_format *format, int fd, const char *name, uint64_t size, const struct writer_options *o,
-			  struct err *err)
+struct writer *writer_new(const struct writer_format *format, int fd, const char *name, uint64_t size,
+			  const struct writer_options *o, struct err *err)
 {
 	CLEANUP(writer_free) struct writer *w = calloc(1, format->instance);
 

@@ -9,13 +9,14 @@
 #include "scanner/base/cleanup.h"
 #include "scanner/base/err.h"
 
-/* Writers of disk images: a new file of a format, from guest bytes that come in order.  What is never put, and what is all zeros, reads
- * as zeros and takes no space.  One file per format, like the readers.
+/* Writers of disk images: a new file of a format, from guest bytes that come in order.  What is never put, and what is all zeros,
+ * reads as zeros and takes no space.  One file per format, like the readers.
  *
- * Left out: VMDK of several files (monolithicFlat: there is one descriptor here) and stream-optimized ones (nothing here compresses). */
+ * Left out: VMDK of several files (monolithicFlat), for there is one descriptor here, and stream-optimized, for nothing compresses
+ * here. */
 
 #define WRITER_SECTOR 512
-#define WRITER_ALIGN 4096			 /* guest bytes lie in the file at the same place of such a block, so that files can share them */
+#define WRITER_ALIGN 4096 /* guest bytes keep their place in such a block, but for smaller clusters, so that files can share them */
 #define WRITER_TABLE_MAX ((uint64_t)64 << 20) /* bytes of a table that is held in memory */
 
 struct writer;
@@ -35,7 +36,7 @@ struct writer_format {
 
 	/* Of a disk whose size, kind and cluster size (0: to be set) are within the bounds above.  file_end is to be set. */
 	int (*begin)(struct writer *w, struct err *err);
-	/* Where in the file the bytes at `offset` of the disk go, and how many of those that follow lie behind them.  Offsets ascend; a
+	/* Where in the file the bytes at `offset` of the disk go, and how many from there on lie together.  Offsets ascend; a
 	 * cluster is placed only when there is something to write to it. */
 	int (*place)(struct writer *w, uint64_t offset, uint64_t *ret_at, uint64_t *ret_len, struct err *err);
 	/* Tables, headers, footers; file_end is then the file's size. */
@@ -60,10 +61,10 @@ const struct writer_format *writer_format_by_name(const char *name);
 
 /* For an empty file open for writing, and a disk of `size` bytes; `name` is the file's base name, for formats that say it.
  * ERR_UNSUPPORTED: sizes and options that the format cannot have. */
-struct writer *writer_new(const struct writer_format *format, int fd, const char *name, uint64_t size, const struct writer_options *o,
-			  struct err *err);
-/* len bytes at offset; both are multiples of 512, offsets ascend; not behind the disk's end rounded up to 512.  Best called with a MiB or
- * more: nothing is gathered from several calls.  After a failure the file is to be thrown away. */
+struct writer *writer_new(const struct writer_format *format, int fd, const char *name, uint64_t size,
+			  const struct writer_options *o, struct err *err);
+/* len bytes at offset; both are multiples of 512, offsets ascend; not behind the disk's end rounded up to 512.  Best called with a
+ * MiB or more: nothing is gathered from several calls.  After a failure the file is to be thrown away. */
 int writer_put(struct writer *w, uint64_t offset, const void *buf, size_t len, struct err *err);
 /* Completes the file; what remains to be done is to sync it.  To be called once. */
 int writer_end(struct writer *w, struct err *err);

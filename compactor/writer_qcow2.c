@@ -10,8 +10,8 @@
 /*
  *	| header | L1 table | L2 | data ... | L2 | data ... | refcount table | refcount blocks |
  *
- * Each L2 table stands before the data that it leads to.  Since clusters come in order, it is complete when the next one begins, and
- * only that one is held in memory.  The file has no gaps between clusters: in the end all have a refcount of one. */
+ * Each L2 table stands before the data that it leads to.  Since clusters come in order, it is complete when the next one begins,
+ * and only that one is held in memory.  The file has no gaps between clusters: in the end all have a refcount of one. */
 
 #define CLUSTER_DEFAULT ((uint64_t)64 << 10)
 #define REFCOUNT_ORDER 4

@@ -10,10 +10,10 @@
 
 /*
  *	fixed	| the disk | footer |
- *	dynamic	| copy of the footer | header | table |  b| block |  b| block |  b| block | footer |	b: bitmap of the sectors
+ *	dynamic	| copy of the footer | header | table |  b| block |  b| block |  b| block | footer |
  *	                                                  ^ 4096 k    ^ 4096 k    ^ 4096 k
  *
- * All bits of a bitmap are set, as QEMU sets them: programs differ in what they make of clear ones.
+ * b is the bitmap of the sectors.  All bits are set, as QEMU sets them: programs differ in what they make of clear ones.
  *
  * The size of the disk is what the footer says, not the geometry, which rounds it down.  Readers that know both ways choose by the
  * creator; the one named here is that of Hyper-V, whose images they take as they are meant. */
@@ -174,7 +174,8 @@ static int write_tables(struct vhd_writer *v, const struct vhd_footer_disk *foot
 		.block_size = be32_from((uint32_t)v->w.cluster_size),
 	};
 
-	header.checksum = be32_from(vhd_checksum((const void *)&header, sizeof(header), offsetof(struct vhd_header_disk, checksum)));
+	header.checksum =
+		be32_from(vhd_checksum((const void *)&header, sizeof(header), offsetof(struct vhd_header_disk, checksum)));
 	if (file_write(v->w.fd, footer, sizeof(*footer), 0, err) < 0 ||
 	    file_write(v->w.fd, &header, sizeof(header), VHD_FOOTER_SIZE, err) < 0)
 		return -1;

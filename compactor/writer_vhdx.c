@@ -14,8 +14,8 @@
  * The log is empty.  A block that was never put is of the state "zero": of one that is "not present" the specification does not
  * promise what is read.  The blocks of a fixed image are all there and lie in the order of the disk, but the file has holes.
  *
- * Blocks are sized as QEMU does it, up to the 32 MiB that Microsoft's tools take: a block that was never put costs nothing here, but
- * with the first byte that the guest writes to it, it is there as a whole. */
+ * Blocks are sized as QEMU does it, up to the 32 MiB that Microsoft's tools take.  Holes within a block cost nothing here, but what
+ * a guest writes to a block that is not there makes it be there as a whole. */
 
 #define LOG_OFFSET VHDX_UNIT
 #define METADATA_OFFSET (2 * VHDX_UNIT)
@@ -159,14 +159,17 @@ static int write_metadata(const struct vhdx_writer *v, uint8_t *buf, struct err 
 		struct vhdx_guid id;
 		le32 logical, physical;
 	} values = {
-		.parameters = { le32_from((uint32_t)v->w.cluster_size), le32_from(v->w.kind == FIXED ? VHDX_LEAVE_BLOCKS_ALLOCATED : 0) },
+		.parameters = { le32_from((uint32_t)v->w.cluster_size),
+				le32_from(v->w.kind == FIXED ? VHDX_LEAVE_BLOCKS_ALLOCATED : 0) },
 		.size = le64_from(v->w.size),
 		.logical = le32_from(LOGICAL_SECTOR),
 		.physical = le32_from(PHYSICAL_SECTOR),
 	};
 	static const uint32_t lengths[NR_ITEMS] = {
-		[VHDX_PARAMETERS] = sizeof(values.parameters),	[VHDX_DISK_SIZE] = sizeof(values.size),
-		[VHDX_DISK_ID] = sizeof(values.id),		[VHDX_LOGICAL_SECTOR] = sizeof(values.logical),
+		[VHDX_PARAMETERS] = sizeof(values.parameters),
+		[VHDX_DISK_SIZE] = sizeof(values.size),
+		[VHDX_DISK_ID] = sizeof(values.id),
+		[VHDX_LOGICAL_SECTOR] = sizeof(values.logical),
 		[VHDX_PHYSICAL_SECTOR] = sizeof(values.physical),
 	};
 	struct vhdx_metadata_disk *d = (void *)buf;

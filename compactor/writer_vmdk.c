@@ -14,8 +14,8 @@
  *
  *	| header | descriptor | grain directory and tables, the redundant ones | the same again | grain | grain | ...
  *
- * Both directories say where all tables are, also of those without a grain, which are holes of the file.  Since grains come in order, a
- * table is complete when the next one begins, and only that one is held in memory. */
+ * Both directories say where all tables are, also of those without a grain, which are holes of the file.  Since grains come in
+ * order, a table is complete when the next one begins, and only that one is held in memory. */
 
 #define NR_GTES 512
 #define GT_SIZE (NR_GTES * sizeof(le32))
@@ -48,7 +48,8 @@ static int check_name(const char *name, struct err *err)
 {
 	for (const char *p = name; *p; p++)
 		if (*p == '"' || iscntrl((unsigned char)*p))
-			return err_set(err, ERR_UNSUPPORTED, "a VMDK image cannot have a name with a quote or a control byte in it");
+			return err_set(err, ERR_UNSUPPORTED,
+				       "a VMDK image cannot have a name with a quote or a control byte in it");
 	return 0;
 }
 

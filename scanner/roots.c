@@ -533,10 +533,10 @@ static int check_owner(int fd, const char *path, const struct stat *image, struc
 		       (unsigned)image->st_uid);
 }
 
-/* A stub or the cluster file: views/<uuid>.qcow2 or <uuid>.qcow2. */
+/* A stub, a sealed overlay or the cluster file: views/<uuid>.qcow2, sealed/<uuid>.qcow2 or <uuid>.qcow2. */
 static bool is_pool_file(const char *name)
 {
-	const char *id = strncmp(name, "views/", 6) == 0 ? name + 6 : name;
+	const char *id = strncmp(name, "views/", 6) == 0 ? name + 6 : strncmp(name, "sealed/", 7) == 0 ? name + 7 : name;
 	size_t len = strspn(id, "0123456789abcdef-");
 
 	return len == 36 && strcmp(id + len, ".qcow2") == 0;

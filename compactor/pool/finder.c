@@ -693,6 +693,7 @@ static int open_sorted(struct finder *f, struct sorted *s, struct table_stats sh
 struct cleaning {
 	struct finder *f;
 	bool others; /* there are tables that nobody announced */
+	bool synced;
 };
 
 static bool is_known(const struct finder *f, uint64_t number)
@@ -716,7 +717,13 @@ static int clean(void *ctx, const char *name, struct err *err)
 	if ((table || filter) && is_known(c->f, number))
 		return 0;
 	c->others |= table;
-	return c->f->writing ? file_unlink(c->f->dirfd, name, err) : 0;
+	if (!c->f->writing)
+		return 0;
+	/* The manifest that does not name it may have been renamed by a process that died before it was durable. */
+	if (!c->synced && file_sync_dir(c->f->dirfd, err) < 0)
+		return -1;
+	c->synced = true;
+	return file_unlink(c->f->dirfd, name, err);
 }
 
 static int open_tables(struct finder *f, bool *ret_whole, struct err *err)

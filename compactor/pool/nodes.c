@@ -22,7 +22,7 @@
  *
  * Where a node lies is what the finder says, or a map from 64 bits of its digest to its record.  Both are hints: a record is taken when its
  * checksum is right and it is of the node that was asked for.  In the map the next free key is taken when there is a record of
- * another node at a key; in the finder, whose keys have 128 bits, the newer one hides the older, which is written again when it is needed.
+ * another node at a key; in the finder, whose keys are longer, the newer one hides the older, which is written again when it is put.
  *
  * A page that is lost in the middle of a transaction, or damaged later, costs the records in it only: behind it the next record is
  * looked for at every multiple of 8.  Bytes of a payload could be taken for a record then, which an attacker can bring about for leaves
@@ -98,9 +98,10 @@ static const uint8_t *record_of(struct nodes *n, uint64_t offset, struct node_id
 
 /* ---- finding them ---- */
 
+/* The finder may leave off lower bits. */
 static struct fingerprint finder_key(struct node_id id)
 {
-	return (struct fingerprint){ le64_load(id.digest), le64_load(id.digest + 8) ^ id.level };
+	return (struct fingerprint){ le64_load(id.digest), le64_load(id.digest + 8) ^ (uint64_t)id.level << 56 };
 }
 
 static uint64_t map_key(struct node_id id)
@@ -432,7 +433,90 @@ int nodes_put_inner(struct nodes *n, const struct inner *inner, struct err *err)
 	return room ? add(n, room, node_record_of_inner(inner, room), err) : -1;
 }
 
+/* ---- leaving out ---- */
+
+#define NEW_NODES "nodes.new"
+
+static int copy_kept(struct nodes *n, struct file_writer *w, bool (*keep)(void *ctx, uint64_t offset), void *ctx, struct err *err)
+{
+	CLEANUP(pass_free) struct pass *p = pass_new(n, 0, err);
+	const uint8_t *record;
+	uint64_t offset;
+	int rc = -1;
+
+	while (p && (rc = pass_next(p, &record, &offset, err)) > 0)
+		if (keep(ctx, offset) && file_writer_append(w, record, node_record_len(record), err) < 0)
+			return -1;
+	return rc;
+}
+
+/* The new file is the one that is read from here on; who dies before the finder has its offsets has them added by nodes_open(), as what
+ * the finder covers is more than there is. */
+static int change_files(struct nodes *n, int dirfd, struct err *err)
+{
+	uint64_t damaged;
+	struct stat st;
+	int fd = file_open(dirfd, NEW_NODES, O_RDWR | O_NOFOLLOW, 0, err);
+
+	if (fd < 0)
+		return -1;
+	if (file_ops->fstat(fd, &st) < 0 || file_rename(dirfd, NEW_NODES, n->name, err) < 0 || file_sync_dir(dirfd, err) < 0) {
+		file_close(fd, n->name, NULL);
+		n->broken = true;
+		return err && err->kind ? -1 : err_errno(err, "cannot stat '%s'", n->name);
+	}
+	file_close(n->fd, n->name, NULL);
+	n->fd = fd;
+	n->end = (uint64_t)st.st_size;
+	judymap_release(&n->map);
+	if (remember_from(n, 0, &damaged, err) < 0)
+		return -1;
+	return n->finder ? finder_sync(n->finder, n->end, err) : 0;
+}
+
+int nodes_keep(struct nodes *n, int dirfd, bool (*keep)(void *ctx, uint64_t offset), void *ctx, struct err *err)
+{
+	CLEANUP(file_writer_release) struct file_writer w = { .fd = -1 };
+
+	assert(n->writing && !n->used);
+	if (usable(n, err) < 0 || file_writer_open(&w, dirfd, NEW_NODES, BUFFER_SIZE, err) < 0)
+		return -1;
+	if (copy_kept(n, &w, keep, ctx, err) < 0 || file_writer_close(&w, 1, err) < 0) {
+		file_unlink(dirfd, NEW_NODES, NULL);
+		return -1;
+	}
+	return change_files(n, dirfd, err);
+}
+
 /* ---- looking up ---- */
+
+int nodes_locate(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned level, unsigned unit_bits, uint64_t *ret, struct err *err)
+{
+	struct node_id id = { digest, level, unit_bits };
+	struct fingerprint key = finder_key(id);
+	const uint8_t *record;
+	uint64_t number;
+	int rc;
+
+	if (n->finder) {
+		rc = finder_get(n->finder, FINDER_NODE, id.unit_bits, key.hi, key.lo, &number, err);
+		if (rc <= 0 || !record_of(n, number * NODE_ALIGN, id))
+			return rc < 0 ? -1 : 0;
+		*ret = number * NODE_ALIGN;
+		return 1;
+	}
+	for (uint64_t at = map_key(id);; at++) {
+		const uint64_t *slot = judymap_get(&n->map, at);
+
+		if (!slot)
+			return 0;
+		record = record_of(n, (*slot - 1) * NODE_ALIGN, id);
+		if (record) {
+			*ret = (*slot - 1) * NODE_ALIGN;
+			return 1;
+		}
+	}
+}
 
 void nodes_set_limit(struct nodes *n, uint64_t end)
 {

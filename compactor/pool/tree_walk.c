@@ -98,7 +98,7 @@ int tree_walk_next(struct tree_walk *w, uint64_t from, uint64_t *ret_segment, ui
 
 	if (digest_is_null(w->root))
 		return 0;
-	while (rc == 0 && at < w->nr && at >> span_bits(w->height) == 0)
+	while (rc == 0 && at < w->nr)
 		rc = descend(w, &at, &digest, err);
 	if (rc <= 0)
 		return rc;

@@ -413,6 +413,47 @@ static int check_tables(struct checking *c, struct err *err)
 	return check_refcounts(c, err);
 }
 
+static int each_l2(const struct checking *c, int (*call)(void *ctx, uint64_t offset, uint64_t len, struct err *err), void *ctx,
+		   struct err *err)
+{
+	uint64_t nr = virtual_size(c->v) / l1_unit(c->v), origin = view_origin(c->v->slot);
+	CLEANUP(free) be64 *l1 = malloc((size_t)nr * 8);
+	int rc;
+
+	if (!l1)
+		return err_set(err, ERR_MEMORY, "no memory for the tables of a view");
+	if (read_at(c, c->l.l1_offset, l1, (size_t)nr * 8, err) < 0)
+		return -1;
+	for (uint64_t i = 0; i < nr; i++) {
+		uint64_t at = be64_get(l1[i]);
+
+		if (!at)
+			continue;
+		if (at % cluster_size(c->v) || !range_within(at, cluster_size(c->v), c->v->slice_size))
+			return err_set(err, ERR_FORMAT, "L2 table %llu is not in the slice", (unsigned long long)i);
+		rc = call(ctx, origin + at, cluster_size(c->v), err);
+		if (rc != 0)
+			return rc;
+	}
+	rc = call(ctx, origin + c->l.l1_offset, round_up(nr * 8, cluster_size(c->v)), err);
+	return rc ? rc : call(ctx, origin + c->l.refcount_offset, cluster_size(c->v), err);
+}
+
+int view_each_table(struct pool *p, const struct view *v, int (*call)(void *ctx, uint64_t offset, uint64_t len, struct err *err), void *ctx,
+		    struct err *err)
+{
+	struct checking c = { .pool = p };
+	char text[POOL_ID_TEXT_ROOM];
+	uint8_t header[BLOCK_SIZE];
+	struct view got;
+	int rc;
+
+	c.v = &got;
+	rc = cluster_file_read_slot(p->clusters, v->slot, header, err) < 0 || decode(header, v->slot, &got, &c.l, err) < 0 ? -1 :
+	     each_l2(&c, call, ctx, err);
+	return rc < 0 ? err_add(err, "view %s", pool_id_text(v->id, text)) : rc;
+}
+
 int view_check(struct pool *p, const struct view *v, struct err *err)
 {
 	struct checking c = { .pool = p };

@@ -38,6 +38,10 @@ int view_find_root(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t dis
 /* Forgets what it remembers: slots were buried, or the pool is closed. */
 void view_forget(struct pool *p);
 
+/* Where the view's tables lie in the cluster file: each L2 table, the L1 table, the refcount table. */
+int view_each_table(struct pool *p, const struct view *v, int (*call)(void *ctx, uint64_t offset, uint64_t len, struct err *err), void *ctx,
+		    struct err *err);
+
 /* Compares the tables with the tree's maps: 0, or ERR_FORMAT saying where they differ. */
 int view_check(struct pool *p, const struct view *v, struct err *err);
 

@@ -120,7 +120,7 @@ static bool take_unicode(struct reader *r, char ret[5])
 	} else {
 		unsigned more = c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
 
-		ret[len++] = (char)((0xf00 >> more) | (c >> (6 * more)));
+		ret[len++] = (char)((0xff00 >> (more + 1)) | (c >> (6 * more)));
 		while (more--)
 			ret[len++] = (char)(0x80 | (c >> (6 * more) & 0x3f));
 	}

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""A whole operating system dies, at a random moment, while `dedupscan compact --apply` works in it: what it had not written is lost.
-Row A7.
+"""A whole operating system dies, at a random moment, while `dedupscan compact --apply` works in it: what it had not written is
+lost.  Row A7.
 
 A guest with a disk of images is killed with its QEMU; then the disk is checked and mounted here, and the oracle of lib_crash.py
 looks at the images."""
@@ -122,6 +122,21 @@ class Death:
         for root in self.roots(fs):
             crash.look_at_images(self.family, root)
 
+    def control(self, fs):
+        """The oracle can fail."""
+        path = os.path.join(self.roots(fs)[0], "raw.raw")
+        st = os.stat(path)
+        with open(path, "r+b") as f:
+            byte = f.read(1)
+            f.seek(0)
+            f.write(bytes([byte[0] ^ 1]))
+        os.utime(path, ns=(st.st_atime_ns, st.st_mtime_ns))
+        try:
+            self.look(fs)
+        except Wrong:
+            return
+        fail("a byte that was changed is not noticed")
+
     def undisturbed(self, kind):
         """How much is saved when it is left alone: what was interrupted must get there."""
         with Disk(kind, self.tmp, DISK_MIB) as fs:
@@ -132,42 +147,48 @@ class Death:
             fs.mount()
             self.look(fs)
             after = self.used(fs)
+            self.control(fs)
         if after > before - MIB:
             fail(f"{kind}: of {before} bytes only {before - after} were saved: this shows nothing")
         return before, after
 
+    def go_on(self, fs):
+        """Recovers, and compacts what is left."""
+        said = run(DEDUPSCAN, "recover", fs.path).decode().strip()
+        self.look(fs)
+        for root in self.roots(fs):
+            crash.look_for_strays(self.family, root, False)
+        catalog = os.path.join(self.tmp, "catalog")
+        run(DEDUPSCAN, "compact", "--no-idle", "--keep-originals", "0", "--catalog", catalog, "--apply", fs.path)
+        self.look(fs)
+        return said
+
     def die(self, kind, before, after):
-        while True:
-            with Disk(kind, self.tmp, DISK_MIB) as fs:
-                self.fill(fs)
-                fs.unmount()
-                at = self.rng.random() * self.seconds[kind]
-                if self.boot(fs, at):
-                    self.seconds[kind] *= 0.9
-                    continue
-                fs.mount()  # replays the file system's journal
-                self.look(fs)
-                now = self.used(fs)
-                said = run(DEDUPSCAN, "recover", fs.path).decode().strip()
-                self.look(fs)
-                for root in self.roots(fs):
-                    crash.look_for_strays(self.family, root, False)
-                run(DEDUPSCAN, "compact", "--no-idle", "--keep-originals", "0", "--catalog", os.path.join(self.tmp, "catalog"), "--apply",
-                    fs.path)
-                self.look(fs)
-                then = self.used(fs)
-                fs.unmount()
-                fs.check()
-            print(f"{kind}: dead after {at:.1f} of {self.seconds[kind]:.1f} s, {(before - now) / max(before - after, 1):.0%} was saved; {said}",
-                  flush=True)
-            if then > after + MIB // 4:
-                raise Wrong(f"after a complete run the images take {then} bytes, of one that was not interrupted {after}")
-            return
+        """False when it had ended before."""
+        with Disk(kind, self.tmp, DISK_MIB) as fs:
+            self.fill(fs)
+            fs.unmount()
+            at = self.rng.random() * self.seconds[kind]
+            if self.boot(fs, at):
+                self.seconds[kind] *= 0.9
+                return False
+            fs.mount()  # replays the file system's journal
+            self.look(fs)
+            saved = (before - self.used(fs)) / (before - after)
+            said = self.go_on(fs)
+            then = self.used(fs)
+            fs.unmount()
+            fs.check()
+        print(f"{kind}: dead after {at:.1f} of {self.seconds[kind]:.1f} s, {saved:.0%} was saved; {said}", flush=True)
+        if then > after + MIB // 4:
+            raise Wrong(f"after a complete run the images take {then} bytes, of one that was not interrupted {after}")
+        return True
 
 
 def main():
     lib.exit_on_signals()
-    lib.require("qemu-system-x86_64", "qemu-img", "qemu-io", "mkfs.xfs", "xfs_repair", "mke2fs", "e2fsck", "modprobe", "busybox", "ldd")
+    lib.require("qemu-system-x86_64", "qemu-img", "qemu-io", "mkfs.xfs", "xfs_repair", "mke2fs", "e2fsck", "modprobe", "busybox",
+                "ldd")
     tmp = lib.scratch("os_death")
     seed = int(os.environ.get("CRASH_SEED") or time.time())
     print(f"CRASH_SEED={seed}")
@@ -177,7 +198,8 @@ def main():
         if kind not in wanted:
             wanted[kind] = death.undisturbed(kind)
         try:
-            death.die(kind, *wanted[kind])
+            while not death.die(kind, *wanted[kind]):
+                pass
         except Wrong as e:
             fail(f"round {nr} on {kind}: {e}")
 

@@ -233,6 +233,55 @@ static void what_was_synced_is_there_whatever_comes_later(void **state)
 	sim_free(s);
 }
 
+static int ignore(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err)
+{
+	(void)ctx;
+	(void)offset;
+	(void)leaf;
+	(void)inner;
+	(void)err;
+	return 0;
+}
+
+static int leaf_is_there(void *ctx, struct sim *s, const struct sim_cut *cut)
+{
+	struct leaf leaf = leaf_of(1, 12, 1, 0);
+	struct nodes *n;
+
+	(void)ctx;
+	sim_use(s);
+	n = open_nodes(s, false, NULL);
+	if (cut->at_end && (!n || !has_leaf(n, &leaf)))
+		fail_msg("it is lost (%s)", cut->what);
+	nodes_close(n);
+	return 0;
+}
+
+/* A process that dies has written, but not synced: the next one finds the node there. */
+static void what_a_dead_process_wrote_is_synced_before_it_is_relied_on(void **state)
+{
+	struct leaf leaf = leaf_of(1, 12, 1, 0);
+	struct sim *s = sim_new(NULL);
+	struct nodes *n;
+
+	(void)state;
+	sim_use(s);
+	set_up(NULL, s);
+	sim_settle(s);
+	n = open_nodes(s, true, NULL);
+	put_leaf(n, leaf);
+	assert_int_equal(nodes_each(n, ignore, NULL, NULL), 0); /* writes what is buffered */
+	nodes_close(n);
+	n = open_nodes(s, true, NULL);
+	put_leaf(n, leaf);
+	assert_in_range(nodes_bytes(n), 1, 4095);
+	sync_nodes(n);
+	nodes_close(n);
+	assert_int_equal(sim_states(s, NULL, leaf_is_there, NULL, NULL), 0);
+	sim_use(NULL);
+	sim_free(s);
+}
+
 static void after_a_failed_sync_nothing_is_written(void **state)
 {
 	struct leaf leaf = leaf_of(1, 12, 1, 0);
@@ -292,6 +341,7 @@ int main(void)
 		cmocka_unit_test(nodes_survive_all_that_can_go_wrong),
 		cmocka_unit_test(a_sync_that_is_forgotten_is_caught),
 		cmocka_unit_test(what_was_synced_is_there_whatever_comes_later),
+		cmocka_unit_test(what_a_dead_process_wrote_is_synced_before_it_is_relied_on),
 		cmocka_unit_test(after_a_failed_sync_nothing_is_written),
 		cmocka_unit_test(a_full_disk_may_have_room_again),
 	};

@@ -605,31 +605,31 @@ static void leaf_digest(unsigned i, uint8_t ret[DIGEST_SIZE])
 	le32_store(ret, i * 0x9e3779b9u);
 }
 
-/* Two clusters that take turns, so that its map is long. */
+/* Two clusters that take turns, with another between them, so that its map is long. */
 static int put_leaf(struct pool *p, unsigned i, struct err *err)
 {
 	struct leaf leaf = { .unit_bits = 12, .nr_runs = SEGMENT_BLOCKS };
-	uint8_t cluster[2 * CLUSTER];
+	uint8_t cluster[3 * CLUSTER] = { 0 };
 	uint64_t at;
 
 	leaf_digest(i, leaf.digest);
 	memset(cluster, (int)(i % 255 + 1), CLUSTER);
-	memset(cluster + CLUSTER, (int)(i % 13 + 1), CLUSTER);
+	memset(cluster + 2 * CLUSTER, (int)(i % 13 + 1), CLUSTER);
 	if (cluster_file_append(p->clusters, cluster, sizeof(cluster), CLUSTER, &at, err) < 0)
 		return -1;
 	nodes_set_limit(p->nodes, cluster_file_end(p->clusters));
 	for (uint32_t run = 0; run < SEGMENT_BLOCKS; run++)
-		leaf.runs[run] = (struct run){ run, 1, at / CLUSTER + (run + 1) % 2 };
+		leaf.runs[run] = (struct run){ run, 1, at / CLUSTER + (run % 2 ? 0 : 2) };
 	return nodes_put_leaf(p->nodes, &leaf, err);
 }
 
 static int expect_leaf(struct pool *p, unsigned i, struct err *err)
 {
+	uint8_t digest[DIGEST_SIZE], cluster[CLUSTER];
 	struct leaf leaf;
-	uint8_t cluster[CLUSTER];
 
-	leaf_digest(i, leaf.digest);
-	if (nodes_get_leaf(p->nodes, (const uint8_t *)memcpy((uint8_t[DIGEST_SIZE]){ 0 }, leaf.digest, DIGEST_SIZE), 12, &leaf, err) < 0)
+	leaf_digest(i, digest);
+	if (nodes_get_leaf(p->nodes, digest, 12, &leaf, err) < 0)
 		return -1;
 	for (unsigned run = 0; run < 2; run++) {
 		uint8_t should = (uint8_t)(run ? i % 255 + 1 : i % 13 + 1);

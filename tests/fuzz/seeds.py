@@ -539,6 +539,51 @@ def nodes_seeds():
     yield "lies", node(1, bytes(32), bytes(16)) + node(1, low, bytes([1] + 15 * [0]) + bytes(32)) + node(7, low, low_node[64:])
 
 
+def pool_superblock_seeds():
+    """Superblocks without their checksums, which the target adds; and ids as text."""
+    def superblock(magic=b"ddspool\n", version=1, incompatible=0, read_only=0, uuid=bytes(range(16)), slot=1 << 16, begin=64 << 30):
+        return magic + struct.pack("<III16s4xQQQQQ8x", version, incompatible, read_only, uuid, slot, 1 << 20, begin, begin, 1 << 16)
+
+    yield "plain", superblock()
+    yield "newer", superblock(version=2)
+    yield "old", superblock(version=0)
+    yield "incompatible", superblock(incompatible=1)
+    yield "read-only", superblock(read_only=4)
+    yield "no-id", superblock(uuid=bytes(16))
+    yield "small-slots", superblock(slot=4096)
+    yield "elsewhere", superblock(begin=1 << 30)
+    yield "qcow2", superblock(magic=b"QFI\xfb\0\0\0\3")
+    yield "id", b"3b0c0f62-9d7e-4c1a-8f00-5a5a5a5a5a5a"
+    yield "no-id-text", b"3b0c0f629d7e4c1a8f005a5a5a5a5a5a"
+
+
+def finder_seeds():
+    """Lists of tables (first byte 0) and filters (1) without their checksums, which the target adds."""
+    def tables(*entries, version=1, nr=None, uuid=bytes(range(1, 17)), covered=7, next=2):
+        head = b"\0ddsfind\n" + struct.pack("<II16sQQ", version, len(entries) if nr is None else nr, uuid, covered, next)
+        return head + b"".join(struct.pack("<QQQ", *e) for e in entries) + bytes(4)
+
+    def filter(bits, nr=None):
+        return b"\1ddsfilt\n" + struct.pack("<QII", len(bits) // 32 if nr is None else nr, 0, 0) + bits
+
+    yield "none", tables()
+    yield "one", tables((1, 50, 4176))
+    yield "wrong-size", tables((1, 50, 4172))
+    yield "missing", tables((1, 50, 4176), (5, 1, 1), next=6)
+    yield "descending", tables((5, 1, 1), (1, 50, 4176), next=6)
+    yield "twice", tables((1, 50, 4176), (1, 50, 4176))
+    yield "beyond-next", tables((1, 50, 4176), next=1)
+    yield "last", tables(next=2**64 - 1)
+    yield "many", tables(nr=2**32 - 1)
+    yield "newer", tables(version=2)
+    yield "foreign", tables((1, 50, 4176), uuid=bytes(16))
+    yield "filter-full", filter(b"\xff" * 64)
+    yield "filter-empty", filter(bytes(64))
+    yield "filter-none", filter(b"")
+    yield "filter-large", filter(b"\xff" * 64, nr=2**59)
+    yield "filter-cut", filter(b"\xff" * 40, nr=2)
+
+
 def any_seeds():
     """For targets whose inputs need no form."""
     yield "empty", b""
@@ -550,7 +595,7 @@ def any_seeds():
 def main():
     _, name, folder = sys.argv
     random.seed(1)
-    for title, content in {"qcow2": qcow2_seeds, "vhd": vhd_seeds, "vhdx": vhdx_seeds, "vdi": vdi_seeds, "ova": ova_seeds, "vmdk": vmdk_seeds, "plan": plan_seeds, "relayout": relayout_seeds, "names": names_seeds, "nodes": nodes_seeds}.get(name, any_seeds)():
+    for title, content in {"qcow2": qcow2_seeds, "vhd": vhd_seeds, "vhdx": vhdx_seeds, "vdi": vdi_seeds, "ova": ova_seeds, "vmdk": vmdk_seeds, "plan": plan_seeds, "relayout": relayout_seeds, "names": names_seeds, "nodes": nodes_seeds, "pool_superblock": pool_superblock_seeds, "finder": finder_seeds}.get(name, any_seeds)():
         with open(os.path.join(folder, title), "wb") as f:
             f.write(content)
 

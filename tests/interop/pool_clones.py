@@ -7,6 +7,7 @@
   rollback    the image says what it said, and the version that is kept what it said before
   folding     what was sealed enters the pool; images are made to stand on a view; nothing says anything else
   diff        exactly the blocks that were written
+  moves       an image that was moved, and is adopted
   in use      an image that QEMU has open is left alone, and its holder named
   random      many steps, one seed
 
@@ -90,7 +91,7 @@ class Store:
             run("qemu-img", "check", "-f", "qcow2", path)
 
     def depth(self, path):
-        return run("qemu-img", "info", "--backing-chain", path).count("file format: qcow2")
+        return run("qemu-img", "info", "--backing-chain", path).count("image: ")
 
     def snapshot(self, label, *paths):
         said = self.tool("snapshot", label, *paths)
@@ -126,6 +127,7 @@ class Store:
             if self.says(new) != model:
                 raise Failed(f"{path}@{label} says something else")
             os.unlink(new)
+            expect(self.tool("forget"), f"gone {new}")
 
 
 def expect(said, words):
@@ -162,7 +164,8 @@ def snapshots(s):
     s.write(a)
     with open(f"{s.top}/vm.xml", "w", encoding="ascii") as f:
         f.write("<domain/>\n")
-    expect(s.snapshot("one", a, b, "--file", f"{s.top}/vm.xml") if False else s.snapshot("one", a, b), "1 sealed, 1 unchanged")
+    expect(s.tool("snapshot", "with-xml", b, "--file", f"{s.top}/vm.xml"), "0 sealed, 1 unchanged")
+    expect(s.snapshot("one", a, b), "1 sealed, 1 unchanged")
     s.check()
     s.write(a)
     s.write(b)
@@ -215,6 +218,24 @@ def differences(s):
         raise Failed(said)
     if s.tool("diff", a, "new", a, "-") != "":
         raise Failed("the image differs from its version")
+
+
+def moves(s):
+    """An image that was moved is adopted, and only then is the old name forgotten."""
+    a, b = s.add("a"), f"{s.top}/b.qcow2"
+    s.write(a)
+    s.snapshot("v", a)
+    os.rename(a, b)
+    s.models[b] = s.models.pop(a)
+    expect(s.tool("adopt", b), "1")
+    expect(s.tool("adopt", b), "0")
+    expect(s.tool("forget"), f"gone {a}")
+    s.check()
+    s.write(b)
+    s.fold()
+    s.check()
+    s.clone(a, "v", a)  # the version is still that of the old path
+    s.check()
 
 
 def in_use(s):
@@ -296,7 +317,7 @@ def main():
         if not shutil.which(needed):
             print(f"needs {needed}")
             sys.exit(77)
-    for test in (clones, snapshots, differences, in_use, lambda s: at_random(s, o.steps)):
+    for test in (clones, snapshots, differences, moves, in_use, lambda s: at_random(s, o.steps)):
         rng = random.Random(o.seed)
         with tempfile.TemporaryDirectory(dir=os.environ.get("TMP")) as top:
             try:

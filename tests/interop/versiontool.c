@@ -29,6 +29,8 @@
  *	versiontool fold POOL				what is sealed
  *	versiontool repoint POOL ROOT
  *	versiontool diff POOL IMAGE LABEL IMAGE LABEL
+ *	versiontool adopt POOL IMAGE
+ *	versiontool forget POOL				those that are gone
  *	versiontool recover POOL */
 
 static struct versions_how how;
@@ -196,7 +198,7 @@ static int fold(void *ctx, const struct sealed_disk *d, int fd, struct err *err)
 	int rc;
 
 	snprintf(path, sizeof(path), "%s/sealed/%s", f.pool->path, pool_id_file_name(d->id, name));
-	if (jail_plan(&jail, JAIL_BEST, err) < 0 || roots_add(&roots, f.pool->path, false, err) < 0)
+	if (jail_plan(&jail, JAIL_BEST, err) < 0 || roots_add_pool(&roots, f.pool->path, err) < 0)
 		return -1;
 	rc = feed_run(&feed, fd, path, err);
 	if (rc == 0 && d->has_base)
@@ -275,6 +277,28 @@ static int run_diff(struct pool *p, char **args, struct err *err)
 	return pool_diff(p, &a, &b, print_range, NULL, &sum, err);
 }
 
+static int run_adopt(struct pool *p, char **args, struct err *err)
+{
+	int rc = versions_adopt(p, args[0], err);
+
+	printf("%d\n", rc);
+	return rc < 0 ? -1 : 0;
+}
+
+static int forget(void *ctx, const struct name *n, struct err *err)
+{
+	printf("gone %s\n", n->disks.items[0].path);
+	return names_remove(ctx, n->number, err);
+}
+
+static int run_forget(struct pool *p, char **args, struct err *err)
+{
+	(void)args;
+	if (versions_each_gone(p, forget, p, err) < 0)
+		return -1;
+	return versions_tidy(p, err);
+}
+
 static int run_nothing(struct pool *p, char **args, struct err *err)
 {
 	(void)p, (void)args, (void)err;
@@ -291,6 +315,7 @@ static const struct {
 	{ "member", 1, run_member },	 { "snapshot", 2, run_snapshot }, { "rollback", 2, run_rollback },
 	{ "clone", 3, run_clone },	 { "list", 0, run_list },	  { "delete", 2, run_delete },
 	{ "prune", 4, run_prune },	 { "fold", 0, run_fold },	  { "repoint", 1, run_repoint },
+	{ "adopt", 1, run_adopt },	 { "forget", 0, run_forget },
 	{ "diff", 4, run_diff },	 { "recover", 0, run_nothing },
 };
 

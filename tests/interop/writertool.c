@@ -11,7 +11,8 @@
 
 /* writertool [-k KIND] [-c CLUSTER] [-s SIZE] [-p PIECE] [-z] FORMAT RAW NEW: a raw image becomes one of another format, for tests.
  *
- * -s: the disk is larger than the raw image; -p: as many bytes are put at once, whole sectors; -z: holes of the raw image are put, too. */
+ * -s: the disk is larger than the raw image; -p: as many bytes are put at once, whole sectors; -z: holes of the raw image are put,
+ * too. */
 
 struct job {
 	struct writer_options how;

@@ -333,12 +333,15 @@ static void a_segment_is_found_by_its_fingerprint(void **state)
 static void a_level_belongs_to_an_inner_node(void **state)
 {
 	struct nodes *n = open_writing();
-	struct inner inner = inner_of(1, 2, 10), got;
+	struct inner inner = inner_of(1, 2, 10), lie = inner, got;
 	struct leaf leaf;
 
 	(void)state;
 	put_inner(n, inner);
 	assert_int_equal(nodes_get_inner(n, inner.digest, 2, &got, NULL), 0);
+	lie.level = 4; /* hides nothing */
+	put_inner(n, lie);
+	assert_true(has_inner(n, &inner) && has_inner(n, &lie));
 	assert_int_equal(nodes_get_inner(n, inner.digest, 1, &got, NULL), -1);
 	assert_int_equal(nodes_get_inner(n, inner.digest, 3, &got, NULL), -1);
 	assert_int_equal(nodes_find_leaf(n, inner.digest, 12, &leaf, NULL), 0);
@@ -366,7 +369,25 @@ static void digests_that_begin_alike_are_told_apart(void **state)
 	close_nodes(n);
 }
 
-/* 128 bits of SHA-256 that are alike take 2^64 tries, but the worst must not be wrong. */
+/* In the map each is looked for where the one before ends up. */
+static void a_unit_is_not_taken_for_another_on_the_way(void **state)
+{
+	struct nodes *n = open_as(false, true);
+	struct leaf coarse = leaf_of(1, 14, 3, 0), other = leaf_of(2, 12, 3, 0), third = leaf_of(3, 12, 3, 0), got;
+
+	(void)state;
+	le64_store(coarse.digest, 0); /* at 14 */
+	le64_store(other.digest, 0);  /* at 12 */
+	le64_store(third.digest, 1);  /* at 13 */
+	put_leaf(n, coarse);
+	put_leaf(n, other);
+	put_leaf(n, third);
+	assert_int_equal(nodes_get_leaf(n, coarse.digest, 12, &got, NULL), -1);
+	assert_true(has_leaf(n, &coarse) && has_leaf(n, &other) && has_leaf(n, &third));
+	close_nodes(n);
+}
+
+/* Digests that are alike as far as the finder looks take more tries than anybody has; still nothing must be wrong then. */
 static void a_node_that_hides_another_in_the_finder_does_no_harm(void **state)
 {
 	struct nodes *n = open_as(true, true);
@@ -693,6 +714,7 @@ int main(void)
 		tree_test(a_segment_is_found_by_its_fingerprint),
 		both_ways(a_level_belongs_to_an_inner_node),
 		both_ways(digests_that_begin_alike_are_told_apart),
+		tree_test(a_unit_is_not_taken_for_another_on_the_way),
 		tree_test(a_node_that_hides_another_in_the_finder_does_no_harm),
 		both_ways(maps_lie_inside_the_cluster_file),
 		both_ways(what_is_not_there_is_named),

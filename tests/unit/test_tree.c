@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/unit/tree_help.h"
 
+#include "compactor/pool/node_record.h"
 #include "compactor/pool/tree.h"
 #include "scanner/base/file.h"
 #include "tests/unit/nodes_help.h"
@@ -300,6 +301,49 @@ static void a_walk_says_what_is_missing(void **state)
 	tree_walk_free(w);
 }
 
+static uint64_t found;
+
+static int find_offset(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err)
+{
+	(void)err;
+	if (!leaf && memcmp(inner->digest, ctx, DIGEST_SIZE) == 0)
+		found = offset;
+	return 0;
+}
+
+/* A node that is damaged with a right checksum must not be mixed up with the one that was at hand. */
+static void a_walk_goes_on_beside_a_damaged_node(void **state)
+{
+	struct inner first = inner_of(1, 1, 3), second = inner_of(2, 1, 128), root = { .level = 2 };
+	uint8_t record[NODE_RECORD_MAX], digest[DIGEST_SIZE];
+	struct tree_walk *w;
+	uint64_t at;
+	size_t len;
+	int fd;
+
+	(void)state;
+	memcpy(root.children[0], first.digest, DIGEST_SIZE);
+	memcpy(root.children[1], second.digest, DIGEST_SIZE);
+	digest_bytes(root.children, sizeof(root.children), root.digest);
+	put_inner(nodes, first);
+	put_inner(nodes, second);
+	put_inner(nodes, root);
+	flush();
+	assert_int_equal(nodes_each(nodes, find_offset, second.digest, NULL), 0);
+	second.children[5][0] ^= 1;
+	len = node_record_of_inner(&second, record);
+	fd = open(in_tree("nodes"), O_RDWR);
+	assert_int_equal(pwrite(fd, record, len, (off_t)found), len);
+	close(fd);
+	w = tree_walk_new(nodes, root.digest, 256 * SEGMENT_SIZE, NULL);
+	assert_int_equal(tree_walk_next(w, 0, &at, digest, NULL), 1);
+	assert_memory_equal(digest, first.children[at], DIGEST_SIZE);
+	assert_int_equal(tree_walk_next(w, 128, &at, digest, NULL), -1);
+	assert_int_equal(tree_walk_next(w, 0, &at, digest, NULL), 1);
+	assert_memory_equal(digest, first.children[at], DIGEST_SIZE);
+	tree_walk_free(w);
+}
+
 static int no_call(void *ctx, uint64_t segment, const uint8_t in_a[DIGEST_SIZE], const uint8_t in_b[DIGEST_SIZE], struct err *err)
 {
 	(void)ctx;
@@ -577,6 +621,7 @@ int main(void)
 		nodes_test(a_walk_goes_to_any_place),
 		nodes_test(a_walk_reads_each_node_once_and_none_for_zeros),
 		nodes_test(a_walk_says_what_is_missing),
+		nodes_test(a_walk_goes_on_beside_a_damaged_node),
 		nodes_test(a_tree_of_a_larger_disk_is_refused),
 		nodes_test(all_differences_are_found),
 		nodes_test(all_of_it_differs_from_zeros),

@@ -30,7 +30,9 @@ static uint64_t any(uint64_t below)
 
 static struct writer *begin(const struct kind *k, int fd, uint64_t size, struct err *err)
 {
-	return writer_new(writer_format_by_name(k->format), fd, "disk", size, &(struct writer_options){ k->cluster_size, k->kind }, err);
+	struct writer_options o = { k->cluster_size, k->kind };
+
+	return writer_new(writer_format_by_name(k->format), fd, "disk", size, &o, err);
 }
 
 static struct writer *must_begin(const struct kind *k, int fd, uint64_t size)
@@ -451,8 +453,8 @@ static bool write_some(const struct kind *k, struct err *err)
 	static const uint8_t bytes[8192] = "x";
 	int fd = file_of("", 0);
 	struct writer *w = begin(k, fd, 1 * GIB, err);
-	bool well = w && writer_put(w, 0, bytes, sizeof(bytes), err) == 0 && writer_put(w, 700 * MIB, bytes, sizeof(bytes), err) == 0 &&
-		    writer_end(w, err) == 0;
+	bool well = w && writer_put(w, 0, bytes, sizeof(bytes), err) == 0 &&
+		    writer_put(w, 700 * MIB, bytes, sizeof(bytes), err) == 0 && writer_end(w, err) == 0;
 
 	writer_free(w);
 	close(fd);

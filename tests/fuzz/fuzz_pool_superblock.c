@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/pool.h"
+#include "scanner/base/crc32c.h"
+
+/* The beginning of a cluster file, as it is and with a right checksum; and the id in it, as text. */
+
+static void must(int what)
+{
+	if (!what)
+		abort();
+}
+
+static void try_text(const uint8_t id[POOL_ID_SIZE])
+{
+	uint8_t back[POOL_ID_SIZE];
+	char text[POOL_ID_TEXT_ROOM], name[POOL_FILE_NAME_ROOM];
+
+	must(pool_id_parse(pool_id_text(id, text), back) && memcmp(id, back, sizeof(back)) == 0);
+	must(strlen(pool_id_file_name(id, name)) == POOL_FILE_NAME_ROOM - 1);
+}
+
+static void try_bytes(const uint8_t *p)
+{
+	const struct pool_superblock_disk *d = (const void *)p;
+	uint8_t read[POOL_ID_SIZE], written[POOL_ID_SIZE];
+	struct err err = ERR_INIT;
+	int reads = superblock_decode(p, false, read, &err), writes = superblock_decode(p, true, written, NULL);
+
+	must(reads == 0 || err.kind == ERR_FORMAT || err.kind == ERR_UNSUPPORTED);
+	must(writes < 0 || reads == 0); /* who may write may read */
+	if (reads < 0)
+		return;
+	must((writes == 0) == (le32_get(d->read_only) == 0));
+	must(le64_get(d->data_begin) == POOL_DATA_BEGIN && le64_get(d->slot_size) == POOL_SLOT_SIZE);
+	try_text(read);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	uint8_t *p = calloc(1, sizeof(struct pool_superblock_disk)), id[POOL_ID_SIZE];
+	char *text = malloc(size + 1);
+
+	must(p && text);
+	memcpy(p, data, size < sizeof(struct pool_superblock_disk) ? size : sizeof(struct pool_superblock_disk));
+	try_bytes(p);
+	le32_store(p + offsetof(struct pool_superblock_disk, crc), crc32c(0, p, offsetof(struct pool_superblock_disk, crc)));
+	try_bytes(p);
+	memcpy(text, data, size);
+	text[size] = 0;
+	if (pool_id_parse(text, id))
+		try_text(id);
+	free(text);
+	free(p);
+	return 0;
+}
