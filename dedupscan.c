@@ -23,8 +23,9 @@
 #include "compactor/compact.h"
 #include "compactor/collect.h"
 #include "compactor/expand.h"
-#include "compactor/pool/pool.h"
+#include "compactor/pool/pool_check.h"
 #include "compactor/pool_home.h"
+#include "compactor/pool_status.h"
 #include "compactor/workshop.h"
 #include "reports/info.h"
 #include "reports/json_tree.h"
@@ -1753,10 +1754,38 @@ static char *size_of(uint64_t bytes)
 	return units_size(bytes, room[turn], sizeof(room[turn]));
 }
 
+static double percent(uint64_t part, uint64_t whole)
+{
+	return whole ? 100.0 * (double)part / (double)whole : 0;
+}
+
+static int act_status(struct pool_job *j, struct pool *p, struct err *err)
+{
+	char path[4 * PATH_MAX];
+	struct pool_status s;
+	uint64_t metadata;
+
+	(void)j;
+	if (pool_status(p, &s, err) < 0)
+		return -1;
+	metadata = s.tables + s.nodes + s.finder + s.stubs + s.names;
+	printf("%s: %llu images, %llu versions, %llu views\n", safe(p->path, path, sizeof(path)), (unsigned long long)s.nr_members,
+	       (unsigned long long)s.nr_versions, (unsigned long long)s.nr_views);
+	printf("disks      %10s  that are not zeros\n", size_of(s.logical));
+	printf("distinct   %10s  of clusters hold them: %.1f : 1\n", size_of(s.distinct),
+	       s.distinct ? (double)s.logical / (double)s.distinct : 1.0);
+	printf("metadata   %10s  %.2f %% of that: tables %s, trees %s, index %s, stubs %s, names %s\n", size_of(metadata),
+	       percent(metadata, s.distinct), size_of(s.tables), size_of(s.nodes), size_of(s.finder), size_of(s.stubs), size_of(s.names));
+	printf("sealed     %10s  in %llu overlays that wait to be folded in\n", size_of(s.sealed), (unsigned long long)s.nr_sealed);
+	printf("unreached  %10s  that a collection frees\n", size_of(s.unreached));
+	printf("on disk    %10s\n", size_of(s.on_disk));
+	return EXIT_DONE;
+}
+
 static int act_collect(struct pool_job *j, struct pool *p, struct err *err)
 {
 	struct collect_options o = {
-		.dry_run = j->dry_run, .drop_missing = j->drop_missing, .memory = j->s.scan.memory, .stopper = &stopper, .progress = show_stage,
+		.dry_run = j->dry_run, .memory = j->s.scan.memory, .stopper = &stopper, .progress = show_stage,
 	};
 	struct collected c = { 0 };
 
@@ -1768,6 +1797,58 @@ static int act_collect(struct pool_job *j, struct pool *p, struct err *err)
 	return EXIT_DONE;
 }
 
+static int tell_damage(void *ctx, const struct pool_damage *d, struct err *err)
+{
+	char path[4 * PATH_MAX], text[4 * sizeof(d->what.text)];
+
+	(void)ctx;
+	(void)err;
+	clear_progress();
+	printf("%s: %s", pool_part_names[d->part], safe(d->what.text, text, sizeof(text)));
+	if (d->path[0])
+		printf("; hits '%s'", safe(d->path, path, sizeof(path)));
+	if (d->len)
+		printf(" at %llu, %llu bytes", (unsigned long long)d->offset, (unsigned long long)d->len);
+	printf(d->repairable ? "; repair can rebuild it\n" : "\n");
+	return 0;
+}
+
+static int act_check(struct pool_job *j, struct pool *p, struct err *err)
+{
+	struct pool_check_options o = {
+		.read_data = j->read_data, .percent = 100, .stopper = &stopper, .damage = tell_damage, .progress = show_stage,
+	};
+	struct pool_checked c = { 0 };
+
+	if (pool_check(p, &o, &c, err) < 0)
+		return -1;
+	clear_progress();
+	printf("%llu names, %llu views, %llu nodes, %llu segments looked at, %s of data read: %llu damages\n", (unsigned long long)c.nr_names,
+	       (unsigned long long)c.nr_views, (unsigned long long)c.nr_nodes, (unsigned long long)c.nr_segments, size_of(c.bytes_read),
+	       (unsigned long long)c.nr_damages);
+	return c.nr_damages ? EXIT_SKIPS : EXIT_DONE;
+}
+
+static int tell_repaired(void *ctx, const struct pool_damage *d, bool repaired, struct err *err)
+{
+	int rc = tell_damage(ctx, d, err);
+
+	printf(repaired ? "\trepaired\n" : "\tleft as it is\n");
+	return rc;
+}
+
+static int act_repair(struct pool_job *j, struct pool *p, struct err *err)
+{
+	struct pool_repair_options o = { .dry_run = j->dry_run, .stopper = &stopper, .tell = tell_repaired };
+	uint64_t repaired = 0, left = 0;
+
+	if (pool_repair(p, &o, &repaired, &left, err) < 0)
+		return -1;
+	printf("%llu damages %s, %llu left\n", (unsigned long long)repaired, j->dry_run ? "could be repaired" : "repaired",
+	       (unsigned long long)left);
+	return left ? EXIT_SKIPS : EXIT_DONE;
+}
+
 static int act_pool(struct pool_job *j, struct err *err)
 {
 	static const struct {
@@ -1775,7 +1856,7 @@ static int act_pool(struct pool_job *j, struct err *err)
 		bool writing;
 		int (*act)(struct pool_job *j, struct pool *p, struct err *err);
 	} verbs[] = {
-		{ "collect", true, act_collect },
+		{ "status", false, act_status }, { "collect", true, act_collect }, { "check", false, act_check }, { "repair", true, act_repair },
 	};
 	CLEANUP(pool_close) struct pool *p = NULL;
 

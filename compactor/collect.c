@@ -53,7 +53,6 @@ struct collecting {
 	VEC(struct collected_view) views;
 	VEC(struct id) sealed;	 /* that names keep */
 	VEC(struct id) overlays; /* sealed ones of a directory */
-	VEC(uint64_t) missing; /* numbers of names */
 	struct judyset live;   /* records of nodes: offset / 8 */
 	uint64_t nr_dead_nodes;
 	uint8_t *bitmap; /* a bit for each block in [begin, end) of the cluster file */
@@ -112,38 +111,13 @@ static int keep_sealed(struct collecting *c, const uint8_t id[POOL_ID_SIZE], str
 	return vec_push(&c->sealed, s) < 0 ? no_memory(err) : 0;
 }
 
-/* Whether the image of a member is what the pool says: 1; 0 = it is gone, or stands on something else; -1. */
-static int is_there(const struct collecting *c, const struct name_disk *d, struct err *err)
-{
-	int fd = file_open(AT_FDCWD, d->path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, err), rc;
-	uint8_t id[POOL_ID_SIZE];
-	struct slice backing;
-	uint64_t size;
-
-	if (fd < 0 && err && (err->errnum == ENOENT || err->errnum == ENOTDIR)) {
-		*err = (struct err)ERR_INIT;
-		return 0;
-	}
-	if (fd < 0)
-		return -1;
-	rc = overlay_backing(fd, &backing, &size, NULL);
-	file_close(fd, d->path, NULL);
-	return rc > 0 && (!view_of_backing(c->p, &backing, id) || memcmp(id, d->view, POOL_ID_SIZE) == 0);
-}
-
 static int take_name(void *ctx, const struct name *n, struct err *err)
 {
 	struct collecting *c = ctx;
 
 	for (size_t i = 0; i < n->disks.nr; i++) {
 		const struct name_disk *d = &n->disks.items[i];
-		int there = n->kind == NAME_MEMBER ? is_there(c, d, err) : 1;
 
-		if (there < 0)
-			return -1;
-		c->ret->nr_missing += !there;
-		if (!there && c->o->drop_missing)
-			return vec_push(&c->missing, n->number) < 0 ? no_memory(err) : 0;
 		if (keep_view(c, d->view, d->path, err) < 0 || keep_sealed(c, d->sealed, err) < 0 || keep_sealed(c, d->below, err) < 0)
 			return -1;
 	}
@@ -363,9 +337,6 @@ static int mark_name(void *ctx, const struct name *n, struct err *err)
 {
 	struct collecting *c = ctx;
 
-	for (size_t i = 0; i < c->missing.nr; i++)
-		if (c->missing.items[i] == n->number)
-			return 0;
 	for (size_t i = 0; i < n->disks.nr; i++)
 		if (n->disks.items[i].folded && mark_root(c, n->disks.items[i].root, n->disks.items[i].size, err) < 0)
 			return -1;
@@ -534,21 +505,13 @@ static int sweep_clusters(struct collecting *c, struct err *err)
 
 /* ---- the whole ---- */
 
-static int drop_missing(struct collecting *c, struct err *err)
-{
-	for (size_t i = 0; i < c->missing.nr && !c->o->dry_run; i++)
-		if (names_remove(c->p, c->missing.items[i], err) < 0)
-			return -1;
-	return 0;
-}
-
 /* All is marked before anything is moved, so that what is missing shows. */
 static int collect(struct collecting *c, struct err *err)
 {
 	if (cluster_file_each_slot(c->p->clusters, take_slot, c, err) < 0 || names_each(c->p, take_name, c, err) < 0 ||
 	    mark_nodes(c, err) < 0)
 		return -1;
-	if (drop_missing(c, err) < 0 || decide_views(c, err) < 0 || decide_sealed(c, POOL_TRASH, err) < 0 ||
+	if (decide_views(c, err) < 0 || decide_sealed(c, POOL_TRASH, err) < 0 ||
 	    decide_sealed(c, POOL_SEALED, err) < 0)
 		return -1;
 	judyset_release(&c->live);
@@ -567,7 +530,6 @@ int pool_collect(struct pool *p, const struct collect_options *o, struct collect
 	vec_release(&c.views);
 	vec_release(&c.sealed);
 	vec_release(&c.overlays);
-	vec_release(&c.missing);
 	judyset_release(&c.live);
 	free(c.bitmap);
 	return rc < 0 ? err_add(err, "pool '%s'", p->path) : 0;

@@ -20,7 +20,6 @@
 
 struct collect_options {
 	bool dry_run;	 /* only say what would come back */
-	bool drop_missing; /* members whose image is not at its path any more are members no longer */
 	uint64_t memory; /* bytes that this process may take: marks are kept in partitions of the cluster file */
 	uint64_t min_run; /* bytes: shorter dead runs stay; 0 = 64 KiB */
 	struct stopper *stopper;
@@ -30,7 +29,6 @@ struct collect_options {
 
 struct collected {
 	uint64_t nr_names, nr_views, nr_sealed; /* that live */
-	uint64_t nr_missing;   /* members whose image is not there, or is another; dropped if that was asked for */
 	uint64_t nr_dying;     /* views that no name keeps any more, from now or from before; the next collection removes them */
 	uint64_t nr_removed;   /* views that went now */
 	uint64_t live, dead;   /* bytes of clusters and tables */

@@ -41,7 +41,7 @@ static int take_size(void *ctx, uint64_t size, struct err *err)
 static int take_segment(void *ctx, uint64_t segment, const void *bytes, struct err *err)
 {
 	struct expanding *x = ctx;
-	uint64_t at = segment * SEGMENT_SIZE, end = round_up(x->writer->size, 512);
+	uint64_t at = segment * SEGMENT_SIZE, end = x->writer->size;
 
 	return writer_put(x->writer, at, bytes, min_u64(SEGMENT_SIZE, end - at), err);
 }

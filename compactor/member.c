@@ -94,7 +94,8 @@ int overlay_look(int fd, struct overlay_facts *ret, struct err *err)
 int sealed_backing(const struct pool *p, const uint8_t id[POOL_ID_SIZE], uint64_t file_size, bool host_cache, struct slice *ret,
 		   struct err *err)
 {
-	struct slice s = { .size = file_size, .read_only = true, .host_cache = host_cache };
+	/* QEMU takes no slice that ends within a sector, and the rest of a file's last one as zeros. */
+	struct slice s = { .size = round_up(file_size, 512), .read_only = true, .host_cache = host_cache };
 	char name[POOL_FILE_NAME_ROOM], text[QCOW2_NAME_MAX + 1];
 
 	if (snprintf(s.path, sizeof(s.path), "%s/sealed/%s", p->path, pool_id_file_name(id, name)) >= (int)sizeof(s.path))
@@ -142,10 +143,14 @@ int member_open_dir(const struct pool *p, const char *path, char *ret_base, stru
 	if (fd < 0)
 		return -1;
 	snprintf(ret_base, NAME_MAX + 1, "%s", slash + 1);
-	if (file_ops->fstat(fd, &ours) == 0 && file_ops->fstat(p->dirs[POOL_SEALED], &theirs) == 0 && ours.st_dev == theirs.st_dev)
+	if (file_ops->fstat(fd, &ours) < 0 || file_ops->fstat(p->dirs[POOL_SEALED], &theirs) < 0)
+		err_errno(err, "cannot stat its directory");
+	else if (ours.st_dev == theirs.st_dev)
 		return fd;
+	else
+		err_set(err, ERR_UNSUPPORTED, "'%s' lies on another file system than the pool '%s'", path, p->path);
 	file_ops->close(fd);
-	return err_set(err, ERR_UNSUPPORTED, "'%s' lies on another file system than the pool '%s'", path, p->path);
+	return -1;
 }
 
 /* Never waits, and leaves no trace in the time of access where that is allowed. */
@@ -260,21 +265,42 @@ void member_release(struct member *m)
 
 /* ---- noting it again ---- */
 
-int member_look(struct pool *p, const char *path, struct standing *ret, struct err *err)
+/* For certain there is no such overlay; else nobody could look. */
+static bool is_none(const struct err *why)
+{
+	if (why->kind != ERR_IO && why->kind != ERR_MEMORY && why->kind != ERR_BUSY && why->kind != ERR_STALE)
+		return true;
+	return why->errnum == ENOENT || why->errnum == ENOTDIR || why->errnum == ELOOP || why->errnum == EXDEV;
+}
+
+static int look_at_facts(struct pool *p, const char *path, struct overlay_facts *ret, struct err *err)
 {
 	char base[NAME_MAX + 1];
-	int dirfd = member_open_dir(p, path, base, NULL), fd, rc;
-	struct overlay_facts f;
+	int dirfd = member_open_dir(p, path, base, err), fd, rc;
 
 	if (dirfd < 0)
-		return 0;
-	fd = file_open_beneath(dirfd, base, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV, NULL);
+		return -1;
+	fd = file_open_beneath(dirfd, base, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV, err);
 	file_ops->close(dirfd);
 	if (fd < 0)
-		return 0;
-	rc = overlay_look(fd, &f, NULL) == 0 ? read_standing(p, &f, ret, err) : 0;
+		return -1;
+	rc = overlay_look(fd, ret, err);
 	file_ops->close(fd);
 	return rc;
+}
+
+int member_look(struct pool *p, const char *path, struct standing *ret, struct err *err)
+{
+	struct err why = ERR_INIT;
+	struct overlay_facts f;
+
+	if (look_at_facts(p, path, &f, &why) == 0)
+		return read_standing(p, &f, ret, err);
+	if (is_none(&why))
+		return 0;
+	if (err)
+		*err = why;
+	return err_add(err, "image '%s'", path);
 }
 
 int member_describe(struct pool *p, const struct standing *s, struct name_disk *d, struct err *err)
@@ -294,28 +320,31 @@ int member_describe(struct pool *p, const struct standing *s, struct name_disk *
 	return 0;
 }
 
+static bool is_noted_so(const struct name_disk *d, const struct standing *s)
+{
+	return same_id(d->view, s->view) && same_id(d->below, s->below) && d->size == s->size;
+}
+
 int member_note(struct pool *p, const char *path, const uint8_t *assumed, struct err *err)
 {
 	CLEANUP(name_release) struct name n = { .number = 0 };
-	struct name_disk *d, before;
+	struct name_disk *d;
 	struct standing s;
 	int seen = member_look(p, path, &s, err), rc;
 
 	rc = seen < 0 ? -1 : names_find_member(p, path, &n, err);
-	if (rc <= 0)
-		return rc;
+	if (rc <= 0 || (!seen && !assumed))
+		return rc < 0 ? -1 : 0;
 	d = &n.disks.items[0];
-	before = *d;
-	if (!seen && assumed) {
+	if (!seen) {
 		s = (struct standing){ .size = d->size };
 		memcpy(s.below, assumed, POOL_ID_SIZE);
-		seen = 1;
 	}
-	if (seen && !name_id_is_null(s.below) && (same_id(d->below, s.below) || (assumed && same_id(assumed, s.below))))
+	if (!name_id_is_null(s.below) && (same_id(d->below, s.below) || (assumed && same_id(assumed, s.below))))
 		memcpy(s.view, d->view, POOL_ID_SIZE); /* what was noted of the bottom is still right */
-	if (seen && member_describe(p, &s, d, err) < 0)
-		return -1;
-	return memcmp(&before, d, sizeof(before)) == 0 ? 0 : names_replace(p, n.number, &n, err);
+	if (is_noted_so(d, &s))
+		return 0;
+	return member_describe(p, &s, d, err) < 0 ? -1 : names_replace(p, n.number, &n, err);
 }
 
 struct number_search {

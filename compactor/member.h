@@ -63,10 +63,10 @@ CLEANUP_DEFINE_RELEASE(struct member, member_release)
  * to change places with files of the pool must lie on its file system: else ERR_UNSUPPORTED. */
 int member_open_dir(const struct pool *p, const char *path, char *ret_base, struct err *err);
 
-/* Notes of the member at a path what its overlay says.  Where no overlay on this pool is there, or nobody can look, it is noted as standing
- * on `assumed` (a sealed overlay), unless NULL. */
+/* Notes of the member at a path what its overlay says.  Where no overlay on this pool is there, it is noted as standing on `assumed` (a
+ * sealed overlay), unless NULL. */
 int member_note(struct pool *p, const char *path, const uint8_t *assumed, struct err *err);
-/* What the overlay at a path stands on, as it says itself: 1, 0 = there is none on this pool, or nobody can look; -1. */
+/* What the overlay at a path stands on, as it says itself: 1, 0 = for certain there is none on this pool, -1. */
 int member_look(struct pool *p, const char *path, struct standing *ret, struct err *err);
 /* Sets in *d what a member that stands so is noted with. */
 int member_describe(struct pool *p, const struct standing *s, struct name_disk *d, struct err *err);

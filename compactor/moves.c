@@ -30,8 +30,15 @@
 #define CHAINS 8
 #define GAP_BLOCKS (MOVES_GAP / BLOCK_SIZE)
 #define NAME "moves.tmp"
+#define GAPS_NAME "gaps.tmp"
 #define MOVE_ROOM 512
+#define GAP_ROOM 512u
 #define BTRFS_SHARERS 1000 /* it gets slow when one extent has many references */
+
+/* In blocks, from the beginning of the move. */
+struct stored_gap {
+	uint32_t at, len;
+};
 
 /* In blocks; positions are POSITION(rank, block). */
 struct chain {
@@ -39,6 +46,8 @@ struct chain {
 	uint64_t until;	    /* a gap is counted from here */
 	uint64_t long_runs; /* blocks in runs of at least min_run */
 	uint64_t known;	    /* blocks in runs of any length */
+	uint32_t nr_gaps;
+	struct stored_gap gaps[GAP_ROOM];
 };
 
 struct span {
@@ -48,9 +57,9 @@ struct span {
 struct moves {
 	struct store *s;
 	struct moves_options o;
-	struct file_writer writer;
-	int fd;
-	uint64_t nr;
+	struct file_writer writer, gap_writer;
+	int fd, gap_fd;
+	uint64_t nr, nr_gaps;
 	VEC(struct span) spans; /* by image */
 	VEC(uint32_t) ranks;	/* of the file system at hand: rank -> image */
 	bool *named_often;	/* by file: other images name it as well */
@@ -61,6 +70,10 @@ struct moves {
 		uint64_t first, nr;
 		struct move items[MOVE_ROOM];
 	} window;
+	struct {
+		uint64_t first, nr;
+		struct stored_gap items[MOVE_ROOM];
+	} gap_window;
 };
 
 static int no_memory(struct err *err)
@@ -82,6 +95,7 @@ static int piece_at(struct store *s, const struct move *v, uint64_t at, struct p
 	if (rc > 0)
 		*ret = (struct piece){
 			to.tag, from.tag, to.to, from.to, min_u64(min_u64(to.len, from.len), v->len - at), v->has_gaps,
+			at,
 		};
 	return rc;
 }
@@ -94,7 +108,7 @@ int move_each_piece(struct store *s, const struct move *v, int (*call)(void *ctx
 
 	if (v->of_files) {
 		p = (struct piece){ s->images.items[v->image].first_file, s->images.items[v->origin].first_file,
-				    v->address, v->from, v->len, v->has_gaps };
+				    v->address, v->from, v->len, v->has_gaps, 0 };
 		return call(ctx, &p, err);
 	}
 	for (uint64_t at = 0; rc == 0 && at < v->len; at += p.len) {
@@ -392,9 +406,14 @@ static int end_chain(struct moves *m, struct chain *c, struct err *err)
 		return 0;
 	v = move_of(m, c->begin, c->origin, len);
 	v.has_gaps = c->known < len;
+	v.first_gap = m->nr_gaps;
+	v.nr_gaps = c->nr_gaps;
 	c->end = c->begin = 0;
 	if (!c->long_runs && (len < min_blocks(m) || 2 * c->known < len))
 		return 0;
+	m->nr_gaps += v.nr_gaps;
+	if (file_writer_append(&m->gap_writer, c->gaps, v.nr_gaps * sizeof(*c->gaps), err) < 0)
+		return -1;
 	return write_move(m, &v, err);
 }
 
@@ -452,6 +471,12 @@ static struct chain *chain_for(struct moves *m, uint64_t position, uint64_t orig
 	return worst;
 }
 
+static bool goes_on(const struct chain *c, uint64_t position, uint64_t origin)
+{
+	return c->end && position - c->begin == origin - c->origin && POSITION_RANK(c->origin) == POSITION_RANK(origin) &&
+	       POSITION_RANK(c->begin) == POSITION_RANK(position) && c->nr_gaps < GAP_ROOM;
+}
+
 static int take_run(struct moves *m, uint64_t position, uint64_t origin, uint64_t nr, struct err *err)
 {
 	struct move v = move_of(m, position, origin, nr);
@@ -466,12 +491,13 @@ static int take_run(struct moves *m, uint64_t position, uint64_t origin, uint64_
 		return -1;
 	fill_gaps(m, position, origin, nr);
 	c = chain_for(m, position, origin);
-	if (!c->end || position - c->begin != origin - c->origin || POSITION_RANK(c->origin) != POSITION_RANK(origin) ||
-	    POSITION_RANK(c->begin) != POSITION_RANK(position)) {
+	if (!goes_on(c, position, origin)) {
 		if (end_chain(m, c, err) < 0)
 			return -1;
-		*c = (struct chain){ .begin = position, .origin = origin };
+		*c = (struct chain){ .begin = position, .origin = origin, .end = position };
 	}
+	if (position > c->end)
+		c->gaps[c->nr_gaps++] = (struct stored_gap){ (uint32_t)(c->end - c->begin), (uint32_t)(position - c->end) };
 	c->end = c->until = position + nr;
 	c->known += nr;
 	if (nr < min_blocks(m)) {
@@ -588,7 +614,7 @@ static int find(struct moves *m, struct err *err)
 	for (size_t i = 0; i < m->s->images.nr; i++)
 		if (m->s->images.items[i].copy_of != STORE_NO_COPY && take_copy(m, i, err) < 0)
 			return -1;
-	if (file_writer_flush(&m->writer, err) < 0)
+	if (file_writer_flush(&m->writer, err) < 0 || file_writer_flush(&m->gap_writer, err) < 0)
 		return -1;
 	return sweep(m, err) < 0 ? -1 : end_savings(m, err);
 }
@@ -604,10 +630,14 @@ struct moves *moves_find(struct store *s, const struct moves_options *o, struct 
 	}
 	m->s = s;
 	m->o = *o;
-	if (file_writer_open(&m->writer, dirfd, NAME, 64 * KIB, err) < 0)
+	m->writer.fd = m->gap_writer.fd = -1;
+	if (file_writer_open(&m->writer, dirfd, NAME, 64 * KIB, err) < 0 ||
+	    file_writer_open(&m->gap_writer, dirfd, GAPS_NAME, 64 * KIB, err) < 0)
 		return NULL;
 	file_unlink(dirfd, NAME, NULL);
+	file_unlink(dirfd, GAPS_NAME, NULL);
 	m->fd = m->writer.fd;
+	m->gap_fd = m->gap_writer.fd;
 	m->events = sorter_new(memory_left(o->memory) / 8, dirfd, err);
 	if (!m->events || find(m, err) < 0)
 		return NULL;
@@ -637,11 +667,29 @@ int moves_get(struct moves *m, size_t image, uint64_t n, struct move *ret, struc
 	return 0;
 }
 
+int moves_gap(struct moves *m, const struct move *v, uint64_t n, struct move_gap *ret, struct err *err)
+{
+	uint64_t at = v->first_gap + n;
+	const struct stored_gap *g;
+
+	if (at < m->gap_window.first || at >= m->gap_window.first + m->gap_window.nr) {
+		m->gap_window.first = at;
+		m->gap_window.nr = 0;
+		if (file_read(m->gap_fd, m->gap_window.items, min_u64(MOVE_ROOM, m->nr_gaps - at) * sizeof(*g), at * sizeof(*g), err) < 0)
+			return -1;
+		m->gap_window.nr = min_u64(MOVE_ROOM, m->nr_gaps - at);
+	}
+	g = &m->gap_window.items[at - m->gap_window.first];
+	*ret = (struct move_gap){ g->at * BLOCK_SIZE, g->len * BLOCK_SIZE };
+	return 0;
+}
+
 void moves_free(struct moves *m)
 {
 	if (!m)
 		return;
 	file_writer_release(&m->writer);
+	file_writer_release(&m->gap_writer);
 	vec_release(&m->spans);
 	vec_release(&m->ranks);
 	free(m->named_often);

@@ -15,6 +15,12 @@ struct move {
 	uint64_t address, from, len;   /* bytes: [address, address + len) of `image` is like [from, from + len) of `origin` */
 	uint32_t has_gaps;	       /* but for gaps in it */
 	uint32_t of_files;	       /* these are offsets in the files: a copy as a whole (copies.h) */
+	uint64_t first_gap, nr_gaps;   /* for moves_gap(); none though it has_gaps: nobody knows where they are */
+};
+
+/* What may differ: bytes from the beginning of the move. */
+struct move_gap {
+	uint64_t at, len;
 };
 
 /* A part of a move that is contiguous in both files. */
@@ -22,6 +28,7 @@ struct piece {
 	size_t file, from_file; /* in store->files */
 	uint64_t offset, from, len;
 	bool has_gaps;
+	uint64_t at; /* in the move */
 };
 
 /* Calls for all pieces of a move, in order of address; what cannot be shared has none.  A call that returns other than 0 ends it,
@@ -49,5 +56,8 @@ CLEANUP_DEFINE(struct moves *, moves_free)
 /* Of one image: how many there are and how many bytes they have; the nth of them. */
 uint64_t moves_count(const struct moves *m, size_t image, uint64_t *ret_bytes);
 int moves_get(struct moves *m, size_t image, uint64_t n, struct move *ret, struct err *err);
+
+/* The nth gap of a move, in order. */
+int moves_gap(struct moves *m, const struct move *v, uint64_t n, struct move_gap *ret, struct err *err);
 
 #endif

@@ -14,8 +14,8 @@
  *	piece	a part of it that is contiguous in both files
  *	call	at most 16 MiB of a piece that are not shared yet
  *
- * A call whose bytes differ anywhere shares nothing.  So where a move has gaps, and where a call found a difference, the
- * bytes are compared here first, and blocks that differ end a piece.
+ * A call whose bytes differ anywhere shares nothing.  So the gaps of a move, and all of it where a call found a difference, are
+ * compared here first, and blocks that differ end a piece.  What lies between gaps only the kernel compares: that copies nothing.
  */
 
 #define COMPARE ((uint64_t)256 << 10)
@@ -100,7 +100,7 @@ static int share_alike(struct reflink *r, const struct piece *p, int from_fd, in
 		if (compare(r, &rest, from_fd, fd, &same, &len, err) < 0)
 			return -1;
 		if (same && !run.len)
-			run = (struct piece){ p->file, p->from_file, rest.offset, rest.from, 0, false };
+			run = (struct piece){ p->file, p->from_file, rest.offset, rest.from, 0, false, 0 };
 		if (same)
 			run.len += len;
 		else if (share_run(r, &run, least, from_fd, fd, err) < 0)
@@ -109,6 +109,72 @@ static int share_alike(struct reflink *r, const struct piece *p, int from_fd, in
 			run.len = 0;
 	}
 	return share_run(r, &run, least, from_fd, fd, err) < 0 ? -1 : 0;
+}
+
+/* The gap that [at, ...) is in or comes before; its len is 0 when there is none. */
+static int gap_from(struct reflink *r, uint64_t at, struct move_gap *ret, struct err *err)
+{
+	for (; r->gap < r->move->nr_gaps; r->gap++) {
+		if (moves_gap(r->moves, r->move, r->gap, ret, err) < 0)
+			return -1;
+		if (ret->at + ret->len > at)
+			return 0;
+	}
+	*ret = (struct move_gap){ .len = 0 };
+	return 0;
+}
+
+/* How much of a piece is alike, or not, from its beginning: as the fingerprints say, or in a gap as the bytes do. */
+static int alike_or_not(struct reflink *r, const struct piece *p, int from_fd, int fd, bool *ret_same, uint64_t *ret_len,
+			struct err *err)
+{
+	struct piece part = *p;
+	struct move_gap gap;
+
+	if (gap_from(r, p->at, &gap, err) < 0)
+		return -1;
+	if (gap.len && gap.at <= p->at) {
+		part.len = min_u64(p->len, gap.at + gap.len - p->at);
+		return compare(r, &part, from_fd, fd, ret_same, ret_len, err);
+	}
+	*ret_same = true;
+	*ret_len = gap.len ? min_u64(p->len, gap.at - p->at) : p->len;
+	return 0;
+}
+
+static int share_or_compare(struct reflink *r, const struct piece *run, uint64_t least, int from_fd, int fd, struct err *err)
+{
+	int rc = run->len && run->len >= least ? call(r, run, from_fd, fd, err) : 1;
+
+	return rc == 0 ? share_alike(r, run, from_fd, fd, err) : rc;
+}
+
+/* The same for a piece whose gaps are known. */
+static int share_around_gaps(struct reflink *r, const struct piece *p, int from_fd, int fd, struct err *err)
+{
+	struct piece rest = *p, run = { .len = 0 };
+	uint64_t len = 0, least = min_u64(r->min_run, p->len);
+	bool same = false;
+
+	for (; rest.len; rest.offset += len, rest.from += len, rest.at += len, rest.len -= len) {
+		if (alike_or_not(r, &rest, from_fd, fd, &same, &len, err) < 0)
+			return -1;
+		if (same && !run.len)
+			run = (struct piece){ p->file, p->from_file, rest.offset, rest.from, 0, false, 0 };
+		if (same)
+			run.len += len;
+		else if (share_or_compare(r, &run, least, from_fd, fd, err) < 0)
+			return -1;
+		else
+			run.len = 0;
+	}
+	return share_or_compare(r, &run, least, from_fd, fd, err) < 0 ? -1 : 0;
+}
+
+/* Gaps are made of our blocks. */
+static bool knows_gaps(const struct reflink *r)
+{
+	return r->move->nr_gaps && r->block == BLOCK_SIZE;
 }
 
 /* A piece of at most a call's worth. */
@@ -126,7 +192,10 @@ static int share_call(struct reflink *r, const struct piece *p, struct err *err)
 		r->refused_errno = gone.errnum ? gone.errnum : ESTALE;
 		return r->worked(r->ctx, p->len, err);
 	}
-	rc = p->has_gaps ? 0 : call(r, p, from_fd, fd, err);
+	if (p->has_gaps && knows_gaps(r))
+		rc = share_around_gaps(r, p, from_fd, fd, err) < 0 ? -1 : 1;
+	else
+		rc = p->has_gaps ? 0 : call(r, p, from_fd, fd, err);
 	if (rc == 0)
 		rc = share_alike(r, p, from_fd, fd, err);
 	return rc < 0 ? -1 : r->worked(r->ctx, p->len, err);
@@ -159,6 +228,7 @@ static struct piece whole_blocks(const struct reflink *r, const struct piece *p)
 
 	ret.offset += head;
 	ret.from += head;
+	ret.at += head;
 	ret.len = ret.from % r->block ? 0 : (p->len - head) / r->block * r->block;
 	return ret;
 }
@@ -170,7 +240,7 @@ static int share_piece(void *ctx, const struct piece *whole, struct err *err)
 	struct piece p = whole_blocks(r, whole);
 	uint64_t n;
 
-	for (; p.len; p.offset += n, p.from += n, p.len -= n) {
+	for (; p.len; p.offset += n, p.from += n, p.at += n, p.len -= n) {
 		struct piece next = p;
 		int rc;
 
@@ -194,6 +264,8 @@ int reflink_image(struct reflink *r, size_t image, struct err *err)
 			return -1;
 		if (r->store->images.items[v.origin].relayout || r->store->images.items[v.image].relayout)
 			continue; /* what was to be rewritten was not: nothing lies where it should */
+		r->move = &v;
+		r->gap = 0;
 		if (move_each_piece(r->store, &v, share_piece, r, err) < 0 || r->worked(r->ctx, 0, err) < 0)
 			return -1;
 	}

@@ -26,6 +26,8 @@ struct reflink {
 
 	/* working memory */
 	uint8_t *buf;
+	const struct move *move; /* at hand */
+	uint64_t gap;		 /* of it: the first that does not end before what is at hand */
 };
 
 /* Makes all moves of one image.  Stretches that changed since the scan are counted and left alone. */

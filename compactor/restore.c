@@ -11,11 +11,11 @@
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
-static int write_disk(struct pool *p, const uint8_t root[DIGEST_SIZE], struct writer *w, const struct restore_options *o, struct err *err)
+static int write_disk(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t size, struct writer *w, const struct restore_options *o, struct err *err)
 {
 	CLEANUP(free) uint8_t *buf = aligned_alloc(BLOCK_SIZE, SEGMENT_SIZE);
-	CLEANUP(tree_walk_free) struct tree_walk *walk = tree_walk_new(p->nodes, root, w->size, err);
-	uint64_t segment, next = 0, end = round_up(w->size, 512);
+	CLEANUP(tree_walk_free) struct tree_walk *walk = tree_walk_new(p->nodes, root, size, err);
+	uint64_t segment, next = 0, end = w->size;
 	uint8_t digest[DIGEST_SIZE];
 	int rc;
 
@@ -35,7 +35,7 @@ static int write_disk(struct pool *p, const uint8_t root[DIGEST_SIZE], struct wr
 			return -1;
 		next = segment + 1;
 		if (o->progress)
-			o->progress(o->ctx, min_u64(next * SEGMENT_SIZE, w->size), w->size);
+			o->progress(o->ctx, min_u64(next * SEGMENT_SIZE, size), size);
 	}
 	return rc < 0 ? -1 : writer_end(w, err);
 }
@@ -45,7 +45,7 @@ static int write_file(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t 
 {
 	CLEANUP(writer_free) struct writer *w = writer_new(o->format, fd, name, size, &o->how, err);
 
-	if (!w || write_disk(p, root, w, o, err) < 0)
+	if (!w || write_disk(p, root, size, w, o, err) < 0)
 		return -1;
 	return file_sync(fd, name, err);
 }

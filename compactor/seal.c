@@ -11,7 +11,7 @@
 
 #include "compactor/exchange.h"
 #include "compactor/pool/cluster_file.h"
-#include "scanner/base/checked.h"
+#include "scanner/base/crc32c.h"
 #include "scanner/base/file.h"
 
 /* Crash safety.  What holds at every instant, with the tests that break it in brackets; "crash" is tests/crash/test_versions.c.
@@ -39,6 +39,8 @@
  *
  * Left out: a power cut that leaves half of a RENAME_EXCHANGE, which no journalling file system does. */
 
+#define PIECE ((size_t)64 << 10)
+
 /* ---- writing the fresh one ---- */
 
 static int create(struct pool *p, struct seal *s, struct err *err)
@@ -52,30 +54,46 @@ static int create(struct pool *p, struct seal *s, struct err *err)
 	return s->written ? 0 : -1;
 }
 
-/* QEMU takes no slice that ends within a sector. */
-static int round_size(struct member *m, struct err *err)
-{
-	uint64_t size = (uint64_t)m->st.st_size;
-
-	if (size % 512 == 0)
-		return 0;
-	if (file_truncate(m->fd, round_up(size, 512), err) < 0 || file_sync(m->fd, m->base, err) < 0)
-		return -1;
-	return file_ops->fstat(m->fd, &m->st) < 0 ? err_errno(err, "cannot stat it") : 0;
-}
-
 static int write_overlay(struct pool *p, struct seal *s, struct err *err)
 {
 	struct member *m = s->member;
 	struct slice backing;
 
-	if (!s->target) {
-		if (round_size(m, err) < 0 ||
-		    sealed_backing(p, s->id, (uint64_t)m->st.st_size, m->facts.options.host_cache, &backing, err) < 0)
-			return -1;
-		return overlay_write(s->fresh_fd, m->facts.size, &backing, &m->facts.options, err);
-	}
-	return overlay_write(s->fresh_fd, s->target->size, &s->target->backing, &m->facts.options, err);
+	if (s->target)
+		return overlay_write(s->fresh_fd, s->target->size, &s->target->backing, &m->facts.options, err);
+	if (sealed_backing(p, s->id, (uint64_t)m->st.st_size, m->facts.options.host_cache, &backing, err) < 0)
+		return -1;
+	return overlay_write(s->fresh_fd, m->facts.size, &backing, &m->facts.options, err);
+}
+
+/* A checksum of all its bytes. */
+static int sum_up(int fd, uint32_t *ret, struct err *err)
+{
+	CLEANUP(free) uint8_t *buf = malloc(PIECE);
+	uint64_t offset = 0;
+	ssize_t n = 0;
+
+	*ret = 0;
+	if (!buf)
+		return err_set(err, ERR_MEMORY, "out of memory");
+	do {
+		n = file_read_some(fd, buf, PIECE, offset, err);
+		if (n > 0)
+			*ret = crc32c(*ret, buf, (size_t)n);
+		offset += n > 0 ? (uint64_t)n : 0;
+	} while (n == (ssize_t)PIECE);
+	return n < 0 ? -1 : 0;
+}
+
+/* What was written is what the disk has. */
+static int check_fresh(const struct seal *s, uint32_t written, struct err *err)
+{
+	struct overlay_facts facts;
+	uint32_t sum;
+
+	if (file_drop_cache(s->fresh_fd, err) < 0 || sum_up(s->fresh_fd, &sum, err) < 0 || overlay_look(s->fresh_fd, &facts, err) < 0)
+		return -1;
+	return sum == written ? 0 : err_set(err, ERR_IO, "a fresh overlay reads back otherwise than it was written");
 }
 
 static int set_attributes(struct seal *s, struct err *err)
@@ -94,13 +112,16 @@ static int set_attributes(struct seal *s, struct err *err)
 static int write_fresh(struct pool *p, struct seal *s, const struct hold_options *o, struct err *err)
 {
 	char name[POOL_FILE_NAME_ROOM];
+	uint32_t sum;
 
 	if (attributes_read(s->member->fd, &s->attributes, err) < 0 ||
 	    attributes_may_enter(&s->attributes, p->dirs[POOL_SEALED], err) < 0 ||
 	    attributes_may_enter(&s->attributes, s->member->dirfd, err) < 0)
 		return -1;
 	if (create(p, s, err) < 0 || attributes_set_empty(&s->attributes, s->fresh_fd, err) < 0 || write_overlay(p, s, err) < 0 ||
-	    set_attributes(s, err) < 0 || file_sync_dir(p->dirs[POOL_SEALED], err) < 0)
+	    sum_up(s->fresh_fd, &sum, err) < 0)
+		return -1;
+	if (set_attributes(s, err) < 0 || file_sync_dir(p->dirs[POOL_SEALED], err) < 0 || check_fresh(s, sum, err) < 0)
 		return -1;
 	return hold_take(&s->fresh_hold, s->fresh_fd, p->dirs[POOL_SEALED], pool_id_file_name(s->id, name), o, err);
 }
@@ -353,7 +374,7 @@ static int make_read_only(struct pool *p, const struct name_disk *d, struct err 
 		return -1;
 	if (file_ops->fstat(fd, &st) < 0)
 		rc = err_errno(err, "cannot stat '%s'", name);
-	else if (st.st_mode & 0222 && (file_ops->fchmod(fd, sealed_mode(p, &st)) < 0 || file_ops->fsync(fd) < 0))
+	else if ((st.st_mode & 0222 && file_ops->fchmod(fd, sealed_mode(p, &st)) < 0) || file_ops->fsync(fd) < 0)
 		rc = err_errno(err, "cannot make '%s' read-only", name);
 	file_ops->close(fd);
 	return rc;
@@ -428,59 +449,75 @@ int seal_note(struct pool *p, uint64_t number, enum seal_end end, bool *ret_seal
 
 /* ---- sweeping ---- */
 
-struct pool_id {
-	uint8_t bytes[POOL_ID_SIZE];
+struct swept {
+	uint8_t id[POOL_ID_SIZE];
+	bool known;
 };
 
 struct sweep {
-	struct pool *pool;
-	VEC(struct pool_id) known;
+	VEC(struct swept) found; /* in sealed/ */
 };
 
-static int add_known(void *ctx, const struct name *n, struct err *err)
+static int find_sealed(void *ctx, const char *file, struct err *err)
 {
 	struct sweep *s = ctx;
+	struct swept x = { .known = false };
+	char text[POOL_ID_TEXT_ROOM], name[POOL_FILE_NAME_ROOM];
 
+	snprintf(text, sizeof(text), "%s", file);
+	if (!pool_id_parse(text, x.id) || strcmp(pool_id_file_name(x.id, name), file) != 0)
+		return 0;
+	return vec_push(&s->found, x) < 0 ? err_set(err, ERR_MEMORY, "out of memory") : 0;
+}
+
+static int compare_swept(const void *a, const void *b)
+{
+	return memcmp(((const struct swept *)a)->id, ((const struct swept *)b)->id, POOL_ID_SIZE);
+}
+
+static void know(struct sweep *s, const uint8_t id[POOL_ID_SIZE])
+{
+	struct swept key = { .known = false }, *found;
+
+	memcpy(key.id, id, POOL_ID_SIZE);
+	found = bsearch(&key, s->found.items, s->found.nr, sizeof(key), compare_swept);
+	if (found)
+		found->known = true;
+}
+
+static int look_at_name(void *ctx, const struct name *n, struct err *err)
+{
+	(void)err;
 	for (size_t i = 0; i < n->disks.nr; i++) {
-		struct pool_id sealed, below;
-
-		memcpy(sealed.bytes, n->disks.items[i].sealed, POOL_ID_SIZE);
-		memcpy(below.bytes, n->disks.items[i].below, POOL_ID_SIZE);
-		if (vec_push(&s->known, sealed) < 0 || vec_push(&s->known, below) < 0)
-			return err_set(err, ERR_MEMORY, "out of memory");
+		know(ctx, n->disks.items[i].sealed);
+		know(ctx, n->disks.items[i].below);
 	}
 	return 0;
 }
 
-static int compare_ids(const void *a, const void *b)
-{
-	return memcmp(a, b, POOL_ID_SIZE);
-}
-
 /* What is not empty belongs to a version that was deleted: that is for a collection. */
-static int sweep_one(void *ctx, const char *file, struct err *err)
+static int remove_unknown(struct pool *p, const struct sweep *s, struct err *err)
 {
-	struct sweep *s = ctx;
-	char text[POOL_ID_TEXT_ROOM], name[POOL_FILE_NAME_ROOM];
-	struct pool_id id;
+	char name[POOL_FILE_NAME_ROOM];
 
-	snprintf(text, sizeof(text), "%s", file);
-	if (!pool_id_parse(text, id.bytes) || strcmp(pool_id_file_name(id.bytes, name), file) != 0)
-		return 0;
-	if (s->known.nr && bsearch(&id, s->known.items, s->known.nr, sizeof(id), compare_ids))
-		return 0;
-	return is_untouched(s->pool, file) ? file_unlink(s->pool->dirs[POOL_SEALED], file, err) : 0;
+	for (size_t i = 0; i < s->found.nr; i++)
+		if (!s->found.items[i].known && is_untouched(p, pool_id_file_name(s->found.items[i].id, name)) &&
+		    file_unlink(p->dirs[POOL_SEALED], name, err) < 0)
+			return -1;
+	return 0;
 }
 
 int seal_sweep(struct pool *p, struct err *err)
 {
-	struct sweep s = { .pool = p };
-	int rc = names_each(p, add_known, &s, err);
+	struct sweep s = { .found = VEC_INIT };
+	int rc = file_each_name(p->dirs[POOL_SEALED], find_sealed, &s, err);
 
-	if (rc == 0 && s.known.nr)
-		qsort(s.known.items, s.known.nr, sizeof(*s.known.items), compare_ids);
-	if (rc == 0)
-		rc = file_each_name(p->dirs[POOL_SEALED], sweep_one, &s, err);
-	vec_release(&s.known);
+	if (rc == 0 && s.found.nr) {
+		qsort(s.found.items, s.found.nr, sizeof(*s.found.items), compare_swept);
+		rc = names_each(p, look_at_name, &s, err);
+		if (rc == 0)
+			rc = remove_unknown(p, &s, err);
+	}
+	vec_release(&s.found);
 	return rc;
 }

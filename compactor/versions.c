@@ -12,32 +12,52 @@
 /* How it works: seal.c moves overlays, names.c publishes; seal.c's head has the states of both.  Here is what a version is made of, and
  * the order: all images are open and held before anything is written, so that a set is as of one moment. */
 
-/* ---- lists of names ---- */
+/* ---- sets and lists ---- */
 
-static int add_name(void *ctx, const struct name *n, struct err *err)
+int pool_ids_add(struct pool_ids *s, const uint8_t id[POOL_ID_SIZE], struct err *err)
 {
-	struct name_list *l = ctx;
-	struct name copy;
+	struct pool_id x;
 
-	if (name_copy(n, &copy, err) < 0)
-		return -1;
-	if (vec_push(&l->names, copy) == 0)
+	memcpy(x.bytes, id, POOL_ID_SIZE);
+	return vec_push(&s->items, x) < 0 ? err_set(err, ERR_MEMORY, "out of memory") : 0;
+}
+
+static int compare_ids(const void *a, const void *b)
+{
+	return memcmp(a, b, POOL_ID_SIZE);
+}
+
+void pool_ids_sort(struct pool_ids *s)
+{
+	if (s->items.nr)
+		qsort(s->items.items, s->items.nr, POOL_ID_SIZE, compare_ids);
+}
+
+bool pool_ids_has(const struct pool_ids *s, const uint8_t id[POOL_ID_SIZE])
+{
+	return s->items.nr && bsearch(id, s->items.items, s->items.nr, POOL_ID_SIZE, compare_ids);
+}
+
+void pool_ids_release(struct pool_ids *s)
+{
+	vec_release(&s->items);
+}
+
+int path_list_add(struct path_list *l, uint64_t number, const char *path, struct err *err)
+{
+	struct path_of x = { number, strdup(path) };
+
+	if (x.path && vec_push(&l->items, x) == 0)
 		return 0;
-	name_release(&copy);
+	free(x.path);
 	return err_set(err, ERR_MEMORY, "out of memory");
 }
 
-int name_list_read(struct pool *p, struct name_list *ret, struct err *err)
+void path_list_release(struct path_list *l)
 {
-	*ret = (struct name_list){ .names = VEC_INIT };
-	return names_each(p, add_name, ret, err);
-}
-
-void name_list_release(struct name_list *l)
-{
-	for (size_t i = 0; i < l->names.nr; i++)
-		name_release(&l->names.items[i]);
-	vec_release(&l->names);
+	for (size_t i = 0; i < l->items.nr; i++)
+		free(l->items.items[i].path);
+	vec_release(&l->items);
 }
 
 /* ---- sealing ---- */
@@ -376,34 +396,57 @@ int versions_rollback(struct pool *p, const struct rollback_options *o, char ret
 
 /* ---- recovery ---- */
 
-/* Of a repointing that died between the exchange and the note (versions_fold.c). */
-static int note_repointed(struct pool *p, const struct name_list *l, struct err *err)
-{
-	for (size_t i = 0; i < l->names.nr; i++) {
-		const struct name *n = &l->names.items[i];
-		struct name_disk layer;
-		int rc;
+/* What one look at all names finds to do. */
+struct to_do {
+	struct path_list pending; /* the paths say nothing */
+	struct path_list standing; /* members on sealed overlays */
+	bool any_layer;
+};
 
-		if (n->kind != NAME_MEMBER || name_id_is_null(n->disks.items[0].below))
-			continue;
-		rc = layer_find(p, n->disks.items[0].below, &layer, err);
-		if (rc < 0 || (rc > 0 && layer.folded && member_note(p, n->disks.items[0].path, NULL, err) < 0))
+static int find_work(void *ctx, const struct name *n, struct err *err)
+{
+	struct to_do *w = ctx;
+	const struct name_disk *d = &n->disks.items[0];
+
+	if (n->kind == NAME_MEMBER)
+		return name_id_is_null(d->below) ? 0 : path_list_add(&w->standing, n->number, d->path, err);
+	w->any_layer |= !*n->label;
+	for (size_t i = 0; i < n->disks.nr; i++)
+		w->any_layer |= n->disks.items[i].folded && !name_id_is_null(n->disks.items[i].sealed);
+	return name_is_settled(n) ? 0 : path_list_add(&w->pending, n->number, "", err);
+}
+
+/* Of a repointing that died between the exchange and the note (versions_fold.c). */
+static int note_repointed(struct pool *p, const struct path_list *l, struct err *err)
+{
+	for (size_t i = 0; i < l->items.nr; i++)
+		if (member_note(p, l->items.items[i].path, NULL, err) < 0)
 			return -1;
-	}
 	return 0;
+}
+
+static int recover(struct pool *p, struct to_do *w, struct err *err)
+{
+	bool sealed;
+
+	if (names_drop(p, err) < 0 || names_each(p, find_work, w, err) < 0)
+		return -1;
+	for (size_t i = 0; i < w->pending.items.nr; i++)
+		if (seal_note(p, w->pending.items.items[i].number, SEAL_AS_FOUND, &sealed, err) < 0)
+			return -1;
+	if (seal_sweep(p, err) < 0 || clone_recover(p, err) < 0)
+		return -1;
+	if (!w->any_layer && w->pending.items.nr == 0)
+		return 0;
+	return note_repointed(p, &w->standing, err) < 0 ? -1 : versions_tidy(p, err);
 }
 
 int versions_recover(struct pool *p, struct err *err)
 {
-	CLEANUP(name_list_release) struct name_list l = { .names = VEC_INIT };
-	bool sealed;
+	struct to_do w = { .any_layer = false };
+	int rc = recover(p, &w, err);
 
-	if (name_list_read(p, &l, err) < 0)
-		return -1;
-	for (size_t i = 0; i < l.names.nr; i++)
-		if (!name_is_settled(&l.names.items[i]) && seal_note(p, l.names.items[i].number, SEAL_AS_FOUND, &sealed, err) < 0)
-			return -1;
-	if (seal_sweep(p, err) < 0 || clone_recover(p, err) < 0 || note_repointed(p, &l, err) < 0)
-		return -1;
-	return versions_tidy(p, err);
+	path_list_release(&w.pending);
+	path_list_release(&w.standing);
+	return rc;
 }

@@ -41,59 +41,54 @@ static int find_base(struct pool *p, const struct name_disk *d, struct sealed_di
 	return 1;
 }
 
-struct ids {
-	VEC(struct sealed_disk) items;
+struct next {
+	struct pool *pool;
+	struct pool_ids done;
+	struct sealed_disk *found;
 };
 
-static bool was_called(const struct ids *done, const uint8_t id[POOL_ID_SIZE])
+static bool was_called(const struct pool_ids *done, const uint8_t id[POOL_ID_SIZE])
 {
 	for (size_t i = 0; i < done->items.nr; i++)
-		if (pool_id_same(done->items.items[i].id, id))
+		if (pool_id_same(done->items.items[i].bytes, id))
 			return true;
 	return false;
 }
 
-/* The next one that can be folded in: 1, 0, -1. */
-static int find_next(struct pool *p, const struct name_list *l, const struct ids *done, struct sealed_disk *ret, struct err *err)
+/* 1 = one of these can be folded in. */
+static int find_next(void *ctx, const struct name *n, struct err *err)
 {
-	for (size_t i = 0; i < l->names.nr; i++) {
-		const struct name *n = &l->names.items[i];
+	struct next *x = ctx;
+	int rc = 0;
 
-		for (size_t j = 0; n->kind == NAME_VERSION && name_is_settled(n) && j < n->disks.nr; j++) {
-			const struct name_disk *d = &n->disks.items[j];
-			int rc;
+	for (size_t j = 0; rc == 0 && n->kind == NAME_VERSION && name_is_settled(n) && j < n->disks.nr; j++) {
+		const struct name_disk *d = &n->disks.items[j];
 
-			if (d->folded || was_called(done, d->sealed))
-				continue;
-			*ret = (struct sealed_disk){ .size = d->size };
-			memcpy(ret->id, d->sealed, POOL_ID_SIZE);
-			memcpy(ret->path, d->path, sizeof(ret->path));
-			rc = find_base(p, d, ret, err);
-			if (rc)
-				return rc;
-		}
+		if (d->folded || was_called(&x->done, d->sealed))
+			continue;
+		*x->found = (struct sealed_disk){ .size = d->size };
+		memcpy(x->found->id, d->sealed, POOL_ID_SIZE);
+		memcpy(x->found->path, d->path, sizeof(d->path));
+		rc = find_base(x->pool, d, x->found, err);
 	}
-	return 0;
+	return rc;
 }
 
 int versions_each_sealed(struct pool *p, int (*call)(void *ctx, const struct sealed_disk *d, int fd, struct err *err),
 			 void (*busy)(void *ctx, const struct sealed_disk *d, const struct err *why), void *ctx, struct err *err)
 {
-	struct ids done = { .items = VEC_INIT };
+	struct sealed_disk d;
+	struct next x = { .pool = p, .found = &d };
 	int rc = 0;
 
 	while (rc == 0) {
-		CLEANUP(name_list_release) struct name_list l = { .names = VEC_INIT };
 		struct err why = ERR_INIT;
-		struct sealed_disk d;
 		int fd;
 
-		rc = name_list_read(p, &l, err);
-		if (rc == 0)
-			rc = find_next(p, &l, &done, &d, err);
+		rc = names_each(p, find_next, &x, err);
 		if (rc <= 0)
 			break;
-		rc = vec_push(&done.items, d) < 0 ? err_set(err, ERR_MEMORY, "out of memory") : 0;
+		rc = pool_ids_add(&x.done, d.id, err);
 		fd = rc == 0 ? sealed_open(p, d.id, &why) : -1;
 		if (fd >= 0)
 			rc = call(ctx, &d, fd, err);
@@ -102,67 +97,79 @@ int versions_each_sealed(struct pool *p, int (*call)(void *ctx, const struct sea
 		else if (why.kind && why.kind != ERR_BUSY)
 			rc = err_set(err, why.kind, "image '%s': %s", d.path, why.text);
 	}
-	vec_release(&done.items);
+	pool_ids_release(&x.done);
 	return rc;
+}
+
+struct noting {
+	struct pool *pool;
+	const uint8_t *sealed, *root;
+	const struct view *view;
+};
+
+static int note_folded(void *ctx, const struct name *n, struct err *err)
+{
+	static const uint8_t none[POOL_ID_SIZE];
+	CLEANUP(name_release) struct name copy = { .number = 0 };
+	const struct noting *x = ctx;
+	bool changed = false;
+
+	if (n->kind != NAME_VERSION)
+		return 0;
+	if (name_copy(n, &copy, err) < 0)
+		return -1;
+	for (size_t i = 0; i < copy.disks.nr; i++) {
+		struct name_disk *d = &copy.disks.items[i];
+
+		if (d->folded || !pool_id_same(d->sealed, x->sealed))
+			continue;
+		d->folded = changed = true;
+		memcpy(d->root, x->root, DIGEST_SIZE);
+		memcpy(d->view, x->view ? x->view->id : none, POOL_ID_SIZE);
+	}
+	return changed ? names_replace(x->pool, n->number, &copy, err) : 0;
 }
 
 int versions_fold(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], const uint8_t root[DIGEST_SIZE], const struct view *view,
 		  struct err *err)
 {
-	static const uint8_t none[POOL_ID_SIZE];
-	CLEANUP(name_list_release) struct name_list l = { .names = VEC_INIT };
-
-	if (name_list_read(p, &l, err) < 0)
+	if (names_each(p, note_folded, &(struct noting){ p, sealed, root, view }, err) < 0)
 		return -1;
-	for (size_t i = 0; i < l.names.nr; i++) {
-		struct name *n = &l.names.items[i];
-		bool changed = false;
-
-		for (size_t j = 0; n->kind == NAME_VERSION && j < n->disks.nr; j++) {
-			struct name_disk *d = &n->disks.items[j];
-
-			if (d->folded || !pool_id_same(d->sealed, sealed))
-				continue;
-			d->folded = changed = true;
-			memcpy(d->root, root, DIGEST_SIZE);
-			memcpy(d->view, view ? view->id : none, POOL_ID_SIZE);
-		}
-		if (changed && names_replace(p, n->number, n, err) < 0)
-			return -1;
-	}
 	return versions_tidy(p, err);
 }
 
-/* Not one that is gone, or whose path has another by now. */
-static int call_if_there(struct pool *p, const struct name *n, int (*call)(void *ctx, const char *path, struct err *err), void *ctx,
-			 struct err *err)
+static int add_standing(void *ctx, const struct name *n, struct err *err)
+{
+	const struct name_disk *d = &n->disks.items[0];
+
+	return n->kind == NAME_MEMBER && !name_id_is_null(d->below) ? path_list_add(ctx, n->number, d->path, err) : 0;
+}
+
+/* 1 = it stands on what is folded in.  Not one that is gone, or whose path has another by now. */
+static int is_to_repoint(struct pool *p, const struct path_of *x, struct err *err)
 {
 	CLEANUP(name_release) struct name newest = { .number = 0 };
-	const struct name_disk *d = &n->disks.items[0];
+	struct name_disk layer;
 	struct standing s;
-	int rc = member_look(p, d->path, &s, err);
+	int rc = member_look(p, x->path, &s, err);
 
 	if (rc > 0)
-		rc = names_find_member(p, d->path, &newest, err);
-	if (rc <= 0 || newest.number != n->number || !pool_id_same(s.below, d->below))
+		rc = names_find_member(p, x->path, &newest, err);
+	if (rc <= 0 || newest.number != x->number || !pool_id_same(s.below, newest.disks.items[0].below))
 		return rc < 0 ? -1 : 0;
-	return call(ctx, d->path, err);
+	rc = layer_find(p, s.below, &layer, err);
+	return rc > 0 ? layer.folded : rc;
 }
 
 int versions_each_to_repoint(struct pool *p, int (*call)(void *ctx, const char *path, struct err *err), void *ctx, struct err *err)
 {
-	CLEANUP(name_list_release) struct name_list l = { .names = VEC_INIT };
-	int rc = name_list_read(p, &l, err);
+	CLEANUP(path_list_release) struct path_list l = { .items = VEC_INIT };
+	int rc = names_each(p, add_standing, &l, err);
 
-	for (size_t i = 0; rc == 0 && i < l.names.nr; i++) {
-		const struct name *n = &l.names.items[i];
-		struct name_disk layer;
-
-		if (n->kind != NAME_MEMBER || name_id_is_null(n->disks.items[0].below))
-			continue;
-		rc = layer_find(p, n->disks.items[0].below, &layer, err);
+	for (size_t i = 0; rc == 0 && i < l.items.nr; i++) {
+		rc = is_to_repoint(p, &l.items.items[i], err);
 		if (rc > 0)
-			rc = layer.folded ? call_if_there(p, n, call, ctx, err) : 0;
+			rc = call(ctx, l.items.items[i].path, err);
 	}
 	return rc;
 }

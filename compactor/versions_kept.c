@@ -95,22 +95,41 @@ static bool is_gone(struct pool *p, const char *path)
 	return gone;
 }
 
-static bool is_newest(const struct name_list *l, size_t at)
+static int add_member(void *ctx, const struct name *n, struct err *err)
 {
-	for (size_t i = at + 1; i < l->names.nr; i++)
-		if (l->names.items[i].kind == NAME_MEMBER && strcmp(l->names.items[i].disks.items[0].path, l->names.items[at].disks.items[0].path) == 0)
-			return false;
-	return true;
+	return n->kind == NAME_MEMBER ? path_list_add(ctx, n->number, n->disks.items[0].path, err) : 0;
+}
+
+/* By path, the newest first. */
+static int compare_paths(const void *a, const void *b)
+{
+	const struct path_of *x = a, *y = b;
+	int rc = strcmp(x->path, y->path);
+
+	return rc ? rc : x->number > y->number ? -1 : x->number < y->number;
+}
+
+static int tell_of(struct pool *p, uint64_t number, int (*call)(void *ctx, const struct name *n, struct err *err), void *ctx, struct err *err)
+{
+	CLEANUP(name_release) struct name n = { .number = 0 };
+	int rc = member_find_number(p, number, &n, err);
+
+	return rc > 0 ? call(ctx, &n, err) : rc;
 }
 
 int versions_each_gone(struct pool *p, int (*call)(void *ctx, const struct name *n, struct err *err), void *ctx, struct err *err)
 {
-	CLEANUP(name_list_release) struct name_list l = { .names = VEC_INIT };
-	int rc = name_list_read(p, &l, err);
+	CLEANUP(path_list_release) struct path_list l = { .items = VEC_INIT };
+	int rc = names_each(p, add_member, &l, err);
 
-	for (size_t i = 0; rc == 0 && i < l.names.nr; i++)
-		if (l.names.items[i].kind == NAME_MEMBER && (!is_newest(&l, i) || is_gone(p, l.names.items[i].disks.items[0].path)))
-			rc = call(ctx, &l.names.items[i], err);
+	if (rc == 0 && l.items.nr)
+		qsort(l.items.items, l.items.nr, sizeof(*l.items.items), compare_paths);
+	for (size_t i = 0; rc == 0 && i < l.items.nr; i++) {
+		const struct path_of *x = &l.items.items[i];
+
+		if ((i && strcmp(x[-1].path, x->path) == 0) || is_gone(p, x->path))
+			rc = tell_of(p, x->number, call, ctx, err);
+	}
 	return rc;
 }
 
@@ -140,66 +159,78 @@ int versions_adopt(struct pool *p, const char *path, struct err *err)
 
 /* ---- tidying ---- */
 
-/* Somebody stands on it. */
-static bool is_stood_on(const struct name_list *l, const uint8_t sealed[POOL_ID_SIZE])
-{
-	for (size_t i = 0; i < l->names.nr; i++)
-		for (size_t j = 0; j < l->names.items[i].disks.nr; j++) {
-			const struct name_disk *d = &l->names.items[i].disks.items[j];
+struct tidying {
+	struct pool *pool;
+	struct pool_ids stood_on; /* sealed overlays on which others stand */
+	bool changed;
+};
 
-			if (pool_id_same(d->below, sealed) && (l->names.items[i].kind == NAME_MEMBER || !name_id_is_null(d->sealed)))
-				return true;
-		}
-	return false;
+static int find_stood_on(void *ctx, const struct name *n, struct err *err)
+{
+	struct tidying *t = ctx;
+
+	for (size_t i = 0; i < n->disks.nr; i++) {
+		const struct name_disk *d = &n->disks.items[i];
+
+		if (!name_id_is_null(d->below) && (n->kind == NAME_MEMBER || !name_id_is_null(d->sealed)) &&
+		    pool_ids_add(&t->stood_on, d->below, err) < 0)
+			return -1;
+	}
+	return 0;
 }
 
 /* Forgets in n what is not needed; true = something was. */
-static bool tidy_disks(const struct name_list *l, struct name *n)
+static bool tidy_disks(const struct tidying *t, struct name *n)
 {
 	size_t nr = 0, nr_before = n->disks.nr;
 	bool changed = false;
 
 	for (size_t i = 0; i < n->disks.nr; i++) {
 		struct name_disk *d = &n->disks.items[i];
+		bool needed = !name_id_is_null(d->sealed) && pool_ids_has(&t->stood_on, d->sealed);
 
-		if (d->folded && !name_id_is_null(d->sealed) && !is_stood_on(l, d->sealed)) {
+		if (d->folded && !name_id_is_null(d->sealed) && !needed) {
 			memset(d->sealed, 0, POOL_ID_SIZE);
 			memset(d->below, 0, POOL_ID_SIZE);
 			changed = true;
 		}
-		if (*n->label || (!name_id_is_null(d->sealed) && is_stood_on(l, d->sealed)))
+		if (*n->label || needed)
 			n->disks.items[nr++] = *d;
 	}
 	n->disks.nr = nr;
 	return changed || nr != nr_before;
 }
 
-static int tidy_once(struct pool *p, struct name_list *l, bool *ret_changed, struct err *err)
+static int tidy_name(void *ctx, const struct name *n, struct err *err)
 {
-	*ret_changed = false;
-	for (size_t i = 0; i < l->names.nr; i++) {
-		struct name *n = &l->names.items[i];
+	CLEANUP(name_release) struct name copy = { .number = 0 };
+	struct tidying *t = ctx;
 
-		if (n->kind != NAME_VERSION || n->disks.nr == 0 || !name_is_settled(n) || !tidy_disks(l, n))
-			continue;
-		*ret_changed = true;
-		if ((n->disks.nr ? names_replace(p, n->number, n, err) : names_remove(p, n->number, err)) < 0)
-			return -1;
-	}
-	return 0;
+	if (n->kind != NAME_VERSION || !name_is_settled(n))
+		return 0;
+	if (name_copy(n, &copy, err) < 0)
+		return -1;
+	if (!tidy_disks(t, &copy))
+		return 0;
+	t->changed = true;
+	return copy.disks.nr ? names_replace(t->pool, n->number, &copy, err) : names_remove(t->pool, n->number, err);
 }
 
 int versions_tidy(struct pool *p, struct err *err)
 {
-	CLEANUP(name_list_release) struct name_list l = { .names = VEC_INIT };
-	bool changed = true;
+	struct tidying t = { .pool = p, .changed = true };
+	int rc = 0;
 
-	if (name_list_read(p, &l, err) < 0)
-		return -1;
-	while (changed)
-		if (tidy_once(p, &l, &changed, err) < 0)
-			return -1;
-	return 0;
+	/* What goes may have stood on others. */
+	while (rc == 0 && t.changed) {
+		t.changed = false;
+		rc = names_each(p, find_stood_on, &t, err);
+		pool_ids_sort(&t.stood_on);
+		if (rc == 0)
+			rc = names_each(p, tidy_name, &t, err);
+		pool_ids_release(&t.stood_on);
+	}
+	return rc;
 }
 
 /* ---- deleting ---- */
@@ -257,10 +288,38 @@ static const char *kept_by(struct rule *rules, size_t nr, const struct name *n, 
 	return by;
 }
 
+struct pruning {
+	const char *path;
+	VEC(struct name) names;
+};
+
+static int add_version(void *ctx, const struct name *n, struct err *err)
+{
+	struct pruning *l = ctx;
+	struct name copy;
+
+	if (!is_version(n) || !name_find_disk(n, l->path))
+		return 0;
+	if (name_copy(n, &copy, err) < 0)
+		return -1;
+	if (vec_push(&l->names, copy) == 0)
+		return 0;
+	name_release(&copy);
+	return err_set(err, ERR_MEMORY, "out of memory");
+}
+
+static void pruning_release(struct pruning *l)
+{
+	for (size_t i = 0; i < l->names.nr; i++)
+		name_release(&l->names.items[i]);
+	vec_release(&l->names);
+}
+CLEANUP_DEFINE_RELEASE(struct pruning, pruning_release)
+
 int versions_prune(struct pool *p, const struct prune_options *o, int (*tell)(void *ctx, const struct name *n, const char *kept_by, struct err *err),
 		   void *ctx, struct err *err)
 {
-	CLEANUP(name_list_release) struct name_list l = { .names = VEC_INIT };
+	CLEANUP(pruning_release) struct pruning l = { .path = o->path };
 	struct rule rules[] = {
 		{ "daily", "%Y-%m-%d", o->keep_daily, "" },	{ "weekly", "%G-%V", o->keep_weekly, "" },
 		{ "monthly", "%Y-%m", o->keep_monthly, "" }, { "yearly", "%Y", o->keep_yearly, "" },
@@ -269,16 +328,16 @@ int versions_prune(struct pool *p, const struct prune_options *o, int (*tell)(vo
 
 	if (!o->keep_last && !o->keep_daily && !o->keep_weekly && !o->keep_monthly && !o->keep_yearly)
 		return err_set(err, ERR_USAGE, "nothing says what to keep; --keep-last, --keep-daily and the like do");
-	if (name_list_read(p, &l, err) < 0)
+	if (names_each(p, add_version, &l, err) < 0)
 		return -1;
 	for (size_t i = l.names.nr; i-- > 0;) {
 		struct name *n = &l.names.items[i];
-		const char *by;
+		const char *by = kept_by(rules, ARRAY_SIZE(rules), n, &last);
+		int rc = tell(ctx, n, by, err);
 
-		if (!is_version(n) || !name_find_disk(n, o->path))
-			continue;
-		by = kept_by(rules, ARRAY_SIZE(rules), n, &last);
-		if (tell(ctx, n, by, err) < 0 || (o->apply && !by && drop(p, n, err) < 0))
+		if (rc)
+			return rc;
+		if (o->apply && !by && drop(p, n, err) < 0)
 			return -1;
 	}
 	return o->apply ? versions_tidy(p, err) : 0;

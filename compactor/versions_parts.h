@@ -18,13 +18,30 @@ int versions_unchanged(struct pool *p, const struct member *m, struct name_disk 
 /* Finishes clones (clone.c). */
 int clone_recover(struct pool *p, struct err *err);
 
-/* All names, in memory. */
-struct name_list {
-	VEC(struct name) names;
+/* A set of ids. */
+struct pool_id {
+	uint8_t bytes[POOL_ID_SIZE];
 };
-int name_list_read(struct pool *p, struct name_list *ret, struct err *err);
-void name_list_release(struct name_list *l);
-CLEANUP_DEFINE_RELEASE(struct name_list, name_list_release)
+struct pool_ids {
+	VEC(struct pool_id) items;
+};
+int pool_ids_add(struct pool_ids *s, const uint8_t id[POOL_ID_SIZE], struct err *err);
+void pool_ids_sort(struct pool_ids *s); /* before it is asked */
+bool pool_ids_has(const struct pool_ids *s, const uint8_t id[POOL_ID_SIZE]);
+void pool_ids_release(struct pool_ids *s);
+CLEANUP_DEFINE_RELEASE(struct pool_ids, pool_ids_release)
+
+/* Paths of members. */
+struct path_of {
+	uint64_t number;
+	char *path;
+};
+struct path_list {
+	VEC(struct path_of) items;
+};
+int path_list_add(struct path_list *l, uint64_t number, const char *path, struct err *err);
+void path_list_release(struct path_list *l);
+CLEANUP_DEFINE_RELEASE(struct path_list, path_list_release)
 
 static inline bool pool_id_same(const uint8_t a[POOL_ID_SIZE], const uint8_t b[POOL_ID_SIZE])
 {

@@ -9,15 +9,15 @@
 
 /* The parent's side.
  *
- * A segment is copied before anybody looks at it: what is hashed, compared and stored must be the same bytes, and a process that has gone
- * over to the image can change those that it shares at any time. */
+ * A segment is copied before anybody looks at it: what is hashed, compared and stored must be the same bytes, and a process that has
+ * gone over to the image can change those that it shares at any time. */
 
 int (*feed_process)(int sock, void *shared, void *arg) = feed_worker;
 
 struct feeding {
 	const struct feed *f;
 	bool sized;
-	uint64_t size, next; /* of the disk; the least segment that may come */
+	uint64_t size, next; /* of the disk, 0 before it is said; the least segment that may come */
 	uint8_t *copy;
 };
 
@@ -51,7 +51,7 @@ static int take_segment(struct feeding *g, const struct feed_shared *s, uint32_t
 {
 	uint64_t segment, inside;
 
-	if (!g->sized || slot >= FEED_SLOTS)
+	if (slot >= FEED_SLOTS)
 		return lies(err);
 	segment = atomic_load(&s->segments[slot]);
 	if (segment < g->next || segment >= div_up(g->size, SEGMENT_SIZE))

@@ -8,8 +8,8 @@
 
 /* The process that reads the disk.
  *
- * One walk looks for the next segment that counts, over the guest view or, for own_only, over what the image itself holds; another one
- * reads that segment's bytes, which are what the guest sees either way.  Segments are read straight into the ring. */
+ * One walk looks for the next segment that counts, over the guest view or, for own_only, over what the image itself holds; another
+ * one reads that segment's bytes, which are what the guest sees either way.  Segments are read straight into the ring. */
 
 struct reader {
 	struct errand_side side;

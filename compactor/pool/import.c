@@ -10,10 +10,11 @@
 
 /*
  * A segment as a whole is looked for twice: by its fingerprint, which is fast and needs no digest, then by its digest, when the
- * fingerprint has led nowhere.  Its bytes are compared with the clusters both times.  If a leaf of its digest has clusters with other
- * bytes, or none that can be read, those are damaged: the segment gets new ones and the leaf a new map, which heals all disks that have it.
+ * fingerprint has led nowhere.  Its bytes are compared with the clusters both times.  If a leaf of its digest has clusters with
+ * other bytes, or none that can be read, those are damaged: the segment gets new ones and the leaf a new map, which heals all disks
+ * that have it.
  *
- * Who asks the pool for something and gets an error instead goes on as if it were not there; what cannot be written ends the import.
+ * A node or cluster that cannot be read is as if it were not there; what cannot be written ends the import.
  */
 
 /* ---- leaves that are there ---- */

@@ -126,6 +126,39 @@ static int prepare(struct pool *p, struct err *err)
 
 /* ---- writing ---- */
 
+static int read_bytes(int fd, char **ret, size_t *ret_len, struct err *err)
+{
+	struct stat st;
+	CLEANUP(free) char *text = NULL;
+
+	if (file_ops->fstat(fd, &st) < 0)
+		return err_errno(err, "cannot stat it");
+	if (!S_ISREG(st.st_mode) || st.st_size < 0 || (uint64_t)st.st_size > BYTES_MAX)
+		return err_set(err, ERR_FORMAT, "no name of dedupscan: no plain file, or longer than 64 MiB");
+	text = malloc((size_t)st.st_size + 1);
+	if (!text)
+		return err_set(err, ERR_MEMORY, "out of memory");
+	if (file_read(fd, text, (size_t)st.st_size, 0, err) < 0)
+		return -1;
+	*ret_len = (size_t)st.st_size;
+	*ret = STEAL(text);
+	return 0;
+}
+
+/* What replaces a name, or is to be one, is read from the disk before. */
+static int check_written(int fd, const char *file, uint64_t number, struct err *err)
+{
+	CLEANUP(name_release) struct name n = { .number = 0 };
+	CLEANUP(free) char *text = NULL;
+	size_t len = 0;
+
+	if (file_drop_cache(fd, err) < 0 || read_bytes(fd, &text, &len, err) < 0)
+		return -1;
+	if (name_decode(text, len, &n, NULL) == 0 && n.number == number)
+		return 0;
+	return err_set(err, ERR_IO, "'%s' reads back otherwise than it was written", file);
+}
+
 static int write_file(struct pool *p, const struct name *n, bool sync, struct err *err)
 {
 	CLEANUP(free) char *text = NULL;
@@ -136,12 +169,14 @@ static int write_file(struct pool *p, const struct name *n, bool sync, struct er
 	if (name_encode(n, &text, &len, err) < 0)
 		return -1;
 	file_name(n->number, PART_NEW, file);
-	fd = file_open(p->dirs[POOL_NAMES], file, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600, err);
+	fd = file_open(p->dirs[POOL_NAMES], file, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600, err);
 	if (fd < 0)
 		return -1;
 	rc = file_write(fd, text, len, 0, err);
 	if (rc == 0 && sync)
 		rc = file_sync(fd, file, err);
+	if (rc == 0 && sync)
+		rc = check_written(fd, file, n->number, err);
 	if (file_close(fd, file, rc == 0 ? err : NULL) < 0)
 		rc = -1;
 	if (rc < 0)
@@ -185,14 +220,16 @@ int names_publish(struct pool *p, struct name *n, bool sync, struct err *err)
 	return 0;
 }
 
-static int sync_new(struct pool *p, uint64_t number, struct err *err)
+static int check_new(struct pool *p, uint64_t number, bool sync, struct err *err)
 {
 	char file[FILE_ROOM];
 	int fd = file_open(p->dirs[POOL_NAMES], file_name(number, PART_NEW, file), O_RDONLY | O_NOFOLLOW, 0, err), rc;
 
 	if (fd < 0)
 		return -1;
-	rc = file_sync(fd, file, err);
+	rc = sync ? file_sync(fd, file, err) : 0;
+	if (rc == 0)
+		rc = check_written(fd, file, number, err);
 	file_ops->close(fd);
 	return rc;
 }
@@ -203,8 +240,8 @@ static int sync_and_publish(struct pool *p, bool whole_fs, struct err *err)
 
 	if (prepare(p, err) < 0 || list(p, PART_NEW, &l, err) < 0 || (whole_fs && file_sync_fs(p->dirs[POOL_NAMES], err) < 0))
 		return -1;
-	for (size_t i = 0; i < l.numbers.nr && !whole_fs; i++)
-		if (sync_new(p, l.numbers.items[i], err) < 0)
+	for (size_t i = 0; i < l.numbers.nr; i++)
+		if (check_new(p, l.numbers.items[i], !whole_fs, err) < 0)
 			return -1;
 	for (size_t i = 0; i < l.numbers.nr; i++)
 		if (publish(p, l.numbers.items[i], err) < 0)
@@ -255,25 +292,6 @@ int names_remove(struct pool *p, uint64_t number, struct err *err)
 
 /* ---- reading ---- */
 
-static int read_bytes(int fd, char **ret, size_t *ret_len, struct err *err)
-{
-	struct stat st;
-	CLEANUP(free) char *text = NULL;
-
-	if (file_ops->fstat(fd, &st) < 0)
-		return err_errno(err, "cannot stat it");
-	if (!S_ISREG(st.st_mode) || st.st_size < 0 || (uint64_t)st.st_size > BYTES_MAX)
-		return err_set(err, ERR_FORMAT, "no name of dedupscan: no plain file, or longer than 64 MiB");
-	text = malloc((size_t)st.st_size + 1);
-	if (!text)
-		return err_set(err, ERR_MEMORY, "out of memory");
-	if (file_read(fd, text, (size_t)st.st_size, 0, err) < 0)
-		return -1;
-	*ret_len = (size_t)st.st_size;
-	*ret = STEAL(text);
-	return 0;
-}
-
 static int read_name(struct pool *p, uint64_t number, struct name *ret, struct err *err)
 {
 	CLEANUP(free) char *text = NULL;
@@ -297,18 +315,29 @@ static int read_name(struct pool *p, uint64_t number, struct name *ret, struct e
 
 int names_each(struct pool *p, int (*call)(void *ctx, const struct name *n, struct err *err), void *ctx, struct err *err)
 {
+	return names_each_or(p, call, NULL, ctx, err);
+}
+
+int names_each_or(struct pool *p, int (*call)(void *ctx, const struct name *n, struct err *err),
+		  int (*damaged)(void *ctx, uint64_t number, const struct err *why, struct err *err), void *ctx, struct err *err)
+{
 	CLEANUP(listing_release) struct listing l = { .part = PART_NAME };
 	int rc = list(p, PART_NAME, &l, err);
 
 	if (rc < 0)
 		return err_add(err, "pool '%s'", p->path);
 	for (size_t i = 0; rc == 0 && i < l.numbers.nr; i++) {
+		struct err why = ERR_INIT;
 		struct name n;
 
-		if (read_name(p, l.numbers.items[i], &n, err) < 0)
-			return err_add(err, "pool '%s'", p->path);
-		rc = call(ctx, &n, err);
-		name_release(&n);
+		if (read_name(p, l.numbers.items[i], &n, &why) == 0) {
+			rc = call(ctx, &n, err);
+			name_release(&n);
+			continue;
+		}
+		if (!damaged)
+			return err_set(err, why.kind, "pool '%s': %s", p->path, why.text);
+		rc = damaged(ctx, l.numbers.items[i], &why, err);
 	}
 	return rc;
 }

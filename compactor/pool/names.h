@@ -62,6 +62,9 @@ int names_remove(struct pool *p, uint64_t number, struct err *err);
 /* All names in order of number, until a call returns other than 0; that is returned then.  A file that cannot be read is an error, and
  * so is one that does not decode: nothing is passed over. */
 int names_each(struct pool *p, int (*call)(void *ctx, const struct name *n, struct err *err), void *ctx, struct err *err);
+/* The same, but that `damaged` gets those that cannot be read or decoded, and it goes on.  NULL = they are an error. */
+int names_each_or(struct pool *p, int (*call)(void *ctx, const struct name *n, struct err *err),
+		  int (*damaged)(void *ctx, uint64_t number, const struct err *why, struct err *err), void *ctx, struct err *err);
 /* The member at a path (the newest one); the newest settled version with this label (of a set that has a disk at `path`, unless NULL):
  * 1, 0, -1. */
 int names_find_member(struct pool *p, const char *path, struct name *ret, struct err *err);

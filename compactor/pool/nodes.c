@@ -328,8 +328,11 @@ struct nodes *nodes_open(int dirfd, const char *name, struct finder *finder, boo
 	snprintf(n->name, sizeof(n->name), "%s", name);
 	if (digest_prepare(err) < 0 || open_file(n, dirfd, err) < 0)
 		return NULL;
-	if (from > n->end || from % NODE_ALIGN) /* it is of another time */
+	if (from > n->end || from % NODE_ALIGN) { /* it is of another time, and must not look right when the file has grown */
 		from = 0;
+		if (writing && finder_sync(finder, 0, err) < 0)
+			return NULL;
+	}
 	if (remember_from(n, from, &damaged, err) < 0)
 		return NULL;
 	*ret_damaged = damaged;
@@ -450,8 +453,7 @@ static int copy_kept(struct nodes *n, struct file_writer *w, bool (*keep)(void *
 	return rc;
 }
 
-/* The new file is the one that is read from here on; who dies before the finder has its offsets has them added by nodes_open(), as what
- * the finder covers is more than there is. */
+/* The new file is the one that is read from here on.  The finder covered nothing before, so whoever opens it after a kill adds them all. */
 static int change_files(struct nodes *n, int dirfd, struct err *err)
 {
 	uint64_t damaged;
@@ -485,6 +487,8 @@ int nodes_keep(struct nodes *n, int dirfd, bool (*keep)(void *ctx, uint64_t offs
 		file_unlink(dirfd, NEW_NODES, NULL);
 		return -1;
 	}
+	if (n->finder && finder_sync(n->finder, 0, err) < 0)
+		return -1;
 	return change_files(n, dirfd, err);
 }
 

@@ -39,29 +39,18 @@ struct pool_checked {
 /* 0 also when there is damage, which is told.  The pool may be open for reading only. */
 int pool_check(struct pool *p, const struct pool_check_options *o, struct pool_checked *ret, struct err *err);
 
-/* What a pool takes, for people: bytes. */
-struct pool_status {
-	uint64_t nr_members, nr_versions, nr_views, nr_sealed;
-	uint64_t logical;   /* of all disks that names keep, not counting zeros */
-	uint64_t distinct;  /* clusters of data that they reach */
-	uint64_t tables, nodes, finder, stubs, names, sealed; /* metadata, and what waits to be folded in */
-	uint64_t unreached; /* that a collection would free */
-	uint64_t file_size, on_disk; /* of the cluster file */
-};
-int pool_status(struct pool *p, struct pool_status *ret, struct err *err);
-
 /* Repair: rebuilds what can be rebuilt from what is whole, writes anew, moves what it replaces into quarantine/, removes nothing.
  *
- *	stubs, finder	from slots and nodes
- *	tables, slots	a view is written anew from its tree, under its old id
+ *	guard		is always the same
  *	nodes		from the tables and data of a view of the same root
- *	data		`heal` is asked for the bytes of a damaged segment (by its digest), which other images may have
- */
+ *	slots, tables	a view is written anew from its tree, under its old id
+ *	stubs		from the headers
+ *
+ * Damaged data heals when an image that has it is imported again (compactor/pool/import.h); repair then writes views anew that still led
+ * to the old bytes.  Names are not made up. */
 struct pool_repair_options {
 	bool dry_run;
 	struct stopper *stopper;
-	/* Fills buf (SEGMENT_SIZE) with bytes that are believed to have this digest: 1, 0 = not known, -1.  May be NULL. */
-	int (*heal)(void *ctx, const uint8_t digest[DIGEST_SIZE], void *buf, struct err *err);
 	int (*tell)(void *ctx, const struct pool_damage *d, bool repaired, struct err *err);
 	void *ctx;
 };

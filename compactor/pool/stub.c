@@ -161,19 +161,77 @@ static int encode_header(const struct pool *p, const struct view *v, const struc
 	return 0;
 }
 
-static int write_stub(int fd, const struct pool *p, const struct view *v, struct err *err)
+/* Header and refcount table; to be freed. */
+static uint8_t *encode_head(const struct pool *p, const struct view *v, const struct geometry *g, struct err *err)
 {
-	struct geometry g = geometry_of(v->disk_size);
-	CLEANUP(free) uint8_t *head = calloc(NR_HEAD_CLUSTERS, g.cluster_size);
+	CLEANUP(free) uint8_t *head = calloc(NR_HEAD_CLUSTERS, g->cluster_size);
 	be64 *refcounts;
 
 	if (!head)
-		return err_set(err, ERR_MEMORY, "no memory for a stub");
-	refcounts = (void *)(head + g.cluster_size);
-	if (encode_header(p, v, &g, head, err) < 0)
-		return -1;
-	for (size_t i = 0; i < g.cluster_size / 8; i++)
+		return err_null(err, ERR_MEMORY, "no memory for a stub");
+	refcounts = (void *)(head + g->cluster_size);
+	if (encode_header(p, v, g, head, err) < 0)
+		return NULL;
+	for (size_t i = 0; i < g->cluster_size / 8; i++)
 		refcounts[i] = be64_from(QCOW2_NO_REFCOUNTS);
+	return STEAL(head);
+}
+
+/* All behind the head is zeros. */
+static int check_rest(int fd, const struct geometry *g, struct err *err)
+{
+	uint8_t piece[BLOCK_SIZE];
+
+	for (uint64_t at = NR_HEAD_CLUSTERS * g->cluster_size; at < g->file_size; at += sizeof(piece)) {
+		if (file_read(fd, piece, sizeof(piece), at, err) < 0)
+			return -1;
+		if (piece[0] || memcmp(piece, piece + 1, sizeof(piece) - 1) != 0)
+			return err_set(err, ERR_FORMAT, "its L1 table is not empty");
+	}
+	return 0;
+}
+
+static int compare_stub(int fd, const struct pool *p, const struct view *v, struct err *err)
+{
+	struct geometry g = geometry_of(v->disk_size);
+	size_t len = (size_t)(NR_HEAD_CLUSTERS * g.cluster_size);
+	CLEANUP(free) uint8_t *wanted = encode_head(p, v, &g, err);
+	CLEANUP(free) uint8_t *head = malloc(len);
+	struct stat st;
+
+	if (!wanted)
+		return -1;
+	if (!head)
+		return err_set(err, ERR_MEMORY, "no memory for a stub");
+	if (file_ops->fstat(fd, &st) < 0)
+		return err_errno(err, "cannot look at it");
+	if ((uint64_t)st.st_size != g.file_size)
+		return err_set(err, ERR_FORMAT, "it has %lld bytes instead of %llu", (long long)st.st_size, (unsigned long long)g.file_size);
+	if (file_read(fd, head, len, 0, err) < 0)
+		return -1;
+	if (memcmp(head, wanted, len) != 0)
+		return err_set(err, ERR_FORMAT, "it is damaged, or of a pool at another path");
+	return check_rest(fd, &g, err);
+}
+
+int view_check_stub(const struct pool *p, const struct view *v, enum pool_dir dir, struct err *err)
+{
+	char name[POOL_FILE_NAME_ROOM];
+	CLEANUP(close_fd) int fd =
+		file_open(p->dirs[dir], pool_id_file_name(v->id, name), O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, err);
+
+	if (fd < 0)
+		return -1;
+	return compare_stub(fd, p, v, err) < 0 ? err_add(err, "stub '%s'", name) : 0;
+}
+
+static int write_stub(int fd, const struct pool *p, const struct view *v, struct err *err)
+{
+	struct geometry g = geometry_of(v->disk_size);
+	CLEANUP(free) uint8_t *head = encode_head(p, v, &g, err);
+
+	if (!head)
+		return -1;
 	if (file_write(fd, head, NR_HEAD_CLUSTERS * g.cluster_size, 0, err) < 0)
 		return -1;
 	return file_truncate(fd, g.file_size, err);

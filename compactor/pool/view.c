@@ -42,6 +42,11 @@ struct views {
 
 /* ---- headers ---- */
 
+static bool are_cluster_bits(unsigned bits)
+{
+	return bits >= POOL_UNIT_BITS_MIN && bits <= POOL_UNIT_BITS_MAX && bits % 2 == 0;
+}
+
 static uint64_t cluster_size(const struct view *v)
 {
 	return (uint64_t)1 << v->cluster_bits;
@@ -127,12 +132,12 @@ static int decode(const uint8_t header[BLOCK_SIZE], uint32_t slot, struct view *
 
 	memcpy(v.id, whose->id, sizeof(v.id));
 	memcpy(v.root, whose->root, sizeof(v.root));
-	if (v.cluster_bits < POOL_UNIT_BITS_MIN || v.cluster_bits > POOL_UNIT_BITS_MAX)
+	if (!are_cluster_bits(v.cluster_bits))
 		return err_set(err, ERR_FORMAT, "clusters of 2^%u bytes are impossible", v.cluster_bits);
-	if (v.disk_size > QCOW2_L1_BYTES_MAX / 8 * l1_unit(&v) || check_layout(&v, &l, err) < 0)
-		return v.disk_size > QCOW2_L1_BYTES_MAX / 8 * l1_unit(&v) ?
-			       err_set(err, ERR_FORMAT, "a disk of %llu bytes is impossible", (unsigned long long)v.disk_size) :
-			       -1;
+	if (v.disk_size > QCOW2_L1_BYTES_MAX / 8 * l1_unit(&v))
+		return err_set(err, ERR_FORMAT, "a disk of %llu bytes is impossible", (unsigned long long)v.disk_size);
+	if (check_layout(&v, &l, err) < 0)
+		return -1;
 	encode(&v, &l, again);
 	if (memcmp(header, again, BLOCK_SIZE) != 0)
 		return err_set(err, ERR_FORMAT, "the header is damaged or was changed");
@@ -281,17 +286,17 @@ static int check_size(const struct view *v, struct err *err)
 {
 	unsigned bits = v->cluster_bits;
 
-	if (bits < POOL_UNIT_BITS_MIN || bits > POOL_UNIT_BITS_MAX)
+	if (!are_cluster_bits(bits))
 		return err_set(err, ERR_USAGE, "a view cannot have clusters of 2^%u bytes", bits);
 	while (bits <= POOL_UNIT_BITS_MAX && qcow2_l1_bytes(v->disk_size, bits, false) > QCOW2_L1_BYTES_MAX)
-		bits++;
+		bits += 2;
 	if (bits == v->cluster_bits)
 		return 0;
 	if (bits > POOL_UNIT_BITS_MAX)
 		return err_set(err, ERR_UNSUPPORTED, "a disk of %llu GiB is too large for a view",
 			       (unsigned long long)(v->disk_size / GIB));
 	return err_set(err, ERR_UNSUPPORTED, "a disk of %llu GiB is too large for clusters of %llu KiB; %u KiB would do",
-		       (unsigned long long)(v->disk_size / GIB), (unsigned long long)(cluster_size(v) / KIB), bits <= 14 ? 16 : 64);
+		       (unsigned long long)(v->disk_size / GIB), (unsigned long long)(cluster_size(v) / KIB), 1u << bits >> 10);
 }
 
 static int publish(struct pool *p, const struct view *v, const struct layout *l, struct err *err)
@@ -306,7 +311,7 @@ static int prepare(struct pool *p, struct view *v, struct err *err)
 {
 	const struct views *views = look(p, err);
 
-	if (!views || pool_new_id(v->id, err) < 0 || cluster_file_next_slot(p->clusters, &v->slot, err) < 0)
+	if (!views || cluster_file_next_slot(p->clusters, &v->slot, err) < 0)
 		return -1;
 	v->generation = max_u64(views->generation + 1, v->slot); /* the highest one may have been buried */
 	return stub_check(p, v, err);
@@ -315,9 +320,16 @@ static int prepare(struct pool *p, struct view *v, struct err *err)
 int view_write(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t disk_size, unsigned cluster_bits, struct view *ret, struct err *err)
 {
 	struct view v = { .disk_size = disk_size, .cluster_bits = cluster_bits };
-	struct layout l = { 0 };
 
 	memcpy(v.root, root, sizeof(v.root));
+	return pool_new_id(v.id, err) < 0 ? -1 : view_write_as(p, &v, ret, err);
+}
+
+int view_write_as(struct pool *p, const struct view *old, struct view *ret, struct err *err)
+{
+	struct view v = *old;
+	struct layout l = { 0 };
+
 	if (check_size(&v, err) < 0 || prepare(p, &v, err) < 0)
 		return -1;
 	if (pool_sync(p, err) < 0 || append_tables(p, &v, &l, err) < 0 || cluster_file_sync(p->clusters, err) < 0)
@@ -331,7 +343,7 @@ int view_write(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t disk_si
 	return 0;
 }
 
-/* ---- checking ---- */
+/* ---- reading ---- */
 
 struct checking {
 	struct pool *pool;
@@ -344,6 +356,106 @@ static int read_at(const struct checking *c, uint64_t at, void *ret, size_t len,
 {
 	return cluster_file_read(c->pool->clusters, ret, len, view_origin(c->v->slot) + at, err);
 }
+
+/* ---- maps ---- */
+
+struct mapping {
+	struct leaf leaf;
+	uint64_t segment; /* of the leaf, UINT64_MAX = none */
+	int (*call)(void *ctx, uint64_t segment, struct leaf *map, struct err *err);
+	void *ctx;
+};
+
+static int end_leaf(struct mapping *m, struct err *err)
+{
+	int rc = m->segment == UINT64_MAX || !m->leaf.nr_runs ? 0 : m->call(m->ctx, m->segment, &m->leaf, err);
+
+	m->segment = UINT64_MAX;
+	m->leaf.nr_runs = 0;
+	return rc;
+}
+
+/* The cluster that holds unit `nr` of the disk. */
+static int add_unit(struct mapping *m, uint64_t nr, uint64_t place, struct err *err)
+{
+	uint64_t units = SEGMENT_SIZE >> m->leaf.unit_bits, segment = nr / units;
+	struct run *last;
+	int rc = 0;
+
+	if (segment != m->segment)
+		rc = end_leaf(m, err);
+	m->segment = segment;
+	last = m->leaf.nr_runs ? &m->leaf.runs[m->leaf.nr_runs - 1] : NULL;
+	if (last && last->first + last->nr == nr % units && last->place + last->nr == place)
+		last->nr++;
+	else
+		m->leaf.runs[m->leaf.nr_runs++] = (struct run){ (uint32_t)(nr % units), 1, place };
+	return rc;
+}
+
+static int add_table(const struct checking *c, struct mapping *m, uint64_t index, uint64_t at, struct err *err)
+{
+	uint64_t nr = cluster_size(c->v) / 8, origin = view_origin(c->v->slot);
+
+	if (at % cluster_size(c->v) || !range_within(at, cluster_size(c->v), c->v->slice_size))
+		return err_set(err, ERR_FORMAT, "L2 table %llu is not in the slice", (unsigned long long)index);
+	if (read_at(c, at, c->table, nr * 8, err) < 0)
+		return -1;
+	for (uint64_t i = 0; i < nr; i++) {
+		uint64_t entry = be64_get(c->table[i]);
+		int rc;
+
+		if (!entry)
+			continue;
+		if (entry % cluster_size(c->v) || !range_within(entry, cluster_size(c->v), c->v->slice_size) ||
+		    origin + entry < POOL_DATA_BEGIN + POOL_GUARD_SIZE)
+			return err_set(err, ERR_FORMAT, "an entry of L2 table %llu is damaged", (unsigned long long)index);
+		rc = add_unit(m, index * nr + i, (origin + entry) >> c->v->cluster_bits, err);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+static int each_map(struct checking *c, struct mapping *m, struct err *err)
+{
+	uint64_t nr = virtual_size(c->v) / l1_unit(c->v);
+	CLEANUP(free) be64 *l1 = malloc((size_t)nr * 8);
+	CLEANUP(free) be64 *table = malloc((size_t)cluster_size(c->v));
+	int rc = 0;
+
+	if (!l1 || !table)
+		return err_set(err, ERR_MEMORY, "no memory for the tables of a view");
+	c->table = table;
+	if (read_at(c, c->l.l1_offset, l1, (size_t)nr * 8, err) < 0)
+		return -1;
+	for (uint64_t i = 0; rc == 0 && i < nr; i++)
+		if (be64_get(l1[i]))
+			rc = add_table(c, m, i, be64_get(l1[i]), err);
+	return rc ? rc : end_leaf(m, err);
+}
+
+int view_each_map(struct pool *p, const struct view *v, int (*call)(void *ctx, uint64_t segment, struct leaf *map, struct err *err), void *ctx,
+		  struct err *err)
+{
+	CLEANUP(free) struct mapping *m = calloc(1, sizeof(*m));
+	struct checking c = { .pool = p };
+	uint8_t header[BLOCK_SIZE];
+	struct view got;
+
+	c.v = &got;
+	if (!m)
+		return err_set(err, ERR_MEMORY, "no memory for the tables of a view");
+	if (cluster_file_read_slot(p->clusters, v->slot, header, err) < 0 || decode(header, v->slot, &got, &c.l, err) < 0)
+		return -1;
+	m->segment = UINT64_MAX;
+	m->leaf.unit_bits = got.cluster_bits;
+	m->call = call;
+	m->ctx = ctx;
+	return each_map(&c, m, err);
+}
+
+/* ---- checking ---- */
 
 static int check_l2(const struct checking *c, uint64_t index, uint64_t at, const be64 *wanted, struct err *err)
 {

@@ -2,6 +2,7 @@
 #ifndef DEDUPSCAN_VIEW_H
 #define DEDUPSCAN_VIEW_H
 
+#include "compactor/pool/nodes.h"
 #include "compactor/pool/pool.h"
 #include "scanner/image/slice.h"
 
@@ -42,8 +43,19 @@ void view_forget(struct pool *p);
 int view_each_table(struct pool *p, const struct view *v, int (*call)(void *ctx, uint64_t offset, uint64_t len, struct err *err), void *ctx,
 		    struct err *err);
 
+/* The maps that its tables have, as leaves without digest and hint; the places may be anything within the slice.  Segments ascend. */
+int view_each_map(struct pool *p, const struct view *v, int (*call)(void *ctx, uint64_t segment, struct leaf *map, struct err *err), void *ctx,
+		  struct err *err);
+
 /* Compares the tables with the tree's maps: 0, or ERR_FORMAT saying where they differ. */
 int view_check(struct pool *p, const struct view *v, struct err *err);
+
+/* Whether the stub of a view is what view_write_stub() would write, in views/ or trash/: 0, or ERR_FORMAT and others. */
+int view_check_stub(const struct pool *p, const struct view *v, enum pool_dir dir, struct err *err);
+
+/* Writes the view of a tree anew, tables, header and stub, under an id that it had: that leads to the new one from then on.  Its old slot
+ * stays. */
+int view_write_as(struct pool *p, const struct view *old, struct view *ret, struct err *err);
 
 /* Writes the stub of a view again (the pool was moved, or it was lost). */
 int view_write_stub(struct pool *p, const struct view *v, struct err *err);

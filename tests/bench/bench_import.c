@@ -19,9 +19,9 @@
  *
  *	bench_import [DIRECTORY [MIB [RUNS]]]
  *
- * The files go to DIRECTORY ($TMPDIR or /var/tmp without one) and are removed.  Beside each other, in turns: what SHA-256 alone takes for
- * the same bytes, which is the limit for data that is new, and cp.  Importing takes two processes: the reader in its jail, and the
- * importer. */
+ * The files go to DIRECTORY ($TMPDIR or /var/tmp without one) and are removed.  Beside each other, in turns: what SHA-256 alone takes
+ * for the same bytes, which is the limit for data that is new, and cp.  Importing takes two processes: the reader in its jail, and
+ * the importer. */
 
 #define POOL "bench.pool"
 #define GAP 16 /* blocks: of so many one is new in "independent" */
@@ -124,7 +124,9 @@ static int take_segment(void *ctx, uint64_t segment, const void *bytes, struct e
 
 static int import_image(struct bench *b, enum kind k, uint64_t *ret_stored, struct err *err)
 {
-	struct feed f = { .roots = &b->roots, .jail = &b->jail, .format = "raw", .size = take_size, .segment = take_segment, .ctx = b };
+	struct feed f = {
+		.roots = &b->roots, .jail = &b->jail, .format = "raw", .size = take_size, .segment = take_segment, .ctx = b,
+	};
 	int fd = file_open(b->dirfd, kinds[k], O_RDONLY, 0, err), rc;
 	struct import_stats stats = { 0 };
 	uint8_t root[DIGEST_SIZE];
@@ -210,12 +212,14 @@ static int round_of_all(struct bench *b, struct err *err)
 	char path[4096];
 
 	snprintf(path, sizeof(path), "%s/" POOL, real);
-	if (remove_all(b, err) < 0 || pool_create(b->dirfd, POOL, err) < 0 || pool_open(b->dirfd, POOL, path, true, &b->pool, err) < 0)
+	if (remove_all(b, err) < 0 || pool_create(b->dirfd, POOL, err) < 0 ||
+	    pool_open(b->dirfd, POOL, path, true, &b->pool, err) < 0)
 		return -1;
 	for (enum kind k = 0; k < NR_KINDS; k++) {
 		if (measure(b, k, err) < 0)
 			return err_add(err, "%s", kinds[k]);
-		if ((k == NEW || k == CP) && cluster_file_sync(b->pool->clusters, err) < 0) /* so that it is not written back meanwhile */
+		/* so that it is not written back while others are measured */
+		if ((k == NEW || k == CP) && cluster_file_sync(b->pool->clusters, err) < 0)
 			return -1;
 	}
 	return 0;
@@ -232,7 +236,8 @@ static void report(const struct bench *b)
 		printf("%-22s %9.0f %12.1f %12.1f %8.2f%%\n", kinds[k], (double)b->size / c->wall * 1e-6, c->cpu / gib / MIB * 1e9,
 		       c->reader / gib / MIB * 1e9, (double)c->stored / (double)b->size * 100);
 	}
-	printf("memory %.1f MiB at the most, with the finder's and the pool's buffers\n", (double)memory_of(getpid(), "VmHWM") / MIB);
+	printf("memory %.1f MiB at the most, with the finder's and the pool's buffers\n",
+	       (double)memory_of(getpid(), "VmHWM") / MIB);
 }
 
 static int run(struct bench *b, struct err *err)

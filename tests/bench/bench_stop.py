@@ -63,9 +63,9 @@ class Told:
         sleeps = self.sleeps()
         self.process.send_signal(signal.SIGUSR1)  # which wakes it up
         self.hear()
-        if self.rewrites():
-            return SETTLE if sleeps else REWRITE
         first = self.stage.split(" ")[0]
+        if self.rewrites() and (sleeps or first != "reflink"):
+            return SETTLE if sleeps else REWRITE
         return REFLINK if first in ("reflink", "relayout") else PLAN if first in ("looking", "comparing") else SCAN
 
     def ended(self):
@@ -144,7 +144,7 @@ class Stops:
         status = told.process.returncode
         if status not in (0, lib.STOPPED, -signal.SIGTERM):
             sys.exit("\n".join(told.said))
-        if status == lib.STOPPED and phase:
+        if phase and (status == lib.STOPPED or (status == 0 and phase == SETTLE)):  # nothing is left to do after settling
             self.times[phase].append(took)
             self.nr += 1
         else:  # it had ended, or not begun

@@ -282,6 +282,97 @@ static void what_a_dead_process_wrote_is_synced_before_it_is_relied_on(void **st
 	sim_free(s);
 }
 
+/* ---- leaving out ---- */
+
+static struct finder *finder;
+
+static struct nodes *open_both(struct sim *s)
+{
+	static const uint8_t uuid[POOL_ID_SIZE] = { 1 };
+	int p = file_open(sim_root(s), "p", O_RDONLY | O_DIRECTORY, 0, NULL), f = file_open(sim_root(s), "f", O_RDONLY | O_DIRECTORY, 0, NULL);
+	uint64_t damaged;
+	struct nodes *n;
+	bool whole;
+
+	finder = finder_open(f, uuid, 1 << 20, true, &whole, NULL);
+	assert_non_null(finder);
+	n = nodes_open(p, FILE_NAME, finder, true, &damaged, NULL);
+	assert_non_null(n);
+	return n;
+}
+
+static void close_both(struct nodes *n)
+{
+	nodes_close(n);
+	finder_close(finder);
+}
+
+static bool keep_from(void *ctx, uint64_t offset)
+{
+	return offset >= *(uint64_t *)ctx;
+}
+
+/* Leaves out the first half, dies before its n-th change, is opened again, grows, and dies before the finder knows; true when it did not
+ * die any more. */
+static bool leave_out(struct sim *s, unsigned kill_at)
+{
+	uint64_t from = 0, end;
+	struct nodes *n = open_both(s);
+	bool killed;
+	int rc;
+
+	for (unsigned i = 0; i < 100; i++) {
+		from = i == 50 ? nodes_bytes(n) : from;
+		put_leaf(n, leaf_of(i, 12, 3, 0));
+		if (i == 10 && kill_at % 2) { /* it may cover less than what is kept */
+			assert_int_equal(nodes_sync(n, &end, NULL), 0);
+			assert_int_equal(finder_sync(finder, end, NULL), 0);
+		}
+	}
+	assert_int_equal(nodes_sync(n, &end, NULL), 0);
+	if (kill_at % 2 == 0)
+		assert_int_equal(finder_sync(finder, end, NULL), 0);
+	sim_settle(s);
+	sim_kill_at(s, kill_at);
+	rc = nodes_keep(n, file_open(sim_root(s), "p", O_RDONLY | O_DIRECTORY, 0, NULL), keep_from, &from, NULL);
+	killed = sim_killed(s);
+	assert_true(killed || rc == 0);
+	close_both(n);
+	sim_restart(s);
+	n = open_both(s);
+	for (unsigned i = 0; nodes_bytes(n) <= end; i++)
+		put_inner(n, inner_in(i));
+	sync_nodes(n);
+	close_both(n);
+	return !killed;
+}
+
+static void what_is_kept_is_found_wherever_it_stops(void **state)
+{
+	unsigned nr = 0;
+
+	(void)state;
+	for (bool done = false; !done;) {
+		struct sim *s = sim_new(NULL);
+		struct nodes *n;
+
+		sim_use(s);
+		set_up(NULL, s);
+		assert_int_equal(file_mkdir(sim_root(s), "f", 0700, NULL), 0);
+		done = leave_out(s, ++nr);
+		n = open_both(s);
+		for (unsigned i = 50; i < 100; i++) {
+			struct leaf leaf = leaf_of(i, 12, 3, 0);
+
+			assert_true(has_leaf(n, &leaf));
+		}
+		close_both(n);
+		sim_use(NULL);
+		sim_free(s);
+	}
+	assert_true(nr > 5);
+}
+
 static void after_a_failed_sync_nothing_is_written(void **state)
 {
 	struct leaf leaf = leaf_of(1, 12, 1, 0);
@@ -342,6 +433,7 @@ int main(void)
 		cmocka_unit_test(a_sync_that_is_forgotten_is_caught),
 		cmocka_unit_test(what_was_synced_is_there_whatever_comes_later),
 		cmocka_unit_test(what_a_dead_process_wrote_is_synced_before_it_is_relied_on),
+		cmocka_unit_test(what_is_kept_is_found_wherever_it_stops),
 		cmocka_unit_test(after_a_failed_sync_nothing_is_written),
 		cmocka_unit_test(a_full_disk_may_have_room_again),
 	};

@@ -584,6 +584,34 @@ def finder_seeds():
     yield "filter-cut", filter(b"\xff" * 40, nr=2)
 
 
+def slice_seeds():
+    """Backing names, as they are written and as they come back."""
+    def name(path, raw=b'"driver":"raw","read-only":true,"offset":65536,"size":12288', more=b""):
+        return b'json:{"file":{' + raw + b',"file":{"driver":"file","filename":"' + path + b'"' + more + b"}}}"
+
+    yield "plain", name(b"/pool/views/a.qcow2")
+    yield "libvirt", name(b"/a", b'"driver":"raw","offset":0,"size":12288')
+    yield "cache", name(b"/a", more=b',"cache":{"direct":false}')
+    yield "blanks", name(b"/a b").replace(b",", b" ,\n").replace(b":", b"\t: ").replace(b"json\t: ", b"json:")
+    yield "escapes", name(b'/\\"\\\\\\/\\b\\f\\n\\r\\t\\u0041\\u00e4\\u20ac\\ud83d\\udcbe')
+    yield "surrogate", name(b"/\\ud83d")
+    yield "twice", name(b"/a", b'"driver":"raw","driver":"raw","offset":0,"size":1')
+    yield "huge", name(b"/a", b'"driver":"raw","offset":9223372036854775807,"size":18446744073709551616')
+    yield "long", name(b"/" + b"p" * 1100)
+    yield "path", b'/odd "name\\\x01\x7f'
+
+
+def view_seeds():
+    """Headers of views, checksums are the target's to put right."""
+    for bits, size, slice_size, l1 in ((12, 7 << 20, 3 << 20, 1 << 20), (14, 1 << 40, 64 << 30, 1 << 30), (16, 0, 1 << 20, 0),
+                                       (12, 8 << 40, 65 << 30, 64 << 30), (12, 9 << 40, 65 << 30, 0), (16, 5, 13 << 40, 65536)):
+        head = b"QFI\xfb" + struct.pack(">IQIIQIIQQIIQQQQII", 3, 0, 0, bits, size, 0, 1, l1, l1 + 65536, 1, 0, 0, 0, 0, 1 << 63, 0, 104)
+        whose = bytes(range(48)) + struct.pack("<QQQI4x", size, slice_size, 7, 0)
+        head = bytearray(head + struct.pack(">II", 0x64647376, (1 << bits) - 120) + whose)
+        head[23] = (bits - 12) // 2
+        yield f"{bits}-{size}-{slice_size}", bytes(head.ljust(4096, b"\0"))
+
+
 def any_seeds():
     """For targets whose inputs need no form."""
     yield "empty", b""
@@ -595,7 +623,7 @@ def any_seeds():
 def main():
     _, name, folder = sys.argv
     random.seed(1)
-    for title, content in {"qcow2": qcow2_seeds, "vhd": vhd_seeds, "vhdx": vhdx_seeds, "vdi": vdi_seeds, "ova": ova_seeds, "vmdk": vmdk_seeds, "plan": plan_seeds, "relayout": relayout_seeds, "names": names_seeds, "nodes": nodes_seeds, "pool_superblock": pool_superblock_seeds, "finder": finder_seeds}.get(name, any_seeds)():
+    for title, content in {"qcow2": qcow2_seeds, "vhd": vhd_seeds, "vhdx": vhdx_seeds, "vdi": vdi_seeds, "ova": ova_seeds, "vmdk": vmdk_seeds, "plan": plan_seeds, "relayout": relayout_seeds, "names": names_seeds, "nodes": nodes_seeds, "pool_superblock": pool_superblock_seeds, "finder": finder_seeds, "slice": slice_seeds, "view": view_seeds}.get(name, any_seeds)():
         with open(os.path.join(folder, title), "wb") as f:
             f.write(content)
 

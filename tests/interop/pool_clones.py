@@ -169,6 +169,7 @@ def snapshots(s):
     s.check()
     s.write(a)
     s.write(b)
+    os.truncate(b, os.path.getsize(b) + 100)
     s.check()
     expect(s.tool("snapshot", "one", a, fails=True), "there is a version 'one'")
     expect(s.tool("snapshot", "two", a, fails=True), "waits to be folded into the pool")

@@ -13,15 +13,16 @@
 #include "scanner/base/jail.h"
 #include "scanner/roots.h"
 
-/* A pool by hand.  Importing reads the images in the jail; files that one names must lie beneath DIR, or in its directory.  With --base
- * only what an image's own file holds is read, the rest is as in that tree, which is that of its backing file.
+/* A pool by hand:
  *
  *	pooltool create POOL
  *	pooltool import POOL [--unit BITS] [--min-run BYTES] [--beneath DIR] [--base ROOT SIZE] IMAGE...
- *												an object of JSON for each
- *	pooltool export POOL ROOT SIZE FILE							raw, sparse
- *	pooltool view POOL ROOT SIZE BITS							its id
- *	pooltool overlay POOL ID FILE								an empty image on that view */
+ *	pooltool export POOL ROOT SIZE FILE	raw, sparse
+ *	pooltool view POOL ROOT SIZE BITS	prints its id
+ *	pooltool overlay POOL ID FILE		an empty image on that view
+ *
+ * Importing reads the images in the jail and prints an object of JSON for each; files that one names must lie beneath DIR, or in its
+ * directory.  With --base only what an image's own file holds is read, the rest is as in that tree, which is its backing file's. */
 
 struct importing {
 	struct pool *pool;
@@ -117,7 +118,8 @@ static int feed_image(struct importing *g, const char *path, struct err *err)
 	else
 		strcpy(dir, ".");
 	fd = file_open(AT_FDCWD, path, O_RDONLY, 0, err);
-	if (fd < 0 || jail_plan(&jail, JAIL_BEST, err) < 0 || roots_add(&roots, g->beneath ? g->beneath : dir, false, err) < 0)
+	if (fd < 0 || jail_plan(&jail, JAIL_BEST, err) < 0 || roots_add(&roots, g->beneath ? g->beneath : dir, false, err) < 0 ||
+	    roots_add_pool(&roots, g->pool->path, err) < 0)
 		return -1;
 	rc = feed_run(&f, fd, path, err);
 	file_close(fd, path, NULL);
@@ -139,8 +141,8 @@ static int import_image(struct importing *g, const char *path, struct err *err)
 	import_free(STEAL(g->import));
 	if (rc < 0 || pool_sync(g->pool, err) < 0)
 		return err_add(err, "'%s'", path);
-	printf("{\"root\": \"%s\", \"size\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"zeros\": %" PRIu64 ", \"shared_segments\": %" PRIu64
-	       ", \"shared_runs\": %" PRIu64 ", \"stored\": %" PRIu64 ", \"short_matches\": %" PRIu64 ", \"forged\": %" PRIu64
+	printf("{\"root\": \"%s\", \"size\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"zeros\": %" PRIu64
+	       ", \"shared_segments\": %" PRIu64 ", \"shared_runs\": %" PRIu64 ", \"stored\": %" PRIu64 ", \"short_matches\": %" PRIu64 ", \"forged\": %" PRIu64
 	       ", \"damaged\": %" PRIu64 "}\n",
 	       digest_text(root, text), g->size, s.bytes, s.zeros, s.shared_segments, s.shared_runs, s.stored, s.short_matches,
 	       s.forged, s.damaged);

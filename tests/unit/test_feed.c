@@ -8,7 +8,7 @@
 #include "scanner/base/proc.h"
 #include "tests/unit/image_help.h"
 
-/* Raw disks, read by an honest process and by ones that lie.  Other formats and backing files are tests/interop/pool_import.py's. */
+/* Raw disks, read by an honest process and by ones that lie.  tests/interop/pool_import.py has other formats and backing files. */
 
 #define NR 21 /* more than the ring holds */
 
@@ -48,7 +48,7 @@ static int take_segment(void *ctx, uint64_t segment, const void *bytes, struct e
 	if (seen.slow_ms)
 		nanosleep(&(struct timespec){ .tv_nsec = seen.slow_ms * 1000000l }, NULL);
 	for (uint64_t i = 0; i < SEGMENT_SIZE; i++)
-		seen.alike &= p[i] == (i < inside ? p[0] : 0);
+		seen.alike &= p[i] == (i < inside ? seen.bytes[seen.nr - 1] : 0);
 	return seen.nr == seen.fails_at ? err_set(e, ERR_FULL, "as told") : 0;
 }
 
@@ -328,6 +328,7 @@ static void goes_back(struct liar *l)
 	say_size(l, 3 * SEGMENT_SIZE);
 	memset(l->shared->bytes, 1, sizeof(l->shared->bytes));
 	say_segment(l, 0, 1);
+	wait_for_answer(l);
 	say_segment(l, 1, 1);
 }
 
@@ -419,6 +420,26 @@ static void zeros_are_not_passed_on(void **state)
 	assert_int_equal(seen.nr, 0);
 }
 
+/* Through such a mapping a file that is open for writing can be written to. */
+static void maps_it_shared(struct liar *l)
+{
+	say_size(l, SEGMENT_SIZE);
+	mmap(NULL, BLOCK_SIZE, PROT_READ, MAP_SHARED, l->side.fd, 0);
+}
+
+static void a_file_open_for_writing_is_not_written_to(void **state)
+{
+	(void)state;
+	if (!jail.seccomp)
+		skip();
+	disk(SEGMENT_SIZE);
+	feed_process = liar;
+	lie = maps_it_shared;
+	assert_int_equal(run_with(O_RDONLY), 0);
+	assert_int_equal(run_with(O_RDWR), -1);
+	expect_error(&err, ERR_IO, "mmap");
+}
+
 static void dies(struct liar *l)
 {
 	say_size(l, SEGMENT_SIZE);
@@ -451,6 +472,7 @@ int main(void)
 		feed_test(what_lies_behind_the_end_is_zeros),
 		feed_test(bytes_are_out_of_its_reach),
 		feed_test(zeros_are_not_passed_on),
+		feed_test(a_file_open_for_writing_is_not_written_to),
 		feed_test(who_dies_is_told_of),
 	};
 

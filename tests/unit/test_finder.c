@@ -165,7 +165,7 @@ static void a_key_keeps_its_number_unless_told(void **state)
 /* Against a map in memory, through tables, merges, syncs and reopenings. */
 static void random_work_is_as_in_a_map(void **state)
 {
-	CLEANUP(judymap_release) struct judymap model = { 0 }, durable = { 0 };
+	CLEANUP(judymap_release) struct judymap model = { 0 };
 	struct finder *f = open_whole(LITTLE);
 	unsigned nr_syncs = 0;
 

@@ -25,6 +25,7 @@ static uint8_t *bytes; /* room for a disk, and a segment */
 static uint64_t disk[BLOCKS];
 static unsigned unit_bits;
 static uint64_t min_run;
+static bool may_be_damaged; /* the pool */
 
 static void open_pool(void)
 {
@@ -52,6 +53,7 @@ static int make(void **state)
 	memset(disk, 0, sizeof(disk));
 	unit_bits = 12;
 	min_run = 16 * KIB;
+	may_be_damaged = false;
 	return bytes ? 0 : -1;
 }
 
@@ -167,6 +169,7 @@ static void import_root(uint64_t size, uint8_t root[DIGEST_SIZE])
 	if (give(i, size) < 0)
 		fail_msg("%s", err.text);
 	end(i, size, root);
+	assert_true(stats.damaged == 0 || may_be_damaged);
 	assert_true(cluster_file_end(pool->clusters) - before >= stats.stored);
 	assert_true(cluster_file_end(pool->clusters) - before < stats.stored + 2 * ((uint64_t)1 << unit_bits));
 	expect_disk(root, size);
@@ -312,6 +315,21 @@ static void runs_shorter_than_the_least_are_stored_again(void **state)
 	disk[99] = 77777777;
 	import_disk();
 	assert_int_equal(blocks(stats.stored), 100);
+}
+
+/* But one that goes on where the segment before ended is none of its own. */
+static void short_runs_at_the_beginning_of_a_segment(void **state)
+{
+	(void)state;
+	put(0, BLOCKS, 1);
+	import_disk();
+	put(SEGMENT_BLOCKS + 2, SEGMENT_BLOCKS - 2, 100000);
+	import_disk();
+	assert_int_equal(blocks(stats.stored), SEGMENT_BLOCKS - 2);
+	put(SEGMENT_BLOCKS - 2, 2, 200000);
+	put(SEGMENT_BLOCKS + 2, SEGMENT_BLOCKS - 2, 300000);
+	import_disk();
+	assert_int_equal(blocks(stats.stored), 2 + SEGMENT_BLOCKS);
 }
 
 static void data_that_repeats_within_a_disk_is_stored_once(void **state)
@@ -506,8 +524,8 @@ static void a_forged_fingerprint_shares_nothing(void **state)
 
 static void places_that_cannot_be_are_passed_over(void **state)
 {
-	static const uint64_t places[] = { 0, 1, POOL_DATA_BEGIN / BLOCK_SIZE, UINT64_MAX >> 2, UINT64_MAX / BLOCK_SIZE, (uint64_t)1 << 40,
-					   POOL_FILE_MAX / BLOCK_SIZE };
+	static const uint64_t places[] = { 0, 1, POOL_DATA_BEGIN / BLOCK_SIZE, UINT64_MAX >> 2, UINT64_MAX / BLOCK_SIZE,
+					   (uint64_t)1 << 40, POOL_FILE_MAX / BLOCK_SIZE };
 	struct fingerprint f;
 
 	(void)state;
@@ -519,6 +537,27 @@ static void places_that_cannot_be_are_passed_over(void **state)
 	}
 	import_disk();
 	assert_int_equal(blocks(stats.stored), 100);
+}
+
+static void units_at_odd_places_are_passed_over(void **state)
+{
+	struct fingerprint f;
+	struct leaf l;
+
+	(void)state;
+	put(0, SEGMENT_BLOCKS, 1);
+	import_disk();
+	l = leaf_of(0);
+	memset(disk, 0, sizeof(disk));
+	put(0, 64, 2);
+	render(SIZE);
+	unit_bits = 14;
+	for (size_t i = 0; i < 64; i += 4) {
+		f = fingerprint_best()->bytes(bytes + i * BLOCK_SIZE, 4 * BLOCK_SIZE);
+		assert_int_equal(finder_add(pool->finder, FINDER_BLOCK, 14, f.hi, f.lo, l.runs[0].place + 1 + i, true, &err), 0);
+	}
+	import_disk();
+	assert_int_equal(blocks(stats.stored), 64);
 }
 
 /* The operating system's calls but for reads of the cluster file, of which some blocks cannot be read. */
@@ -551,6 +590,7 @@ static void what_cannot_be_read_is_stored_anew(void **state)
 	struct leaf l;
 
 	(void)state;
+	may_be_damaged = true;
 	for (size_t i = 0; i < ARRAY_SIZE(nrs); i++) {
 		put(0, SEGMENT_BLOCKS, 10000 * (i + 1));
 		import_disk();
@@ -569,14 +609,14 @@ static void what_cannot_be_read_is_stored_anew(void **state)
 
 static void clusters_with_other_bytes_are_stored_anew(void **state)
 {
-	struct leaf l;
+	off_t place;
 
 	(void)state;
 	put(0, SEGMENT_BLOCKS, 1);
 	import_disk();
-	l = leaf_of(0);
+	place = (off_t)(leaf_of(0).runs[0].place + 100) * BLOCK_SIZE;
 	assert_int_equal(cluster_file_flush(pool->clusters, &err), 0);
-	assert_int_equal(pwrite(cluster_file_fd(pool->clusters), "rotten", 6, (off_t)((l.runs[0].place + 100) * BLOCK_SIZE + 50)), 6);
+	assert_int_equal(pwrite(cluster_file_fd(pool->clusters), "rotten", 6, place + 50), 6);
 	import_disk();
 	assert_int_equal(blocks(stats.stored), 1);
 	import_disk();
@@ -679,6 +719,7 @@ int main(void)
 		import_test(shifted_data_is_found),
 		import_test(zeros_in_between_do_not_end_a_run),
 		import_test(runs_shorter_than_the_least_are_stored_again),
+		import_test(short_runs_at_the_beginning_of_a_segment),
 		import_test(data_that_repeats_within_a_disk_is_stored_once),
 		import_test(the_right_one_of_several_places_is_found),
 		import_test(larger_units_are_shared_at_their_places),
@@ -689,6 +730,7 @@ int main(void)
 		import_test(a_base_of_smaller_units_is_read),
 		import_test(a_forged_fingerprint_shares_nothing),
 		import_test(places_that_cannot_be_are_passed_over),
+		import_test(units_at_odd_places_are_passed_over),
 		import_test(what_cannot_be_read_is_stored_anew),
 		import_test(clusters_with_other_bytes_are_stored_anew),
 		import_test(dead_leaves_are_not_taken),

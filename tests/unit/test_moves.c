@@ -294,7 +294,16 @@ static void expect_move(unsigned i, const struct move *v, uint8_t *done)
 {
 	uint64_t begin = v->address / BLOCK_SIZE, from = v->from / BLOCK_SIZE, nr = v->len / BLOCK_SIZE, last = 0, known = 0;
 	uint64_t gap_from = 0;
+	bool in_gap[BLOCKS] = { false };
 
+	for (uint64_t n = 0; n < v->nr_gaps; n++) {
+		struct move_gap gap;
+
+		assert_int_equal(moves_gap(moves, v, n, &gap, NULL), 0);
+		assert_true(gap.len && gap.at + gap.len < v->len);
+		for (uint64_t k = gap.at / BLOCK_SIZE; k < (gap.at + gap.len) / BLOCK_SIZE; k++)
+			in_gap[k] = true;
+	}
 	assert_int_equal(v->image, i);
 	assert_int_equal((v->address | v->from | v->len) % BLOCK_SIZE, 0);
 	assert_true(v->len && begin + nr <= BLOCKS && from + nr <= BLOCKS);
@@ -303,6 +312,7 @@ static void expect_move(unsigned i, const struct move *v, uint8_t *done)
 		bool is = originals[i][begin + k].block == from + k && originals[i][begin + k].image == v->origin;
 
 		known += is;
+		assert_int_equal(in_gap[k], !is);
 		if (is) {
 			assert_in_range(k - gap_from, 0, GAP + 1); /* gaps are short */
 			last = gap_from = k;

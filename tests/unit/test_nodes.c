@@ -648,15 +648,25 @@ static void a_finder_of_another_time_is_told_everything_again(void **state)
 	struct leaf leaves[3];
 	struct inner inner;
 	struct nodes *n;
+	bool whole;
 
 	(void)state;
 	make_file(leaves, &inner);
 	n = open_as(true, true);
-	assert_int_equal(finder_sync(finder, UINT64_C(1) << 40, NULL), 0);
 	close_nodes(n);
-	n = open_as(true, true);
-	assert_int_equal(nr_whole(n, leaves, &inner), 4);
+	n = open_as(false, true);
+	finder = finder_open(finder_dir, uuid, 1 << 20, true, &whole, NULL);
+	assert_int_equal(finder_clear(finder, NULL), 0);
+	assert_int_equal(finder_sync(finder, 8192, NULL), 0);
 	close_nodes(n);
+	for (int again = 0; again < 2; again++) {
+		n = open_as(true, true);
+		assert_int_equal(nr_whole(n, leaves, &inner), 4);
+		put_leaf(n, leaf_of(7, 12, 3, 0));
+		sync_nodes(n); /* the file grows past 8192, and the finder is not told */
+		assert_true(nodes_bytes(n) > 8192);
+		close_nodes(n);
+	}
 }
 
 static int stop_at_two(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err)

@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 
 #include "scanner/base/checked.h"
+#include "scanner/image/slice.h"
 #include "scanner/roots.h"
 
 static struct roots roots;
@@ -805,6 +806,104 @@ static void a_racing_replacement_never_leads_outside(void **state)
 	assert_true(nr_good > 0);
 }
 
+/* ---- pools ---- */
+
+#define STUB "0123abcd-0123-4abc-8def-0123456789ab.qcow2"
+
+/* The name that an overlay has for a file of a pool. */
+static const char *slice_name(const char *file)
+{
+	static char name[1024];
+	struct slice s = { .size = 4096, .read_only = true };
+
+	snprintf(s.path, sizeof(s.path), "%s", in_tree(file));
+	assert_int_equal(slice_format(&s, name, sizeof(name), NULL), 0);
+	return name;
+}
+
+static void make_pool(void)
+{
+	tree_dir("store");
+	tree_dir("store/.dedupscan-pool");
+	tree_dir("store/.dedupscan-pool/views");
+	tree_dir("store/.dedupscan-pool/index");
+	tree_file("store/.dedupscan-pool/" STUB);
+	tree_file("store/.dedupscan-pool/views/" STUB);
+	tree_file("store/.dedupscan-pool/index/" STUB);
+	tree_file("store/.dedupscan-pool/lock");
+	tree_file("store/" STUB);
+	tree_file("store/top");
+	add(in_tree("store"));
+}
+
+static void pools_are_not_walked(void **state)
+{
+	struct err err = ERR_INIT;
+
+	(void)state;
+	make_pool();
+	assert_walk_sees("file store/" STUB "\nfile store/top\n");
+	assert_int_equal(roots_add(&roots, in_tree("store/.dedupscan-pool"), true, &err), -1);
+	assert_int_equal(err.kind, ERR_USAGE);
+}
+
+static void slices_of_a_pool_are_opened_when_it_was_given(void **state)
+{
+	struct err err = ERR_INIT;
+	char path[PATH_MAX];
+
+	(void)state;
+	make_pool();
+	assert_not_named(slice_name("store/.dedupscan-pool/views/" STUB), "store/top", ERR_REFUSED);
+	assert_int_equal(open_named(slice_name("store/.dedupscan-pool/views/" STUB), "store/top", path, &err), -1);
+	assert_non_null(strstr(err.text, "is no file of a pool that was given"));
+	assert_int_equal(roots_add_pool(&roots, in_tree("store/.dedupscan-pool"), NULL), 0);
+	assert_int_equal(roots_add_pool(&roots, in_tree("store/.dedupscan-pool"), NULL), 0);
+	assert_named(slice_name("store/.dedupscan-pool/views/" STUB), "store/top", "store/.dedupscan-pool/views/" STUB);
+	assert_named(slice_name("store/.dedupscan-pool/" STUB), "elsewhere/top", "store/.dedupscan-pool/" STUB);
+}
+
+static void slices_of_other_files_are_refused(void **state)
+{
+	(void)state;
+	make_pool();
+	assert_int_equal(roots_add_pool(&roots, in_tree("store/.dedupscan-pool"), NULL), 0);
+	assert_not_named(slice_name("store/top"), "store/top", ERR_REFUSED);
+	assert_not_named(slice_name("store/" STUB), "store/top", ERR_REFUSED);
+	assert_not_named(slice_name("store/.dedupscan-pool/lock"), "store/top", ERR_REFUSED);
+	assert_not_named(slice_name("store/.dedupscan-pool/index/" STUB), "store/top", ERR_REFUSED);
+	assert_not_named(slice_name("store/.dedupscan-pool/views/../../" STUB), "store/top", ERR_REFUSED);
+	assert_not_named(slice_name("store/.dedupscan-pool-not/views/" STUB), "store/top", ERR_REFUSED);
+	assert_not_named("json:{\"driver\":\"raw\"}", "store/top", ERR_REFUSED);
+}
+
+static void what_is_no_regular_file_is_no_file_of_a_pool(void **state)
+{
+	(void)state;
+	make_pool();
+	assert_int_equal(roots_add_pool(&roots, in_tree("store/.dedupscan-pool"), NULL), 0);
+	assert_int_equal(unlink(in_tree("store/.dedupscan-pool/views/" STUB)), 0);
+	assert_int_equal(symlink(in_tree("store/top"), in_tree("store/.dedupscan-pool/views/" STUB)), 0);
+	assert_not_named(slice_name("store/.dedupscan-pool/views/" STUB), "store/top", ERR_IO);
+	assert_int_equal(unlink(in_tree("store/.dedupscan-pool/" STUB)), 0);
+	assert_int_equal(mkfifo(in_tree("store/.dedupscan-pool/" STUB), 0600), 0);
+	assert_not_named(slice_name("store/.dedupscan-pool/" STUB), "store/top", ERR_REFUSED);
+}
+
+static void a_pool_that_others_can_write_to_is_refused(void **state)
+{
+	struct err err = ERR_INIT;
+
+	(void)state;
+	make_pool();
+	assert_int_equal(chmod(in_tree("store/.dedupscan-pool"), 0777), 0);
+	assert_int_equal(roots_add_pool(&roots, in_tree("store/.dedupscan-pool"), &err), -1);
+	assert_int_equal(err.kind, ERR_REFUSED);
+	assert_int_equal(symlink(".dedupscan-pool", in_tree("store/link")), 0);
+	assert_int_equal(roots_add_pool(&roots, in_tree("store/link"), &err), -1);
+	assert_int_equal(roots_add_pool(&roots, in_tree("store/none"), &err), -1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -838,6 +937,11 @@ int main(void)
 		roots_test(names_too_long_are_told),
 		roots_test(a_parent_swapped_for_a_link_leads_nowhere),
 		roots_test(a_racing_replacement_never_leads_outside),
+		roots_test(pools_are_not_walked),
+		roots_test(slices_of_a_pool_are_opened_when_it_was_given),
+		roots_test(slices_of_other_files_are_refused),
+		roots_test(what_is_no_regular_file_is_no_file_of_a_pool),
+		roots_test(a_pool_that_others_can_write_to_is_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,463 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compactor/pool/pool_check.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/names.h"
+#include "compactor/pool/tree.h"
+#include "compactor/pool/view.h"
+#include "scanner/base/checked.h"
+#include "scanner/base/file.h"
+#include "scanner/index/judymap.h"
+
+/* How it works: what names and views keep is gone through from the top, each node once; leaves that are found are a set of records
+ * (Judy1 of their offsets), whose data is read in the order of the file of nodes.  Where something is damaged, a second walk over all
+ * disks finds which of them it hits, and where. */
+
+const char *const pool_part_names[POOL_NR_PARTS] = {
+	[POOL_SUPERBLOCK] = "superblock", [POOL_SLOT] = "header of a view", [POOL_TABLES] = "tables of a view", [POOL_STUB] = "stub",
+	[POOL_NODE] = "node", [POOL_DATA] = "data", [POOL_NAME_FILE] = "name", [POOL_FINDER] = "index",
+	[POOL_SEALED_FILE] = "sealed overlay",
+};
+
+/* A disk that is kept. */
+struct kept {
+	uint8_t root[DIGEST_SIZE];
+	uint64_t size;
+	char *path; /* of an image or a label */
+};
+
+struct bad {
+	uint8_t digest[DIGEST_SIZE];
+	unsigned level;
+	struct err why;
+};
+
+struct checking {
+	struct pool *p;
+	const struct pool_check_options *o;
+	struct pool_checked *ret;
+	VEC(struct view) views;
+	VEC(struct kept) kept;
+	VEC(struct bad) bad;	 /* nodes, and leaves whose data is damaged */
+	struct judyset seen;	 /* records: offset / 8 */
+	uint8_t *buf;		 /* a segment */
+	uint64_t nr_leaves, nr_read;
+};
+
+static int no_memory(struct err *err)
+{
+	return err_set(err, ERR_MEMORY, "no memory to check a pool");
+}
+
+static int stopped(const struct checking *c, struct err *err)
+{
+	return c->o->stopper && stopper_says(c->o->stopper) ? err_set(err, ERR_CANCELED, "stopped") : 0;
+}
+
+static void tell_progress(const struct checking *c, const char *stage, uint64_t done, uint64_t total)
+{
+	if (c->o->progress)
+		c->o->progress(c->o->ctx, stage, done, total);
+}
+
+/* Damage is told; what keeps the check from being made is not damage. */
+static bool is_damage(const struct err *why)
+{
+	return why->kind == ERR_FORMAT || why->kind == ERR_IO || why->kind == ERR_STALE || why->kind == ERR_REFUSED ||
+	       why->kind == ERR_UNSUPPORTED;
+}
+
+static int tell(struct checking *c, enum pool_part part, const char *path, uint64_t offset, uint64_t len, const struct err *why,
+		bool repairable, struct err *err)
+{
+	struct pool_damage d = { .part = part, .offset = offset, .len = len, .what = *why, .repairable = repairable };
+
+	if (!is_damage(why)) {
+		if (err)
+			*err = *why;
+		return -1;
+	}
+	snprintf(d.path, sizeof(d.path), "%s", path ? path : "");
+	c->ret->nr_damages++;
+	return c->o->damage(c->o->ctx, &d, err);
+}
+
+/* ---- what there is ---- */
+
+static int take_slot(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err)
+{
+	struct checking *c = ctx;
+	struct err why = ERR_INIT;
+	struct view v;
+
+	if (view_decode(header, slot, &v, &why) < 0)
+		return tell(c, POOL_SLOT, NULL, 0, 0, &why, true, err);
+	return vec_push(&c->views, v) < 0 ? no_memory(err) : 0;
+}
+
+static int keep(struct checking *c, const uint8_t root[DIGEST_SIZE], uint64_t size, const char *path, struct err *err)
+{
+	struct kept k = { .size = size, .path = strdup(path) };
+
+	memcpy(k.root, root, DIGEST_SIZE);
+	if (k.path && vec_push(&c->kept, k) == 0)
+		return 0;
+	free(k.path);
+	return no_memory(err);
+}
+
+static bool has_view(const struct checking *c, const uint8_t id[POOL_ID_SIZE])
+{
+	for (size_t i = 0; i < c->views.nr; i++)
+		if (memcmp(c->views.items[i].id, id, POOL_ID_SIZE) == 0)
+			return true;
+	return false;
+}
+
+static int check_sealed(struct checking *c, const struct name_disk *d, const uint8_t id[POOL_ID_SIZE], struct err *err)
+{
+	char name[POOL_FILE_NAME_ROOM];
+	struct err why = ERR_INIT;
+	struct stat st;
+
+	if (name_id_is_null(id) || file_ops->fstatat(c->p->dirs[POOL_SEALED], pool_id_file_name(id, name), &st, 0) == 0)
+		return 0;
+	err_set(&why, ERR_FORMAT, "'%s' is missing", name);
+	return tell(c, POOL_SEALED_FILE, d->path, 0, 0, &why, false, err);
+}
+
+static int take_disk(struct checking *c, const struct name *n, const struct name_disk *d, struct err *err)
+{
+	char text[POOL_ID_TEXT_ROOM];
+	struct err why = ERR_INIT;
+
+	if (!name_id_is_null(d->view) && !has_view(c, d->view)) {
+		err_set(&why, ERR_FORMAT, "view %s is missing", pool_id_text(d->view, text));
+		if (tell(c, POOL_SLOT, d->path, 0, 0, &why, d->folded, err) < 0)
+			return -1;
+	}
+	if (check_sealed(c, d, d->below, err) < 0 || (!d->folded && check_sealed(c, d, d->sealed, err) < 0))
+		return -1;
+	return d->folded ? keep(c, d->root, d->size, n->kind == NAME_VERSION ? n->label : d->path, err) : 0;
+}
+
+static int take_name(void *ctx, const struct name *n, struct err *err)
+{
+	struct checking *c = ctx;
+
+	c->ret->nr_names++;
+	for (size_t i = 0; i < n->disks.nr; i++)
+		if (take_disk(c, n, &n->disks.items[i], err) < 0)
+			return -1;
+	return 0;
+}
+
+static int bad_name(void *ctx, uint64_t number, const struct err *why, struct err *err)
+{
+	(void)number;
+	return tell(ctx, POOL_NAME_FILE, NULL, 0, 0, why, false, err);
+}
+
+/* Whose image a view is, for messages. */
+static int find_path(void *ctx, const struct name *n, struct err *err)
+{
+	struct {
+		const uint8_t *id;
+		char path[PATH_MAX];
+	} *f = ctx;
+
+	(void)err;
+	for (size_t i = 0; i < n->disks.nr && !f->path[0]; i++)
+		if (memcmp(n->disks.items[i].view, f->id, POOL_ID_SIZE) == 0)
+			snprintf(f->path, sizeof(f->path), "%s", n->disks.items[i].path);
+	return 0;
+}
+
+static int ignore_name(void *ctx, uint64_t number, const struct err *why, struct err *err)
+{
+	(void)ctx;
+	(void)number;
+	(void)why;
+	(void)err;
+	return 0;
+}
+
+static int check_guard(struct checking *c, struct err *err)
+{
+	struct err why = ERR_INIT;
+
+	if (cluster_file_read(c->p->clusters, c->buf, POOL_GUARD_SIZE, POOL_DATA_BEGIN, &why) == 0) {
+		size_t i = 0;
+
+		while (i < POOL_GUARD_SIZE && c->buf[i] == 0xff)
+			i++;
+		if (i == POOL_GUARD_SIZE)
+			return 0;
+		err_set(&why, ERR_FORMAT, "the guard behind the slots is damaged");
+	}
+	return tell(c, POOL_SUPERBLOCK, NULL, 0, 0, &why, true, err);
+}
+
+/* ---- views ---- */
+
+static int check_view(struct checking *c, const struct view *v, struct err *err)
+{
+	struct {
+		const uint8_t *id;
+		char path[PATH_MAX];
+	} whose = { .id = v->id };
+	struct err why = ERR_INIT, other = ERR_INIT;
+	bool stub = view_check_stub(c->p, v, POOL_VIEWS, &why) == 0 || view_check_stub(c->p, v, POOL_TRASH, &other) == 0;
+	struct err tables = ERR_INIT;
+	bool good = view_check(c->p, v, &tables) == 0;
+
+	c->ret->nr_views++;
+	if (stub && good)
+		return 0;
+	if (names_each_or(c->p, find_path, ignore_name, &whose, err) < 0)
+		return -1;
+	if (!stub && tell(c, POOL_STUB, whose.path, 0, 0, why.errnum == ENOENT && other.errnum != ENOENT ? &other : &why, true, err) < 0)
+		return -1;
+	return good ? 0 : tell(c, POOL_TABLES, whose.path, 0, 0, &tables, true, err);
+}
+
+static int check_views(struct checking *c, struct err *err)
+{
+	for (size_t i = 0; i < c->views.nr; i++) {
+		const struct view *v = &c->views.items[i];
+
+		tell_progress(c, "checking views", i, c->views.nr);
+		if (stopped(c, err) < 0 || check_view(c, v, err) < 0 || keep(c, v->root, v->disk_size, "", err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+/* ---- nodes ---- */
+
+static int add_bad(struct checking *c, const uint8_t digest[DIGEST_SIZE], unsigned level, const struct err *why, struct err *err)
+{
+	struct bad b = { .level = level, .why = *why };
+
+	memcpy(b.digest, digest, DIGEST_SIZE);
+	for (size_t i = 0; i < c->bad.nr; i++)
+		if (c->bad.items[i].level == level && memcmp(c->bad.items[i].digest, digest, DIGEST_SIZE) == 0)
+			return 0;
+	return vec_push(&c->bad, b) < 0 ? no_memory(err) : 0;
+}
+
+static int bad_node(struct checking *c, const uint8_t digest[DIGEST_SIZE], unsigned level, struct err *err)
+{
+	char text[DIGEST_TEXT_ROOM];
+	struct err why = ERR_INIT;
+
+	err_set(&why, ERR_FORMAT, "node %s of level %u is missing or damaged", digest_text(digest, text), level);
+	return add_bad(c, digest, level, &why, err);
+}
+
+/* 1 = it was not seen before. */
+static int see(struct checking *c, uint64_t offset, struct err *err)
+{
+	int rc = judyset_add(&c->seen, offset / 8);
+
+	c->ret->nr_nodes += rc > 0;
+	return rc < 0 ? no_memory(err) : rc;
+}
+
+static int check_leaf(struct checking *c, const uint8_t digest[DIGEST_SIZE], struct err *err)
+{
+	bool any = false;
+	struct leaf leaf;
+
+	for (unsigned bits = POOL_UNIT_BITS_MIN; bits <= POOL_UNIT_BITS_MAX; bits += 2) {
+		uint64_t at;
+		int rc = nodes_locate(c->p->nodes, digest, 0, bits, &at, err);
+
+		if (rc == 0 || (rc > 0 && nodes_get_leaf(c->p->nodes, digest, bits, &leaf, NULL) < 0))
+			continue;
+		if (rc < 0)
+			return -1;
+		rc = see(c, at, err);
+		if (rc < 0)
+			return -1;
+		c->nr_leaves += rc > 0;
+		any = true;
+	}
+	return any ? 0 : bad_node(c, digest, 0, err);
+}
+
+static int check_tree(struct checking *c, const uint8_t digest[DIGEST_SIZE], unsigned level, struct err *err)
+{
+	CLEANUP(free) struct inner *node = NULL;
+	uint64_t at;
+	int rc;
+
+	if (digest_is_null(digest))
+		return 0;
+	if (level == 0)
+		return check_leaf(c, digest, err);
+	rc = nodes_locate(c->p->nodes, digest, level, 0, &at, err);
+	if (rc < 0 || stopped(c, err) < 0)
+		return -1;
+	if (rc > 0) {
+		rc = see(c, at, err);
+		if (rc <= 0)
+			return rc;
+	}
+	node = malloc(sizeof(*node));
+	if (!node)
+		return no_memory(err);
+	if (!rc || nodes_get_inner(c->p->nodes, digest, level, node, NULL) < 0)
+		return bad_node(c, digest, level, err);
+	for (unsigned i = 0; i < DIGEST_FANOUT; i++)
+		if (check_tree(c, node->children[i], level - 1, err) < 0)
+			return -1;
+	return 0;
+}
+
+static int check_trees(struct checking *c, struct err *err)
+{
+	for (size_t i = 0; i < c->kept.nr; i++) {
+		tell_progress(c, "checking trees", i, c->kept.nr);
+		if (check_tree(c, c->kept.items[i].root, digest_tree_height(c->kept.items[i].size), err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+/* ---- data ---- */
+
+/* A share of the segments is chosen by their digests, another one for each seed. */
+static bool is_chosen(const struct checking *c, const struct leaf *leaf)
+{
+	uint64_t mixed = (le64_load(leaf->digest) ^ c->o->seed) * 0x9E3779B97F4A7C15ull;
+
+	return (mixed >> 32) % 100 < c->o->percent;
+}
+
+static int read_leaf(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err)
+{
+	struct checking *c = ctx;
+	uint8_t digest[DIGEST_SIZE];
+	struct err why = ERR_INIT;
+
+	(void)inner;
+	if (!leaf || !judyset_has(&c->seen, offset / 8))
+		return 0;
+	tell_progress(c, "reading", c->nr_read++ * SEGMENT_SIZE, c->nr_leaves * SEGMENT_SIZE);
+	if (!is_chosen(c, leaf))
+		return stopped(c, err);
+	c->ret->nr_segments++;
+	for (unsigned i = 0; i < leaf->nr_runs; i++)
+		c->ret->bytes_read += (uint64_t)leaf->runs[i].nr << leaf->unit_bits;
+	if (tree_read_leaf(c->p->clusters, leaf, c->buf, &why) == 0) {
+		digest_bytes(c->buf, SEGMENT_SIZE, digest);
+		if (memcmp(digest, leaf->digest, DIGEST_SIZE) == 0)
+			return stopped(c, err);
+		err_set(&why, ERR_IO, "bytes of a segment are not those of its digest");
+	}
+	return is_damage(&why) ? add_bad(c, leaf->digest, 0, &why, err) : (*err = why, -1);
+}
+
+/* ---- whom it hits ---- */
+
+struct hits {
+	struct checking *c;
+	const struct kept *kept;
+	bool *hit; /* by bad */
+};
+
+static int find_hits(struct hits *h, const uint8_t digest[DIGEST_SIZE], unsigned level, uint64_t index, struct err *err)
+{
+	struct checking *c = h->c;
+	CLEANUP(free) struct inner *node = NULL;
+
+	if (digest_is_null(digest))
+		return 0;
+	for (size_t i = 0; i < c->bad.nr; i++) {
+		const struct bad *b = &c->bad.items[i];
+		uint64_t len = SEGMENT_SIZE << 7 * level;
+
+		if (b->level != level || memcmp(b->digest, digest, DIGEST_SIZE) != 0)
+			continue;
+		h->hit[i] = true;
+		return tell(c, b->why.kind == ERR_IO ? POOL_DATA : POOL_NODE, h->kept->path, index * len,
+			    min_u64(len, h->kept->size - min_u64(index * len, h->kept->size)), &b->why, false, err);
+	}
+	if (level == 0)
+		return 0;
+	node = malloc(sizeof(*node));
+	if (!node)
+		return no_memory(err);
+	if (nodes_get_inner(c->p->nodes, digest, level, node, err) < 0)
+		return -1;
+	for (unsigned i = 0; i < DIGEST_FANOUT; i++)
+		if (find_hits(h, node->children[i], level - 1, index * DIGEST_FANOUT + i, err) < 0)
+			return -1;
+	return 0;
+}
+
+/* Those that no name has are told of without a path. */
+static int tell_bad(struct checking *c, struct err *err)
+{
+	CLEANUP(free) bool *hit = calloc(c->bad.nr + 1, sizeof(*hit));
+	struct hits h = { .c = c, .hit = hit };
+
+	if (!hit)
+		return no_memory(err);
+	for (size_t i = 0; i < c->kept.nr && c->bad.nr; i++) {
+		h.kept = &c->kept.items[i];
+		if (h.kept->path[0] && find_hits(&h, h.kept->root, digest_tree_height(h.kept->size), 0, err) < 0)
+			return -1;
+	}
+	for (size_t i = 0; i < c->bad.nr; i++)
+		if (!hit[i] && tell(c, c->bad.items[i].why.kind == ERR_IO ? POOL_DATA : POOL_NODE, NULL, 0, 0, &c->bad.items[i].why, false, err) < 0)
+			return -1;
+	return 0;
+}
+
+/* ---- the whole ---- */
+
+/* Damage that nothing which is kept has to do with. */
+static int check_passed_over(struct checking *c, struct err *err)
+{
+	struct err why = ERR_INIT;
+
+	if (!c->p->nr_damaged || c->bad.nr)
+		return 0;
+	err_set(&why, ERR_FORMAT, "%llu places in the file of nodes are damaged, of which nothing is needed",
+		(unsigned long long)c->p->nr_damaged);
+	return tell(c, POOL_NODE, NULL, 0, 0, &why, true, err);
+}
+
+static int check(struct checking *c, struct err *err)
+{
+	if (check_guard(c, err) < 0 || cluster_file_each_slot(c->p->clusters, take_slot, c, err) < 0 ||
+	    names_each_or(c->p, take_name, bad_name, c, err) < 0 || check_views(c, err) < 0 || check_trees(c, err) < 0)
+		return -1;
+	if (c->o->read_data && nodes_each(c->p->nodes, read_leaf, c, err) < 0)
+		return -1;
+	return tell_bad(c, err) < 0 ? -1 : check_passed_over(c, err);
+}
+
+int pool_check(struct pool *p, const struct pool_check_options *o, struct pool_checked *ret, struct err *err)
+{
+	struct checking c = { .p = p, .o = o, .ret = ret, .buf = malloc(SEGMENT_SIZE) };
+	int rc;
+
+	*ret = (struct pool_checked){ 0 };
+	rc = !c.buf ? no_memory(err) : digest_prepare(err) < 0 ? -1 : check(&c, err);
+	for (size_t i = 0; i < c.kept.nr; i++)
+		free(c.kept.items[i].path);
+	vec_release(&c.kept);
+	vec_release(&c.views);
+	vec_release(&c.bad);
+	judyset_release(&c.seen);
+	free(c.buf);
+	return rc < 0 ? err_add(err, "pool '%s'", p->path) : 0;
+}

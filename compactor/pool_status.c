@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compactor/pool_status.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "compactor/collect.h"
+#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/finder.h"
+#include "compactor/pool/names.h"
+#include "compactor/pool/tree.h"
+#include "compactor/pool/view.h"
+#include "scanner/base/file.h"
+
+/* What lives is counted by a collection that removes nothing. */
+
+#define MEMORY ((uint64_t)64 << 20)
+
+struct root {
+	uint8_t digest[DIGEST_SIZE];
+	uint64_t size, logical;
+};
+
+struct counting {
+	struct pool *p;
+	struct pool_status *ret;
+	VEC(struct root) roots; /* that were walked */
+	int dirfd;
+};
+
+static int walk(struct counting *c, struct root *r, struct err *err)
+{
+	CLEANUP(tree_walk_free) struct tree_walk *w = tree_walk_new(c->p->nodes, r->digest, r->size, err);
+	uint8_t digest[DIGEST_SIZE];
+	uint64_t segment, at = 0;
+	struct leaf leaf;
+	int rc = -1;
+
+	while (w && (rc = tree_walk_next(w, at, &segment, digest, err)) > 0) {
+		at = segment + 1;
+		rc = nodes_find_leaf(c->p->nodes, digest, POOL_UNIT_BITS_MIN, &leaf, err);
+		if (rc <= 0)
+			return rc < 0 ? -1 : err_set(err, ERR_FORMAT, "a node is missing; see dedupscan pool check");
+		for (unsigned i = 0; i < leaf.nr_runs; i++)
+			r->logical += (uint64_t)leaf.runs[i].nr << leaf.unit_bits;
+	}
+	return rc;
+}
+
+/* Clones of one version are walked once. */
+static int add_disk(struct counting *c, const struct name_disk *d, struct err *err)
+{
+	struct root r = { .size = d->size };
+
+	memcpy(r.digest, d->root, DIGEST_SIZE);
+	for (size_t i = c->roots.nr; i-- > 0;)
+		if (c->roots.items[i].size == d->size && memcmp(c->roots.items[i].digest, d->root, DIGEST_SIZE) == 0) {
+			c->ret->logical += c->roots.items[i].logical;
+			return 0;
+		}
+	if (walk(c, &r, err) < 0)
+		return -1;
+	c->ret->logical += r.logical;
+	return vec_push(&c->roots, r) < 0 ? err_set(err, ERR_MEMORY, "no memory for the status of a pool") : 0;
+}
+
+static int take_name(void *ctx, const struct name *n, struct err *err)
+{
+	struct counting *c = ctx;
+
+	c->ret->nr_members += n->kind == NAME_MEMBER;
+	c->ret->nr_versions += n->kind == NAME_VERSION;
+	for (size_t i = 0; i < n->disks.nr; i++)
+		if (n->disks.items[i].folded && add_disk(c, &n->disks.items[i], err) < 0)
+			return -1;
+	return 0;
+}
+
+static int add_table(void *ctx, uint64_t offset, uint64_t len, struct err *err)
+{
+	(void)offset;
+	(void)err;
+	*(uint64_t *)ctx += len;
+	return 0;
+}
+
+static int take_slot(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err)
+{
+	struct counting *c = ctx;
+	struct view v;
+
+	c->ret->tables += BLOCK_SIZE;
+	return view_decode(header, slot, &v, err) < 0 ? -1 : view_each_table(c->p, &v, add_table, &c->ret->tables, err);
+}
+
+struct sizes {
+	int dirfd;
+	uint64_t bytes, nr;
+};
+
+static int add_file(void *ctx, const char *name, struct err *err)
+{
+	struct sizes *s = ctx;
+	struct stat st;
+
+	if (file_ops->fstatat(s->dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return err_errno(err, "cannot look at '%s'", name);
+	s->bytes += (uint64_t)st.st_blocks * 512;
+	s->nr++;
+	return 0;
+}
+
+static int add_dir(const struct counting *c, enum pool_dir dir, uint64_t *ret, uint64_t *ret_nr, struct err *err)
+{
+	struct sizes s = { .dirfd = c->p->dirs[dir] };
+
+	if (file_each_name(s.dirfd, add_file, &s, err) < 0)
+		return -1;
+	*ret += s.bytes;
+	if (ret_nr)
+		*ret_nr += s.nr;
+	return 0;
+}
+
+static int count(struct counting *c, struct err *err)
+{
+	struct collect_options o = { .dry_run = true, .memory = MEMORY };
+	struct pool_status *s = c->ret;
+	struct collected live;
+	struct stat st;
+
+	if (names_each(c->p, take_name, c, err) < 0 || cluster_file_each_slot(c->p->clusters, take_slot, c, err) < 0 ||
+	    pool_collect(c->p, &o, &live, err) < 0)
+		return -1;
+	if (add_dir(c, POOL_VIEWS, &s->stubs, NULL, err) < 0 || add_dir(c, POOL_NAMES, &s->names, NULL, err) < 0 ||
+	    add_dir(c, POOL_INDEX, &s->finder, NULL, err) < 0 || add_dir(c, POOL_SEALED, &s->sealed, &s->nr_sealed, err) < 0)
+		return -1;
+	if (file_ops->fstat(cluster_file_fd(c->p->clusters), &st) < 0)
+		return err_errno(err, "cannot look at the cluster file");
+	s->nr_views = live.nr_views + live.nr_dying;
+	s->nodes = nodes_bytes(c->p->nodes);
+	s->unreached = live.freed;
+	s->distinct = live.live - s->tables;
+	s->file_size = (uint64_t)st.st_size;
+	s->on_disk = (uint64_t)st.st_blocks * 512;
+	return 0;
+}
+
+int pool_status(struct pool *p, struct pool_status *ret, struct err *err)
+{
+	struct counting c = { .p = p, .ret = ret };
+	int rc;
+
+	*ret = (struct pool_status){ 0 };
+	rc = count(&c, err);
+	vec_release(&c.roots);
+	return rc < 0 ? err_add(err, "pool '%s'", p->path) : 0;
+}

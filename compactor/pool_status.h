@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DEDUPSCAN_POOL_STATUS_H
+#define DEDUPSCAN_POOL_STATUS_H
+
+#include "compactor/pool/pool.h"
+
+/* What a pool takes, for people: bytes. */
+struct pool_status {
+	uint64_t nr_members, nr_versions, nr_views, nr_sealed;
+	uint64_t logical;   /* of all disks that names keep, not counting zeros */
+	uint64_t distinct;  /* clusters of data that they reach */
+	uint64_t tables, nodes, finder, stubs, names, sealed; /* metadata, and what waits to be folded in */
+	uint64_t unreached; /* that a collection would free */
+	uint64_t file_size, on_disk; /* of the cluster file */
+};
+int pool_status(struct pool *p, struct pool_status *ret, struct err *err);
+
+#endif

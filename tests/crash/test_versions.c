@@ -1,0 +1,584 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/tree_help.h"
+
+#include "compactor/clone.h"
+#include "compactor/seal.h"
+#include "compactor/versions.h"
+#include "scanner/base/file.h"
+#include "tests/crash/crash.h"
+
+/* Snapshots, clones and rollbacks through kills, errors, visits and power cuts: the invariants S1 to S6 at the top of seal.c, and those of
+ * clone.c.
+ *
+ * The guest of an overlay sees, of each byte from DATA on, what the first file of the chain has that is not 0. */
+
+#define POOL "/p"
+#define SIZE ((uint64_t)64 << 20)
+#define L1 (3 * 65536)
+#define DATA (4 * 65536)
+#define LEN 5000
+
+enum job { SNAPSHOT, CLONE, ROLLBACK, DISCARD };
+enum how {
+	RIGHT,
+	NO_RECOVERY,
+	FORGETS_PENDING, /* a recovery that removes what is not a version yet */
+	TAKES_IT_FOR_DONE, /* one that believes that all was sealed */
+};
+
+struct work {
+	enum job job;
+	enum how how;
+	bool visited; /* what versions say may have been changed by a visitor */
+};
+
+static const uint8_t view_id[POOL_ID_SIZE] = { 1, 2, 3 };
+
+static const char *const dirs[POOL_NR_DIRS] = {
+	[POOL_TOP] = ".", [POOL_VIEWS] = "views", [POOL_SEALED] = "sealed", [POOL_TREES] = "trees", [POOL_NAMES] = "names",
+	[POOL_INDEX] = "index", [POOL_TRASH] = "trash", [POOL_QUARANTINE] = "quarantine",
+};
+
+/* ---- a pool without clusters ---- */
+
+static void close_pool(struct pool *p)
+{
+	for (unsigned i = 0; i < POOL_NR_DIRS; i++)
+		if (p->dirs[i] >= 0)
+			file_ops->close(p->dirs[i]);
+}
+
+static int open_pool(struct sim *s, struct pool *p, struct err *err)
+{
+	char name[64];
+	int rc = 0;
+
+	*p = (struct pool){ .path = (char *)POOL, .writing = true };
+	for (unsigned i = 0; i < POOL_NR_DIRS; i++) {
+		snprintf(name, sizeof(name), "p/%s", dirs[i]);
+		p->dirs[i] = rc < 0 ? -1 : file_open(sim_root(s), name, O_RDONLY | O_DIRECTORY, 0, err);
+		rc = p->dirs[i] < 0 ? -1 : rc;
+	}
+	if (rc < 0)
+		close_pool(p);
+	return rc;
+}
+
+/* As a QEMU does that has the image open. */
+static void write_as_guest(int fd, char c, size_t at, size_t len)
+{
+	char text[LEN];
+
+	memset(text, c, len);
+	assert_int_equal(file_ops->pwrite(fd, "\x80\0\0\0\0\1\0\0", 8, L1), 8);
+	assert_int_equal(file_ops->pwrite(fd, text, len, DATA + (off_t)at), (ssize_t)len);
+}
+
+static void make_image(struct sim *s, struct pool *p, const char *name, const char *path, char c)
+{
+	struct view v = { .disk_size = SIZE, .slice_size = 1 << 20, .slot = 1 };
+	struct overlay_options o = { .compat = false };
+	struct name n = { .kind = NAME_MEMBER };
+	struct name_disk d = { .size = SIZE };
+	struct slice backing;
+	struct err err = ERR_INIT;
+	int fd = file_open(sim_root(s), name, O_RDWR | O_CREAT, 0640, &err);
+
+	memcpy(v.id, view_id, sizeof(v.id));
+	memcpy(d.view, view_id, sizeof(d.view));
+	strcpy(d.path, path);
+	if (view_backing(p, &v, false, &backing, &err) < 0 || overlay_write(fd, SIZE, &backing, &o, &err) < 0)
+		fail_msg("%s", err.text);
+	write_as_guest(fd, c, 0, LEN);
+	assert_int_equal(file_ops->fsetxattr(fd, "user.owner", "me", 2, 0), 0);
+	assert_int_equal(file_ops->fchown(fd, 1000, 1001), 0);
+	file_ops->close(fd);
+	assert_int_equal(vec_push(&n.disks, d), 0);
+	if (names_publish(p, &n, true, &err) < 0)
+		fail_msg("%s", err.text);
+	name_release(&n);
+}
+
+static int snapshot(struct pool *p, const char *label, struct err *err)
+{
+	static const char *const paths[] = { "/d/img", "/d/other" };
+	struct snapshot_options o = { .label = label, .paths = paths, .nr_paths = 2, .how.sealed_max = 3 };
+	struct snapshot_made made;
+
+	return versions_snapshot(p, &o, &made, err);
+}
+
+static void set_up(void *ctx, struct sim *s)
+{
+	const struct work *k = ctx;
+	struct err err = ERR_INIT;
+	struct pool p;
+	char name[64];
+
+	assert_int_equal(file_mkdir(sim_root(s), "p", 0711, NULL), 0);
+	assert_int_equal(file_mkdir(sim_root(s), "d", 0755, NULL), 0);
+	for (unsigned i = 1; i < POOL_NR_DIRS; i++) {
+		snprintf(name, sizeof(name), "p/%s", dirs[i]);
+		assert_int_equal(file_mkdir(sim_root(s), name, 0700, NULL), 0);
+	}
+	assert_int_equal(open_pool(s, &p, &err), 0);
+	make_image(s, &p, "d/img", "/d/img", 'd');
+	make_image(s, &p, "d/other", "/d/other", 'o');
+	if (k->job >= ROLLBACK) {
+		int fd;
+
+		if (snapshot(&p, "old", &err) < 0)
+			fail_msg("%s", err.text);
+		fd = file_open(sim_root(s), "d/img", O_RDWR, 0, &err);
+		write_as_guest(fd, 'e', 0, LEN);
+		file_ops->close(fd);
+	}
+	close_pool(&p);
+}
+
+/* ---- the work ---- */
+
+static int run_in(const struct work *k, struct pool *p, struct err *err)
+{
+	struct clone_options c = { .path = "/d/img", .new_path = "/d/c%d", .count = 2, .how.now = 1 };
+	struct rollback_options r = { .path = "/d/img", .label = "old", .discard = k->job == DISCARD };
+	struct clones made;
+	char kept[256];
+
+	if (versions_recover(p, err) < 0)
+		return -1;
+	if (k->job == SNAPSHOT)
+		return snapshot(p, "new", err);
+	if (k->job == CLONE)
+		return clone_image(p, &c, &made, err);
+	return versions_rollback(p, &r, kept, err);
+}
+
+static int run(void *ctx, struct sim *s, struct err *err)
+{
+	struct pool p;
+	int rc = open_pool(s, &p, err);
+
+	if (rc < 0)
+		return -1;
+	rc = run_in(ctx, &p, err);
+	close_pool(&p);
+	return rc;
+}
+
+/* What a careless recovery does with a version that is pending. */
+static int mistreat(void *ctx, const struct name *n, struct err *err)
+{
+	struct pool *p = ctx;
+	struct name copy;
+	int rc;
+
+	if (name_is_settled(n))
+		return 0;
+	if (p->lock == FORGETS_PENDING)
+		return names_remove(p, n->number, err);
+	assert_int_equal(name_copy(n, &copy, err), 0);
+	for (size_t i = 0; i < copy.disks.nr; i++)
+		copy.disks.items[i].inode = 0;
+	rc = names_replace(p, n->number, &copy, err);
+	name_release(&copy);
+	return rc;
+}
+
+static int recover(void *ctx, struct sim *s, struct err *err)
+{
+	const struct work *k = ctx;
+	struct pool p;
+	int rc;
+
+	if (k->how == NO_RECOVERY)
+		return 0;
+	rc = open_pool(s, &p, err);
+	if (rc < 0)
+		return -1;
+	p.lock = (int)k->how;
+	if (k->how >= FORGETS_PENDING)
+		rc = names_each(&p, mistreat, &p, err);
+	if (rc == 0)
+		rc = versions_recover(&p, err);
+	close_pool(&p);
+	return rc;
+}
+
+/* ---- what a guest sees ---- */
+
+static void path_of_sealed(const uint8_t id[POOL_ID_SIZE], char ret[128])
+{
+	char name[POOL_FILE_NAME_ROOM];
+
+	snprintf(ret, 128, POOL "/sealed/%s", pool_id_file_name(id, name));
+}
+
+/* The path of what it stands on; false = the view. */
+static bool next_in_chain(struct sim *s, const char *path, char ret[128], struct err *err)
+{
+	struct pool p = { .path = (char *)POOL };
+	uint8_t id[POOL_ID_SIZE];
+	struct slice slice;
+	uint64_t size;
+	int fd = file_open(sim_root(s), path + 1, O_RDONLY, 0, err), rc;
+
+	if (fd < 0)
+		return false;
+	rc = overlay_backing(fd, &slice, &size, err);
+	file_ops->close(fd);
+	if (rc <= 0 || size != SIZE) {
+		err_set(err, ERR_FORMAT, "'%s' is no overlay", path);
+		return false;
+	}
+	if (view_of_backing(&p, &slice, id) && memcmp(id, view_id, sizeof(id)) == 0)
+		return false;
+	if (!sealed_of_backing(&p, &slice, id)) {
+		err_set(err, ERR_FORMAT, "'%s' stands on '%s'", path, slice.path);
+		return false;
+	}
+	path_of_sealed(id, ret);
+	return true;
+}
+
+static int look(struct sim *s, const char *path, char text[LEN], struct err *err)
+{
+	char at[128], next[128];
+	struct err why = ERR_INIT;
+	bool more = true;
+
+	memset(text, 0, LEN);
+	snprintf(at, sizeof(at), "%s", path);
+	for (unsigned depth = 0; more; depth++) {
+		uint64_t len;
+		uint8_t *p = sim_content(s, at, &len);
+
+		if (!p || depth > 9) {
+			free(p);
+			return err_set(err, ERR_IO, "'%s' is not there, or a circle", at);
+		}
+		for (size_t i = 0; i < LEN && DATA + i < len; i++)
+			if (!text[i])
+				text[i] = (char)p[DATA + i];
+		free(p);
+		more = next_in_chain(s, at, next, &why);
+		if (why.kind) {
+			if (err)
+				*err = why;
+			return -1;
+		}
+		memcpy(at, next, sizeof(at));
+	}
+	return 0;
+}
+
+static int view(void *ctx, struct sim *s, const char *path, uint64_t *ret, struct err *err)
+{
+	uint64_t h = 1;
+	char text[LEN];
+
+	(void)ctx;
+	if (look(s, path, text, err) < 0)
+		return -1;
+	for (size_t i = 0; i < LEN; i++)
+		h = (h ^ (uint8_t)text[i]) * UINT64_C(0x100000001b3);
+	*ret = h;
+	return 0;
+}
+
+static void visit(void *ctx, struct sim *s, int fd)
+{
+	struct work *k = ctx;
+
+	(void)s;
+	k->visited = true;
+	write_as_guest(fd, '#', 7, 1);
+}
+
+/* ---- what must be there ---- */
+
+struct checking {
+	const struct work *k;
+	struct sim *s;
+	struct crash_moment m;
+	unsigned nr_versions, nr_kept, nr_members;
+};
+
+static int check_text(struct checking *c, const char *path, char want, struct err *err)
+{
+	char text[LEN];
+
+	if (look(c->s, path, text, err) < 0)
+		return -1;
+	for (size_t i = 0; i < LEN; i++)
+		if (text[i] != want && !c->k->visited)
+			return err_set(err, ERR_FORMAT, "'%s' says '%c' instead of '%c'", path, text[i], want);
+	return 0;
+}
+
+static int check_member(struct checking *c, const struct name_disk *d, struct err *err)
+{
+	char next[128] = "", noted[128] = "";
+	struct err why = ERR_INIT;
+	struct stat st;
+
+	c->nr_members++;
+	if (sim_stat(c->s, d->path, &st) < 0)
+		return err_set(err, ERR_FORMAT, "member '%s' is not there", d->path);
+	if (!next_in_chain(c->s, d->path, next, &why) && why.kind)
+		return err_set(err, why.kind, "%s", why.text);
+	if (!name_id_is_null(d->below))
+		path_of_sealed(d->below, noted);
+	if (strcmp(next, noted) != 0)
+		return err_set(err, ERR_FORMAT, "'%s' is noted as on '%s', and is on '%s'", d->path, noted, next);
+	return 0;
+}
+
+static int check_version_disk(struct checking *c, const struct name *n, const struct name_disk *d, struct err *err)
+{
+	char path[128], want = strstr(d->path, "other") ? 'o' : 'd';
+	struct stat st;
+
+	if (strncmp(n->label, "before", 6) == 0)
+		want = 'e';
+	path_of_sealed(d->sealed, path);
+	if (d->inode)
+		return err_set(err, ERR_FORMAT, "'%s' is pending still", d->path);
+	if (sim_stat(c->s, path, &st) < 0)
+		return err_set(err, ERR_FORMAT, "sealed '%s' is not there", path);
+	if (st.st_mode & 0222)
+		return err_set(err, ERR_FORMAT, "sealed '%s' may be written to", path);
+	return check_text(c, path, want, err);
+}
+
+static int check_name(void *ctx, const struct name *n, struct err *err)
+{
+	struct checking *c = ctx;
+
+	if (n->kind == NAME_MEMBER)
+		return check_member(c, &n->disks.items[0], err);
+	c->nr_versions += strcmp(n->label, "new") == 0 && n->disks.nr == 2;
+	c->nr_kept += strncmp(n->label, "before", 6) == 0;
+	if (*n->label && strcmp(n->label, "old") != 0 && n->disks.nr != (c->k->job == SNAPSHOT ? 2 : 1))
+		return err_set(err, ERR_FORMAT, "version '%s' has %zu disks", n->label, n->disks.nr);
+	for (size_t i = 0; i < n->disks.nr; i++)
+		if (check_version_disk(c, n, &n->disks.items[i], err) < 0)
+			return -1;
+	return 0;
+}
+
+static bool is_there(struct sim *s, const char *path)
+{
+	struct stat st;
+
+	return sim_stat(s, path, &st) == 0;
+}
+
+static int check_clones(struct checking *c, struct err *err)
+{
+	unsigned nr = 0;
+
+	for (unsigned i = 1; i <= 2; i++) {
+		char path[16];
+
+		snprintf(path, sizeof(path), "/d/c%u", i);
+		if (!is_there(c->s, path))
+			continue;
+		nr++;
+		if (check_text(c, path, 'd', err) < 0)
+			return -1;
+	}
+	if (c->nr_members != nr + 2)
+		return err_set(err, ERR_FORMAT, "%u clones, and %u members", nr, c->nr_members);
+	if (c->m.done && nr != 2)
+		return err_set(err, ERR_FORMAT, "done, and %u clones are there", nr);
+	return 0;
+}
+
+static int check_rollback(struct checking *c, struct err *err)
+{
+	struct err why = ERR_INIT;
+	bool before = check_text(c, "/d/img", 'e', &why) == 0;
+
+	if (!before && check_text(c, "/d/img", 'd', err) < 0)
+		return -1;
+	if (check_text(c, "/d/other", 'o', err) < 0)
+		return -1;
+	if (c->m.done && before)
+		return err_set(err, ERR_FORMAT, "done, and the image is as before");
+	if (c->m.untouched && !before)
+		return err_set(err, ERR_FORMAT, "untouched, and the image was rolled back");
+	if (c->k->job == ROLLBACK && c->nr_kept != !before)
+		return err_set(err, ERR_FORMAT, "%u versions are kept", c->nr_kept);
+	return 0;
+}
+
+static int check(void *ctx, struct sim *s, struct crash_moment m, struct err *err)
+{
+	struct checking c = { .k = ctx, .s = s, .m = m };
+	struct pool p;
+	int rc;
+
+	if (m.lied) /* the images are well; what the pool has may be damaged, and says so */
+		return 0;
+	if (open_pool(s, &p, err) < 0)
+		return -1;
+	rc = names_each(&p, check_name, &c, err);
+	close_pool(&p);
+	if (rc < 0)
+		return -1;
+	if (c.k->job == CLONE)
+		return check_clones(&c, err);
+	if (c.k->job >= ROLLBACK)
+		return check_rollback(&c, err);
+	if (m.done && c.nr_versions != 1)
+		return err_set(err, ERR_FORMAT, "done, and there is no version");
+	if (m.untouched && c.nr_versions)
+		return err_set(err, ERR_FORMAT, "untouched, and there is a version");
+	return 0;
+}
+
+/* In the quarantine only what somebody wrote to. */
+static bool belongs(void *ctx, const char *path, const struct stat *st)
+{
+	const char *base = strrchr(path, '/') + 1;
+	size_t len = strlen(base);
+
+	(void)ctx;
+	if (S_ISDIR(st->st_mode))
+		return true;
+	if (strncmp(path, "/d/", 3) == 0)
+		return strcmp(base, "img") == 0 || strcmp(base, "other") == 0 || (*base == 'c' && len == 2);
+	if (strncmp(path, POOL "/names/", 9) == 0)
+		return len < 5 || strcmp(base + len - 5, ".gone") == 0 ? strchr(base, '.') == NULL || strstr(base, ".gone") : false;
+	if (strncmp(path, POOL "/sealed/", 10) == 0 || strncmp(path, POOL "/quarantine/", 14) == 0)
+		return len > 6 && strcmp(base + len - 6, ".qcow2") == 0;
+	return false;
+}
+
+static const char *const images[] = { "/d/img", "/d/other", NULL };
+
+static struct crash_workflow workflow(const char *name, struct work *k)
+{
+	return (struct crash_workflow){
+		.name = name,
+		.setup = set_up,
+		.run = run,
+		.recover = recover,
+		.check = check,
+		.ctx = k,
+		.images = k->job >= ROLLBACK ? NULL : images, /* what they say changes */
+		.view = view,
+		.visit = k->job >= ROLLBACK ? NULL : visit,
+		.belongs = belongs,
+		.nested = getenv("LONG") ? 5 : 97,
+		.cut_again = getenv("LONG") ? 1 : 7,
+		.cuts.pairs_max = getenv("LONG") ? 2000 : 20,
+	};
+}
+
+static void assert_passes(const struct crash_workflow *w)
+{
+	struct work *k = w->ctx;
+	struct crash_report r;
+	int (*const tries[])(const struct crash_workflow *, struct crash_report *) = { crash_try_kills, crash_try_errors, crash_try_visits,
+										       crash_try_cuts };
+
+	for (size_t i = 0; i < 4; i++) {
+		k->visited = i == 2;
+		if (i == 2 && !w->visit)
+			continue;
+		if (tries[i](w, &r) < 0)
+			fail_msg("%s", r.text);
+		print_message("%s: %llu calls, %llu changes; %llu kills and %llu in recoveries, %llu errors, %llu visits, %llu cuts, %llu "
+			      "after errors, %llu and %llu in recoveries\n",
+			      w->name, (unsigned long long)r.nr_calls, (unsigned long long)r.nr_changes, (unsigned long long)r.nr_kills,
+			      (unsigned long long)r.nr_nested, (unsigned long long)r.nr_errors, (unsigned long long)r.nr_visits,
+			      (unsigned long long)r.nr_cuts, (unsigned long long)r.nr_cuts_after_errors,
+			      (unsigned long long)r.nr_cuts_again, (unsigned long long)r.nr_cuts_after_kills);
+		crash_report_release(&r);
+	}
+}
+
+static void a_snapshot_of_two_disks_passes(void **state)
+{
+	struct work k = { .job = SNAPSHOT };
+	struct crash_workflow w = workflow("snapshot", &k);
+
+	(void)state;
+	assert_passes(&w);
+}
+
+static void clones_of_a_changed_image_pass(void **state)
+{
+	struct work k = { .job = CLONE };
+	struct crash_workflow w = workflow("clone", &k);
+
+	(void)state;
+	assert_passes(&w);
+}
+
+static void a_rollback_passes(void **state)
+{
+	struct work k = { .job = ROLLBACK };
+	struct crash_workflow w = workflow("rollback", &k);
+
+	(void)state;
+	assert_passes(&w);
+}
+
+static void a_rollback_that_discards_passes(void **state)
+{
+	struct work k = { .job = DISCARD };
+	struct crash_workflow w = workflow("rollback, discard", &k);
+
+	(void)state;
+	assert_passes(&w);
+}
+
+/* ---- mistakes ---- */
+
+static void assert_caught(int (*try)(const struct crash_workflow *, struct crash_report *), const struct crash_workflow *w,
+			  const char *words)
+{
+	struct crash_report r;
+
+	if (try(w, &r) == 0)
+		fail_msg("%s: not caught, '%s' was expected", w->name, words);
+	if (!strstr(r.text, words))
+		fail_msg("'%s' was expected: %.900s", words, r.text);
+	crash_report_release(&r);
+}
+
+static void mistakes_of_a_recovery_are_caught(void **state)
+{
+	static const struct {
+		enum how how;
+		const char *words;
+	} all[] = {
+		{ NO_RECOVERY, "e: '/p/" },
+		{ FORGETS_PENDING, "is noted as on" },
+		{ TAKES_IT_FOR_DONE, "c: " },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) {
+		struct work k = { .job = SNAPSHOT, .how = all[i].how };
+		struct crash_workflow w = workflow("careless recovery", &k);
+
+		assert_caught(crash_try_kills, &w, all[i].words);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_snapshot_of_two_disks_passes),
+		cmocka_unit_test(clones_of_a_changed_image_pass),
+		cmocka_unit_test(a_rollback_passes),
+		cmocka_unit_test(a_rollback_that_discards_passes),
+		cmocka_unit_test(mistakes_of_a_recovery_are_caught),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
