@@ -21,11 +21,15 @@
 #include <unistd.h>
 
 #include "compactor/compact.h"
+#include "compactor/clone.h"
 #include "compactor/collect.h"
 #include "compactor/expand.h"
 #include "compactor/pool/pool_check.h"
 #include "compactor/pool_home.h"
+#include "compactor/pool_diff.h"
 #include "compactor/pool_status.h"
+#include "compactor/restore.h"
+#include "compactor/versions.h"
 #include "compactor/workshop.h"
 #include "reports/info.h"
 #include "reports/json_tree.h"
@@ -1526,7 +1530,7 @@ static int run_verify(int argc, char **argv)
 
 /* ---- images in a pool ---- */
 
-enum { OPT_COUNT = 600, OPT_DRY_RUN, OPT_DROP_MISSING, OPT_READ_DATA, OPT_KIND, OPT_DISCARD, OPT_FILE, OPT_DAILY, OPT_WEEKLY, OPT_LAST };
+enum { OPT_COUNT = 600, OPT_DRY_RUN, OPT_DROP_MISSING, OPT_READ_DATA, OPT_KIND, OPT_DISCARD, OPT_FILE, OPT_KEEP };
 
 /* What all commands on pools share; each takes some of the options. */
 struct pool_job {
@@ -1535,8 +1539,9 @@ struct pool_job {
 	const char *pool, *kind, *format;
 	uint64_t cluster_size;
 	int64_t keep_originals;
-	bool apply, dry_run, drop_missing, read_data, assume_idle, json, discard;
-	unsigned count, daily, weekly, last;
+	bool apply, dry_run, drop_missing, read_data, assume_idle, discard, compat, host_cache;
+	unsigned count, keep[5]; /* last, daily, weekly, monthly, yearly */
+	VEC(const char *) files;
 	char **words;
 	int nr_words;
 };
@@ -1579,9 +1584,21 @@ static int pool_option(struct pool_job *j, int opt, const char *arg, struct err 
 	case OPT_APPLY:
 		j->apply = true;
 		return 0;
-	case OPT_STYLE:
-		j->json = true;
+	case OPT_COUNT:
+		return parse_count(arg, CLONE_COUNT_MAX, &j->count, err);
+	case OPT_COMPAT:
+		j->compat = true;
 		return 0;
+	case OPT_HOST_CACHE:
+		j->host_cache = true;
+		return 0;
+	case OPT_DISCARD:
+		j->discard = true;
+		return 0;
+	case OPT_FILE:
+		return vec_push(&j->files, arg) < 0 ? err_set(err, ERR_MEMORY, "no memory for an option") : 0;
+	case OPT_KEEP: case OPT_KEEP + 1: case OPT_KEEP + 2: case OPT_KEEP + 3: case OPT_KEEP + 4:
+		return parse_count(arg, 1000000, &j->keep[opt - OPT_KEEP], err);
 	default:
 		return scan_option(&j->s, opt, arg, err);
 	}
@@ -1624,6 +1641,7 @@ static int run_pool_verb(int argc, char **argv, const struct pool_verb *v)
 		clear_progress();
 		status = printed(status < 0 ? fail(&err) : status);
 	}
+	vec_release(&j.files);
 	roots_release(&j.s.roots);
 	return status;
 }
@@ -1654,6 +1672,11 @@ static const char *last_part(const char *path)
 	const char *slash = strrchr(path, '/');
 
 	return slash ? slash + 1 : path;
+}
+
+static void show_restoring(void *ctx, uint64_t done, uint64_t total)
+{
+	show_stage(ctx, "restoring", done, total);
 }
 
 /* The pool that a command is about: the word's, --pool's, or that of the directory at hand. */
@@ -1782,6 +1805,14 @@ static int act_status(struct pool_job *j, struct pool *p, struct err *err)
 	return EXIT_DONE;
 }
 
+static int drop_member(void *ctx, const struct name *n, struct err *err)
+{
+	char path[4 * PATH_MAX];
+
+	printf("'%s' is not there any more\n", safe(n->disks.items[0].path, path, sizeof(path)));
+	return names_remove(ctx, n->number, err);
+}
+
 static int act_collect(struct pool_job *j, struct pool *p, struct err *err)
 {
 	struct collect_options o = {
@@ -1789,7 +1820,8 @@ static int act_collect(struct pool_job *j, struct pool *p, struct err *err)
 	};
 	struct collected c = { 0 };
 
-	if (pool_collect(p, &o, &c, err) < 0)
+	if (versions_recover(p, err) < 0 || (j->drop_missing && !j->dry_run && versions_each_gone(p, drop_member, p, err) < 0) ||
+	    pool_collect(p, &o, &c, err) < 0)
 		return -1;
 	clear_progress();
 	printf("%s %s; %s is in use\n", j->dry_run ? "a collection would free" : "freed", size_of(c.freed), size_of(c.live));
@@ -1885,6 +1917,422 @@ static int run_pool(int argc, char **argv)
 	return run_pool_verb(argc, argv, &(struct pool_verb){ pool_help, options, 1, 2, act_pool });
 }
 
+/* ---- versions ---- */
+
+/* IMAGE or IMAGE@VERSION: the image's real path, and the label or NULL; the word is cut. */
+static const char *named_version(struct pool_job *j, char *word, const char **ret_label, struct err *err)
+{
+	char *at = strrchr(word, '@');
+	struct stat st;
+
+	*ret_label = NULL;
+	if (at && stat(word, &st) < 0) { /* it is no name with a '@' in it */
+		*at = '\0';
+		*ret_label = at + 1;
+	}
+	return named_image(j, word, err);
+}
+
+static struct versions_how how_of(const struct pool_job *j)
+{
+	return (struct versions_how){
+		.hold = { .assume_idle = j->assume_idle }, .settle_ns = 1000000000, .now = time(NULL),
+	};
+}
+
+/* The pool of an image, and what was left there in the middle is finished. */
+static int open_pool_of(struct pool_job *j, const char *path, bool writing, struct pool **ret, struct err *err)
+{
+	if (pool_home_of(&j->s.roots, path, j->pool, writing, ret, err) < 0)
+		return -1;
+	return writing ? versions_recover(*ret, err) : 0;
+}
+
+/* Where a new file is to be: its directory must be there. */
+static int new_path(const char *word, char ret[PATH_MAX], struct err *err)
+{
+	CLEANUP(free) char *copy = strdup(word);
+	CLEANUP(free) char *dir = copy ? realpath(dirname(copy), NULL) : NULL;
+
+	if (!dir)
+		return err_errno(err, "cannot find the directory of '%s'", word);
+	if (snprintf(ret, PATH_MAX, "%s/%s", strcmp(dir, "/") == 0 ? "" : dir, last_part(word)) >= PATH_MAX)
+		return err_set(err, ERR_USAGE, "the path '%s' is too long", word);
+	return *last_part(word) ? 0 : err_set(err, ERR_USAGE, "'%s' names no file", word);
+}
+
+static const char clone_help[] =
+	"usage: dedupscan clone [OPTION]... IMAGE[@VERSION] NEW\n"
+	"\n"
+	"Makes NEW a copy of IMAGE, which is in a pool, as it is now or was in VERSION.  No data is\n"
+	"copied.\n"
+	"\n"
+	"  --count N             make N of them; %d or %03d in NEW's name is the number\n"
+	"  --compat              overlays without extended L2 entries\n"
+	"  --host-cache          guests with cache=none read the pool through the host's cache\n"
+	"  --assume-idle         nobody uses IMAGE, where the file system cannot tell\n"
+	"  --pool DIR            where its pool is (above the image)\n"
+	"\n"
+	"Exit status: 0 done; 2 usage; 3 failed; 4 in use.\n";
+
+static int act_clone(struct pool_job *j, struct err *err)
+{
+	char path[PATH_MAX];
+	struct clone_options o = {
+		.how = how_of(j), .count = j->count, .new_path = path, .overlay = { .compat = j->compat, .host_cache = j->host_cache },
+	};
+	CLEANUP(pool_close) struct pool *p = NULL;
+	struct clones made;
+
+	o.path = named_version(j, j->words[0], &o.label, err);
+	if (!o.path || new_path(j->words[1], path, err) < 0 || open_pool_of(j, o.path, true, &p, err) < 0)
+		return -1;
+	return clone_image(p, &o, &made, err) < 0 ? -1 : EXIT_DONE;
+}
+
+static int run_clone(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "count", required_argument, NULL, OPT_COUNT },
+		{ "compat", no_argument, NULL, OPT_COMPAT },
+		{ "host-cache", no_argument, NULL, OPT_HOST_CACHE },
+		{ "assume-idle", no_argument, NULL, OPT_ASSUME_IDLE },
+		{ "pool", required_argument, NULL, OPT_POOL },
+		{ "help", no_argument, NULL, OPT_HELP },
+		{ 0 },
+	};
+
+	return run_pool_verb(argc, argv, &(struct pool_verb){ clone_help, options, 2, 2, act_clone });
+}
+
+static const char snapshot_help[] =
+	"usage: dedupscan snapshot [OPTION]... NAME IMAGE...\n"
+	"\n"
+	"Keeps all IMAGEs, the disks of one virtual machine say, as version NAME.  No data is read\n"
+	"or written; the machine must be off.\n"
+	"\n"
+	"  --file FILE           keep this small file with them (again for more)\n"
+	"  --assume-idle         nobody uses them, where the file system cannot tell\n"
+	"  --pool DIR            where their pool is (above the first one)\n"
+	"\n"
+	"Exit status: 0 done; 2 usage; 3 failed; 4 in use.\n";
+
+static int act_snapshot(struct pool_job *j, struct err *err)
+{
+	size_t nr = (size_t)j->nr_words - 1;
+	CLEANUP(free) const char **paths = calloc(nr, sizeof(*paths));
+	struct snapshot_options o = {
+		.how = how_of(j), .label = j->words[0], .paths = paths, .nr_paths = nr, .files = j->files.items, .nr_files = j->files.nr,
+	};
+	CLEANUP(pool_close) struct pool *p = NULL;
+	struct snapshot_made made;
+
+	if (!paths)
+		return err_set(err, ERR_MEMORY, "no memory for paths");
+	for (size_t i = 0; i < nr; i++)
+		if (!(paths[i] = named_image(j, j->words[i + 1], err)))
+			return -1;
+	if (open_pool_of(j, paths[0], true, &p, err) < 0 || versions_snapshot(p, &o, &made, err) < 0)
+		return -1;
+	printf("version '%s': %zu disks sealed, %zu unchanged\n", o.label, made.nr_sealed, made.nr_unchanged);
+	return EXIT_DONE;
+}
+
+static int run_snapshot(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "file", required_argument, NULL, OPT_FILE },
+		{ "assume-idle", no_argument, NULL, OPT_ASSUME_IDLE },
+		{ "pool", required_argument, NULL, OPT_POOL },
+		{ "help", no_argument, NULL, OPT_HELP },
+		{ 0 },
+	};
+
+	return run_pool_verb(argc, argv, &(struct pool_verb){ snapshot_help, options, 2, INT_MAX, act_snapshot });
+}
+
+static int needs_version(const char *label, struct err *err)
+{
+	return label ? 0 : err_set(err, ERR_USAGE, "which version? name it as IMAGE@VERSION; dedupscan list IMAGE tells them");
+}
+
+static const char rollback_help[] =
+	"usage: dedupscan rollback [OPTION]... IMAGE@VERSION\n"
+	"\n"
+	"Makes IMAGE what it was in VERSION.  What it is now is kept as another version.\n"
+	"\n"
+	"  --discard             it is not kept\n"
+	"  --assume-idle         nobody uses IMAGE, where the file system cannot tell\n"
+	"  --pool DIR            where its pool is (above the image)\n"
+	"\n"
+	"Exit status: 0 done; 2 usage; 3 failed; 4 in use.\n";
+
+static int act_rollback(struct pool_job *j, struct err *err)
+{
+	struct rollback_options o = { .how = how_of(j), .discard = j->discard };
+	CLEANUP(pool_close) struct pool *p = NULL;
+	char kept[256];
+
+	o.path = named_version(j, j->words[0], &o.label, err);
+	if (!o.path || needs_version(o.label, err) < 0 || open_pool_of(j, o.path, true, &p, err) < 0 ||
+	    versions_rollback(p, &o, kept, err) < 0)
+		return -1;
+	if (kept[0])
+		printf("what it was is kept as version '%s'\n", kept);
+	return EXIT_DONE;
+}
+
+static int run_rollback(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "discard", no_argument, NULL, OPT_DISCARD },
+		{ "assume-idle", no_argument, NULL, OPT_ASSUME_IDLE },
+		{ "pool", required_argument, NULL, OPT_POOL },
+		{ "help", no_argument, NULL, OPT_HELP },
+		{ 0 },
+	};
+
+	return run_pool_verb(argc, argv, &(struct pool_verb){ rollback_help, options, 1, 1, act_rollback });
+}
+
+static const char list_help[] =
+	"usage: dedupscan list [OPTION]... [DIR|IMAGE]\n"
+	"\n"
+	"Lists images and versions of the pool of DIR (the current directory), or those of IMAGE.\n"
+	"\n"
+	"  --pool DIR            where the pool is\n"
+	"\n"
+	"Exit status: 0 done; 2 usage; 3 failed; 4 in use.\n";
+
+static int show_row(void *ctx, const struct version_row *r, struct err *err)
+{
+	char path[4 * PATH_MAX], label[4 * 256], when[32] = "";
+	struct tm tm;
+	time_t made = (time_t)r->name->made;
+
+	(void)ctx;
+	(void)err;
+	if (r->name->kind == NAME_VERSION && localtime_r(&made, &tm))
+		strftime(when, sizeof(when), "%Y-%m-%d %H:%M", &tm);
+	printf("%-16s  %10s  %10s  %s%s%s%s\n", when, size_of(r->disk->size), size_of(r->own_bytes), safe(r->disk->path, path, sizeof(path)),
+	       r->name->kind == NAME_VERSION ? "@" : "", r->name->kind == NAME_VERSION ? safe(r->name->label, label, sizeof(label)) : "",
+	       r->name->kind == NAME_MEMBER && !r->there ? " (gone)" : r->name->kind == NAME_VERSION && !r->disk->folded ? " (sealed)" : "");
+	return 0;
+}
+
+static int act_list(struct pool_job *j, struct err *err)
+{
+	const char *word = j->nr_words ? j->words[0] : NULL, *path = NULL;
+	CLEANUP(pool_close) struct pool *p = NULL;
+	struct stat st;
+
+	if (word && stat(word, &st) == 0 && S_ISREG(st.st_mode)) {
+		path = named_image(j, word, err);
+		if (!path || open_pool_of(j, path, false, &p, err) < 0)
+			return -1;
+	} else if (open_pool(j, word, false, &p, err) < 0) {
+		return -1;
+	}
+	printf("%-16s  %10s  %10s  %s\n", "MADE", "DISK", "OWN", "IMAGE");
+	return versions_list(p, path, show_row, NULL, err) < 0 ? -1 : EXIT_DONE;
+}
+
+static int run_list(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "pool", required_argument, NULL, OPT_POOL }, { "help", no_argument, NULL, OPT_HELP }, { 0 },
+	};
+
+	return run_pool_verb(argc, argv, &(struct pool_verb){ list_help, options, 0, 1, act_list });
+}
+
+static const char diff_help[] =
+	"usage: dedupscan diff [OPTION]... IMAGE[@VERSION] IMAGE[@VERSION]\n"
+	"\n"
+	"Tells in which ranges two disks of a pool differ: offset and length in bytes, one a line.\n"
+	"Images are as they were when the pool knew them last.\n"
+	"\n"
+	"  --pool DIR            where the pool is (above the first one)\n"
+	"\n"
+	"Exit status: 0 they are equal; 1 they differ; 2 usage; 3 failed; 4 in use.\n";
+
+static int show_range(void *ctx, uint64_t offset, uint64_t len, struct err *err)
+{
+	(void)ctx;
+	(void)err;
+	printf("%llu %llu\n", (unsigned long long)offset, (unsigned long long)len);
+	return 0;
+}
+
+static int act_diff(struct pool_job *j, struct err *err)
+{
+	CLEANUP(pool_close) struct pool *p = NULL;
+	struct pool_disk disks[2];
+	struct pool_diff_sum sum;
+
+	for (int i = 0; i < 2; i++) {
+		const char *label, *path = named_version(j, j->words[i], &label, err);
+
+		if (!path || (!p && open_pool_of(j, path, false, &p, err) < 0) || pool_disk_find(p, path, label, &disks[i], err) < 0)
+			return -1;
+	}
+	if (pool_diff(p, &disks[0], &disks[1], show_range, NULL, &sum, err) < 0)
+		return -1;
+	return sum.nr_ranges ? EXIT_SKIPS : EXIT_DONE;
+}
+
+static int run_diff(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "pool", required_argument, NULL, OPT_POOL }, { "help", no_argument, NULL, OPT_HELP }, { 0 },
+	};
+
+	return run_pool_verb(argc, argv, &(struct pool_verb){ diff_help, options, 2, 2, act_diff });
+}
+
+static const char delete_help[] =
+	"usage: dedupscan delete [OPTION]... IMAGE@VERSION\n"
+	"\n"
+	"Forgets a version, of all disks that it has.  Its space comes back by dedupscan pool\n"
+	"collect.\n"
+	"\n"
+	"  --pool DIR            where its pool is (above the image)\n"
+	"\n"
+	"Exit status: 0 done; 2 usage; 3 failed; 4 in use.\n";
+
+static int act_delete(struct pool_job *j, struct err *err)
+{
+	const char *label, *path = named_version(j, j->words[0], &label, err);
+	CLEANUP(pool_close) struct pool *p = NULL;
+
+	if (!path || needs_version(label, err) < 0 || open_pool_of(j, path, true, &p, err) < 0)
+		return -1;
+	return versions_delete(p, path, label, err) < 0 ? -1 : EXIT_DONE;
+}
+
+static int run_delete(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "pool", required_argument, NULL, OPT_POOL }, { "help", no_argument, NULL, OPT_HELP }, { 0 },
+	};
+
+	return run_pool_verb(argc, argv, &(struct pool_verb){ delete_help, options, 1, 1, act_delete });
+}
+
+static const char prune_help[] =
+	"usage: dedupscan prune [OPTION]... IMAGE\n"
+	"\n"
+	"Tells which versions of IMAGE no rule keeps; with --apply they are deleted.\n"
+	"\n"
+	"  --keep-last N         keep the newest N\n"
+	"  --keep-daily N        keep the last one of each of the last N days that have one\n"
+	"  --keep-weekly N       the same of weeks,\n"
+	"  --keep-monthly N      of months,\n"
+	"  --keep-yearly N       of years\n"
+	"  --apply               delete them\n"
+	"  --pool DIR            where its pool is (above the image)\n"
+	"\n"
+	"Exit status: 0 done; 2 usage; 3 failed; 4 in use.\n";
+
+static int show_pruned(void *ctx, const struct name *n, const char *kept_by, struct err *err)
+{
+	const struct pool_job *j = ctx;
+	char label[4 * 256];
+
+	(void)err;
+	printf("%-8s  %s\n", kept_by ? kept_by : j->apply ? "deleted" : "delete", safe(n->label, label, sizeof(label)));
+	return 0;
+}
+
+static int act_prune(struct pool_job *j, struct err *err)
+{
+	struct prune_options o = {
+		.keep_last = j->keep[0], .keep_daily = j->keep[1], .keep_weekly = j->keep[2], .keep_monthly = j->keep[3],
+		.keep_yearly = j->keep[4], .apply = j->apply,
+	};
+	CLEANUP(pool_close) struct pool *p = NULL;
+
+	o.path = named_image(j, j->words[0], err);
+	if (!o.path || open_pool_of(j, o.path, true, &p, err) < 0)
+		return -1;
+	return versions_prune(p, &o, show_pruned, j, err) < 0 ? -1 : EXIT_DONE;
+}
+
+static int run_prune(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "keep-last", required_argument, NULL, OPT_KEEP },
+		{ "keep-daily", required_argument, NULL, OPT_KEEP + 1 },
+		{ "keep-weekly", required_argument, NULL, OPT_KEEP + 2 },
+		{ "keep-monthly", required_argument, NULL, OPT_KEEP + 3 },
+		{ "keep-yearly", required_argument, NULL, OPT_KEEP + 4 },
+		{ "apply", no_argument, NULL, OPT_APPLY },
+		{ "pool", required_argument, NULL, OPT_POOL },
+		{ "help", no_argument, NULL, OPT_HELP },
+		{ 0 },
+	};
+
+	return run_pool_verb(argc, argv, &(struct pool_verb){ prune_help, options, 1, 1, act_prune });
+}
+
+/* ---- restore ---- */
+
+static const char restore_help[] =
+	"usage: dedupscan restore [OPTION]... IMAGE[@VERSION] FILE\n"
+	"\n"
+	"Writes a disk of a pool to FILE, which must not be there, as an image of any format.\n"
+	"\n"
+	"  --format NAME         raw, qcow2, vmdk, vhd or vhdx (by FILE's name)\n"
+	"  --kind KIND           of it: dynamic, fixed, ...; for qcow2 its version, 2 or 3\n"
+	"  --cluster-size SIZE   of its clusters, grains or blocks\n"
+	"  --pool DIR            where the pool is (above the image)\n"
+	"\n"
+	"Exit status: 0 done; 2 usage; 3 failed; 4 in use; 75 stopped.\n";
+
+static const struct writer_format *format_of(const struct pool_job *j, const char *file, struct err *err)
+{
+	const char *dot = strrchr(last_part(file), '.'), *name = j->format ? j->format : dot ? dot + 1 : "raw";
+	const struct writer_format *f = writer_format_by_name(strcmp(name, "img") == 0 ? "raw" : name);
+
+	return f ? f : err_null(err, ERR_USAGE, "there is no format '%s' to write; --format takes raw, qcow2, vmdk, vhd and vhdx", name);
+}
+
+static int act_restore(struct pool_job *j, struct err *err)
+{
+	const char *label, *path = named_version(j, j->words[0], &label, err);
+	struct restore_options o = {
+		.how = { .cluster_size = j->cluster_size, .kind = j->kind }, .stopper = &stopper, .progress = show_restoring,
+	};
+	CLEANUP(pool_close) struct pool *p = NULL;
+	CLEANUP(close_fd) int dirfd = -1;
+	char to[PATH_MAX];
+	struct pool_disk disk;
+
+	if (!path || new_path(j->words[1], to, err) < 0 || !(o.format = format_of(j, to, err)))
+		return -1;
+	if (open_pool_of(j, path, false, &p, err) < 0 || pool_disk_find(p, path, label, &disk, err) < 0)
+		return -1;
+	*strrchr(to, '/') = '\0';
+	dirfd = file_open(AT_FDCWD, to[0] ? to : "/", O_RDONLY | O_DIRECTORY, 0, err);
+	if (dirfd < 0)
+		return -1;
+	return restore_disk(p, disk.root, disk.size, dirfd, last_part(j->words[1]), &o, err) < 0 ? -1 : EXIT_DONE;
+}
+
+static int run_restore(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "format", required_argument, NULL, OPT_FORMAT },
+		{ "kind", required_argument, NULL, OPT_KIND },
+		{ "cluster-size", required_argument, NULL, OPT_CLUSTER_SIZE },
+		{ "pool", required_argument, NULL, OPT_POOL },
+		{ "help", no_argument, NULL, OPT_HELP },
+		{ 0 },
+	};
+
+	return run_pool_verb(argc, argv, &(struct pool_verb){ restore_help, options, 2, 2, act_restore });
+}
+
 /* ---- the door ---- */
 
 static const struct command commands[] = {
@@ -1894,6 +2342,14 @@ static const struct command commands[] = {
 	{ "recover", run_recover, "finish or undo what a compaction left" },
 	{ "info", run_info, "tell what images are" },
 	{ "verify", run_verify, "tell whether images are what they were" },
+	{ "clone", run_clone, "copy an image of a pool without copying data" },
+	{ "snapshot", run_snapshot, "keep images of a pool as they are" },
+	{ "rollback", run_rollback, "make an image what it was" },
+	{ "list", run_list, "list images and versions of a pool" },
+	{ "diff", run_diff, "tell in what two disks of a pool differ" },
+	{ "delete", run_delete, "forget a version" },
+	{ "prune", run_prune, "forget versions by rules" },
+	{ "restore", run_restore, "write a disk of a pool as an image of any format" },
 	{ "expand", run_expand, "make images independent of their pool again" },
 	{ "pool", run_pool, "look after a pool" },
 };

@@ -285,7 +285,7 @@ static int write_all(struct cloning *c, struct err *err)
 	for (size_t i = 0; i < c->nr; i++)
 		if (write_name(c, &c->clones[i], err) < 0 || write_overlay(c, &c->clones[i], err) < 0)
 			return err_add(err, "clone '%s'", c->clones[i].path);
-	return 0;
+	return c->nr < MANY ? file_sync_dir(c->pool->dirs[POOL_SEALED], err) : 0;
 }
 
 /* ---- appearing ---- */

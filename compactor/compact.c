@@ -85,7 +85,7 @@ static int plan_image(struct compaction *c, size_t image, struct err *err)
 
 		if (rc < 0 || (rc > 0 && add_step(c, &s, err) < 0))
 			return -1;
-		saving += s.saving;
+		saving += rc > 0 ? s.saving : 0;
 	}
 	c->plan->images[image].saving = saving;
 	return 0;
@@ -514,7 +514,7 @@ int compact_apply(struct compaction *c, struct err *err)
 	if (measure_space(c, false, err) < 0)
 		return -1;
 	each_file_in_cache(c, borrow_cache);
-	rc = apply(c, err);
+	rc = compact_fold(c, err) < 0 ? -1 : apply(c, err);
 	remember_rate(c);
 	if (measure_space(c, true, rc == 0 ? err : NULL) < 0)
 		rc = -1;

@@ -83,6 +83,8 @@ int compact_zeros(struct compaction *c, size_t image, uint64_t *ret, struct err 
 
 /* What all images would cost in a pool, before any is planned for. */
 int compact_pool_prepare(struct compaction *c, struct err *err);
+/* Before the steps: what snapshots sealed enters the pool, if there is one. */
+int compact_fold(struct compaction *c, struct err *err);
 
 /* ---- rewrite.c ---- */
 

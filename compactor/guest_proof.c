@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "compactor/pair.h"
 #include "scanner/base/checked.h"
-#include "scanner/errand.h"
 
 /* As in proof.c two walks go side by side, here over what the guests see. */
 
@@ -84,7 +84,7 @@ int proof_compare_guests(struct image *old, struct image *copy, struct err *err)
 
 /* ---- the process ---- */
 
-static int compare_files(struct errand_side *s, const char *new_format, struct err *err)
+static int compare_files(struct errand_side *s, const void *new_format, struct err *err)
 {
 	int fd = STEAL_FD(s->second_fd);
 	CLEANUP(image_close) struct image *old = errand_open_image(s, err);
@@ -98,47 +98,13 @@ static int compare_files(struct errand_side *s, const char *new_format, struct e
 	return proof_compare_guests(old, copy, err);
 }
 
-static int run(int sock, void *shared, void *arg)
-{
-	struct err why = ERR_INIT;
-	struct errand_side side;
-
-	(void)shared;
-	if (errand_begin(&side, sock, true) < 0)
-		return 1;
-	return errand_end(&side, compare_files(&side, arg, &why) < 0 ? &why : NULL);
-}
-
-/* ---- its parent ---- */
-
-struct checking {
-	proof_check *check;
-	void *ctx;
-};
-
-static int tick(void *ctx, void *shared, struct err *err)
-{
-	struct checking *c = ctx;
-
-	(void)shared;
-	return c->check ? c->check(c->ctx, err) : 0;
-}
-
 int proof_same_guest(int old_fd, const char *old_format, int new_fd, const char *new_format, const char *path, const struct roots *roots,
 		     const struct jail *jail, proof_check *check, void *check_ctx, struct err *err)
 {
-	struct checking checking = { check, check_ctx };
-	struct jail own = jail ? *jail : (struct jail){ .mode = JAIL_OFF };
-	struct errand e = {
-		.roots = roots, .format = old_format, .jail = jail ? &own : NULL, .run = run, .arg = (void *)new_format,
-		.reads_backing = true, .second_fd = new_fd, .tick = tick, .ctx = &checking,
+	const struct pair p = {
+		.format = old_format, .roots = roots, .jail = jail, .reads_backing = true, .check = check, .check_ctx = check_ctx,
+		.work = compare_files, .arg = new_format,
 	};
-	struct err why = ERR_INIT;
-	int rc;
 
-	own.writable = true;
-	rc = errand_run(&e, old_fd, path, &why, err);
-	if (rc == 0)
-		return err_set(err, why.kind, "%s", why.text);
-	return rc < 0 ? -1 : 0;
+	return pair_run(&p, old_fd, new_fd, path, err);
 }

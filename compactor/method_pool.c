@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "compactor/compact_parts.h"
+#include "compactor/fold.h"
 #include "compactor/guest_proof.h"
 #include "compactor/pool/cluster_file.h"
 #include "compactor/pool/feed.h"
@@ -26,6 +27,7 @@
  * The name comes before the exchange, so that a collection that runs between two steps takes nothing that the image needs.  What an
  * import that was stopped has brought into the pool is found again by the next one. */
 
+#define SETTLE_NS 1000000000ull
 #define WORTH 20 /* it pays when one byte in so many is saved */
 
 /* Why an image cannot enter, NULL = it can. */
@@ -236,6 +238,46 @@ static int apply(struct compaction *c, struct err *err)
 	if (pool_home_admit(c->pool, &st, c->o.cross_owner, err) < 0)
 		return -1;
 	return rewrite_file(c, i->first_file, make, prove, err);
+}
+
+/* ---- what snapshots sealed ---- */
+
+static int workshop_for(void *ctx, const char *path, struct workshop **ret, const char **ret_root, struct err *err)
+{
+	struct compaction *c = ctx;
+	const char *name;
+	const struct root *root = roots_find(c->o.roots, path, &name);
+
+	if (!root)
+		return 0;
+	*ret_root = root->path;
+	return compact_workshop(c, (size_t)(root - c->o.roots->list.items), true, ret, err) < 0 ? -1 : 1;
+}
+
+static void left(void *ctx, const char *path, const struct err *why)
+{
+	const struct compaction *c = ctx;
+
+	if (c->o.watch)
+		c->o.watch->problem(c->o.watch->ctx, path, why);
+}
+
+int compact_fold(struct compaction *c, struct err *err)
+{
+	struct fold_options o = {
+		.roots = c->o.roots, .jail = c->o.jail, .stopper = c->o.stopper, .unit_bits = c->o.cluster_bits, .min_run = c->o.min_run,
+		.how = { .hold = { .assume_idle = c->o.assume_idle }, .settle_ns = SETTLE_NS, .now = time(NULL) },
+		.workshop = workshop_for, .problem = left, .ctx = c,
+	};
+	struct err why = ERR_INIT;
+	struct folded folded;
+
+	if (!c->pool && pool_home_open(c->o.roots, c->o.pool, true, false, &c->pool, &why) < 0) {
+		left(c, c->o.roots->list.items[0].path, &why); /* others use it, say; what is done in place can be done all the same */
+		return 0;
+	}
+	store_close_files(&c->store);
+	return c->pool ? fold_sealed(c->pool, &o, &folded, err) : 0;
 }
 
 const struct method method_pool = { .id = PLAN_POOL, .plan = plan, .apply = apply };

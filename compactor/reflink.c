@@ -195,7 +195,7 @@ static int share_call(struct reflink *r, const struct piece *p, struct err *err)
 	if (p->has_gaps && knows_gaps(r))
 		rc = share_around_gaps(r, p, from_fd, fd, err) < 0 ? -1 : 1;
 	else
-		rc = p->has_gaps ? 0 : call(r, p, from_fd, fd, err);
+		rc = p->has_gaps && !r->move->of_files ? 0 : call(r, p, from_fd, fd, err); /* of a copy all may be alike */
 	if (rc == 0)
 		rc = share_alike(r, p, from_fd, fd, err);
 	return rc < 0 ? -1 : r->worked(r->ctx, p->len, err);

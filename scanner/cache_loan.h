@@ -17,8 +17,8 @@ struct cache_loan *cache_loan_new(uint64_t room, struct err *err);
 void cache_loan_free(struct cache_loan *l);
 CLEANUP_DEFINE(struct cache_loan *, cache_loan_free)
 
-/* To be called before a file is read, the first time: sees which of its pages are in the cache.  Returns how many of the `wanted` bytes
- * may stay there.  Takes NULL, which is 0. */
+/* To be called before a file is read, the first time: sees which of its pages are in the cache.  Returns how many of the `wanted`
+ * bytes may stay there.  Takes NULL, which is 0. */
 uint64_t cache_loan_take(struct cache_loan *l, int fd, uint64_t wanted);
 
 /* Drops what came into the cache since; of a file that is not known, nothing.  Takes NULL. */

@@ -37,8 +37,9 @@ CLEANUP_DEFINE(struct finder *, finder_close)
 /* Up to this offset of the nodes' file all nodes were added and are durable in the tables; who opens adds the rest again. */
 uint64_t finder_covered(const struct finder *f);
 
-/* `unit_bits` keeps units of different sizes apart (12, 14, 16; 0 for inner nodes); hi and lo are a fingerprint, or the first 16 bytes
- * of a digest as two little-endian numbers.  A key that is there already keeps its number, unless `over`. */
+/* `unit_bits` keeps units of different sizes apart (12, 14, 16; 0 for inner nodes); hi and lo are a fingerprint, or the
+ * first 16 bytes of a digest as two little-endian numbers; of lo the upper 40 bits count.  A key that is there already keeps its
+ * number, unless `over`. */
 int finder_add(struct finder *f, enum finder_kind kind, unsigned unit_bits, uint64_t hi, uint64_t lo, uint64_t number, bool over,
 	       struct err *err);
 /* 1 and *ret, 0, or -1. */

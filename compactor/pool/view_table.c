@@ -58,6 +58,8 @@ static int find_leaf(struct view_tables *t, struct err *err)
 	char text[DIGEST_TEXT_ROOM];
 	int rc = nodes_find_leaf(t->pool->nodes, t->digest, t->cluster_bits, &t->leaf, err);
 
+	if (rc == 0 && nodes_find_leaf(t->pool->nodes, t->digest, POOL_UNIT_BITS_MIN, &t->leaf, NULL) > 0)
+		return err_set(err, ERR_UNSUPPORTED, "it is stored in clusters of %llu KiB", 1ull << t->leaf.unit_bits >> 10);
 	if (rc == 0)
 		return err_set(err, ERR_FORMAT, "segment %llu (%s) has no map in clusters of %llu KiB or more",
 			       (unsigned long long)t->segment, digest_text(t->digest, text), 1ull << t->cluster_bits >> 10);

@@ -71,21 +71,48 @@ def against_duperemove(store):
 # ---- reading ----
 
 
-def read_all(files):
-    """MiB a second, front to back, holes left out."""
+def read_all(folder, pieces):
+    """MiB a second, front to back."""
     buf, nr = bytearray(MIB), 0
-    pieces = {name: lib.extents_on_disk(name) for name in files}
     began = time.perf_counter()
-    for name, extents in pieces.items():
-        fd = os.open(name, os.O_RDONLY)
-        for at, _, length in extents:
-            while length > 0:
-                got = os.preadv(fd, [memoryview(buf)[:min(length, MIB)]], at)
+    for name, stretches in pieces.items():
+        fd = os.open(os.path.join(folder, name), os.O_RDONLY)
+        for at, end in stretches:
+            while at < end:
+                got = os.preadv(fd, [memoryview(buf)[:min(end - at, MIB)]], at)
                 if not got:
                     break
-                at, length, nr = at + got, length - got, nr + got
+                at, nr = at + got, nr + got
         os.close(fd)
     return nr / MIB / (time.perf_counter() - began)
+
+
+def stored(path_):
+    """[begin, end) of what is stored, neighbours joined."""
+    found = []
+    for at, _, length in lib.extents_on_disk(path_):
+        if found and found[-1][1] == at:
+            found[-1][1] = at + length
+        else:
+            found.append([at, at + length])
+    return found
+
+
+def stored_in_both(before, after, names):
+    """{name: stretches}, of files that were not written anew: the same bytes are read on either side."""
+    pieces = {}
+    for name in names:
+        a, b = os.path.join(before.path, name), os.path.join(after.path, name)
+        if lib.digest_of(a) != lib.digest_of(b):
+            continue
+        x, y, both = stored(a), stored(b), []
+        while x and y:
+            begin, end = max(x[0][0], y[0][0]), min(x[0][1], y[0][1])
+            if begin < end:
+                both.append((begin, end))
+            (x if x[0][1] <= y[0][1] else y).pop(0)
+        pieces[name] = both
+    return pieces
 
 
 def read_at_random(files, places):
@@ -109,16 +136,17 @@ def random_places(files):
 
 
 def speeds(before, after):
-    """Ratios after / before of neighbouring measurements: sequential, random."""
+    """[(before, after)] of measurements that take turns, each with nothing in the cache, of the same bytes of the same files."""
     names = [os.path.relpath(p, before.path) for p in lib.images_of(before.path)]
     places = [(os.path.relpath(p, before.path), at) for p, at in random_places([os.path.join(before.path, n) for n in names])]
+    pieces = stored_in_both(before, after, names)
     found = {"sequential": [], "random": []}
     for i in range(max(RUNS, 3)):
         now = {}
         for fs in (before, after) if i % 2 == 0 else (after, before):
             files = [os.path.join(fs.path, n) for n in names]
             fs.again()
-            sequential = read_all(files)
+            sequential = read_all(fs.path, pieces)
             fs.again()
             now[fs] = sequential, read_at_random(files, [(os.path.join(fs.path, n), at) for n, at in places])
         for k, what in enumerate(found):

@@ -10,7 +10,8 @@
 #include "scanner/base/file.h"
 #include "tests/crash/crash.h"
 
-/* The parts of a pool under kills, errors and power cuts: making one, clusters and the headers that lead to them, and the tables to find by.
+/* The parts of a pool under kills, errors and power cuts: making one, clusters and the headers that lead to them, the tables to
+ * find by, and all of it together with the nodes.
  *
  * A header that is in its slot leads to what it should; what a sync returned for is there; nothing is given out twice. */
 
@@ -27,8 +28,8 @@ static void assert_passes(const struct crash_workflow *w)
 
 	if (crash_try(w, &r) < 0)
 		fail_msg("%s", r.text);
-	print_message("%s: %llu calls, %llu changes; %llu kills and %llu in recoveries, %llu errors, %llu cuts, %llu after errors, %llu and "
-		      "%llu in recoveries\n",
+	print_message("%s: %llu calls, %llu changes; %llu kills and %llu in recoveries, %llu errors, %llu cuts, %llu after errors, "
+		      "%llu and %llu in recoveries\n",
 		      w->name, (unsigned long long)r.nr_calls, (unsigned long long)r.nr_changes, (unsigned long long)r.nr_kills,
 		      (unsigned long long)r.nr_nested, (unsigned long long)r.nr_errors, (unsigned long long)r.nr_cuts,
 		      (unsigned long long)r.nr_cuts_after_errors, (unsigned long long)r.nr_cuts_again,
@@ -178,12 +179,7 @@ static void syncs_that_are_missing_in_a_new_pool_are_caught(void **state)
 
 /* ---- clusters and headers ---- */
 
-#define NR_HEADERS 4
 #define CLUSTER 4096u
-
-struct headers {
-	bool unsynced; /* a mistake: the headers do not wait for the clusters */
-};
 
 /* A header says where its clusters are and what is in them. */
 struct header {
@@ -402,11 +398,20 @@ struct finding {
 	bool was_lost;	  /* recover() found so */
 };
 
+static uint64_t hi_of(unsigned key)
+{
+	return key * UINT64_C(0x9e3779b97f4a7c15);
+}
+
+static uint64_t lo_of(unsigned key)
+{
+	return key * UINT64_C(0xc2b2ae3d27d4eb4f);
+}
+
 static int add_keys(struct finder *f, unsigned from, unsigned nr, uint64_t number, struct err *err)
 {
 	for (unsigned i = from; i < from + nr; i++)
-		if (finder_add(f, FINDER_NODE, 12, i * UINT64_C(0x9e3779b97f4a7c15), i * UINT64_C(0xc2b2ae3d27d4eb4f), number + i, true,
-			       err) < 0)
+		if (finder_add(f, FINDER_NODE, 12, hi_of(i), lo_of(i), number + i, true, err) < 0)
 			return -1;
 	return 0;
 }
@@ -439,7 +444,8 @@ static void set_up_tables(void *ctx, struct sim *s)
 	close_finder(f, dir);
 }
 
-/* Writes a table when memory is full, which takes in the one that is there; syncs; then a little table, which some keys are in again. */
+/* Writes a table when memory is full, which takes in the one that is there; syncs; then a little table, which some keys are in
+ * again. */
 static int add_and_sync(struct finder *f, struct err *err)
 {
 	if (add_keys(f, NR_BEFORE, NR_LARGE, 1000, err) < 0 || finder_sync(f, COVERED_LARGE, err) < 0 ||
@@ -487,7 +493,7 @@ static int expect_keys(struct finder *f, unsigned from, unsigned nr, uint64_t nu
 	int rc;
 
 	for (unsigned i = from; i < from + nr; i++) {
-		rc = finder_get(f, FINDER_NODE, 12, i * UINT64_C(0x9e3779b97f4a7c15), i * UINT64_C(0xc2b2ae3d27d4eb4f), &is, err);
+		rc = finder_get(f, FINDER_NODE, 12, hi_of(i), lo_of(i), &is, err);
 		if (rc < 0)
 			return -1;
 		if (rc == 0)
@@ -551,8 +557,8 @@ static struct crash_workflow finding(struct finding *k)
 		.ctx = k,
 		.belongs = is_of_finder,
 		.root = "/r",
-		.cut_again = getenv("LONG") ? 1 : 7,
-		.cuts.pairs_max = getenv("LONG") ? 2000 : 40,
+		.cut_again = getenv("LONG") ? 1 : 29,
+		.cuts.pairs_max = getenv("LONG") ? 2000 : 10,
 	};
 }
 

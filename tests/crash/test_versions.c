@@ -17,8 +17,9 @@
 #define L1 (3 * 65536)
 #define DATA (4 * 65536)
 #define LEN 5000
+#define NR_MANY 16 /* that share one sync of the file system */
 
-enum job { SNAPSHOT, CLONE, ROLLBACK, DISCARD };
+enum job { SNAPSHOT, CLONE, MANY_CLONES, ROLLBACK, DISCARD };
 enum how {
 	RIGHT,
 	NO_RECOVERY,
@@ -140,7 +141,8 @@ static void set_up(void *ctx, struct sim *s)
 
 static int run_in(const struct work *k, struct pool *p, struct err *err)
 {
-	struct clone_options c = { .path = "/d/img", .new_path = "/d/c%d", .count = 2, .how.now = 1 };
+	struct clone_options c = { .path = "/d/img", .new_path = "/d/c%d", .count = k->job == CLONE ? 2 : NR_MANY,
+				 .how.now = 1 };
 	struct rollback_options r = { .path = "/d/img", .label = "old", .discard = k->job == DISCARD };
 	struct clones made;
 	char kept[256];
@@ -149,7 +151,7 @@ static int run_in(const struct work *k, struct pool *p, struct err *err)
 		return -1;
 	if (k->job == SNAPSHOT)
 		return snapshot(p, "new", err);
-	if (k->job == CLONE)
+	if (k->job == CLONE || k->job == MANY_CLONES)
 		return clone_image(p, &c, &made, err);
 	return versions_rollback(p, &r, kept, err);
 }
@@ -376,9 +378,9 @@ static bool is_there(struct sim *s, const char *path)
 
 static int check_clones(struct checking *c, struct err *err)
 {
-	unsigned nr = 0;
+	unsigned nr = 0, all = c->k->job == CLONE ? 2 : NR_MANY;
 
-	for (unsigned i = 1; i <= 2; i++) {
+	for (unsigned i = 1; i <= all; i++) {
 		char path[16];
 
 		snprintf(path, sizeof(path), "/d/c%u", i);
@@ -390,7 +392,7 @@ static int check_clones(struct checking *c, struct err *err)
 	}
 	if (c->nr_members != nr + 2)
 		return err_set(err, ERR_FORMAT, "%u clones, and %u members", nr, c->nr_members);
-	if (c->m.done && nr != 2)
+	if (c->m.done && nr != all)
 		return err_set(err, ERR_FORMAT, "done, and %u clones are there", nr);
 	return 0;
 }
@@ -427,7 +429,7 @@ static int check(void *ctx, struct sim *s, struct crash_moment m, struct err *er
 	close_pool(&p);
 	if (rc < 0)
 		return -1;
-	if (c.k->job == CLONE)
+	if (c.k->job == CLONE || c.k->job == MANY_CLONES)
 		return check_clones(&c, err);
 	if (c.k->job >= ROLLBACK)
 		return check_rollback(&c, err);
@@ -448,7 +450,7 @@ static bool belongs(void *ctx, const char *path, const struct stat *st)
 	if (S_ISDIR(st->st_mode))
 		return true;
 	if (strncmp(path, "/d/", 3) == 0)
-		return strcmp(base, "img") == 0 || strcmp(base, "other") == 0 || (*base == 'c' && len == 2);
+		return strcmp(base, "img") == 0 || strcmp(base, "other") == 0 || (*base == 'c' && len <= 3);
 	if (strncmp(path, POOL "/names/", 9) == 0)
 		return len < 5 || strcmp(base + len - 5, ".gone") == 0 ? strchr(base, '.') == NULL || strstr(base, ".gone") : false;
 	if (strncmp(path, POOL "/sealed/", 10) == 0 || strncmp(path, POOL "/quarantine/", 14) == 0)
@@ -518,6 +520,20 @@ static void clones_of_a_changed_image_pass(void **state)
 	assert_passes(&w);
 }
 
+/* Each error and cut would take minutes. */
+static void many_clones_pass_kills(void **state)
+{
+	struct work k = { .job = MANY_CLONES };
+	struct crash_workflow w = workflow("many clones", &k);
+	struct crash_report r;
+
+	(void)state;
+	w.cut_again = 0;
+	if (crash_try_kills(&w, &r) < 0)
+		fail_msg("%s", r.text);
+	crash_report_release(&r);
+}
+
 static void a_rollback_passes(void **state)
 {
 	struct work k = { .job = ROLLBACK };
@@ -570,14 +586,52 @@ static void mistakes_of_a_recovery_are_caught(void **state)
 	}
 }
 
+/* The first entry of the log that begins so comes in front of the n-th of another. */
+static const struct order {
+	enum job job;
+	const char *what, *before;
+	unsigned n;
+	const char *words;
+} orders[] = {
+	{ SNAPSHOT, "sync /p/sealed/", "sync /d", 0, "b: image '/d/img'" }, /* the fresh overlay is synced after the exchange */
+	{ SNAPSHOT, "exchange /d/img", "rename /p/names/3.new", 0, "is noted as on" },
+	{ SNAPSHOT, "rename /p/names/3.new /p/names/3", "datasync /p/names/3.new", 0, "no name of dedupscan" },
+	{ CLONE, "rename /p/sealed/4-", "rename /p/names/4.new", 0, "1 clones, and 2 members" },
+	{ CLONE, "sync /p/sealed/4-", "sync /d", 1, "c1' is no overlay" },
+}, *order;
+
+static void move_in_log(void *ctx, struct sim *s)
+{
+	unsigned from = sim_log_find(s, order->what, 0), to = sim_log_find(s, order->before, order->n);
+
+	(void)ctx;
+	assert_true(from != UINT_MAX && to != UINT_MAX);
+	sim_log_move(s, from, to);
+}
+
+static void a_wrong_order_is_caught(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < sizeof(orders) / sizeof(*orders); i++) {
+		struct work k = { .job = orders[i].job };
+		struct crash_workflow w = workflow(orders[i].what, &k);
+
+		order = &orders[i];
+		w.mistake_in_log = move_in_log;
+		assert_caught(crash_try_cuts, &w, order->words);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_snapshot_of_two_disks_passes),
 		cmocka_unit_test(clones_of_a_changed_image_pass),
+		cmocka_unit_test(many_clones_pass_kills),
 		cmocka_unit_test(a_rollback_passes),
 		cmocka_unit_test(a_rollback_that_discards_passes),
 		cmocka_unit_test(mistakes_of_a_recovery_are_caught),
+		cmocka_unit_test(a_wrong_order_is_caught),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

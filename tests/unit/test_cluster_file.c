@@ -126,7 +126,8 @@ static void a_new_file_is_what_the_format_says(void **state)
 	assert_int_equal(read(fd, b, sizeof(b)), sizeof(b));
 	memcpy(expected, magic, 20);
 	memcpy(expected + 20, uuid, 16);
-	memcpy(expected + 40, "\0\0\1\0\0\0\0\0" "\0\0\x10\0\0\0\0\0" "\0\0\0\0\x10\0\0\0" "\0\0\0\0\x10\0\0\0" "\0\0\1\0\0\0\0\0", 40);
+	memcpy(expected + 40, "\0\0\1\0\0\0\0\0" "\0\0\x10\0\0\0\0\0"
+	       "\0\0\0\0\x10\0\0\0" "\0\0\0\0\x10\0\0\0" "\0\0\1\0\0\0\0\0", 40);
 	le32_store(expected + 80, crc32c_baseline(0, expected, 80));
 	assert_memory_equal(b, expected, sizeof(b));
 	assert_int_equal(pread(fd, guard, sizeof(guard), POOL_DATA_BEGIN), sizeof(guard));

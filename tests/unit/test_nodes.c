@@ -137,7 +137,8 @@ static int decode_runs(unsigned bits, unsigned nr, const struct run *runs)
 	uint8_t buf[POOL_NODE_PAYLOAD_MAX];
 
 	leaf = (struct leaf){ .unit_bits = bits, .nr_runs = nr };
-	memcpy(leaf.runs, runs, nr * sizeof(*runs));
+	for (unsigned i = 0; i < nr; i++)
+		leaf.runs[i] = runs[i];
 	return leaf_decode(buf, leaf_encode(&leaf, buf), bits, &got, NULL);
 }
 

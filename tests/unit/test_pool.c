@@ -126,7 +126,8 @@ static void ids_have_one_text(void **state)
 	static const char *const wrong[] = {
 		"", "-", "01234567-89ab-cdef-0123-456789abcde", "01234567-89ab-cdef-0123-456789abcdef0",
 		"01234567-89AB-cdef-0123-456789abcdef", "0123456789abcdef0123456789abcdef", "01234567-89ab-cdef-0123-456789abcdeg",
-		" 1234567-89ab-cdef-0123-456789abcdef", "012345678-9ab-cdef-0123-456789abcdef", "01234567--89ab-cdef-0123-456789abcde",
+		" 1234567-89ab-cdef-0123-456789abcdef", "012345678-9ab-cdef-0123-456789abcdef",
+		"01234567--89ab-cdef-0123-456789abcde",
 		"01234567-89ab-cdef-0123-456789abcdef.qcow2", "-01234567-89ab-cdef-0123456789abcdef",
 	};
 	static const uint8_t id[] = { 1, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 1, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef };

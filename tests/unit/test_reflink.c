@@ -34,6 +34,7 @@ static struct {
 	int fails, status; /* errno of every call, or in the status */
 	uint64_t reports;  /* bytes that it says it shared; 0 = as asked */
 	ino_t ino[IMAGES];
+	uint64_t nr_read; /* bytes of images, by us */
 	struct {
 		uint8_t image; /* + 1 */
 		uint32_t block;
@@ -108,6 +109,18 @@ static int fake_ioctl(int fd, unsigned long request, void *arg)
 	return 0;
 }
 
+static ssize_t counting_pread(int fd, void *buf, size_t len, off_t at)
+{
+	ssize_t n = pread(fd, buf, len, at);
+	struct stat st;
+
+	assert_int_equal(fstat(fd, &st), 0);
+	for (int i = 0; i < IMAGES && n > 0; i++)
+		if (kernel.ino[i] == st.st_ino)
+			kernel.nr_read += (uint64_t)n;
+	return n;
+}
+
 /* ---- the store ---- */
 
 static struct file_ops ops;
@@ -123,6 +136,7 @@ static int make(void **state)
 		disk_of[i] = ((uint64_t)i + 1) << 40;
 	ops = file_ops_os;
 	ops.ioctl = fake_ioctl;
+	ops.pread = counting_pread;
 	if (catalog_make(state) < 0)
 		return -1;
 	return roots_add(&roots, tree, false, NULL);
@@ -337,6 +351,25 @@ static void gaps_are_compared_before(void **state)
 	expect_shared(1, 51, 9, 0, 51);
 	assert_int_equal(kernel.nr_calls, 3);
 	assert_int_equal(reflink.nr_differed, 0);
+	assert_int_equal(kernel.nr_read, 3 * 2 * BLOCK_SIZE); /* and nothing else is */
+}
+
+static void g03_what_changed_between_gaps_is_left(void **state)
+{
+	(void)state;
+	fill(0, 0, 60, 1000);
+	fill(1, 0, 60, 1000);
+	contents[0][30] = contents[1][30] = 0;
+	contents[0][50] = 9, contents[1][50] = 0;
+	scan(4 * BLOCK_SIZE);
+	write_block(1, 10, 99);
+	must_share(1);
+	expect_shared(1, 0, 10, 0, 0);
+	expect_not_shared(1, 10, 1);
+	expect_shared(1, 11, 39, 0, 11);
+	expect_not_shared(1, 50, 1);
+	expect_shared(1, 51, 9, 0, 51);
+	assert_int_equal(reflink.nr_differed, 1);
 }
 
 /* ---- what the kernel says ---- */
@@ -573,6 +606,7 @@ int main(void)
 		reflink_test(what_is_shared_already_is_not_asked_for),
 		reflink_test(half_of_it_shared_already),
 		reflink_test(gaps_are_compared_before),
+		reflink_test(g03_what_changed_between_gaps_is_left),
 		reflink_test(g03_what_changed_is_left_and_the_rest_is_shared),
 		reflink_test(g03_all_of_it_changed),
 		reflink_test(g03_files_that_got_shorter),

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compactor/fold.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/feed.h"
+#include "compactor/pool/import.h"
+#include "compactor/pool/tree.h"
+#include "scanner/base/checked.h"
+#include "scanner/base/file.h"
+
+struct folding {
+	struct pool *p;
+	const struct fold_options *o;
+	struct folded *ret;
+	const struct sealed_disk *disk;
+	struct import *import;
+	uint64_t size;
+	uint8_t *buf; /* a segment */
+};
+
+/* ---- entering ---- */
+
+static int take_size(void *ctx, uint64_t size, struct err *err)
+{
+	struct folding *f = ctx;
+	struct import_options o = { .unit_bits = f->o->unit_bits, .min_run = f->o->min_run };
+
+	f->size = size;
+	f->import = import_new(f->p, size, &o, f->disk->has_base ? f->disk->base_root : NULL, f->disk->base_size, err);
+	return f->import ? 0 : -1;
+}
+
+static int take_segment(void *ctx, uint64_t segment, const void *bytes, struct err *err)
+{
+	struct folding *f = ctx;
+
+	if (f->disk->has_base && import_same(f->import, segment, err) < 0)
+		return -1;
+	return import_segment(f->import, segment, bytes, err);
+}
+
+static int take_progress(void *ctx, uint64_t address, uint64_t size, struct err *err)
+{
+	struct folding *f = ctx;
+
+	(void)err;
+	if (f->o->progress)
+		f->o->progress(f->o->ctx, address, size);
+	return 0;
+}
+
+static int import_disk(struct folding *f, int fd, uint8_t ret_root[DIGEST_SIZE], struct err *err)
+{
+	struct feed feed = {
+		.roots = f->o->roots, .jail = f->o->jail, .stopper = f->o->stopper, .format = "qcow2", .own_only = f->disk->has_base,
+		.size = take_size, .segment = take_segment, .progress = take_progress, .ctx = f,
+	};
+	char path[PATH_MAX], name[POOL_FILE_NAME_ROOM];
+	struct import_stats stats;
+
+	if (snprintf(path, sizeof(path), "%s/sealed/%s", f->p->path, pool_id_file_name(f->disk->id, name)) >= (int)sizeof(path))
+		return err_set(err, ERR_UNSUPPORTED, "the pool's path is too long");
+	if (feed_run(&feed, fd, path, err) < 0)
+		return -1;
+	if (f->disk->has_base && import_same(f->import, div_up(f->size, SEGMENT_SIZE), err) < 0)
+		return -1;
+	if (import_end(f->import, ret_root, &stats, err) < 0)
+		return -1;
+	f->ret->bytes_read += stats.bytes;
+	f->ret->bytes_stored += stats.stored;
+	return pool_sync(f->p, err);
+}
+
+/* ---- the proof ---- */
+
+static int prove_segment(void *ctx, uint64_t segment, const uint8_t in_base[DIGEST_SIZE], const uint8_t digest[DIGEST_SIZE], struct err *err)
+{
+	struct folding *f = ctx;
+
+	(void)segment;
+	(void)in_base;
+	return tree_read_segment(f->p->nodes, f->p->clusters, digest, f->buf, err);
+}
+
+/* What is not as in the base is read from the disk; the base was proven when it entered. */
+static int prove(struct folding *f, const uint8_t root[DIGEST_SIZE], struct err *err)
+{
+	static const uint8_t null[DIGEST_SIZE];
+
+	if (file_drop_cache(cluster_file_fd(f->p->clusters), err) < 0)
+		return -1;
+	return tree_diff(f->p->nodes, f->disk->has_base ? f->disk->base_root : null, f->disk->has_base ? f->disk->base_size : f->size, root,
+			 f->size, prove_segment, f, err);
+}
+
+static int fold_one(void *ctx, const struct sealed_disk *d, int fd, struct err *err)
+{
+	struct folding *f = ctx;
+	uint8_t root[DIGEST_SIZE];
+	int rc;
+
+	f->disk = d;
+	rc = import_disk(f, fd, root, err);
+	import_free(f->import);
+	f->import = NULL;
+	if (rc < 0 || prove(f, root, err) < 0)
+		return err_add(err, "what was sealed of '%s'", d->path);
+	f->ret->nr_folded++;
+	return versions_fold(f->p, d->id, root, NULL, err);
+}
+
+static void is_busy(void *ctx, const struct sealed_disk *d, const struct err *why)
+{
+	struct folding *f = ctx;
+
+	if (f->o->problem)
+		f->o->problem(f->o->ctx, d->path, why);
+}
+
+/* ---- images that stand on it ---- */
+
+struct paths {
+	VEC(char *) list;
+};
+
+static int take_path(void *ctx, const char *path, struct err *err)
+{
+	struct paths *p = ctx;
+	char *copy = strdup(path);
+
+	if (copy && vec_push(&p->list, copy) == 0)
+		return 0;
+	free(copy);
+	return err_set(err, ERR_MEMORY, "no memory for the images of a pool");
+}
+
+static int repoint(struct folding *f, const char *path, struct err *err)
+{
+	struct workshop *w = NULL;
+	const char *root = NULL;
+	struct err why = ERR_INIT;
+	int rc = f->o->workshop(f->o->ctx, path, &w, &root, err);
+
+	if (rc <= 0)
+		return rc;
+	if (versions_repoint(f->p, w, root, path, &f->o->how, &why) == 0) {
+		f->ret->nr_repointed++;
+		return 0;
+	}
+	if (why.kind == ERR_CANCELED || why.kind == ERR_MEMORY) {
+		if (err)
+			*err = why;
+		return -1;
+	}
+	if (f->o->problem)
+		f->o->problem(f->o->ctx, path, &why);
+	return 0;
+}
+
+static int repoint_all(struct folding *f, struct err *err)
+{
+	struct paths paths = { 0 };
+	int rc = versions_each_to_repoint(f->p, take_path, &paths, err);
+
+	for (size_t i = 0; i < paths.list.nr; i++) {
+		if (rc == 0)
+			rc = repoint(f, paths.list.items[i], err);
+		free(paths.list.items[i]);
+	}
+	vec_release(&paths.list);
+	return rc;
+}
+
+int fold_sealed(struct pool *p, const struct fold_options *o, struct folded *ret, struct err *err)
+{
+	struct folding f = { .p = p, .o = o, .ret = ret, .buf = malloc(SEGMENT_SIZE) };
+	int rc;
+
+	*ret = (struct folded){ 0 };
+	if (!f.buf)
+		return err_set(err, ERR_MEMORY, "no memory to fold images into a pool");
+	rc = versions_recover(p, err) < 0 || versions_each_sealed(p, fold_one, is_busy, &f, err) < 0 || repoint_all(&f, err) < 0 ||
+	     versions_tidy(p, err) < 0 ? -1 : 0;
+	free(f.buf);
+	return rc;
+}
