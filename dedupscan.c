@@ -1690,7 +1690,7 @@ static int open_pool(struct pool_job *j, const char *word, bool writing, struct 
 		return pool_home_of(&j->s.roots, "/", j->pool ? j->pool : word, writing, ret, err);
 	if (roots_add(&j->s.roots, word, true, err) < 0)
 		return -1;
-	if (pool_home_open(&j->s.roots, NULL, writing, false, ret, err) < 0)
+	if (pool_home_open(&j->s.roots, NULL, writing, false, POOL_MEMORY, ret, err) < 0)
 		return -1;
 	return *ret ? 0 : err_set(err, ERR_USAGE, "'%s' holds no pool", word);
 }

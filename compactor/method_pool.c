@@ -113,6 +113,12 @@ struct entering {
 	void *check_ctx;
 };
 
+/* Feeding takes some, in another process, too. */
+static size_t finder_memory(const struct compaction *c)
+{
+	return memory_left(c->o.memory) / 2;
+}
+
 static int take_size(void *ctx, uint64_t size, struct err *err)
 {
 	struct entering *e = ctx;
@@ -233,7 +239,7 @@ static int apply(struct compaction *c, struct err *err)
 		return -1;
 	if (file_ops->fstat(fd, &st) < 0)
 		return err_errno(err, "cannot look at it");
-	if (!c->pool && pool_home_open(c->o.roots, c->o.pool, true, true, &c->pool, err) < 0)
+	if (!c->pool && pool_home_open(c->o.roots, c->o.pool, true, true, finder_memory(c), &c->pool, err) < 0)
 		return -1;
 	if (pool_home_admit(c->pool, &st, c->o.cross_owner, err) < 0)
 		return -1;
@@ -272,7 +278,7 @@ int compact_fold(struct compaction *c, struct err *err)
 	struct err why = ERR_INIT;
 	struct folded folded;
 
-	if (!c->pool && pool_home_open(c->o.roots, c->o.pool, true, false, &c->pool, &why) < 0) {
+	if (!c->pool && pool_home_open(c->o.roots, c->o.pool, true, false, finder_memory(c), &c->pool, &why) < 0) {
 		left(c, c->o.roots->list.items[0].path, &why); /* others use it, say; what is done in place can be done all the same */
 		return 0;
 	}

@@ -81,7 +81,7 @@ int pool_home_path(const struct roots *roots, const char *told, char *ret, struc
 /* ---- opening ---- */
 
 /* A link in the place of the pool is not followed: what overlays name must be where it is. */
-static int open_at(struct roots *roots, const char *path, bool writing, bool create, struct pool **ret, struct err *err)
+static int open_at(struct roots *roots, const char *path, bool writing, bool create, size_t memory, struct pool **ret, struct err *err)
 {
 	const char *name = strrchr(path, '/') + 1;
 	CLEANUP(free) char *dir = strndup(path, name - path > 1 ? (size_t)(name - path) - 1 : 1);
@@ -89,9 +89,10 @@ static int open_at(struct roots *roots, const char *path, bool writing, bool cre
 
 	if (dirfd < 0)
 		return -1;
-	if (pool_open(dirfd, name, path, writing, ret, err) < 0)
+	if (pool_open_with(dirfd, name, path, writing, memory, ret, err) < 0)
 		return -1;
-	if (!*ret && create && (pool_create(dirfd, name, err) < 0 || pool_open(dirfd, name, path, writing, ret, err) < 0))
+	if (!*ret && create &&
+	    (pool_create(dirfd, name, err) < 0 || pool_open_with(dirfd, name, path, writing, memory, ret, err) < 0))
 		return -1;
 	if (!*ret || roots_add_pool(roots, path, err) == 0)
 		return 0;
@@ -100,11 +101,11 @@ static int open_at(struct roots *roots, const char *path, bool writing, bool cre
 	return -1;
 }
 
-int pool_home_open(struct roots *roots, const char *told, bool writing, bool create, struct pool **ret, struct err *err)
+int pool_home_open(struct roots *roots, const char *told, bool writing, bool create, size_t memory, struct pool **ret, struct err *err)
 {
 	char path[PATH_MAX];
 
-	return pool_home_path(roots, told, path, err) < 0 ? -1 : open_at(roots, path, writing, create, ret, err);
+	return pool_home_path(roots, told, path, err) < 0 ? -1 : open_at(roots, path, writing, create, memory, ret, err);
 }
 
 int pool_home_of(struct roots *roots, const char *path, const char *told, bool writing, struct pool **ret, struct err *err)
@@ -113,7 +114,7 @@ int pool_home_of(struct roots *roots, const char *path, const char *told, bool w
 	char *slash;
 
 	if (told) {
-		if (resolve_told(told, at, err) < 0 || open_at(roots, at, writing, false, ret, err) < 0)
+		if (resolve_told(told, at, err) < 0 || open_at(roots, at, writing, false, POOL_MEMORY, ret, err) < 0)
 			return -1;
 		return *ret ? 0 : err_set(err, ERR_USAGE, "there is no pool at '%s'", at);
 	}
@@ -124,7 +125,7 @@ int pool_home_of(struct roots *roots, const char *path, const char *told, bool w
 
 		strcpy(slash + 1, POOL_NAME);
 		if (file_ops->fstatat(AT_FDCWD, at, &st, AT_SYMLINK_NOFOLLOW) == 0)
-			return open_at(roots, at, writing, false, ret, err);
+			return open_at(roots, at, writing, false, POOL_MEMORY, ret, err);
 		*slash = '\0';
 	}
 	return err_set(err, ERR_USAGE, "no directory above '%s' holds a pool; --pool DIR says where it is", path);

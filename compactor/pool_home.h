@@ -16,7 +16,8 @@ int pool_home_path(const struct roots *roots, const char *told, char *ret, struc
 
 /* Opens it, and has readers follow its backing names (roots_add_pool()); `create` makes it when it is not there, else *ret is NULL,
  * which is no error. */
-int pool_home_open(struct roots *roots, const char *told, bool writing, bool create, struct pool **ret, struct err *err);
+/* `memory` as of pool_open_with(). */
+int pool_home_open(struct roots *roots, const char *told, bool writing, bool create, size_t memory, struct pool **ret, struct err *err);
 
 /* Opens the pool that holds the member at `path` (absolute): that of one of its parent directories, or `told`. */
 int pool_home_of(struct roots *roots, const char *path, const char *told, bool writing, struct pool **ret, struct err *err);

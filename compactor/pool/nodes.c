@@ -30,6 +30,7 @@
  */
 
 #define BUFFER_SIZE ((size_t)256 << 10)
+#define NEW_NODES "nodes.new"
 #define LEAF_GUESS 512u /* most leaves are shorter */
 
 struct nodes {
@@ -109,28 +110,39 @@ static uint64_t map_key(struct node_id id)
 	return le64_load(id.digest) ^ (uint64_t)id.level << 8 ^ id.unit_bits;
 }
 
-static int find_in_finder(struct nodes *n, struct node_id id, const uint8_t **ret, struct err *err)
+static int find_in_finder(struct nodes *n, struct node_id id, const uint8_t **ret, uint64_t *ret_offset, struct err *err)
 {
 	struct fingerprint key = finder_key(id);
 	uint64_t number;
 	int rc = finder_get(n->finder, FINDER_NODE, id.unit_bits, key.hi, key.lo, &number, err);
 
-	if (rc > 0)
-		*ret = record_of(n, number * NODE_ALIGN, id);
-	return rc > 0 && !*ret ? 0 : rc;
+	if (rc <= 0)
+		return rc;
+	*ret_offset = number * NODE_ALIGN;
+	*ret = record_of(n, *ret_offset, id);
+	return *ret != NULL;
 }
 
-/* The record of a node: 1, 0 = it is not there or damaged, -1. */
-static int find(struct nodes *n, struct node_id id, const uint8_t **ret, struct err *err)
+/* The record of a node, and where it is: 1, 0 = it is not there or damaged, -1. */
+static int locate(struct nodes *n, struct node_id id, const uint8_t **ret, uint64_t *ret_offset, struct err *err)
 {
 	uint64_t *slot;
 
 	*ret = NULL;
 	if (n->finder)
-		return find_in_finder(n, id, ret, err);
-	for (uint64_t key = map_key(id); !*ret && (slot = judymap_get(&n->map, key)); key++)
-		*ret = record_of(n, (*slot - 1) * NODE_ALIGN, id);
+		return find_in_finder(n, id, ret, ret_offset, err);
+	for (uint64_t key = map_key(id); !*ret && (slot = judymap_get(&n->map, key)); key++) {
+		*ret_offset = (*slot - 1) * NODE_ALIGN;
+		*ret = record_of(n, *ret_offset, id);
+	}
 	return *ret != NULL;
+}
+
+static int find(struct nodes *n, struct node_id id, const uint8_t **ret, struct err *err)
+{
+	uint64_t offset;
+
+	return locate(n, id, ret, &offset, err);
 }
 
 static int add_to_map(struct nodes *n, struct node_id id, uint64_t offset, struct err *err)
@@ -164,7 +176,8 @@ static int remember(struct nodes *n, struct node_id id, struct fingerprint hint,
 /* ---- the whole file ---- */
 
 struct pass {
-	struct nodes *n;
+	const struct nodes *n;
+	int fd;
 	uint64_t at, end;
 	uint64_t begin; /* buf holds [begin, begin + len) of the file */
 	size_t len;
@@ -182,7 +195,7 @@ static void pass_free(struct pass *p)
 }
 CLEANUP_DEFINE(struct pass *, pass_free)
 
-static struct pass *pass_new(struct nodes *n, uint64_t from, struct err *err)
+static struct pass *pass_new(const struct nodes *n, int fd, uint64_t from, uint64_t end, struct err *err)
 {
 	struct pass *p = calloc(1, sizeof(*p));
 
@@ -193,8 +206,9 @@ static struct pass *pass_new(struct nodes *n, uint64_t from, struct err *err)
 		return err_null(err, ERR_MEMORY, "no memory to go through the pool's nodes");
 	}
 	p->n = n;
+	p->fd = fd;
 	p->at = p->begin = from;
-	p->end = on_disk(n);
+	p->end = end;
 	return p;
 }
 
@@ -206,7 +220,7 @@ static const uint8_t *pass_look(struct pass *p, size_t *ret_room, struct err *er
 	if (p->at + want > p->begin + p->len) {
 		p->begin = p->at;
 		p->len = min_u64(BUFFER_SIZE, p->end - p->at);
-		if (file_read(p->n->fd, p->buf, p->len, p->begin, err) < 0) {
+		if (file_read(p->fd, p->buf, p->len, p->begin, err) < 0) {
 			err_add(err, "'%s'", p->n->name);
 			return NULL;
 		}
@@ -254,7 +268,7 @@ static int pass_next(struct pass *p, const uint8_t **ret, uint64_t *ret_offset, 
 
 static int remember_from(struct nodes *n, uint64_t from, uint64_t *ret_damaged, struct err *err)
 {
-	CLEANUP(pass_free) struct pass *p = pass_new(n, from, err);
+	CLEANUP(pass_free) struct pass *p = pass_new(n, n->fd, from, on_disk(n), err);
 	const uint8_t *record;
 	uint64_t offset;
 	int rc = -1;
@@ -285,7 +299,7 @@ int nodes_each(struct nodes *n, int (*call)(void *ctx, uint64_t offset, const st
 
 	if (flush(n, err) < 0)
 		return -1;
-	p = pass_new(n, 0, err);
+	p = pass_new(n, n->fd, 0, on_disk(n), err);
 	if (!p)
 		return -1;
 	while ((rc = pass_next(p, &record, &offset, err)) > 0) {
@@ -326,7 +340,7 @@ struct nodes *nodes_open(int dirfd, const char *name, struct finder *finder, boo
 	if (!n || (writing && !n->buf))
 		return err_null(err, ERR_MEMORY, "no memory for the nodes of a pool");
 	snprintf(n->name, sizeof(n->name), "%s", name);
-	if (digest_prepare(err) < 0 || open_file(n, dirfd, err) < 0)
+	if (digest_prepare(err) < 0 || open_file(n, dirfd, err) < 0 || (writing && file_unlink(dirfd, NEW_NODES, err) < 0))
 		return NULL;
 	if (from > n->end || from % NODE_ALIGN) { /* it is of another time, and must not look right when the file has grown */
 		from = 0;
@@ -438,89 +452,91 @@ int nodes_put_inner(struct nodes *n, const struct inner *inner, struct err *err)
 
 /* ---- leaving out ---- */
 
-#define NEW_NODES "nodes.new"
-
-static int copy_kept(struct nodes *n, struct file_writer *w, bool (*keep)(void *ctx, uint64_t offset), void *ctx, struct err *err)
+/* All that is to be kept, or nothing: what was whole a moment ago may not be so now. */
+static int copy_kept(struct nodes *n, struct file_writer *w, bool (*keep)(void *ctx, uint64_t offset), void *ctx, uint64_t nr, struct err *err)
 {
-	CLEANUP(pass_free) struct pass *p = pass_new(n, 0, err);
+	CLEANUP(pass_free) struct pass *p = pass_new(n, n->fd, 0, on_disk(n), err);
 	const uint8_t *record;
 	uint64_t offset;
 	int rc = -1;
 
-	while (p && (rc = pass_next(p, &record, &offset, err)) > 0)
-		if (keep(ctx, offset) && file_writer_append(w, record, node_record_len(record), err) < 0)
+	while (p && (rc = pass_next(p, &record, &offset, err)) > 0) {
+		if (!keep(ctx, offset))
+			continue;
+		nr--;
+		if (file_writer_append(w, record, node_record_len(record), err) < 0)
 			return -1;
-	return rc;
+	}
+	return rc == 0 && nr ? err_set(err, ERR_FORMAT, "'%s' is not as it was a moment ago", n->name) : rc;
+}
+
+/* The disk has all of them: without the old file nothing else has. */
+static int check_new(struct nodes *n, int fd, uint64_t size, uint64_t nr, struct err *err)
+{
+	CLEANUP(pass_free) struct pass *p = pass_new(n, fd, 0, size, err);
+	const uint8_t *record;
+	uint64_t offset;
+	int rc = -1;
+
+	if (!p || file_drop_cache(fd, err) < 0)
+		return -1;
+	while ((rc = pass_next(p, &record, &offset, err)) > 0)
+		nr--;
+	return rc == 0 && nr ? err_set(err, ERR_IO, "'%s' reads back otherwise than it was written", NEW_NODES) : rc;
 }
 
 /* The new file is the one that is read from here on.  The finder covered nothing before, so whoever opens it after a kill adds them all. */
-static int change_files(struct nodes *n, int dirfd, struct err *err)
+static int change_files(struct nodes *n, int dirfd, int fd, uint64_t size, struct err *err)
 {
 	uint64_t damaged;
-	struct stat st;
-	int fd = file_open(dirfd, NEW_NODES, O_RDWR | O_NOFOLLOW, 0, err);
 
-	if (fd < 0)
-		return -1;
-	if (file_ops->fstat(fd, &st) < 0 || file_rename(dirfd, NEW_NODES, n->name, err) < 0 || file_sync_dir(dirfd, err) < 0) {
-		file_close(fd, n->name, NULL);
+	if (file_rename(dirfd, NEW_NODES, n->name, err) < 0 || file_sync_dir(dirfd, err) < 0) {
+		file_close(fd, NEW_NODES, NULL);
 		n->broken = true;
-		return err && err->kind ? -1 : err_errno(err, "cannot stat '%s'", n->name);
+		return -1;
 	}
 	file_close(n->fd, n->name, NULL);
 	n->fd = fd;
-	n->end = (uint64_t)st.st_size;
+	n->end = size;
 	judymap_release(&n->map);
 	if (remember_from(n, 0, &damaged, err) < 0)
 		return -1;
 	return n->finder ? finder_sync(n->finder, n->end, err) : 0;
 }
 
-int nodes_keep(struct nodes *n, int dirfd, bool (*keep)(void *ctx, uint64_t offset), void *ctx, struct err *err)
+/* Opens the new file, whole and on the disk, and forgets what the old one is found by. */
+static int open_new(struct nodes *n, int dirfd, uint64_t size, uint64_t nr, struct err *err)
+{
+	int fd = file_open(dirfd, NEW_NODES, O_RDWR | O_NOFOLLOW, 0, err);
+
+	if (fd >= 0 && check_new(n, fd, size, nr, err) == 0 && (!n->finder || finder_sync(n->finder, 0, err) == 0))
+		return fd;
+	if (fd >= 0)
+		file_close(fd, NEW_NODES, NULL);
+	return -1;
+}
+
+int nodes_keep(struct nodes *n, int dirfd, bool (*keep)(void *ctx, uint64_t offset), void *ctx, uint64_t nr, struct err *err)
 {
 	CLEANUP(file_writer_release) struct file_writer w = { .fd = -1 };
+	uint64_t size;
+	int fd = -1;
 
 	assert(n->writing && !n->used);
 	if (usable(n, err) < 0 || file_writer_open(&w, dirfd, NEW_NODES, BUFFER_SIZE, err) < 0)
 		return -1;
-	if (copy_kept(n, &w, keep, ctx, err) < 0 || file_writer_close(&w, 1, err) < 0) {
-		file_unlink(dirfd, NEW_NODES, NULL);
-		return -1;
+	if (copy_kept(n, &w, keep, ctx, nr, err) == 0) {
+		size = w.offset;
+		if (file_writer_close(&w, 1, err) == 0)
+			fd = open_new(n, dirfd, size, nr, err);
 	}
-	if (n->finder && finder_sync(n->finder, 0, err) < 0)
-		return -1;
-	return change_files(n, dirfd, err);
+	if (fd >= 0)
+		return change_files(n, dirfd, fd, size, err);
+	file_unlink(dirfd, NEW_NODES, NULL);
+	return -1;
 }
 
 /* ---- looking up ---- */
-
-int nodes_locate(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned level, unsigned unit_bits, uint64_t *ret, struct err *err)
-{
-	struct node_id id = { digest, level, unit_bits };
-	struct fingerprint key = finder_key(id);
-	const uint8_t *record;
-	uint64_t number;
-	int rc;
-
-	if (n->finder) {
-		rc = finder_get(n->finder, FINDER_NODE, id.unit_bits, key.hi, key.lo, &number, err);
-		if (rc <= 0 || !record_of(n, number * NODE_ALIGN, id))
-			return rc < 0 ? -1 : 0;
-		*ret = number * NODE_ALIGN;
-		return 1;
-	}
-	for (uint64_t at = map_key(id);; at++) {
-		const uint64_t *slot = judymap_get(&n->map, at);
-
-		if (!slot)
-			return 0;
-		record = record_of(n, (*slot - 1) * NODE_ALIGN, id);
-		if (record) {
-			*ret = (*slot - 1) * NODE_ALIGN;
-			return 1;
-		}
-	}
-}
 
 void nodes_set_limit(struct nodes *n, uint64_t end)
 {
@@ -576,6 +592,22 @@ int nodes_get_inner(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned
 	if (rc <= 0)
 		return rc == 0 ? not_there(id, err) : -1;
 	return node_record_inner(record, ret, err) < 0 ? of_node(id, err) : 0;
+}
+
+int nodes_locate(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned level, unsigned unit_bits, uint64_t *ret, struct err *err)
+{
+	const uint8_t *record;
+	struct inner inner;
+	struct leaf leaf;
+	uint64_t at = 0;
+	int rc = locate(n, (struct node_id){ digest, level, unit_bits }, &record, &at, err);
+
+	if (rc <= 0)
+		return rc;
+	if ((level ? node_record_inner(record, &inner, NULL) : decode_leaf(n, record, &leaf, NULL)) < 0)
+		return 0;
+	*ret = at;
+	return 1;
 }
 
 int nodes_find_leaf(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits, struct leaf *ret, struct err *err)

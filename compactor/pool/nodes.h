@@ -59,12 +59,13 @@ int nodes_find_leaf(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned
 int nodes_find_segment(struct nodes *n, struct fingerprint hint, unsigned unit_bits, struct leaf *ret, struct err *err);
 void nodes_set_limit(struct nodes *n, uint64_t end); /* of the cluster file, bytes; none to begin with */
 
-/* Where the record of a node is that is found by its digest: 1 and *ret, 0, -1. */
+/* Where the record of a node is that is found by its digest, and whole: 1 and *ret, 0, -1. */
 int nodes_locate(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned level, unsigned unit_bits, uint64_t *ret, struct err *err);
 
-/* Leaves out all records but those that keep() says, by their offsets: a new file is written in dirfd, synced, and takes the place of the
- * old one by a rename; offsets are new then, and the finder knows them.  Nothing may be buffered: after nodes_sync(). */
-int nodes_keep(struct nodes *n, int dirfd, bool (*keep)(void *ctx, uint64_t offset), void *ctx, struct err *err);
+/* Leaves out all records but those that keep() says, by their offsets, which are `nr`: a new file is written in dirfd, synced, read back, and
+ * takes the place of the old one by a rename; offsets are new then, and the finder knows them.  When it finds other than `nr` it is
+ * ERR_FORMAT, and nothing has changed.  Nothing may be buffered: after nodes_sync(). */
+int nodes_keep(struct nodes *n, int dirfd, bool (*keep)(void *ctx, uint64_t offset), void *ctx, uint64_t nr, struct err *err);
 
 /* Flushes and syncs; *ret_end is the end of what is durable now. */
 int nodes_sync(struct nodes *n, uint64_t *ret_end, struct err *err);

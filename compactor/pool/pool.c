@@ -22,7 +22,6 @@
  * passes through to what it needs (0711, and files of mode 0444).  The pool's own name may lie in a directory of an enemy's, who
  * can move it away, but not make one that passes. */
 
-#define FINDER_MEMORY ((size_t)256 << 20)
 #define DIR_MODE 0711
 #define HIDDEN_MODE 0700
 #define NODES_ROOM (POOL_ID_TEXT_ROOM + 8)
@@ -342,7 +341,7 @@ static int open_finder(struct pool *p, struct err *err)
 {
 	bool whole;
 
-	p->finder = finder_open(p->dirs[POOL_INDEX], p->uuid, FINDER_MEMORY, true, &whole, err);
+	p->finder = finder_open(p->dirs[POOL_INDEX], p->uuid, p->memory, true, &whole, err);
 	if (!p->finder)
 		return -1;
 	return whole ? 0 : finder_clear(p->finder, err);
@@ -383,11 +382,17 @@ static struct pool *pool_new(const char *path, bool writing, struct err *err)
 
 int pool_open(int dirfd, const char *name, const char *path, bool writing, struct pool **ret, struct err *err)
 {
+	return pool_open_with(dirfd, name, path, writing, POOL_MEMORY, ret, err);
+}
+
+int pool_open_with(int dirfd, const char *name, const char *path, bool writing, size_t memory, struct pool **ret, struct err *err)
+{
 	CLEANUP(pool_close) struct pool *p = pool_new(path, writing, err);
 	struct err why = ERR_INIT;
 
 	if (!p)
 		return -1;
+	p->memory = memory > POOL_MEMORY_MIN ? memory : POOL_MEMORY_MIN;
 	signal(SIGXFSZ, SIG_IGN);
 	p->dirs[POOL_TOP] = file_open_beneath(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, RESOLVE_NO_SYMLINKS, &why);
 	if (p->dirs[POOL_TOP] < 0 && why.errnum == ENOENT) {

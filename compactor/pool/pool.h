@@ -24,6 +24,7 @@ struct pool {
 	struct cluster_file *clusters;
 	struct nodes *nodes;
 	struct finder *finder; /* NULL unless writing */
+	size_t memory;	       /* of the finder */
 	struct views *views;   /* what view_find() remembers, NULL = nothing */
 	uint64_t nr_damaged;   /* records of nodes that were passed over */
 	uint64_t next_name;    /* names.c; 0 = not looked up yet */
@@ -37,6 +38,10 @@ int pool_create(int dirfd, const char *name, struct err *err);
  * its owner can write to the directory or it is not this user's; ERR_FORMAT when it is no whole pool; *ret NULL when nothing is there,
  * which is no error. */
 int pool_open(int dirfd, const char *name, const char *path, bool writing, struct pool **ret, struct err *err);
+/* The same, with so many bytes of memory for the finder, which is the only large thing. */
+int pool_open_with(int dirfd, const char *name, const char *path, bool writing, size_t memory, struct pool **ret, struct err *err);
+#define POOL_MEMORY ((size_t)32 << 20)
+#define POOL_MEMORY_MIN ((size_t)8 << 20)
 void pool_close(struct pool *p);
 CLEANUP_DEFINE(struct pool *, pool_close)
 

@@ -334,7 +334,7 @@ static bool leave_out(struct sim *s, unsigned kill_at)
 		assert_int_equal(finder_sync(finder, end, NULL), 0);
 	sim_settle(s);
 	sim_kill_at(s, kill_at);
-	rc = nodes_keep(n, file_open(sim_root(s), "p", O_RDONLY | O_DIRECTORY, 0, NULL), keep_from, &from, NULL);
+	rc = nodes_keep(n, file_open(sim_root(s), "p", O_RDONLY | O_DIRECTORY, 0, NULL), keep_from, &from, 50, NULL);
 	killed = sim_killed(s);
 	assert_true(killed || rc == 0);
 	close_both(n);

@@ -146,3 +146,174 @@ def virsh(*args, status=0):
     if (done.returncode == 0) != (status == 0):
         fail(f"virsh {' '.join(args)}: status {done.returncode}: {said}")
     return said
+
+
+def chain_of(name):
+    """What libvirt knows of a running domain's disk: (index, file, format, (offset, size) or None), from the top down."""
+    found, at = [], ET.fromstring(virsh("dumpxml", name)).find("devices/disk")
+    form = at.find("driver")
+    while at is not None and at.find("source") is not None:
+        part = at.find("source/slices/slice")
+        found.append((at.find("source").get("index") or at.get("index"), at.find("source").get("file"),
+                      (form if form is not None else at.find("format")).get("type"),
+                      None if part is None else (int(part.get("offset")), int(part.get("size")))))
+        at, form = at.find("backingStore"), None
+    return found
+
+
+class Guest:
+    """A domain with one disk, and its serial line."""
+
+    def __init__(self, boot, name, image, driver="", more=""):
+        self.name, self.image, self.line = name, image, None
+        self.file = os.path.join(boot, name + ".xml")
+        with open(self.file, "w", encoding="ascii") as f:
+            f.write(DOMAIN.format(name=name, boot=boot, image=image, driver=driver, more=more))
+        virsh("define", self.file)
+
+    def start(self):
+        virsh("start", self.name)
+        return self
+
+    def meet(self):
+        """Its first prompt, or, where it was met before, another one."""
+        self.said, self.line = "", socket.socket(socket.AF_UNIX)
+        self.line.connect(f"/run/libvirt/{self.name}.serial")
+        self.line.sendall(b"\n")
+        self.until(PROMPT)
+        while select.select([self.line], [], [], 2)[0]:  # as many as it took lines
+            self.line.recv(4096)
+        self.said = ""
+        return self
+
+    def until(self, text):
+        end = time.monotonic() + MINUTES * 60
+        while text not in self.said:
+            ready = select.select([self.line], [], [], max(end - time.monotonic(), 0))[0]
+            more = self.line.recv(4096) if ready else b""
+            if not more:
+                fail(f"{self.name}: did not get as far as '{text}'; it said: {self.said[-3000:]}")
+            self.said += more.decode("utf-8", "replace")
+        before, self.said = self.said.split(text, 1)
+        return before
+
+    def do(self, command):
+        self.line.sendall(command.encode() + b"\n")
+        return self.until(PROMPT)
+
+    def whole(self, after):
+        """It reads every file anew."""
+        said = self.do("sync; echo 3 >/proc/sys/vm/drop_caches; cd /root; sha256sum -c SUMS >/tmp/said 2>&1 && echo all-is-well || cat /tmp/said")
+        if "all-is-well" not in said:
+            fail(f"{self.name}, after {after}: {said[-2000:]}")
+
+    def write(self, text):
+        self.do(f"echo {text} >/root/written; dd if=/dev/urandom of=/root/noise bs=64k count=16 2>/dev/null; cd /root; "
+                "sha256sum noise >noise.sum; sync")
+
+    def wrote(self, text):
+        said = self.do("cd /root; cat written; sha256sum -c noise.sum")
+        if text not in said or "noise: OK" not in said:
+            fail(f"{self.name}: what it wrote is not there: {said}")
+
+    def off(self):
+        self.line.sendall(b"cd /; umount /root; poweroff -f\n")
+        for _ in range(MINUTES * 60):
+            if self.name not in Libvirt.domains():
+                return
+            time.sleep(1)
+        fail(f"{self.name} does not end")
+
+    def kill(self):
+        virsh("destroy", self.name)
+
+
+# ---- the store and its pool ----
+
+
+class GuestStore(Store):
+    """Three guests that hold the same files, each with one of its own."""
+
+    def make(self):
+        files = list(self.pick(1, "/usr/bin"))
+        for nr, name in enumerate(("g1", "g2", "g3")):
+            tree = os.path.join(self.work, name)
+            self.copy_files(files, tree, True)
+            with open(os.path.join(tree, "name"), "w", encoding="ascii") as f:
+                f.write(name * 5000)
+            names = sorted(os.listdir(tree))
+            with open(os.path.join(tree, "SUMS"), "w", encoding="ascii") as f:
+                f.writelines(f"{lib.digest_of(os.path.join(tree, n))}  {n}\n" for n in names)
+            raw = os.path.join(self.work, name + ".raw")
+            self.disk(raw, tree, self.mib + 16, 1, nr + 1)
+            self.convert(raw, f"{name}.qcow2", "qcow2")
+            shutil.rmtree(tree)
+        return self
+
+
+def digest(path):
+    """Of what a sparse file holds, where, and how long it is."""
+    h, size = lib.hashlib.sha256(str(os.path.getsize(path)).encode()), os.path.getsize(path)
+    with open(path, "rb") as f:
+        at = 0
+        while at < size:
+            try:
+                at = os.lseek(f.fileno(), at, os.SEEK_DATA)
+            except OSError:
+                break
+            end = os.lseek(f.fileno(), at, os.SEEK_HOLE)
+            while at < end:
+                block = os.pread(f.fileno(), min(end - at, 4096 - at % 4096), at)
+                if block.strip(b"\0"):
+                    h.update(b"%d" % at + block)
+                at += len(block)
+    return h.hexdigest()
+
+
+class Pool:
+    """Its cluster file and stubs, and what they held when it was made."""
+
+    def __init__(self):
+        self.path = os.path.join(IMAGES, lib.POOL)
+        self.files = [os.path.join(at, n) for at in (self.path, self.path + "/views") for n in sorted(os.listdir(at)) if n.endswith(".qcow2")]
+        self.clusters, self.stubs = self.files[0], self.files[1:]
+        self.see()
+
+    def see(self):
+        self.digests = {p: digest(p) for p in self.files}
+
+    def unchanged(self, after):
+        for path, was in self.digests.items():
+            if digest(path) != was:
+                fail(f"{os.path.relpath(path, self.path)} was changed by {after}")
+
+    def modes(self, mode, owner=None):
+        for path in self.files:
+            os.chmod(path, mode)
+            if owner is not None:
+                os.chown(path, owner, owner)
+
+    def immutable(self, on):
+        return subprocess.run(["chattr", "+i" if on else "-i", *self.files], capture_output=True, check=False).returncode == 0
+
+    def owners(self):
+        return {os.stat(p).st_uid for p in self.files}
+
+
+def backing(path):
+    return json.loads(run("qemu-img", "info", "-U", "--output=json", path)).get("full-backing-filename")
+
+
+def header_backing(path):
+    """As it stands in the header, byte by byte."""
+    with open(path, "rb") as f:
+        head = f.read(65536)
+    at, length = int.from_bytes(head[8:16], "big"), int.from_bytes(head[16:20], "big")
+    return head[at:at + length].decode()
+
+
+def dedupscan(*args, status=0):
+    done = subprocess.run([lib.DEDUPSCAN, *args], capture_output=True, text=True, check=False, timeout=MINUTES * 60)
+    if done.returncode != status:
+        fail(f"dedupscan {' '.join(args)}: status {done.returncode} instead of {status}: {done.stdout}{done.stderr}")
+    return done.stdout + done.stderr
