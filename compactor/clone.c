@@ -11,12 +11,12 @@
 #include "scanner/base/crc32c.h"
 #include "scanner/base/file.h"
 
-/* How it works.  Member n of the pool, which is to be a clone, is written as sealed/<n>-<check>.new; so a name and its file know each
- * other.  (The check is of path and time: were the name never published, another may have that number by now.)
+/* How it works.  Member n of the pool, which is to be a clone, is written as sealed/<n>-<check>.new; so a name and its file know
+ * each other.  (The check is of path and time: were the name never published, another may have that number by now.)
  *
  *	1. all overlays are written, and all names, which wait (names_publish() without sync)
- *	2. all is synced, by one sync of the file system when they are many; the names are published: from here on a collection knows of the
- *	   clones
+ *	2. all is synced, by one sync of the file system when they are many; the names are published: from here on a
+ *	   collection knows of the clones
  *	3. the overlays are moved to their paths, where nothing may be; directories synced
  *
  * Crash safety, tested in tests/crash/test_versions.c:
@@ -85,7 +85,8 @@ static int copy_pattern(const char *base, unsigned i, char *to, size_t room, boo
 			continue;
 		}
 		if (n == 0 || *ret_any)
-			return err_set(err, ERR_USAGE, "'%s': a name of clones has one %%d, or one like %%03d, and %%%% for %%", base);
+			return err_set(err, ERR_USAGE, "'%s': a name of clones has one %%d, or one like %%03d, and %%%% for %%",
+				       base);
 		*ret_any = true;
 		len += (size_t)snprintf(to + len, room - len, "%0*u", (int)width, i);
 		s += n;
@@ -260,7 +261,8 @@ static int set_owner(const struct cloning *c, int fd, struct err *err)
 
 	if (file_ops->fstat(fd, &st) < 0)
 		return err_errno(err, "cannot stat it");
-	if ((st.st_uid != c->like.st_uid || st.st_gid != c->like.st_gid) && file_ops->fchown(fd, c->like.st_uid, c->like.st_gid) < 0)
+	if ((st.st_uid != c->like.st_uid || st.st_gid != c->like.st_gid) &&
+	    file_ops->fchown(fd, c->like.st_uid, c->like.st_gid) < 0)
 		return err_errno(err, "cannot give it to user %u and group %u", c->like.st_uid, c->like.st_gid);
 	return file_ops->fchmod(fd, (c->like.st_mode & 0777) | 0600) < 0 ? err_errno(err, "cannot set its mode") : 0;
 }
@@ -301,8 +303,8 @@ static int move(struct cloning *c, struct clone *x, struct err *err)
 	if (why.errnum == EEXIST)
 		return err_set(err, ERR_USAGE, "'%s' is there already", x->path);
 	if (why.errnum == EXDEV)
-		return err_set(err, ERR_UNSUPPORTED, "the directory of '%s' and the pool '%s' do not take each other's files", x->path,
-			       c->pool->path);
+		return err_set(err, ERR_UNSUPPORTED, "the directory of '%s' and the pool '%s' do not take each other's files",
+			       x->path, c->pool->path);
 	if (err)
 		*err = why;
 	return -1;
@@ -388,7 +390,8 @@ static int find_leftover(void *ctx, const char *file, struct err *err)
 	size_t len = strlen(file);
 	struct leftover x;
 
-	if (len < 4 || len >= sizeof(x.file) || strcmp(file + len - 4, ".new") != 0 || sscanf(file, "%20" SCNu64 "-", &x.number) != 1)
+	if (len < 4 || len >= sizeof(x.file) || strcmp(file + len - 4, ".new") != 0 ||
+	    sscanf(file, "%20" SCNu64 "-", &x.number) != 1)
 		return 0;
 	strcpy(x.file, file);
 	return vec_push(&l->items, x) < 0 ? err_set(err, ERR_MEMORY, "out of memory") : 0;

@@ -24,12 +24,12 @@ struct clones {
 	bool sealed; /* the image was sealed for it */
 };
 
-/* Makes one clone or many.  Nothing may be at their paths (ERR_USAGE).  They belong to whom the image belongs, with its mode.  All are
- * written and synced before the first appears; one that is not at its path when this fails leaves nothing. */
+/* Makes one clone or many.  Nothing may be at their paths (ERR_USAGE).  They belong to whom the image belongs, with its mode.
+ * All are written and synced before the first appears; one that is not at its path when this fails leaves nothing. */
 int clone_image(struct pool *p, const struct clone_options *o, struct clones *ret, struct err *err);
 
-/* The path of the i-th clone, from 1: the only %d or %0Nd (N of one or two digits) in the name's last part is i, %% is %; without %d it is put
- * in front of the name's last ".ext", behind a '-'. */
+/* The path of the i-th clone, from 1: the only %d or %0Nd (N of one or two digits) in the name's last part is i, %% is %;
+ * without %d it is put in front of the name's last ".ext", behind a '-'. */
 int clone_path(const char *pattern, unsigned i, char ret[PATH_MAX], struct err *err);
 
 #endif

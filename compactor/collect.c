@@ -3,10 +3,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "compactor/hold.h"
+#include "compactor/member.h"
 #include "compactor/pool/cluster_file.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/nodes.h"
@@ -17,7 +19,10 @@
 
 /* How it works: what lives is a set of records in the file of nodes (Judy1 of their offsets) and a bitmap of clusters, of as much of the
  * cluster file at a time as memory allows.  Trees are entered where they are not marked yet, so that what many versions share is walked
- * once.
+ * once.  Clusters live that a tree has, and those that the tables of a view have: after a segment was healed or its node written again
+ * these may be others, and guests read what the tables say.
+ *
+ * All is read and marked before anything is moved, so that what is missing shows.
  *
  * States of a view that no name keeps, by where its stub is:
  *
@@ -27,8 +32,9 @@
  *	trash/, from before	in use: back to views/.  Else the stub goes, then the slot is buried
  *	nowhere			its stub was never published: the slot is buried
  *
- * A view of which a name is found again comes back from trash/.  Views that live or are dying keep their trees and tables.  Sealed
- * overlays die in the same two steps. */
+ * A view of which a name is found again comes back from trash/.  Views that live or are dying keep their trees and tables.  Of views
+ * with the same id the last one counts; of one that repair replaced, the old slot stays as long as somebody has its old stub open.
+ * Sealed overlays die in the same two steps; what one stands on lives as long as a name keeps it or somebody uses it. */
 
 #define MIN_RUN ((uint64_t)64 << 10)
 #define BITMAP_SHARE 4 /* of the memory */
@@ -36,27 +42,37 @@
 
 enum fate { LIVES, DYING, REMOVED };
 
-struct collected_view {
-	struct view view;
-	bool named;
+/* A stub or a sealed overlay. */
+struct mortal {
+	uint8_t id[POOL_ID_SIZE];
+	bool at_home, in_trash;
+	bool named, used;
 	enum fate fate;
 };
 
-struct id {
-	uint8_t bytes[POOL_ID_SIZE];
+struct collected_view {
+	struct view view;
+	struct mortal stub;
+	bool replaced; /* by a later one of its id, which has the stub */
+};
+
+struct wanted {
+	uint8_t id[POOL_ID_SIZE];
+	bool must; /* be there */
 };
 
 struct collecting {
 	struct pool *p;
 	const struct collect_options *o;
 	struct collected *ret;
-	VEC(struct collected_view) views;
-	VEC(struct id) sealed;	 /* that names keep */
-	VEC(struct id) overlays; /* sealed ones of a directory */
-	struct judyset live;   /* records of nodes: offset / 8 */
+	VEC(struct collected_view) views; /* by id, then generation */
+	VEC(struct wanted) wanted;	  /* sealed overlays that names keep */
+	VEC(struct mortal) overlays;	  /* sealed ones */
+	struct judyset live; /* records of nodes: offset / 8 */
 	uint64_t nr_dead_nodes;
+	bool moved;
 	uint8_t *bitmap; /* a bit for each block in [begin, end) of the cluster file */
-	uint64_t begin, end, size;
+	uint64_t begin, end, size, part;
 };
 
 static int no_memory(struct err *err)
@@ -75,42 +91,80 @@ static void tell(const struct collecting *c, const char *stage, uint64_t done, u
 		c->o->progress(c->o->ctx, stage, done, total);
 }
 
-/* ---- views and names ---- */
+/* ---- views ---- */
 
 static int take_slot(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err)
 {
 	struct collecting *c = ctx;
-	struct collected_view v = { .fate = LIVES };
+	struct collected_view v = { .replaced = false };
 
 	if (view_decode(header, slot, &v.view, err) < 0)
-		return -1;
+		return err_add(err, "nothing is removed");
+	memcpy(v.stub.id, v.view.id, POOL_ID_SIZE);
 	return vec_push(&c->views, v) < 0 ? no_memory(err) : 0;
 }
 
-static int keep_view(struct collecting *c, const uint8_t id[POOL_ID_SIZE], const char *path, struct err *err)
+static int by_id(const void *a, const void *b)
 {
+	const struct view *x = &((const struct collected_view *)a)->view, *y = &((const struct collected_view *)b)->view;
+	int rc = memcmp(x->id, y->id, POOL_ID_SIZE);
+
+	return rc ? rc : x->generation < y->generation ? -1 : x->generation > y->generation;
+}
+
+static int take_views(struct collecting *c, struct err *err)
+{
+	if (cluster_file_each_slot(c->p->clusters, take_slot, c, err) < 0)
+		return -1;
+	if (c->views.nr)
+		qsort(c->views.items, c->views.nr, sizeof(*c->views.items), by_id);
+	for (size_t i = 1; i < c->views.nr; i++)
+		if (memcmp(c->views.items[i - 1].view.id, c->views.items[i].view.id, POOL_ID_SIZE) == 0)
+			c->views.items[i - 1].replaced = true;
+	return 0;
+}
+
+/* The last of its id, or NULL. */
+static struct collected_view *find_view(const struct collecting *c, const uint8_t id[POOL_ID_SIZE])
+{
+	size_t from = 0, to = c->views.nr;
+
+	while (from < to) {
+		size_t middle = from + (to - from) / 2;
+
+		if (memcmp(c->views.items[middle].view.id, id, POOL_ID_SIZE) <= 0)
+			from = middle + 1;
+		else
+			to = middle;
+	}
+	return from && memcmp(c->views.items[from - 1].view.id, id, POOL_ID_SIZE) == 0 ? &c->views.items[from - 1] : NULL;
+}
+
+static int keep_view(struct collecting *c, const uint8_t id[POOL_ID_SIZE], const char *who, struct err *err)
+{
+	struct collected_view *v = name_id_is_null(id) ? NULL : find_view(c, id);
 	char text[POOL_ID_TEXT_ROOM];
 
-	if (name_id_is_null(id))
-		return 0;
-	for (size_t i = 0; i < c->views.nr; i++)
-		if (memcmp(c->views.items[i].view.id, id, POOL_ID_SIZE) == 0) {
-			c->views.items[i].named = true;
-			return 0;
-		}
-	return err_set(err, ERR_FORMAT, "view %s, which '%s' needs, is missing; nothing is removed", pool_id_text(id, text), path);
+	if (v)
+		v->stub.named = true;
+	else if (!name_id_is_null(id))
+		return err_set(err, ERR_FORMAT, "view %s, which '%s' needs, is missing; nothing is removed", pool_id_text(id, text), who);
+	return 0;
 }
 
-static int keep_sealed(struct collecting *c, const uint8_t id[POOL_ID_SIZE], struct err *err)
+/* ---- names ---- */
+
+static int want_sealed(struct collecting *c, const uint8_t id[POOL_ID_SIZE], bool must, struct err *err)
 {
-	struct id s;
+	struct wanted w = { .must = must };
 
 	if (name_id_is_null(id))
 		return 0;
-	memcpy(s.bytes, id, POOL_ID_SIZE);
-	return vec_push(&c->sealed, s) < 0 ? no_memory(err) : 0;
+	memcpy(w.id, id, POOL_ID_SIZE);
+	return vec_push(&c->wanted, w) < 0 ? no_memory(err) : 0;
 }
 
+/* What is being sealed may not be there yet, and what is folded in, no more. */
 static int take_name(void *ctx, const struct name *n, struct err *err)
 {
 	struct collecting *c = ctx;
@@ -118,107 +172,87 @@ static int take_name(void *ctx, const struct name *n, struct err *err)
 	for (size_t i = 0; i < n->disks.nr; i++) {
 		const struct name_disk *d = &n->disks.items[i];
 
-		if (keep_view(c, d->view, d->path, err) < 0 || keep_sealed(c, d->sealed, err) < 0 || keep_sealed(c, d->below, err) < 0)
+		if (keep_view(c, d->view, d->path, err) < 0 || want_sealed(c, d->sealed, !d->folded && !d->inode, err) < 0 ||
+		    want_sealed(c, d->below, true, err) < 0)
 			return -1;
 	}
 	c->ret->nr_names++;
 	return 0;
 }
 
-/* ---- stubs ---- */
+/* ---- stubs and sealed overlays: where they are ---- */
 
-/* Of a file that may be in views/ or trash/: 1 = it is there, 0, -1. */
-static int look(int dirfd, const char *name, struct err *err)
+static int look(int dirfd, const char *name, bool *ret, struct err *err)
 {
 	struct stat st;
 
-	if (file_ops->fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) == 0)
-		return 1;
-	return errno == ENOENT ? 0 : err_errno(err, "cannot look at '%s'", name);
+	*ret = file_ops->fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) == 0;
+	return *ret || errno == ENOENT ? 0 : err_errno(err, "cannot look at '%s'", name);
 }
 
 /* 1 = somebody has it open, or that cannot be told; 0, -1. */
-static int in_use(int dirfd, const char *name, struct err *err)
+static int in_use(const struct collecting *c, enum pool_dir dir, const char *name, struct err *err)
 {
 	struct err why = ERR_INIT;
-	int fd = file_open(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, err), rc;
+	int fd = file_open(c->p->dirs[dir], name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, &why), rc;
+	char fs[32];
 
+	if (fd < 0 && why.errnum == EAGAIN)
+		return 1;
 	if (fd < 0)
-		return -1;
-	rc = hold_look(fd, dirfd, name, &why);
+		return err_set(err, why.kind, "%s", why.text);
+	rc = (!c->o->assume_idle && hold_fs_is_shared(fd, fs)) || hold_look(fd, c->p->dirs[dir], name, NULL) < 0;
 	file_close(fd, name, NULL);
-	return rc < 0;
+	return rc;
 }
 
-static int move(const struct collecting *c, enum pool_dir from, enum pool_dir to, const char *name, struct err *err)
+static int use_of(const struct collecting *c, enum pool_dir dir, const char *name, bool there, bool *used, struct err *err)
 {
-	if (c->o->dry_run)
-		return 0;
-	if (file_rename_to(c->p->dirs[from], name, c->p->dirs[to], name, RENAME_NOREPLACE, err) < 0 ||
-	    file_sync_dir(c->p->dirs[to], err) < 0)
-		return -1;
-	return file_sync_dir(c->p->dirs[from], err);
+	int rc = there && !*used ? in_use(c, dir, name, err) : 0;
+
+	*used |= rc > 0;
+	return rc < 0 ? -1 : 0;
 }
 
-/* What becomes of a file that lies in `home` while it lives; by whether a name keeps it. */
-static int decide(const struct collecting *c, enum pool_dir home, const char *name, bool named, enum fate *ret, struct err *err)
+/* `m->used` may be set before. */
+static int decide(const struct collecting *c, enum pool_dir home, struct mortal *m, struct err *err)
 {
-	int at_home = look(c->p->dirs[home], name, err), in_trash = at_home < 0 ? -1 : look(c->p->dirs[POOL_TRASH], name, err), used = 0;
+	char name[POOL_FILE_NAME_ROOM];
 
-	if (in_trash < 0)
+	pool_id_file_name(m->id, name);
+	if (look(c->p->dirs[home], name, &m->at_home, err) < 0 || look(c->p->dirs[POOL_TRASH], name, &m->in_trash, err) < 0)
 		return -1;
-	if (!at_home && !in_trash && named)
+	if (m->named && !m->at_home && !m->in_trash)
 		return err_set(err, ERR_FORMAT, "'%s' is missing, and needed; nothing is removed", name);
-	if (!named && (at_home || in_trash))
-		used = in_use(c->p->dirs[at_home ? home : POOL_TRASH], name, err);
-	if (used < 0)
+	if (!m->named && (use_of(c, home, name, m->at_home, &m->used, err) < 0 ||
+			  use_of(c, POOL_TRASH, name, m->in_trash, &m->used, err) < 0))
 		return -1;
-	*ret = named || used ? LIVES : at_home ? DYING : REMOVED;
-	if (!at_home && in_trash && *ret == LIVES)
-		return move(c, POOL_TRASH, home, name, err);
-	return *ret == DYING ? move(c, home, POOL_TRASH, name, err) : 0;
+	m->fate = m->named || m->used ? LIVES : m->at_home ? DYING : REMOVED;
+	return 0;
+}
+
+static int decide_view(const struct collecting *c, struct collected_view *v, struct err *err)
+{
+	char kept[VIEW_KEPT_STUB_ROOM];
+	bool there;
+
+	view_kept_stub(&v->view, kept);
+	if (look(c->p->dirs[POOL_QUARANTINE], kept, &there, err) < 0 ||
+	    (!v->stub.named && use_of(c, POOL_QUARANTINE, kept, there, &v->stub.used, err) < 0))
+		return -1;
+	v->stub.fate = v->stub.used ? LIVES : REMOVED;
+	return v->replaced ? 0 : decide(c, POOL_VIEWS, &v->stub, err);
 }
 
 static int decide_views(struct collecting *c, struct err *err)
 {
-	for (size_t i = 0; i < c->views.nr; i++) {
-		struct collected_view *v = &c->views.items[i];
-		char name[POOL_FILE_NAME_ROOM];
-
-		if (decide(c, POOL_VIEWS, pool_id_file_name(v->view.id, name), v->named, &v->fate, err) < 0)
+	for (size_t i = 0; i < c->views.nr; i++)
+		if (decide_view(c, &c->views.items[i], err) < 0)
 			return -1;
-		c->ret->nr_views += v->fate == LIVES;
-		c->ret->nr_dying += v->fate == DYING;
-		c->ret->nr_removed += v->fate == REMOVED;
-	}
 	return 0;
 }
 
-/* A stub that is gone before its slot is buried is one that was never published. */
-static int remove_views(struct collecting *c, struct err *err)
-{
-	char name[POOL_FILE_NAME_ROOM];
-
-	for (size_t i = 0; i < c->views.nr; i++)
-		if (c->views.items[i].fate == REMOVED &&
-		    file_unlink(c->p->dirs[POOL_TRASH], pool_id_file_name(c->views.items[i].view.id, name), err) < 0)
-			return -1;
-	if (c->ret->nr_removed && file_sync_dir(c->p->dirs[POOL_TRASH], err) < 0)
-		return -1;
-	for (size_t i = 0; i < c->views.nr; i++)
-		if (c->views.items[i].fate == REMOVED && cluster_file_bury(c->p->clusters, c->views.items[i].view.slot, err) < 0)
-			return -1;
-	view_forget(c->p);
-	return 0;
-}
-
-static bool is_kept(const struct collecting *c, const uint8_t id[POOL_ID_SIZE])
-{
-	for (size_t i = 0; i < c->sealed.nr; i++)
-		if (memcmp(c->sealed.items[i].bytes, id, POOL_ID_SIZE) == 0)
-			return true;
-	return false;
-}
+/* ---- sealed overlays ---- */
 
 static bool parse_file_name(const char *name, uint8_t ret[POOL_ID_SIZE])
 {
@@ -230,42 +264,191 @@ static bool parse_file_name(const char *name, uint8_t ret[POOL_ID_SIZE])
 	return pool_id_parse(text, ret);
 }
 
-static bool is_view(const struct collecting *c, const uint8_t id[POOL_ID_SIZE])
+static struct mortal *find_overlay(const struct collecting *c, const uint8_t id[POOL_ID_SIZE])
 {
-	for (size_t i = 0; i < c->views.nr; i++)
-		if (memcmp(c->views.items[i].view.id, id, POOL_ID_SIZE) == 0)
-			return true;
-	return false;
+	for (size_t i = 0; i < c->overlays.nr; i++)
+		if (memcmp(c->overlays.items[i].id, id, POOL_ID_SIZE) == 0)
+			return &c->overlays.items[i];
+	return NULL;
 }
 
-static int list_sealed(void *ctx, const char *name, struct err *err)
+/* In trash/ are stubs, too. */
+static int list_overlay(void *ctx, const char *name, struct err *err)
 {
 	struct collecting *c = ctx;
-	struct id id;
+	struct mortal m = { .named = false };
 
-	if (!parse_file_name(name, id.bytes) || is_view(c, id.bytes))
+	if (!parse_file_name(name, m.id) || find_view(c, m.id) || find_overlay(c, m.id))
 		return 0;
-	return vec_push(&c->overlays, id) < 0 ? no_memory(err) : 0;
+	return vec_push(&c->overlays, m) < 0 ? no_memory(err) : 0;
 }
 
-/* Those that were in trash/ before are decided first; of the others, some come there. */
-static int decide_sealed(struct collecting *c, enum pool_dir dir, struct err *err)
+static int keep_wanted(struct collecting *c, struct err *err)
 {
-	c->overlays.nr = 0;
-	if (file_each_name(c->p->dirs[dir], list_sealed, c, err) < 0)
-		return -1;
-	for (size_t i = 0; i < c->overlays.nr; i++) {
-		const uint8_t *id = c->overlays.items[i].bytes;
-		char name[POOL_FILE_NAME_ROOM];
-		enum fate fate;
+	char name[POOL_FILE_NAME_ROOM];
 
-		if (decide(c, POOL_SEALED, pool_id_file_name(id, name), is_kept(c, id), &fate, err) < 0)
-			return -1;
-		if (fate == REMOVED && !c->o->dry_run && file_unlink(c->p->dirs[POOL_TRASH], name, err) < 0)
-			return -1;
-		c->ret->nr_sealed += fate == LIVES && dir == POOL_SEALED;
+	for (size_t i = 0; i < c->wanted.nr; i++) {
+		struct mortal *m = find_overlay(c, c->wanted.items[i].id);
+
+		if (m)
+			m->named = true;
+		else if (c->wanted.items[i].must)
+			return err_set(err, ERR_FORMAT, "sealed overlay '%s' is missing, and needed; nothing is removed",
+				       pool_id_file_name(c->wanted.items[i].id, name));
 	}
 	return 0;
+}
+
+/* What an overlay that lives stands on, by its own words: 1 = another one lives by that now, 0, -1. */
+static int keep_below(struct collecting *c, const struct mortal *m, struct err *err)
+{
+	char name[POOL_FILE_NAME_ROOM];
+	uint8_t id[POOL_ID_SIZE];
+	struct mortal *below;
+	struct slice s;
+	uint64_t size;
+	int fd = file_open(c->p->dirs[m->at_home ? POOL_SEALED : POOL_TRASH], pool_id_file_name(m->id, name),
+			   O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, err), rc;
+
+	if (fd < 0)
+		return -1;
+	rc = overlay_backing(fd, &s, &size, err);
+	file_close(fd, name, NULL);
+	if (rc < 0)
+		return err_add(err, "sealed overlay '%s'; nothing is removed", name);
+	if (rc == 0)
+		return 0;
+	if (view_of_backing(c->p, &s, id))
+		return keep_view(c, id, name, err);
+	below = sealed_of_backing(c->p, &s, id) ? find_overlay(c, id) : NULL;
+	if (!below || below->named)
+		return 0;
+	below->named = true;
+	return decide(c, POOL_SEALED, below, err) < 0 ? -1 : 1;
+}
+
+static int decide_overlays(struct collecting *c, struct err *err)
+{
+	bool more = true;
+
+	if (file_each_name(c->p->dirs[POOL_SEALED], list_overlay, c, err) < 0 ||
+	    file_each_name(c->p->dirs[POOL_TRASH], list_overlay, c, err) < 0 || keep_wanted(c, err) < 0)
+		return -1;
+	for (size_t i = 0; i < c->overlays.nr; i++)
+		if (decide(c, POOL_SEALED, &c->overlays.items[i], err) < 0)
+			return -1;
+	while (more) {
+		more = false;
+		for (size_t i = 0; i < c->overlays.nr; i++) {
+			int rc = c->overlays.items[i].fate == LIVES ? keep_below(c, &c->overlays.items[i], err) : 0;
+
+			if (rc < 0)
+				return -1;
+			more |= rc > 0;
+		}
+	}
+	return 0;
+}
+
+/* ---- moving them ---- */
+
+static int move(struct collecting *c, enum pool_dir from, enum pool_dir to, const char *name, struct err *err)
+{
+	c->moved = true;
+	return file_rename_to(c->p->dirs[from], name, c->p->dirs[to], name, RENAME_NOREPLACE, err);
+}
+
+/* One in trash/ beside the one that counts is left over from a repair. */
+static int move_mortal(struct collecting *c, enum pool_dir home, struct mortal *m, struct err *err)
+{
+	char name[POOL_FILE_NAME_ROOM];
+	int rc;
+
+	pool_id_file_name(m->id, name);
+	if (m->at_home && m->in_trash) {
+		rc = in_use(c, POOL_TRASH, name, err);
+		if (rc < 0 || (rc == 0 && file_unlink(c->p->dirs[POOL_TRASH], name, err) < 0))
+			return -1;
+		m->fate = rc ? LIVES : m->fate;
+	}
+	if (m->fate == LIVES)
+		return m->at_home ? 0 : move(c, POOL_TRASH, home, name, err);
+	if (m->fate == REMOVED)
+		return 0;
+	rc = in_use(c, home, name, err); /* by now */
+	m->fate = rc > 0 ? LIVES : DYING;
+	return rc < 0 ? -1 : rc > 0 ? 0 : move(c, home, POOL_TRASH, name, err);
+}
+
+static int sync_moves(struct collecting *c, struct err *err)
+{
+	static const enum pool_dir dirs[] = { POOL_TRASH, POOL_VIEWS, POOL_SEALED };
+
+	for (size_t i = 0; c->moved && i < ARRAY_SIZE(dirs); i++)
+		if (file_sync_dir(c->p->dirs[dirs[i]], err) < 0)
+			return -1;
+	return 0;
+}
+
+static int move_all(struct collecting *c, struct err *err)
+{
+	for (size_t i = 0; i < c->views.nr; i++)
+		if (!c->views.items[i].replaced && move_mortal(c, POOL_VIEWS, &c->views.items[i].stub, err) < 0)
+			return -1;
+	for (size_t i = 0; i < c->overlays.nr; i++)
+		if (move_mortal(c, POOL_SEALED, &c->overlays.items[i], err) < 0)
+			return -1;
+	return sync_moves(c, err);
+}
+
+static void count_all(struct collecting *c)
+{
+	for (size_t i = 0; i < c->views.nr; i++) {
+		enum fate fate = c->views.items[i].stub.fate;
+
+		c->ret->nr_views += fate == LIVES;
+		c->ret->nr_dying += fate == DYING;
+		c->ret->nr_removed += fate == REMOVED;
+	}
+	for (size_t i = 0; i < c->overlays.nr; i++)
+		c->ret->nr_sealed += c->overlays.items[i].fate == LIVES;
+}
+
+/* ---- removing them ---- */
+
+static int unlink_removed(struct collecting *c, const struct mortal *m, struct err *err)
+{
+	char name[POOL_FILE_NAME_ROOM];
+
+	if (m->fate != REMOVED || !m->in_trash)
+		return 0;
+	return file_unlink(c->p->dirs[POOL_TRASH], pool_id_file_name(m->id, name), err);
+}
+
+static int remove_left_over(void *ctx, const char *name, struct err *err)
+{
+	const struct collecting *c = ctx;
+	const char *dot = strrchr(name, '.');
+
+	return *name == '.' && strcmp(dot, ".tmp") == 0 ? file_unlink(c->p->dirs[POOL_VIEWS], name, err) : 0;
+}
+
+/* Stubs, then slots: both are gone for good before nodes and clusters go that they lead to. */
+static int remove_dead(struct collecting *c, struct err *err)
+{
+	for (size_t i = 0; i < c->views.nr; i++)
+		if (!c->views.items[i].replaced && unlink_removed(c, &c->views.items[i].stub, err) < 0)
+			return -1;
+	for (size_t i = 0; i < c->overlays.nr; i++)
+		if (unlink_removed(c, &c->overlays.items[i], err) < 0)
+			return -1;
+	if (file_each_name(c->p->dirs[POOL_VIEWS], remove_left_over, c, err) < 0 || file_sync_dir(c->p->dirs[POOL_TRASH], err) < 0)
+		return -1;
+	view_forget(c->p);
+	for (size_t i = 0; i < c->views.nr; i++)
+		if (c->views.items[i].stub.fate == REMOVED && cluster_file_bury(c->p->clusters, c->views.items[i].view.slot, err) < 0)
+			return -1;
+	return cluster_file_sync(c->p->clusters, err);
 }
 
 /* ---- what lives: nodes ---- */
@@ -339,18 +522,29 @@ static int mark_name(void *ctx, const struct name *n, struct err *err)
 
 	for (size_t i = 0; i < n->disks.nr; i++)
 		if (n->disks.items[i].folded && mark_root(c, n->disks.items[i].root, n->disks.items[i].size, err) < 0)
-			return -1;
+			return err_add(err, "'%s'", n->disks.items[i].path);
 	return 0;
+}
+
+/* Where no name needs a view, what of its tree is there does: its tables say which clusters. */
+static int mark_view(struct collecting *c, const struct collected_view *v, struct err *err)
+{
+	struct err why = ERR_INIT;
+
+	if (v->stub.fate == REMOVED || mark_root(c, v->view.root, v->view.disk_size, &why) == 0 ||
+	    (!v->stub.named && why.kind == ERR_FORMAT))
+		return 0;
+	return err_set(err, why.kind, "%s", why.text);
 }
 
 static int mark_nodes(struct collecting *c, struct err *err)
 {
 	tell(c, "marking", 0, 0);
+	judyset_release(&c->live);
 	if (names_each(c->p, mark_name, c, err) < 0)
 		return -1;
 	for (size_t i = 0; i < c->views.nr; i++)
-		if (c->views.items[i].fate != REMOVED &&
-		    mark_root(c, c->views.items[i].view.root, c->views.items[i].view.disk_size, err) < 0)
+		if (mark_view(c, &c->views.items[i], err) < 0)
 			return -1;
 	return 0;
 }
@@ -362,31 +556,15 @@ static bool keep_record(void *ctx, uint64_t offset)
 	return judyset_has(&c->live, offset / 8);
 }
 
-static int count_dead(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err)
-{
-	struct collecting *c = ctx;
-
-	(void)leaf;
-	(void)inner;
-	(void)err;
-	c->nr_dead_nodes += !keep_record(c, offset);
-	return 0;
-}
-
 /* Offsets are new afterwards, so all is marked again. */
 static int sweep_nodes(struct collecting *c, struct err *err)
 {
-	uint64_t end;
-
 	c->ret->nodes_before = c->ret->nodes_after = nodes_bytes(c->p->nodes);
-	if (nodes_sync(c->p->nodes, &end, err) < 0 || nodes_each(c->p->nodes, count_dead, c, err) < 0)
-		return -1;
-	if (!c->nr_dead_nodes || c->o->dry_run)
+	if (c->o->dry_run || (!c->nr_dead_nodes && !nodes_damaged(c->p->nodes)))
 		return 0;
-	if (nodes_keep(c->p->nodes, c->p->dirs[POOL_TREES], keep_record, c, err) < 0)
+	if (nodes_keep(c->p->nodes, c->p->dirs[POOL_TREES], keep_record, c, judyset_count(&c->live), err) < 0)
 		return -1;
 	c->ret->nodes_after = nodes_bytes(c->p->nodes);
-	judyset_release(&c->live);
 	return mark_nodes(c, err);
 }
 
@@ -405,31 +583,66 @@ static void mark_range(struct collecting *c, uint64_t offset, uint64_t len)
 
 static int mark_table(void *ctx, uint64_t offset, uint64_t len, struct err *err)
 {
+	struct collecting *c = ctx;
+
 	(void)err;
-	mark_range(ctx, offset, len);
+	mark_range(c, offset, len);
+	c->ret->tables += len;
 	return 0;
 }
 
-static int mark_runs(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err)
+static void mark_map(struct collecting *c, const struct leaf *leaf)
+{
+	for (unsigned i = 0; i < leaf->nr_runs; i++)
+		mark_range(c, leaf->runs[i].place << leaf->unit_bits, (uint64_t)leaf->runs[i].nr << leaf->unit_bits);
+}
+
+static int mark_of_table(void *ctx, uint64_t segment, struct leaf *map, struct err *err)
+{
+	(void)segment;
+	mark_map(ctx, map);
+	return stopped(ctx, err);
+}
+
+static int mark_of_node(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err)
 {
 	struct collecting *c = ctx;
 
 	(void)inner;
-	if (!leaf || !keep_record(c, offset))
-		return stopped(c, err);
-	for (unsigned i = 0; i < leaf->nr_runs; i++)
-		mark_range(c, leaf->runs[i].place << leaf->unit_bits, (uint64_t)leaf->runs[i].nr << leaf->unit_bits);
-	return 0;
+	if (!keep_record(c, offset))
+		c->nr_dead_nodes++;
+	else if (leaf)
+		mark_map(c, leaf);
+	return stopped(c, err);
 }
 
 static int mark_clusters(struct collecting *c, struct err *err)
 {
+	tell(c, "marking", 0, 0);
+	c->nr_dead_nodes = c->ret->tables = 0;
 	memset(c->bitmap, 0, (c->end - c->begin) / BLOCK_SIZE / 8 + 1);
 	mark_range(c, POOL_DATA_BEGIN, POOL_GUARD_SIZE);
-	for (size_t i = 0; i < c->views.nr; i++)
-		if (c->views.items[i].fate != REMOVED && view_each_table(c->p, &c->views.items[i].view, mark_table, c, err) < 0)
+	for (size_t i = 0; i < c->views.nr; i++) {
+		const struct collected_view *v = &c->views.items[i];
+
+		if (v->stub.fate == REMOVED)
+			continue;
+		if (view_each_table(c->p, &v->view, mark_table, c, err) < 0 || view_each_map(c->p, &v->view, mark_of_table, c, err) < 0)
 			return -1;
-	return nodes_each(c->p->nodes, mark_runs, c, err);
+	}
+	return nodes_each(c->p->nodes, mark_of_node, c, err);
+}
+
+static int begin_clusters(struct collecting *c, struct err *err)
+{
+	uint64_t bytes = max_u64(c->o->memory / BITMAP_SHARE, BITMAP_MIN);
+
+	c->part = bytes * 8 * BLOCK_SIZE;
+	c->size = round_up(cluster_file_end(c->p->clusters), BLOCK_SIZE);
+	c->begin = POOL_DATA_BEGIN;
+	c->end = min_u64(c->begin + c->part, c->size);
+	c->bitmap = malloc((c->end - c->begin) / BLOCK_SIZE / 8 + 1);
+	return c->bitmap ? 0 : no_memory(err);
 }
 
 /* ---- sweeping ---- */
@@ -476,8 +689,6 @@ static int sweep_part(struct collecting *c, struct err *err)
 	uint64_t at = c->begin, begin, end;
 	int rc;
 
-	if (mark_clusters(c, err) < 0)
-		return -1;
 	while (at < c->end && (rc = file_next_data(cluster_file_fd(c->p->clusters), at, c->end, &begin, &end, err)) != 0) {
 		if (rc < 0 || sweep_stretch(c, round_down(begin, BLOCK_SIZE), min_u64(round_up(end, BLOCK_SIZE), c->end), err) < 0)
 			return -1;
@@ -487,36 +698,30 @@ static int sweep_part(struct collecting *c, struct err *err)
 	return 0;
 }
 
+/* The first part is marked. */
 static int sweep_clusters(struct collecting *c, struct err *err)
 {
-	uint64_t bytes = max_u64(c->o->memory / BITMAP_SHARE, BITMAP_MIN), part = bytes * 8 * BLOCK_SIZE;
-
-	c->size = round_up(cluster_file_end(c->p->clusters), BLOCK_SIZE);
-	c->bitmap = malloc(min_u64(bytes, (c->size - POOL_DATA_BEGIN) / BLOCK_SIZE / 8 + 1) + 1);
-	if (!c->bitmap)
-		return no_memory(err);
-	for (c->begin = POOL_DATA_BEGIN; c->begin < c->size; c->begin = c->end) {
-		c->end = min_u64(c->begin + part, c->size);
-		if (sweep_part(c, err) < 0)
+	if (sweep_part(c, err) < 0)
+		return -1;
+	for (c->begin = c->end; c->begin < c->size; c->begin = c->end) {
+		c->end = min_u64(c->begin + c->part, c->size);
+		if (mark_clusters(c, err) < 0 || sweep_part(c, err) < 0)
 			return -1;
 	}
-	return 0;
+	return c->o->dry_run ? 0 : cluster_file_sync(c->p->clusters, err);
 }
 
 /* ---- the whole ---- */
 
-/* All is marked before anything is moved, so that what is missing shows. */
 static int collect(struct collecting *c, struct err *err)
 {
-	if (cluster_file_each_slot(c->p->clusters, take_slot, c, err) < 0 || names_each(c->p, take_name, c, err) < 0 ||
-	    mark_nodes(c, err) < 0)
+	if (take_views(c, err) < 0 || names_each(c->p, take_name, c, err) < 0 || decide_overlays(c, err) < 0 || decide_views(c, err) < 0)
 		return -1;
-	if (decide_views(c, err) < 0 || decide_sealed(c, POOL_TRASH, err) < 0 ||
-	    decide_sealed(c, POOL_SEALED, err) < 0)
+	if (mark_nodes(c, err) < 0 || begin_clusters(c, err) < 0 || mark_clusters(c, err) < 0)
 		return -1;
-	judyset_release(&c->live);
-	if (mark_nodes(c, err) < 0 || (!c->o->dry_run && remove_views(c, err) < 0))
+	if (!c->o->dry_run && (move_all(c, err) < 0 || remove_dead(c, err) < 0))
 		return -1;
+	count_all(c);
 	return sweep_nodes(c, err) < 0 ? -1 : sweep_clusters(c, err);
 }
 
@@ -528,7 +733,7 @@ int pool_collect(struct pool *p, const struct collect_options *o, struct collect
 	*ret = (struct collected){ 0 };
 	rc = collect(&c, err);
 	vec_release(&c.views);
-	vec_release(&c.sealed);
+	vec_release(&c.wanted);
 	vec_release(&c.overlays);
 	judyset_release(&c.live);
 	free(c.bitmap);

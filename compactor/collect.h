@@ -22,6 +22,7 @@ struct collect_options {
 	bool dry_run;	 /* only say what would come back */
 	uint64_t memory; /* bytes that this process may take: marks are kept in partitions of the cluster file */
 	uint64_t min_run; /* bytes: shorter dead runs stay; 0 = 64 KiB */
+	bool assume_idle; /* where no file system tells who has a stub open (NFS, CIFS, FUSE), nobody has; else all stubs live there */
 	struct stopper *stopper;
 	void (*progress)(void *ctx, const char *stage, uint64_t done, uint64_t total); /* may be NULL */
 	void *ctx;
@@ -32,6 +33,7 @@ struct collected {
 	uint64_t nr_dying;     /* views that no name keeps any more, from now or from before; the next collection removes them */
 	uint64_t nr_removed;   /* views that went now */
 	uint64_t live, dead;   /* bytes of clusters and tables */
+	uint64_t tables;       /* of the live ones */
 	uint64_t freed;	       /* bytes that were made holes, or would be */
 	uint64_t small;	       /* dead bytes in runs too short */
 	uint64_t nodes_before, nodes_after; /* bytes of the file of nodes */

@@ -133,6 +133,8 @@ int member_open_dir(const struct pool *p, const char *path, char *ret_base, stru
 
 	if (path[0] != '/' || !slash[1] || strlen(slash + 1) > NAME_MAX)
 		return err_set(err, ERR_USAGE, "'%s' is no absolute path of a file", path);
+	if (strncmp(path, p->path, strlen(p->path)) == 0 && path[strlen(p->path)] == '/')
+		return err_set(err, ERR_USAGE, "'%s' lies in the pool itself", path);
 	if (!dir)
 		return err_set(err, ERR_MEMORY, "out of memory");
 	top = file_open(AT_FDCWD, "/", O_RDONLY | O_DIRECTORY, 0, err);
@@ -178,7 +180,8 @@ static int check_kind(int dirfd, const char *name, struct err *err)
 	if (!S_ISREG(st.st_mode))
 		return err_set(err, ERR_REFUSED, "not a regular file");
 	if (st.st_nlink != 1)
-		return err_set(err, ERR_REFUSED, "it has %u names (hard links), of which only one would be changed", (unsigned)st.st_nlink);
+		return err_set(err, ERR_REFUSED, "it has %u names (hard links), of which only one would be changed",
+			       (unsigned)st.st_nlink);
 	return 0;
 }
 
@@ -243,7 +246,8 @@ int member_open(struct pool *p, const char *path, const struct hold_options *o, 
 	if (rc < 0)
 		return -1;
 	if (rc == 0)
-		return err_set(err, ERR_USAGE, "'%s' is no image of the pool '%s'; dedupscan compact --apply brings images in", path, p->path);
+		return err_set(err, ERR_USAGE, "'%s' is no image of the pool '%s'; dedupscan compact --apply brings images in",
+			       path, p->path);
 	if (open_all(p, path, o, &m, err) < 0) {
 		member_release(&m);
 		return err_add(err, "image '%s'", path);
@@ -404,7 +408,8 @@ int layer_depth(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], unsigned *re
 		if (rc < 0)
 			return -1;
 		if (rc == 0)
-			return err_set(err, ERR_FORMAT, "no name of the pool '%s' knows a sealed overlay on which others stand", p->path);
+			return err_set(err, ERR_FORMAT, "no name of the pool '%s' knows a sealed overlay on which others stand",
+				       p->path);
 		memcpy(id, layer.below, POOL_ID_SIZE);
 	}
 	if (depth == LAYERS_MAX)

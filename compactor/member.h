@@ -53,18 +53,18 @@ static inline const struct name_disk *member_disk(const struct member *m)
 	return &m->name.disks.items[0];
 }
 
-/* Opens and holds the member at a path: ERR_BUSY names who has it open, ERR_USAGE: there is none at that path, ERR_STALE: it is not what
- * the pool has noted. */
+/* Opens and holds the member at a path: ERR_BUSY names who has it open, ERR_USAGE: there is none at that path, ERR_STALE: it is
+ * not what the pool has noted. */
 int member_open(struct pool *p, const char *path, const struct hold_options *o, struct member *ret, struct err *err);
 void member_release(struct member *m);
 CLEANUP_DEFINE_RELEASE(struct member, member_release)
 
-/* Opens the directory of a file at an absolute path without symbolic links; *ret_base, of NAME_MAX + 1 bytes, is its name there.  Who is
- * to change places with files of the pool must lie on its file system: else ERR_UNSUPPORTED. */
+/* Opens the directory of a file at an absolute path without symbolic links; *ret_base, of NAME_MAX + 1 bytes, is its name there.
+ * Who is to change places with files of the pool must lie on its file system: else ERR_UNSUPPORTED. */
 int member_open_dir(const struct pool *p, const char *path, char *ret_base, struct err *err);
 
-/* Notes of the member at a path what its overlay says.  Where no overlay on this pool is there, it is noted as standing on `assumed` (a
- * sealed overlay), unless NULL. */
+/* Notes of the member at a path what its overlay says.  Where no overlay on this pool is there, it is noted as standing on
+ * `assumed` (a sealed overlay), unless NULL. */
 int member_note(struct pool *p, const char *path, const uint8_t *assumed, struct err *err);
 /* What the overlay at a path stands on, as it says itself: 1, 0 = for certain there is none on this pool, -1. */
 int member_look(struct pool *p, const char *path, struct standing *ret, struct err *err);
@@ -79,8 +79,8 @@ int member_find_number(struct pool *p, uint64_t number, struct name *ret, struct
 int layer_find(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], struct name_disk *ret, struct err *err);
 /* How many sealed overlays lie from this one on down; more than a hundred are ERR_FORMAT. */
 int layer_depth(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], unsigned *ret, struct err *err);
-/* What an overlay on this disk of a version stands on: the sealed overlay while it is not folded in, else a view, which is written if
- * there is none. */
+/* What an overlay on this disk of a version stands on: the sealed overlay while it is not folded in, else a view, which is
+ * written if there is none. */
 int layer_stand_on(struct pool *p, const struct name_disk *d, bool host_cache, struct standing *ret, struct err *err);
 
 #endif

@@ -34,7 +34,8 @@ static int look_at_image(struct pool *p, const char *path, struct name_disk *ret
 	if (rc < 0)
 		return err_add(err, "image '%s'", path);
 	if (!f.empty)
-		return err_set(err, ERR_REFUSED, "'%s' was written to; dedupscan snapshot makes a version of it, which can be compared", path);
+		return err_set(err, ERR_REFUSED,
+			       "'%s' was written to; dedupscan snapshot makes a version of it, which can be compared", path);
 	if (!name_id_is_null(ret->below)) {
 		rc = layer_find(p, ret->below, ret, err);
 	} else {
@@ -65,8 +66,8 @@ int pool_disk_find(struct pool *p, const char *path, const char *label, struct p
 	if ((label ? find_version(p, path, label, &d, err) : look_at_image(p, path, &d, err)) < 0)
 		return -1;
 	if (!d.folded)
-		return err_set(err, ERR_REFUSED, "'%s%s%s' waits to be folded into the pool; dedupscan compact --apply does that", path,
-			       label ? "@" : "", label ? label : "");
+		return err_set(err, ERR_REFUSED, "'%s%s%s' waits to be folded into the pool; dedupscan compact --apply does that",
+			       path, label ? "@" : "", label ? label : "");
 	memcpy(ret->root, d.root, DIGEST_SIZE);
 	ret->size = d.size;
 	return 0;
@@ -96,7 +97,8 @@ static int tell(struct comparing *c, struct err *err)
 	return c->call(c->ctx, begin, end - begin, err);
 }
 
-static int compare_segment(void *ctx, uint64_t segment, const uint8_t in_a[DIGEST_SIZE], const uint8_t in_b[DIGEST_SIZE], struct err *err)
+static int compare_segment(void *ctx, uint64_t segment, const uint8_t in_a[DIGEST_SIZE], const uint8_t in_b[DIGEST_SIZE],
+			   struct err *err)
 {
 	struct comparing *c = ctx;
 
@@ -121,7 +123,8 @@ static int compare_segment(void *ctx, uint64_t segment, const uint8_t in_a[DIGES
 }
 
 int pool_diff(struct pool *p, const struct pool_disk *a, const struct pool_disk *b,
-	      int (*call)(void *ctx, uint64_t offset, uint64_t len, struct err *err), void *ctx, struct pool_diff_sum *ret, struct err *err)
+	      int (*call)(void *ctx, uint64_t offset, uint64_t len, struct err *err), void *ctx, struct pool_diff_sum *ret,
+	      struct err *err)
 {
 	CLEANUP(free) uint8_t *buf = malloc(2 * SEGMENT_SIZE);
 	struct comparing c = { .pool = p, .size = max_u64(a->size, b->size), .call = call, .ctx = ctx, .a = buf };

@@ -16,17 +16,18 @@
 
 /* Crash safety.  What holds at every instant, with the tests that break it in brackets; "crash" is tests/crash/test_versions.c.
  *
- *  S1. The image's path names the old overlay or the fresh one, whole, never nothing: they change places by one RENAME_EXCHANGE [crash].
- *  S2. The fresh overlay is written under the very name that it stands on, sealed/<id>.qcow2.  While it lies there nobody opens it; from the
- *      exchange on that name is the old overlay.  So there is no instant at which a guest sees other bytes [crash].
- *  S3. Before places change, the fresh overlay, its name and its attributes are synced, and a version is published that says which
- *      inode is to be sealed [crash: power cuts].
+ *  S1. The image's path names the old overlay or the fresh one, whole, never nothing: they change places by one
+ *      RENAME_EXCHANGE [crash].
+ *  S2. The fresh overlay is written under the very name that it stands on, sealed/<id>.qcow2.  While it lies there nobody opens
+ *      it; from the exchange on that name is the old overlay.  So there is no instant at which a guest sees other bytes [crash].
+ *  S3. Before places change, the fresh overlay was read back from the disk, its name and its attributes are synced, and a version
+ *      is published that says which inode is to be sealed [crash: a_wrong_order_is_caught].
  *  S4. What was sealed is told from what was not by inode number: of the file at sealed/<id>.qcow2 [crash].
  *  S5. A version has its label and no inode numbers only after all its disks were sealed, both directories synced, and nobody was
- *      found to write to what was sealed [crash: visits].
+ *      found to write to what was sealed [crash: mistakes_of_a_recovery_are_caught].
  *  S6. What somebody wrote to either file is seen at the path: the fresh one stands on the old one.  So nothing is turned round but
- *      while both are held, and a recovery never turns anything round [crash: visits].  (A rollback's fresh overlay stands on something else;
- *      it is what the user wants at the path.)
+ *      while both are held, and a recovery never turns anything round [crash: visits].  (A rollback's fresh overlay stands on
+ *      something else; it is what the user wants at the path.)
  *
  *	version      sealed/<id>        at the path        decision
  *	-----------  -----------------  -----------------  -----------------------------------------------------------------
@@ -49,7 +50,8 @@ static int create(struct pool *p, struct seal *s, struct err *err)
 
 	if (pool_new_id(s->id, err) < 0)
 		return -1;
-	s->fresh_fd = file_open(p->dirs[POOL_SEALED], pool_id_file_name(s->id, name), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600, err);
+	s->fresh_fd =
+		file_open(p->dirs[POOL_SEALED], pool_id_file_name(s->id, name), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600, err);
 	s->written = s->fresh_fd >= 0;
 	return s->written ? 0 : -1;
 }
@@ -91,7 +93,8 @@ static int check_fresh(const struct seal *s, uint32_t written, struct err *err)
 	struct overlay_facts facts;
 	uint32_t sum;
 
-	if (file_drop_cache(s->fresh_fd, err) < 0 || sum_up(s->fresh_fd, &sum, err) < 0 || overlay_look(s->fresh_fd, &facts, err) < 0)
+	if (file_drop_cache(s->fresh_fd, err) < 0 || sum_up(s->fresh_fd, &sum, err) < 0 ||
+	    overlay_look(s->fresh_fd, &facts, err) < 0)
 		return -1;
 	return sum == written ? 0 : err_set(err, ERR_IO, "a fresh overlay reads back otherwise than it was written");
 }
@@ -138,7 +141,8 @@ static int change_places(struct pool *p, struct seal *s, struct err *err)
 	char name[POOL_FILE_NAME_ROOM];
 	struct err why = ERR_INIT;
 
-	if (file_rename_to(s->member->dirfd, s->member->base, p->dirs[POOL_SEALED], pool_id_file_name(s->id, name), RENAME_EXCHANGE, &why) == 0) {
+	if (file_rename_to(s->member->dirfd, s->member->base, p->dirs[POOL_SEALED], pool_id_file_name(s->id, name), RENAME_EXCHANGE,
+			   &why) == 0) {
 		s->moved = !s->moved;
 		return 0;
 	}
@@ -291,7 +295,8 @@ static int settle(struct pool *p, struct seal *seals, size_t nr, uint64_t settle
 	exchange_wait(settle_ns);
 	for (size_t i = 0; i < nr; i++)
 		if (check_sealed(p, &seals[i], err) < 0)
-			return err_add(err, "image '%s' (it may have been sealed; nothing of it is lost)", member_disk(seals[i].member)->path);
+			return err_add(err, "image '%s' (it may have been sealed; nothing of it is lost)",
+				       member_disk(seals[i].member)->path);
 	return 0;
 }
 
@@ -329,12 +334,14 @@ static int is_untouched(struct pool *p, const char *name)
 	struct hold_options o = { .assume_idle = true };
 	struct hold hold = HOLD_INIT;
 	struct overlay_facts facts;
-	int fd = file_open_beneath(p->dirs[POOL_SEALED], name, O_RDWR | O_NOFOLLOW | O_NONBLOCK, RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV, NULL);
+	int fd = file_open_beneath(p->dirs[POOL_SEALED], name, O_RDWR | O_NOFOLLOW | O_NONBLOCK,
+				   RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV, NULL);
 	bool untouched;
 
 	if (fd < 0)
 		return 0;
-	untouched = hold_take(&hold, fd, p->dirs[POOL_SEALED], name, &o, NULL) == 0 && overlay_look(fd, &facts, NULL) == 0 && facts.empty;
+	untouched = hold_take(&hold, fd, p->dirs[POOL_SEALED], name, &o, NULL) == 0 && overlay_look(fd, &facts, NULL) == 0 &&
+		    facts.empty;
 	hold_release(&hold);
 	file_ops->close(fd);
 	return untouched;
@@ -417,7 +424,8 @@ static int discard_sealed(struct pool *p, const struct name *n, struct err *err)
 	char name[POOL_FILE_NAME_ROOM];
 
 	for (size_t i = 0; i < n->disks.nr; i++)
-		if (n->disks.items[i].inode && file_unlink(p->dirs[POOL_SEALED], pool_id_file_name(n->disks.items[i].sealed, name), err) < 0)
+		if (n->disks.items[i].inode &&
+		    file_unlink(p->dirs[POOL_SEALED], pool_id_file_name(n->disks.items[i].sealed, name), err) < 0)
 			return -1;
 	return file_sync_dir(p->dirs[POOL_SEALED], err);
 }
@@ -439,7 +447,8 @@ int seal_note(struct pool *p, uint64_t number, enum seal_end end, bool *ret_seal
 	int rc = member_find_number(p, number, &before, err);
 
 	if (rc <= 0)
-		return rc < 0 ? -1 : err_set(err, ERR_STALE, "name %llu of the pool '%s' is gone", (unsigned long long)number, p->path);
+		return rc < 0 ? -1
+			      : err_set(err, ERR_STALE, "name %llu of the pool '%s' is gone", (unsigned long long)number, p->path);
 	if (name_copy(&before, &n, err) < 0 || keep_sealed(p, &n, ret_sealed, err) < 0 || note_members(p, &before, &n, err) < 0)
 		return -1;
 	if (end != SEAL_DISCARD || !*ret_sealed)

@@ -7,8 +7,8 @@
 
 /* Sealing: overlays leave their paths for sealed/, fresh ones take their places, all of a set or none.
  *
- * For a snapshot or a clone the fresh overlay stands on the sealed one, so that its guest sees what it saw.  For a rollback it stands on
- * an earlier version. */
+ * For a snapshot or a clone the fresh overlay stands on the sealed one, so that its guest sees what it saw.  For a rollback it
+ * stands on an earlier version. */
 
 struct seal {
 	struct member *member;		  /* the caller's, open and held */
@@ -38,7 +38,7 @@ int seal_exchange(struct pool *p, struct seal *seals, size_t nr, uint64_t settle
 void seal_release(struct pool *p, struct seal *s);
 
 enum seal_end {
-	SEAL_AS_FOUND, /* the version is published if all its disks were sealed, without a label if some were; if none was, it goes */
+	SEAL_AS_FOUND, /* the version is published if all its disks were sealed, without a label if some were, not if none was */
 	SEAL_FAILED,   /* without a label in any case */
 	SEAL_DISCARD,  /* what was sealed is removed, and the version with it, if all were */
 };
@@ -49,8 +49,8 @@ int seal_note(struct pool *p, uint64_t number, enum seal_end end, bool *ret_seal
 /* Removes fresh overlays of which no name knows: power or process died before the version was published. */
 int seal_sweep(struct pool *p, struct err *err);
 
-/* The sealed overlay's file, for reading: ERR_BUSY while somebody has it open for writing (it was open when it was sealed, where the
- * file system did not tell). */
+/* The sealed overlay's file, for reading: ERR_BUSY while somebody has it open for writing (it was open when it was sealed, where
+ * the file system did not tell). */
 int sealed_open(struct pool *p, const uint8_t id[POOL_ID_SIZE], struct err *err);
 
 #endif

@@ -9,8 +9,8 @@
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
-/* How it works: seal.c moves overlays, names.c publishes; seal.c's head has the states of both.  Here is what a version is made of, and
- * the order: all images are open and held before anything is written, so that a set is as of one moment. */
+/* How it works: seal.c moves overlays, names.c publishes; seal.c's head has the states of both.  Here is what a version is made
+ * of, and the order: all images are open and held before anything is written, so that a set is as of one moment. */
 
 /* ---- sets and lists ---- */
 
@@ -70,9 +70,10 @@ static int check_depth(struct pool *p, const struct member *m, unsigned most, st
 		return -1;
 	if (depth < (most ? most : 1))
 		return 0;
-	return err_set(err, ERR_REFUSED,
-		       "image '%s': what its last version sealed waits to be folded into the pool; dedupscan compact --apply does that",
-		       member_disk(m)->path);
+	return err_set(
+		err, ERR_REFUSED,
+		"image '%s': what its last version sealed waits to be folded into the pool; dedupscan compact --apply does that",
+		member_disk(m)->path);
 }
 
 static int add_pending(struct name *n, const struct seal *s, struct err *err)
@@ -98,8 +99,8 @@ static int write_all(struct pool *p, struct name *n, struct seal *seals, size_t 
 	return names_publish(p, n, true, err);
 }
 
-static int exchange(struct pool *p, const struct name *n, struct seal *seals, size_t nr, enum seal_end end, const struct versions_how *how,
-		    struct err *err)
+static int exchange(struct pool *p, const struct name *n, struct seal *seals, size_t nr, enum seal_end end,
+		    const struct versions_how *how, struct err *err)
 {
 	int rc = seal_exchange(p, seals, nr, how->settle_ns, err);
 	bool sealed;
@@ -144,7 +145,8 @@ static int describe_view(struct pool *p, const struct member *m, struct name_dis
 	if (rc < 0)
 		return -1;
 	if (rc == 0)
-		return err_set(err, ERR_FORMAT, "the pool '%s' does not have the view that '%s' stands on", p->path, member_disk(m)->path);
+		return err_set(err, ERR_FORMAT, "the pool '%s' does not have the view that '%s' stands on", p->path,
+			       member_disk(m)->path);
 	ret->folded = true;
 	ret->size = v.disk_size;
 	memcpy(ret->root, v.root, DIGEST_SIZE);
@@ -158,7 +160,9 @@ static int describe_layer(struct pool *p, const struct member *m, struct name_di
 	int rc = layer_find(p, m->standing.below, &layer, err);
 
 	if (rc <= 0)
-		return rc < 0 ? -1 : err_set(err, ERR_FORMAT, "no name of the pool '%s' knows what '%s' stands on", p->path, member_disk(m)->path);
+		return rc < 0 ? -1
+			      : err_set(err, ERR_FORMAT, "no name of the pool '%s' knows what '%s' stands on", p->path,
+					member_disk(m)->path);
 	memcpy(layer.path, ret->path, sizeof(layer.path));
 	if (layer.folded) {
 		memset(layer.sealed, 0, POOL_ID_SIZE);
@@ -398,7 +402,7 @@ int versions_rollback(struct pool *p, const struct rollback_options *o, char ret
 
 /* What one look at all names finds to do. */
 struct to_do {
-	struct path_list pending; /* the paths say nothing */
+	struct path_list pending;  /* the paths say nothing */
 	struct path_list standing; /* members on sealed overlays */
 	bool any_layer;
 };

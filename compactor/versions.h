@@ -8,11 +8,11 @@
 
 struct workshop;
 
-/* Versions of the images of a pool: making them (snapshot), going back to one (rollback), listing and deleting them, and folding into the
- * pool what they sealed.
+/* Versions of the images of a pool: making them (snapshot), going back to one (rollback), listing and deleting them, and folding
+ * into the pool what they sealed.
  *
- * All take an open pool (for writing, but for lists) in which versions_recover() was called before, and absolute paths without symbolic
- * links.  The images need not be running, and nobody else may have them open: ERR_BUSY names who has. */
+ * All take an open pool (for writing, but for lists) in which versions_recover() was called before, and absolute paths without
+ * symbolic links.  Of the images that they change nobody else may have one open: ERR_BUSY names who has. */
 
 /* How images are changed. */
 struct versions_how {
@@ -56,8 +56,8 @@ struct rollback_options {
 	bool discard; /* what the image holds now is not kept */
 };
 
-/* The image is as the version says, on a fresh overlay.  What it was is kept as version `ret_kept`, before-rollback-TIME ("" = nothing had
- * to be kept). */
+/* The image is as the version says, on a fresh overlay.  What it was is kept as version `ret_kept`, before-rollback-TIME ("" =
+ * nothing had to be kept). */
 int versions_rollback(struct pool *p, const struct rollback_options *o, char ret_kept[256], struct err *err);
 
 /* ---- listing ---- */
@@ -65,31 +65,32 @@ int versions_rollback(struct pool *p, const struct rollback_options *o, char ret
 struct version_row {
 	const struct name *name;      /* a member, or a version */
 	const struct name_disk *disk; /* of it */
-	bool there;	     /* member: a file is at its path */
-	uint64_t own_bytes;  /* of disk space: member, its overlay; version, the sealed overlay that waits to be folded in */
+	bool there;		      /* member: a file is at its path */
+	uint64_t own_bytes; /* of disk space: member, its overlay; version, the sealed overlay that waits to be folded in */
 };
 
-/* Members and versions with a label, in order of number, each disk a row; those at `path` only, unless NULL.  Until a call returns other than
- * 0; that is returned then. */
-int versions_list(struct pool *p, const char *path, int (*call)(void *ctx, const struct version_row *row, struct err *err), void *ctx,
-		  struct err *err);
+/* Members and versions with a label, in order of number, each disk a row; those at `path` only, unless NULL.  Until a call
+ * returns other than 0; that is returned then. */
+int versions_list(struct pool *p, const char *path, int (*call)(void *ctx, const struct version_row *row, struct err *err),
+		  void *ctx, struct err *err);
 
 /* ---- deleting ---- */
 
-/* All disks of the newest version of that label which has one at `path`.  Its space comes back by a collection.  ERR_USAGE: there is none. */
+/* All disks of the newest version of that label which has one at `path`.  Its space comes back by a collection.  ERR_USAGE:
+ * there is none. */
 int versions_delete(struct pool *p, const char *path, const char *label, struct err *err);
 
 struct prune_options {
 	const char *path;
 	unsigned keep_last, keep_daily, keep_weekly, keep_monthly, keep_yearly; /* how many of each */
-	bool apply; /* else only told */
+	bool apply;								/* else only told */
 };
 
-/* Goes through the versions that have a disk at the path, newest first, and deletes those that no rule keeps: of each of the last N days
- * (weeks from Monday on, months, years, in local time) that have a version, the last one is kept.  `tell` gets each, and which rule keeps it
- * ("daily", NULL = none).  All rules 0 is ERR_USAGE. */
-int versions_prune(struct pool *p, const struct prune_options *o, int (*tell)(void *ctx, const struct name *n, const char *kept_by, struct err *err),
-		   void *ctx, struct err *err);
+/* Goes through the versions that have a disk at the path, newest first, and deletes those that no rule keeps: of each of the
+ * last N days (weeks from Monday on, months, years, in local time) that have a version, the last one is kept.  `tell` gets each,
+ * and which rule keeps it ("daily", NULL = none).  All rules 0 is ERR_USAGE. */
+int versions_prune(struct pool *p, const struct prune_options *o,
+		   int (*tell)(void *ctx, const struct name *n, const char *kept_by, struct err *err), void *ctx, struct err *err);
 
 /* ---- folding in ---- */
 
@@ -102,13 +103,14 @@ struct sealed_disk {
 	uint64_t base_size;
 };
 
-/* Sealed overlays that wait to be folded in, those that others stand on first.  `fd` is open for reading and the caller's: the call has to import
- * what is seen through it, and then calls versions_fold().  One that somebody still writes to is passed over (`busy` gets it; may be NULL). */
+/* Sealed overlays that wait to be folded in, those that others stand on first.  `fd` is open for reading and the caller's: the
+ * call has to import what is seen through it, and then calls versions_fold().  One that somebody still writes to is passed over
+ * (`busy` gets it; may be NULL). */
 int versions_each_sealed(struct pool *p, int (*call)(void *ctx, const struct sealed_disk *d, int fd, struct err *err),
 			 void (*busy)(void *ctx, const struct sealed_disk *d, const struct err *why), void *ctx, struct err *err);
 
-/* Notes in every version that has it that it is folded in: its root, of which `view` is one (NULL = there is none).  The pool was synced
- * before.  Members that stand on it still do; versions_repoint() ends that. */
+/* Notes in every version that has it that it is folded in: its root, of which `view` is one (NULL = there is none).  The pool
+ * was synced before.  Members that stand on it still do; versions_repoint() ends that. */
 int versions_fold(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], const uint8_t root[DIGEST_SIZE], const struct view *view,
 		  struct err *err);
 
@@ -121,16 +123,16 @@ int versions_repoint(struct pool *p, struct workshop *w, const char *root_path, 
 
 /* ---- images that came and went ---- */
 
-/* Notes the image at a path as a member, if it is an overlay on this pool that no member is: it was copied or moved there.  1 = done now,
- * 0 = it is one already, or stands on no pool; -1. */
+/* Notes the image at a path as a member, if it is an overlay on this pool that no member is: it was copied or moved there.  1 =
+ * done now, 0 = it is one already, or stands on no pool; -1. */
 int versions_adopt(struct pool *p, const char *path, struct err *err);
 
-/* Members at whose paths nothing is, for certain, or whose paths others have by now.  Who forgets them (names_remove()) has to know that they were
- * not moved: whoever is adopted first is safe. */
+/* Members at whose paths nothing is, for certain, or whose paths others have by now.  Who forgets them (names_remove()) has to
+ * know that they were not moved: whoever is adopted first is safe. */
 int versions_each_gone(struct pool *p, int (*call)(void *ctx, const struct name *n, struct err *err), void *ctx, struct err *err);
 
-/* Forgets sealed overlays that are folded in and on which nobody stands any more, and versions without a label that nobody needs.  A collection
- * removes the files. */
+/* Forgets sealed overlays that are folded in and on which nobody stands any more, and versions without a label that nobody
+ * needs.  A collection removes the files. */
 int versions_tidy(struct pool *p, struct err *err);
 
 #endif

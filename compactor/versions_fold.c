@@ -11,9 +11,9 @@
 #include "scanner/base/file.h"
 #include "scanner/image/qcow2_format.h"
 
-/* What was sealed is folded into the pool in three steps, each whole by itself: its content is imported (by the caller), the versions
- * that have it are noted with its root, and the overlays that stand on it are made to stand on a view of that root.  Until the last one
- * has done so the sealed overlay stays where it is. */
+/* What was sealed is folded into the pool in three steps, each whole by itself: its content is imported (by the caller), the
+ * versions that have it are noted with its root, and the overlays that stand on it are made to stand on a view of that root.
+ * Until the last one has done so the sealed overlay stays where it is. */
 
 /* ---- what waits ---- */
 
@@ -248,8 +248,8 @@ static int make(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct e
 }
 
 /* What one file has as data from `from` on must be in the other one. */
-static int compare_data(int a, int b, uint64_t from, uint64_t size, uint8_t *buf, int (*check)(void *, struct err *), void *check_ctx,
-			struct err *err)
+static int compare_data(int a, int b, uint64_t from, uint64_t size, uint8_t *buf, int (*check)(void *, struct err *),
+			void *check_ctx, struct err *err)
 {
 	uint64_t begin, end;
 	int rc;
@@ -280,7 +280,8 @@ static int prove(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct 
 
 	if (!buf)
 		return err_set(err, ERR_MEMORY, "out of memory");
-	if (overlay_look(old_fd, &old, err) < 0 || overlay_look(new_fd, &new, err) < 0 || file_read(new_fd, &d, sizeof(d), 0, err) < 0)
+	if (overlay_look(old_fd, &old, err) < 0 || overlay_look(new_fd, &new, err) < 0 ||
+	    file_read(new_fd, &d, sizeof(d), 0, err) < 0)
 		return -1;
 	if (file_ops->fstat(old_fd, &a) < 0 || file_ops->fstat(new_fd, &b) < 0)
 		return err_errno(err, "cannot stat it");
@@ -312,7 +313,9 @@ int versions_repoint(struct pool *p, struct workshop *w, const char *root_path, 
 		     struct err *err)
 {
 	struct repointing job = { .pool = p };
-	struct replacing r = { .workshop = w, .hold = how->hold, .settle_ns = how->settle_ns, .make = make, .prove = prove, .ctx = &job };
+	struct replacing r = {
+		.workshop = w, .hold = how->hold, .settle_ns = how->settle_ns, .make = make, .prove = prove, .ctx = &job
+	};
 	size_t len = strlen(root_path);
 	char base[NAME_MAX + 1];
 	struct stat st;

@@ -71,8 +71,8 @@ static int list_name(void *ctx, const struct name *n, struct err *err)
 	return rc;
 }
 
-int versions_list(struct pool *p, const char *path, int (*call)(void *ctx, const struct version_row *row, struct err *err), void *ctx,
-		  struct err *err)
+int versions_list(struct pool *p, const char *path, int (*call)(void *ctx, const struct version_row *row, struct err *err),
+		  void *ctx, struct err *err)
 {
 	return names_each(p, list_name, &(struct listing){ p, path, call, ctx }, err);
 }
@@ -109,7 +109,8 @@ static int compare_paths(const void *a, const void *b)
 	return rc ? rc : x->number > y->number ? -1 : x->number < y->number;
 }
 
-static int tell_of(struct pool *p, uint64_t number, int (*call)(void *ctx, const struct name *n, struct err *err), void *ctx, struct err *err)
+static int tell_of(struct pool *p, uint64_t number, int (*call)(void *ctx, const struct name *n, struct err *err), void *ctx,
+		   struct err *err)
 {
 	CLEANUP(name_release) struct name n = { .number = 0 };
 	int rc = member_find_number(p, number, &n, err);
@@ -316,13 +317,15 @@ static void pruning_release(struct pruning *l)
 }
 CLEANUP_DEFINE_RELEASE(struct pruning, pruning_release)
 
-int versions_prune(struct pool *p, const struct prune_options *o, int (*tell)(void *ctx, const struct name *n, const char *kept_by, struct err *err),
-		   void *ctx, struct err *err)
+int versions_prune(struct pool *p, const struct prune_options *o,
+		   int (*tell)(void *ctx, const struct name *n, const char *kept_by, struct err *err), void *ctx, struct err *err)
 {
 	CLEANUP(pruning_release) struct pruning l = { .path = o->path };
 	struct rule rules[] = {
-		{ "daily", "%Y-%m-%d", o->keep_daily, "" },	{ "weekly", "%G-%V", o->keep_weekly, "" },
-		{ "monthly", "%Y-%m", o->keep_monthly, "" }, { "yearly", "%Y", o->keep_yearly, "" },
+		{ "daily", "%Y-%m-%d", o->keep_daily, "" },
+		{ "weekly", "%G-%V", o->keep_weekly, "" },
+		{ "monthly", "%Y-%m", o->keep_monthly, "" },
+		{ "yearly", "%Y", o->keep_yearly, "" },
 	};
 	unsigned last = o->keep_last;
 

@@ -7,8 +7,8 @@
 
 /* What versions*.c and clone.c share.  Nobody else includes this. */
 
-/* Seals the overlays of members, adds them to the disks of *n, and publishes that.  `target`: what the fresh overlays stand on, NULL = on
- * what is sealed.  ERR_REFUSED: more would stand on each other than how->sealed_max. */
+/* Seals the overlays of members, adds them to the disks of *n, and publishes that.  `target`: what the fresh overlays stand on,
+ * NULL = on what is sealed.  ERR_REFUSED: more would stand on each other than how->sealed_max. */
 int versions_seal(struct pool *p, struct name *n, struct member *const *members, size_t nr, const struct standing *target,
 		  enum seal_end end, const struct versions_how *how, struct err *err);
 

@@ -9,8 +9,8 @@
 
 /* The parent's side.
  *
- * A segment is copied before anybody looks at it: what is hashed, compared and stored must be the same bytes, and a process that has
- * gone over to the image can change those that it shares at any time. */
+ * A segment is copied before anybody looks at it: what is hashed, compared and stored must be the same bytes, and a process that
+ * has gone over to the image can change those that it shares at any time. */
 
 int (*feed_process)(int sock, void *shared, void *arg) = feed_worker;
 

@@ -23,9 +23,9 @@
  *	bytes <domain>%0A...
  *	crc 01234567			CRC-32C of all before this line, 8 hex digits
  *
- * In paths, labels and bytes a byte that is no printable ASCII, and %, is written %XX, and no other byte is.  Numbers are decimal, hex
- * digits of ids and checksums small, those of %XX capitals.  So what can be read has one way to be written, and reading takes no
- * other. */
+ * In paths, labels and bytes a byte that is no printable ASCII, and %, is written %XX, and no other byte is.  Numbers are decimal,
+ * hex digits of ids and checksums small, those of %XX capitals.  So what can be read has one way to be written, and reading takes
+ * no other. */
 
 #define TITLE "dedupscan-name 1\n"
 #define TITLE_ANY "dedupscan-name "
@@ -179,8 +179,8 @@ static void write_disk(FILE *f, const struct name_disk *d)
 
 static void write_all(FILE *f, const struct name *n)
 {
-	fprintf(f, TITLE "kind %s\nnumber %" PRIu64 "\nmade %" PRId64 "\n", n->kind == NAME_MEMBER ? "member" : "version", n->number,
-		n->made);
+	fprintf(f, TITLE "kind %s\nnumber %" PRIu64 "\nmade %" PRId64 "\n", n->kind == NAME_MEMBER ? "member" : "version",
+		n->number, n->made);
 	write_escaped(f, "label", n->label, strlen(n->label));
 	for (size_t i = 0; i < n->disks.nr; i++)
 		write_disk(f, &n->disks.items[i]);

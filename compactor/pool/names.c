@@ -106,7 +106,8 @@ static int remove_part(struct pool *p, enum part part, uint64_t keep, uint64_t *
 		return -1;
 	*ret_newest = l.newest;
 	for (size_t i = 0; i < l.numbers.nr; i++)
-		if (l.numbers.items[i] != keep && file_unlink(p->dirs[POOL_NAMES], file_name(l.numbers.items[i], part, file), err) < 0)
+		if (l.numbers.items[i] != keep &&
+		    file_unlink(p->dirs[POOL_NAMES], file_name(l.numbers.items[i], part, file), err) < 0)
 			return -1;
 	return 0;
 }

@@ -10,22 +10,24 @@
 
 /* What a pool keeps: names, each a small file in names/, published by rename.  What no name reaches is garbage.
  *
- * There are two kinds.  A *member* is an image at its path now: an overlay on a view.  A *version* is a set of disks as they were at one
- * moment (all disks of a VM), with small files beside them, such as its libvirt XML; its disks lie in the pool (a root) or wait in sealed
- * overlays to be folded in.  Names are numbered in one ascending sequence, never twice; no clock decides anything. */
+ * There are two kinds.  A *member* is an image at its path now: an overlay on a view.  A *version* is a set of disks as they
+ * were at one moment (all disks of a VM), with small files beside them, such as its libvirt XML; its disks lie in the pool (a
+ * root) or wait in sealed overlays to be folded in.  Names are numbered in one ascending sequence, never twice; no clock decides
+ * anything. */
 
 enum name_kind { NAME_MEMBER = 1, NAME_VERSION };
 
 struct name_disk {
 	char path[PATH_MAX]; /* of the image, absolute */
 	uint64_t size;	     /* of the disk, bytes */
-	bool folded;	     /* version: root says what it holds; else the overlay sealed/<sealed>.qcow2 does.  Member: root is its view's */
+	bool folded;	     /* version: root says what it holds; else the overlay sealed/<sealed>.qcow2 does.  Member: root is its
+			      * view's */
 	uint8_t root[DIGEST_SIZE];
 	uint8_t view[POOL_ID_SIZE]; /* at the bottom of its chain; of a folded version: a view of the root.  Null = there is none */
 	uint8_t sealed[POOL_ID_SIZE]; /* version: the overlay that was sealed for it, which may still be there when it is folded, as
 				       * others stand on it; null = none */
-	uint8_t below[POOL_ID_SIZE];  /* the sealed overlay that the member's, or the version's sealed one, stands on; null = the view */
-	uint64_t inode; /* of the image while it is being sealed (compactor/seal.h); such a version is none yet.  0 = it is settled */
+	uint8_t below[POOL_ID_SIZE];  /* the sealed overlay that the member's, or the version's sealed one, stands on; null = none */
+	uint64_t inode; /* of the image while it is being sealed (compactor/seal.h), when the version is none yet; 0 = it is settled */
 };
 
 struct name_file {
@@ -49,8 +51,8 @@ CLEANUP_DEFINE_RELEASE(struct name, name_release)
 #define NAME_FILES_MAX 256
 #define NAME_FILE_MAX (1u << 20)
 
-/* Gives it the next number and publishes it: written beside, synced, renamed, directory synced.  With `sync` false it is only written
- * beside: names_sync() syncs and publishes all that wait, names_drop() forgets them. */
+/* Gives it the next number and publishes it: written beside, synced, renamed, directory synced.  With `sync` false it is only
+ * written beside: names_sync() syncs and publishes all that wait, names_drop() forgets them. */
 int names_publish(struct pool *p, struct name *n, bool sync, struct err *err);
 /* With `whole_fs` by one sync of the file system, which is for many: it takes as long as others have things to write, too. */
 int names_sync(struct pool *p, bool whole_fs, struct err *err);
@@ -59,14 +61,14 @@ int names_drop(struct pool *p, struct err *err);
 int names_replace(struct pool *p, uint64_t old, struct name *n, struct err *err);
 int names_remove(struct pool *p, uint64_t number, struct err *err);
 
-/* All names in order of number, until a call returns other than 0; that is returned then.  A file that cannot be read is an error, and
- * so is one that does not decode: nothing is passed over. */
+/* All names in order of number, until a call returns other than 0; that is returned then.  A file that cannot be read is an
+ * error, and so is one that does not decode: nothing is passed over. */
 int names_each(struct pool *p, int (*call)(void *ctx, const struct name *n, struct err *err), void *ctx, struct err *err);
 /* The same, but that `damaged` gets those that cannot be read or decoded, and it goes on.  NULL = they are an error. */
 int names_each_or(struct pool *p, int (*call)(void *ctx, const struct name *n, struct err *err),
 		  int (*damaged)(void *ctx, uint64_t number, const struct err *why, struct err *err), void *ctx, struct err *err);
-/* The member at a path (the newest one); the newest settled version with this label (of a set that has a disk at `path`, unless NULL):
- * 1, 0, -1. */
+/* The member at a path (the newest one); the newest settled version with this label (of a set that has a disk at `path`, unless
+ * NULL): 1, 0, -1. */
 int names_find_member(struct pool *p, const char *path, struct name *ret, struct err *err);
 int names_find_version(struct pool *p, const char *path, const char *label, struct name *ret, struct err *err);
 

@@ -42,8 +42,11 @@ struct nodes {
 	bool begun; /* a transaction */
 	uint64_t end; /* what is buffered included */
 	uint64_t limit; /* of the cluster file */
+	uint64_t damaged; /* places, when all was gone through last */
 	size_t used;	/* of the buffer, which is the file's end */
 	uint8_t *buf;
+	int (*before)(void *ctx, struct err *err);
+	void *before_ctx;
 	uint8_t record[NODE_RECORD_MAX];
 };
 
@@ -283,6 +286,8 @@ static int remember_from(struct nodes *n, uint64_t from, uint64_t *ret_damaged, 
 
 static int flush(struct nodes *n, struct err *err)
 {
+	if (n->used && n->before && n->before(n->before_ctx, err) < 0)
+		return -1;
 	if (n->used && file_write(n->fd, n->buf, n->used, on_disk(n), err) < 0)
 		return err_add(err, "'%s'", n->name);
 	n->used = 0;
@@ -307,8 +312,10 @@ int nodes_each(struct nodes *n, int (*call)(void *ctx, uint64_t offset, const st
 
 		rc = call(ctx, offset, leaf ? &p->leaf : NULL, leaf ? NULL : &p->inner, err);
 		if (rc != 0)
-			break;
+			return rc;
 	}
+	if (rc == 0)
+		n->damaged = p->damaged;
 	return rc;
 }
 
@@ -538,6 +545,12 @@ int nodes_keep(struct nodes *n, int dirfd, bool (*keep)(void *ctx, uint64_t offs
 
 /* ---- looking up ---- */
 
+void nodes_set_before_write(struct nodes *n, int (*call)(void *ctx, struct err *err), void *ctx)
+{
+	n->before = call;
+	n->before_ctx = ctx;
+}
+
 void nodes_set_limit(struct nodes *n, uint64_t end)
 {
 	n->limit = end;
@@ -546,6 +559,11 @@ void nodes_set_limit(struct nodes *n, uint64_t end)
 uint64_t nodes_bytes(const struct nodes *n)
 {
 	return n->end;
+}
+
+uint64_t nodes_damaged(const struct nodes *n)
+{
+	return n->damaged;
 }
 
 static int decode_leaf(const struct nodes *n, const uint8_t *record, struct leaf *ret, struct err *err)

@@ -57,6 +57,8 @@ int nodes_get_inner(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned
 int nodes_find_leaf(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits, struct leaf *ret, struct err *err);
 /* A leaf that may be of a segment with this fingerprint: 1, 0, -1.  Its bytes have to be compared.  Without a finder there is none. */
 int nodes_find_segment(struct nodes *n, struct fingerprint hint, unsigned unit_bits, struct leaf *ret, struct err *err);
+/* Called before any record is written: clusters have to be durable before the maps that lead to them. */
+void nodes_set_before_write(struct nodes *n, int (*call)(void *ctx, struct err *err), void *ctx);
 void nodes_set_limit(struct nodes *n, uint64_t end); /* of the cluster file, bytes; none to begin with */
 
 /* Where the record of a node is that is found by its digest, and whole: 1 and *ret, 0, -1. */
@@ -75,6 +77,7 @@ int nodes_sync(struct nodes *n, uint64_t *ret_end, struct err *err);
 int nodes_each(struct nodes *n, int (*call)(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err),
 	       void *ctx, struct err *err);
 uint64_t nodes_bytes(const struct nodes *n);
+uint64_t nodes_damaged(const struct nodes *n); /* places that the last whole nodes_each() passed over */
 
 /* Encoding, for tests and fuzzing.  Payload of at most POOL_NODE_PAYLOAD_MAX bytes; returns its length.  Decoding checks everything, and
  * that clusters lie in the data area; after a failure *ret is undefined. */

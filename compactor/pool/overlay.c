@@ -10,9 +10,9 @@
  *
  *	| header, backing file | refcount table | refcount block | ... | L1 table |	clusters of 64 KiB
  *
- * All but the beginnings of the first three is a hole, so it takes 12 KiB.  With extended L2 entries a cluster has 32 parts of 2 KiB, each of
- * which shows the backing file until it is written to: a small write is stored as a small write.  (libvirt looks for the backing file's name
- * in the first 32 KiB only.) */
+ * All but the beginnings of the first three is a hole, so it takes 12 KiB.  With extended L2 entries a cluster has 32 parts of 2 KiB,
+ * each of which shows the backing file until it is written to: 8 MiB of small writes all over the disk take 8.5 MB instead of 120.
+ * (libvirt looks for the backing file's name in the first 32 KiB only.) */
 
 #define CLUSTER_BITS 16
 #define CLUSTER_SIZE ((uint64_t)1 << CLUSTER_BITS)
@@ -70,7 +70,8 @@ int overlay_write(int fd, uint64_t disk_size, const struct slice *backing, const
 
 	s.host_cache |= o->host_cache;
 	if (disk_size > INT64_MAX || l1_bytes > QCOW2_L1_BYTES_MAX)
-		return err_set(err, ERR_UNSUPPORTED, "a disk of %llu GiB is too large for an overlay", (unsigned long long)(disk_size / GIB));
+		return err_set(err, ERR_UNSUPPORTED, "a disk of %llu GiB is too large for an overlay",
+			       (unsigned long long)(disk_size / GIB));
 	if (slice_format(&s, name, sizeof(name), err) < 0 || write_header(fd, &h, name, err) < 0)
 		return -1;
 	return write_refcounts(fd, &h, err);

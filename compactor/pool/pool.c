@@ -347,6 +347,11 @@ static int open_finder(struct pool *p, struct err *err)
 	return whole ? 0 : finder_clear(p->finder, err);
 }
 
+static int sync_clusters(void *ctx, struct err *err)
+{
+	return cluster_file_sync(ctx, err);
+}
+
 static int open_nodes(struct pool *p, struct err *err)
 {
 	char name[NODES_ROOM];
@@ -360,6 +365,8 @@ static int open_nodes(struct pool *p, struct err *err)
 	if (!p->nodes)
 		return -1;
 	nodes_set_limit(p->nodes, cluster_file_end(p->clusters));
+	if (p->writing)
+		nodes_set_before_write(p->nodes, sync_clusters, p->clusters);
 	return 0;
 }
 

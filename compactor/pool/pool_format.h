@@ -33,8 +33,8 @@
 #define POOL_DATA_BEGIN (POOL_SLOT_SIZE * POOL_NR_SLOTS) /* 64 GiB */
 #define POOL_FILE_MAX ((uint64_t)12 << 40) /* ext4 ends at 16 TiB */
 
-/* The guard: 64 KiB of 0xFF at POOL_DATA_BEGIN, the refcount block of every view (all clusters are in use, for ever: what would be
- * written through a view finds no room). */
+/* The guard: 64 KiB of 0xFF at POOL_DATA_BEGIN, a refcount block that says that all is in use.  (No view needs it: their refcounts lead
+ * nowhere, see compactor/pool/qcow2_writer.h.) */
 #define POOL_GUARD_SIZE ((uint64_t)64 << 10)
 
 /* Clusters of views, and the unit of the maps of segments that serve them: 4, 16 or 64 KiB. */

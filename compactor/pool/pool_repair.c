@@ -236,7 +236,7 @@ static int write_anew(struct repairing *r, const struct view *v, struct err *err
 		again.cluster_bits += 2;
 	if (r->o->dry_run)
 		return walk(r, v->root, v->disk_size) == 0 ? 0 : err_set(err, ERR_FORMAT, "its tree is not whole");
-	return keep_stub(r, v, err) < 0 ? -1 : view_write_as(r->p, &again, &made, err);
+	return keep_stub(r, v, err) < 0 ? -1 : view_write_as(r->p, &again, NULL, &made, err);
 }
 
 /* The old header goes once the new one is there. */
@@ -266,7 +266,7 @@ static int repair_view(struct repairing *r, const struct view *v, struct err *er
 	if (view_check_stub(r->p, v, POOL_VIEWS, NULL) == 0 || view_check_stub(r->p, v, POOL_TRASH, NULL) == 0)
 		return 0;
 	if (!r->o->dry_run && keep_stub(r, v, &why) == 0)
-		view_write_stub(r->p, v, &why);
+		view_write_stub(r->p, v, NULL, &why);
 	return tell(r, POOL_STUB, text, &why, err);
 }
 

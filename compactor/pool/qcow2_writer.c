@@ -54,8 +54,9 @@ void qcow2_backing_encode(uint8_t *p, size_t at, const char *name)
 size_t qcow2_feature_names_encode(uint8_t *p)
 {
 	static const struct qcow2_feature_name_disk names[] = {
-		{ 0, 0, "dirty bit" },	       { 0, 1, "corrupt bit" },	 { 0, 2, "external data file" }, { 0, 3, "compression type" },
-		{ 0, 4, "extended L2 entries" }, { 1, 0, "lazy refcounts" }, { 2, 0, "bitmaps" },		 { 2, 1, "raw external data" },
+		{ 0, 0, "dirty bit" },		 { 0, 1, "corrupt bit" },    { 0, 2, "external data file" },
+		{ 0, 3, "compression type" },	 { 0, 4, "extended L2 entries" }, { 1, 0, "lazy refcounts" },
+		{ 2, 0, "bitmaps" },		 { 2, 1, "raw external data" },
 	};
 	static_assert(sizeof(names) + sizeof(struct qcow2_extension_disk) == QCOW2_FEATURE_NAMES_BYTES, "feature names");
 

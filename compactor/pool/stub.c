@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -49,9 +50,10 @@ static struct geometry geometry_of(uint64_t disk_size)
 
 /* ---- names ---- */
 
-static int check_path(const struct pool *p, const char *more, struct err *err)
+/* Whether its files have paths that fit into a slice. */
+static int check_path(const struct pool *p, struct err *err)
 {
-	if (strlen(p->path) + strlen(more) < PATH_ROOM)
+	if (strlen(p->path) + strlen("/views/") + POOL_FILE_NAME_ROOM <= PATH_ROOM)
 		return 0;
 	return err_set(err, ERR_UNSUPPORTED, "the path '%.80s...' of the pool is too long to be in the backing file's name of an image",
 		       p->path);
@@ -90,7 +92,7 @@ int stub_check(const struct pool *p, const struct view *v, struct err *err)
 			       (unsigned long long)(v->disk_size / GIB));
 	largest.slice_size = POOL_FILE_MAX;
 	stub_slice(p, &largest, &s);
-	if (check_path(p, "/views/" "00000000-0000-0000-0000-000000000000.qcow2", err) < 0 || check_name(&s, err) < 0)
+	if (check_path(p, err) < 0 || check_name(&s, err) < 0)
 		return -1;
 	overlay_slice(p, v, &s);
 	s.host_cache = true;
@@ -103,7 +105,7 @@ int view_backing(const struct pool *p, const struct view *v, bool host_cache, st
 
 	overlay_slice(p, v, &s);
 	s.host_cache = host_cache;
-	if (check_path(p, "/views/" "00000000-0000-0000-0000-000000000000.qcow2", err) < 0 || check_name(&s, err) < 0)
+	if (check_path(p, err) < 0 || check_name(&s, err) < 0)
 		return -1;
 	*ret = s;
 	return 0;
@@ -252,13 +254,43 @@ static int write_and_sync(int dirfd, const char *name, const struct pool *p, con
 	return file_close(fd, name, rc == 0 ? err : NULL) < 0 ? -1 : rc;
 }
 
-int view_write_stub(struct pool *p, const struct view *v, struct err *err)
+char *view_kept_stub(const struct view *v, char ret[VIEW_KEPT_STUB_ROOM])
+{
+	snprintf(ret, VIEW_KEPT_STUB_ROOM, "slot-%u.stub", v->slot);
+	return ret;
+}
+
+bool stub_is_there(const struct pool *p, const struct view *v)
+{
+	char name[POOL_FILE_NAME_ROOM];
+	struct stat st;
+
+	return file_ops->fstatat(p->dirs[POOL_VIEWS], pool_id_file_name(v->id, name), &st, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/* They change places, and the old one goes to quarantine/.  Where a file system cannot exchange files it is lost. */
+static int take_place(const struct pool *p, const char *tmp, const char *name, const char *kept, struct err *err)
+{
+	int dirfd = p->dirs[POOL_VIEWS];
+	struct err why = ERR_INIT;
+
+	if (kept && file_rename_to(dirfd, tmp, dirfd, name, RENAME_EXCHANGE, &why) == 0)
+		return file_sync_dir(dirfd, err) < 0 ? -1 : file_rename_to(dirfd, tmp, p->dirs[POOL_QUARANTINE], kept, 0, err);
+	if (kept && why.errnum != ENOENT && why.errnum != EINVAL && why.errnum != ENOSYS && why.errnum != EOPNOTSUPP) {
+		if (err)
+			*err = why;
+		return -1;
+	}
+	return file_rename(dirfd, tmp, name, err);
+}
+
+int view_write_stub(struct pool *p, const struct view *v, const char *kept_stub, struct err *err)
 {
 	char name[POOL_FILE_NAME_ROOM], tmp[TMP_NAME_ROOM];
 	int dirfd = p->dirs[POOL_VIEWS];
 
 	snprintf(tmp, sizeof(tmp), ".%s.tmp", pool_id_file_name(v->id, name));
-	if (write_and_sync(dirfd, tmp, p, v, err) == 0 && file_rename(dirfd, tmp, name, err) == 0 && file_sync_dir(dirfd, err) == 0)
+	if (write_and_sync(dirfd, tmp, p, v, err) == 0 && take_place(p, tmp, name, kept_stub, err) == 0 && file_sync_dir(dirfd, err) == 0)
 		return 0;
 	file_unlink(dirfd, tmp, NULL);
 	return err_add(err, "stub '%s'", name);

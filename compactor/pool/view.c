@@ -219,7 +219,8 @@ int view_find_root(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t dis
 	for (size_t i = views->list.nr; i-- > 0;) {
 		const struct view *v = &views->list.items[i];
 
-		if (memcmp(v->root, root, DIGEST_SIZE) == 0 && v->disk_size == disk_size && v->cluster_bits == cluster_bits) {
+		if (memcmp(v->root, root, DIGEST_SIZE) == 0 && v->disk_size == disk_size && v->cluster_bits == cluster_bits &&
+		    stub_is_there(p, v)) {
 			*ret = *v;
 			return 1;
 		}
@@ -322,10 +323,10 @@ int view_write(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t disk_si
 	struct view v = { .disk_size = disk_size, .cluster_bits = cluster_bits };
 
 	memcpy(v.root, root, sizeof(v.root));
-	return pool_new_id(v.id, err) < 0 ? -1 : view_write_as(p, &v, ret, err);
+	return pool_new_id(v.id, err) < 0 ? -1 : view_write_as(p, &v, NULL, ret, err);
 }
 
-int view_write_as(struct pool *p, const struct view *old, struct view *ret, struct err *err)
+int view_write_as(struct pool *p, const struct view *old, const char *kept_stub, struct view *ret, struct err *err)
 {
 	struct view v = *old;
 	struct layout l = { 0 };
@@ -334,7 +335,7 @@ int view_write_as(struct pool *p, const struct view *old, struct view *ret, stru
 		return -1;
 	if (pool_sync(p, err) < 0 || append_tables(p, &v, &l, err) < 0 || cluster_file_sync(p->clusters, err) < 0)
 		return -1;
-	if (publish(p, &v, &l, err) < 0 || view_write_stub(p, &v, err) < 0)
+	if (publish(p, &v, &l, err) < 0 || view_write_stub(p, &v, kept_stub, err) < 0)
 		return -1;
 	p->views->generation = v.generation;
 	if (vec_push(&p->views->list, v) < 0)
@@ -525,6 +526,21 @@ static int check_tables(struct checking *c, struct err *err)
 	return check_refcounts(c, err);
 }
 
+/* All tables were appended in one go: so an entry tells its neighbours', and the L1 table's place all of them. */
+static int check_l1(const struct checking *c, const be64 *l1, uint64_t nr, struct err *err)
+{
+	uint64_t wanted = c->l.l1_offset;
+
+	for (uint64_t i = nr; i-- > 0;) {
+		if (!be64_get(l1[i]))
+			continue;
+		wanted -= cluster_size(c->v);
+		if (be64_get(l1[i]) != wanted)
+			return err_set(err, ERR_FORMAT, "entry %llu of its L1 table is damaged", (unsigned long long)i);
+	}
+	return 0;
+}
+
 static int each_l2(const struct checking *c, int (*call)(void *ctx, uint64_t offset, uint64_t len, struct err *err), void *ctx,
 		   struct err *err)
 {
@@ -534,7 +550,7 @@ static int each_l2(const struct checking *c, int (*call)(void *ctx, uint64_t off
 
 	if (!l1)
 		return err_set(err, ERR_MEMORY, "no memory for the tables of a view");
-	if (read_at(c, c->l.l1_offset, l1, (size_t)nr * 8, err) < 0)
+	if (read_at(c, c->l.l1_offset, l1, (size_t)nr * 8, err) < 0 || check_l1(c, l1, nr, err) < 0)
 		return -1;
 	for (uint64_t i = 0; i < nr; i++) {
 		uint64_t at = be64_get(l1[i]);

@@ -11,9 +11,9 @@
  *	overlay (the user's path, writable)  ->  views/<id>.qcow2, the stub (empty)  ->  the view: a slice of the cluster file
  *
  * The view is a complete qcow2 of version 3 whose L1 and L2 tables point at clusters of the pool, seen through an offset and a size.  It is
- * written once, from a tree, and never changed.  In stub and view all refcounts of the slice are taken and no entry is marked COPIED,
- * so whoever opens them for writing finds no room for a single cluster, and nothing in them changes.  Their virtual sizes are
- * rounded up to what one more entry of the L1 table would need, so that no commit can make them grow in place either. */
+ * written once, from a tree, and never changed.  In stub and view no entry is marked COPIED and the refcounts cannot be read, so whoever
+ * commits into them gets no room for a single cluster, and nothing in them changes.  Their virtual sizes are rounded up to a full L1
+ * table, so that no commit can make them grow in place either.  Opening one of them for writing fails. */
 
 struct view {
 	uint8_t id[POOL_ID_SIZE];
@@ -32,14 +32,14 @@ int view_write(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t disk_si
 
 /* Decodes the header in a slot and checks all of it. */
 int view_decode(const uint8_t header[BLOCK_SIZE], uint32_t slot, struct view *ret, struct err *err);
-/* By id, or of a tree: 1, 0, -1.  Reads the slots once and remembers. */
+/* By id (the newest of them), or of a tree, whose stub is in its place: 1, 0, -1.  Reads the slots once and remembers. */
 int view_find(struct pool *p, const uint8_t id[POOL_ID_SIZE], struct view *ret, struct err *err);
 int view_find_root(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t disk_size, unsigned cluster_bits, struct view *ret, struct err *err);
 
 /* Forgets what it remembers: slots were buried, or the pool is closed. */
 void view_forget(struct pool *p);
 
-/* Where the view's tables lie in the cluster file: each L2 table, the L1 table, the refcount table. */
+/* Where the view's tables lie in the cluster file: each L2 table, the L1 table, the refcount table.  ERR_FORMAT where they cannot lie so. */
 int view_each_table(struct pool *p, const struct view *v, int (*call)(void *ctx, uint64_t offset, uint64_t len, struct err *err), void *ctx,
 		    struct err *err);
 
@@ -54,11 +54,16 @@ int view_check(struct pool *p, const struct view *v, struct err *err);
 int view_check_stub(const struct pool *p, const struct view *v, enum pool_dir dir, struct err *err);
 
 /* Writes the view of a tree anew, tables, header and stub, under an id that it had: that leads to the new one from then on.  Its old slot
- * stays. */
-int view_write_as(struct pool *p, const struct view *old, struct view *ret, struct err *err);
+ * stays, with all that it leads to: guests may have it open.  A collection removes it. */
+int view_write_as(struct pool *p, const struct view *old, const char *kept_stub, struct view *ret, struct err *err);
 
-/* Writes the stub of a view again (the pool was moved, or it was lost). */
-int view_write_stub(struct pool *p, const struct view *v, struct err *err);
+/* Writes the stub of a view again (the pool was moved, or it was lost).  One that is there becomes quarantine/<kept_stub>, unless that is
+ * NULL; there is a stub at every moment. */
+int view_write_stub(struct pool *p, const struct view *v, const char *kept_stub, struct err *err);
+/* The name in quarantine/ for a stub that repair replaced, which guests may have open. */
+#define VIEW_KEPT_STUB_ROOM 32
+char *view_kept_stub(const struct view *v, char ret[VIEW_KEPT_STUB_ROOM]);
+
 /* What an overlay has as backing name for this view, and the reverse: whether a slice names a stub of this pool, and which. */
 int view_backing(const struct pool *p, const struct view *v, bool host_cache, struct slice *ret, struct err *err);
 bool view_of_backing(const struct pool *p, const struct slice *s, uint8_t ret_id[POOL_ID_SIZE]);

@@ -10,7 +10,8 @@
 
 /* JSON of one shape only:
  *
- *	{"file": {"driver": "raw", "read-only": B, "offset": N, "size": N, "file": {"driver": "file", "filename": T, "cache": {"direct": B}}}}
+ *	{"file": {"driver": "raw", "read-only": B, "offset": N, "size": N,
+ *		  "file": {"driver": "file", "filename": T, "cache": {"direct": B}}}}
  *
  * An object is a list of keys that may stand in it, each at most once, and a function that reads the value of one. */
 

@@ -19,8 +19,8 @@
  *
  *	bench_import [DIRECTORY [MIB [RUNS]]]
  *
- * The files go to DIRECTORY ($TMPDIR or /var/tmp without one) and are removed.  Beside each other, in turns: what SHA-256 alone takes
- * for the same bytes, which is the limit for data that is new, and cp.  Importing takes two processes: the reader in its jail, and
+ * The files go to DIRECTORY ($TMPDIR or /var/tmp without one) and are removed.  Beside each other, in turns: what SHA-256 alone
+ * takes for the same bytes, which is the limit for data that is new, and cp.  Importing takes two processes: the reader in its jail, and
  * the importer. */
 
 #define POOL "bench.pool"

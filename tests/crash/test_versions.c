@@ -7,8 +7,8 @@
 #include "scanner/base/file.h"
 #include "tests/crash/crash.h"
 
-/* Snapshots, clones and rollbacks through kills, errors, visits and power cuts: the invariants S1 to S6 at the top of seal.c, and those of
- * clone.c.
+/* Snapshots, clones and rollbacks through kills, errors, visits and power cuts: the invariants S1 to S6 at the top of seal.c,
+ * and those of clone.c.
  *
  * The guest of an overlay sees, of each byte from DATA on, what the first file of the chain has that is not 0. */
 
@@ -23,7 +23,7 @@ enum job { SNAPSHOT, CLONE, MANY_CLONES, ROLLBACK, DISCARD };
 enum how {
 	RIGHT,
 	NO_RECOVERY,
-	FORGETS_PENDING, /* a recovery that removes what is not a version yet */
+	FORGETS_PENDING,   /* a recovery that removes what is not a version yet */
 	TAKES_IT_FOR_DONE, /* one that believes that all was sealed */
 };
 
@@ -36,8 +36,8 @@ struct work {
 static const uint8_t view_id[POOL_ID_SIZE] = { 1, 2, 3 };
 
 static const char *const dirs[POOL_NR_DIRS] = {
-	[POOL_TOP] = ".", [POOL_VIEWS] = "views", [POOL_SEALED] = "sealed", [POOL_TREES] = "trees", [POOL_NAMES] = "names",
-	[POOL_INDEX] = "index", [POOL_TRASH] = "trash", [POOL_QUARANTINE] = "quarantine",
+	[POOL_TOP] = ".",	[POOL_VIEWS] = "views", [POOL_SEALED] = "sealed", [POOL_TREES] = "trees",
+	[POOL_NAMES] = "names", [POOL_INDEX] = "index", [POOL_TRASH] = "trash",	  [POOL_QUARANTINE] = "quarantine",
 };
 
 /* ---- a pool without clusters ---- */
@@ -141,8 +141,7 @@ static void set_up(void *ctx, struct sim *s)
 
 static int run_in(const struct work *k, struct pool *p, struct err *err)
 {
-	struct clone_options c = { .path = "/d/img", .new_path = "/d/c%d", .count = k->job == CLONE ? 2 : NR_MANY,
-				 .how.now = 1 };
+	struct clone_options c = { .path = "/d/img", .new_path = "/d/c%d", .count = k->job == CLONE ? 2 : NR_MANY, .how.now = 1 };
 	struct rollback_options r = { .path = "/d/img", .label = "old", .discard = k->job == DISCARD };
 	struct clones made;
 	char kept[256];
@@ -483,8 +482,8 @@ static void assert_passes(const struct crash_workflow *w)
 {
 	struct work *k = w->ctx;
 	struct crash_report r;
-	int (*const tries[])(const struct crash_workflow *, struct crash_report *) = { crash_try_kills, crash_try_errors, crash_try_visits,
-										       crash_try_cuts };
+	int (*const tries[])(const struct crash_workflow *, struct crash_report *) = { crash_try_kills, crash_try_errors,
+										       crash_try_visits, crash_try_cuts };
 
 	for (size_t i = 0; i < 4; i++) {
 		k->visited = i == 2;
@@ -492,12 +491,14 @@ static void assert_passes(const struct crash_workflow *w)
 			continue;
 		if (tries[i](w, &r) < 0)
 			fail_msg("%s", r.text);
-		print_message("%s: %llu calls, %llu changes; %llu kills and %llu in recoveries, %llu errors, %llu visits, %llu cuts, %llu "
+		print_message("%s: %llu calls, %llu changes; %llu kills and %llu in recoveries, %llu errors, %llu visits, %llu "
+			      "cuts, %llu "
 			      "after errors, %llu and %llu in recoveries\n",
-			      w->name, (unsigned long long)r.nr_calls, (unsigned long long)r.nr_changes, (unsigned long long)r.nr_kills,
-			      (unsigned long long)r.nr_nested, (unsigned long long)r.nr_errors, (unsigned long long)r.nr_visits,
-			      (unsigned long long)r.nr_cuts, (unsigned long long)r.nr_cuts_after_errors,
-			      (unsigned long long)r.nr_cuts_again, (unsigned long long)r.nr_cuts_after_kills);
+			      w->name, (unsigned long long)r.nr_calls, (unsigned long long)r.nr_changes,
+			      (unsigned long long)r.nr_kills, (unsigned long long)r.nr_nested, (unsigned long long)r.nr_errors,
+			      (unsigned long long)r.nr_visits, (unsigned long long)r.nr_cuts,
+			      (unsigned long long)r.nr_cuts_after_errors, (unsigned long long)r.nr_cuts_again,
+			      (unsigned long long)r.nr_cuts_after_kills);
 		crash_report_release(&r);
 	}
 }
@@ -625,12 +626,9 @@ static void a_wrong_order_is_caught(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(a_snapshot_of_two_disks_passes),
-		cmocka_unit_test(clones_of_a_changed_image_pass),
-		cmocka_unit_test(many_clones_pass_kills),
-		cmocka_unit_test(a_rollback_passes),
-		cmocka_unit_test(a_rollback_that_discards_passes),
-		cmocka_unit_test(mistakes_of_a_recovery_are_caught),
+		cmocka_unit_test(a_snapshot_of_two_disks_passes),  cmocka_unit_test(clones_of_a_changed_image_pass),
+		cmocka_unit_test(many_clones_pass_kills),	   cmocka_unit_test(a_rollback_passes),
+		cmocka_unit_test(a_rollback_that_discards_passes), cmocka_unit_test(mistakes_of_a_recovery_are_caught),
 		cmocka_unit_test(a_wrong_order_is_caught),
 	};
 

@@ -147,6 +147,7 @@ def clones(s):
     s.write(f"{s.top}/d.qcow2")
     s.write(a)
     s.check()
+    expect(s.tool("clone", a, "-", f"{s.pool}/views/x.qcow2", fails=True), "lies in the pool itself")
     before = sorted(os.listdir(s.top))
     expect(s.tool("clone", a, "-", f"{s.top}/d.qcow2", fails=True), "is there already")
     with open(f"{s.top}/e3.qcow2", "w", encoding="ascii") as f:

@@ -21,8 +21,8 @@
  *	pooltool view POOL ROOT SIZE BITS	prints its id
  *	pooltool overlay POOL ID FILE		an empty image on that view
  *
- * Importing reads the images in the jail and prints an object of JSON for each; files that one names must lie beneath DIR, or in its
- * directory.  With --base only what an image's own file holds is read, the rest is as in that tree, which is its backing file's. */
+ * Importing reads the images in the jail and prints an object of JSON for each; files that one names must lie beneath DIR, or in
+ * its directory.  With --base only what an image's own file holds is read, the rest is as in that tree, which is its backing file's. */
 
 struct importing {
 	struct pool *pool;
@@ -142,7 +142,8 @@ static int import_image(struct importing *g, const char *path, struct err *err)
 	if (rc < 0 || pool_sync(g->pool, err) < 0)
 		return err_add(err, "'%s'", path);
 	printf("{\"root\": \"%s\", \"size\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"zeros\": %" PRIu64
-	       ", \"shared_segments\": %" PRIu64 ", \"shared_runs\": %" PRIu64 ", \"stored\": %" PRIu64 ", \"short_matches\": %" PRIu64 ", \"forged\": %" PRIu64
+	       ", \"shared_segments\": %" PRIu64 ", \"shared_runs\": %" PRIu64
+	       ", \"stored\": %" PRIu64 ", \"short_matches\": %" PRIu64 ", \"forged\": %" PRIu64
 	       ", \"damaged\": %" PRIu64 "}\n",
 	       digest_text(root, text), g->size, s.bytes, s.zeros, s.shared_segments, s.shared_runs, s.stored, s.short_matches,
 	       s.forged, s.damaged);

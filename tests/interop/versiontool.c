@@ -108,7 +108,10 @@ static int run_rollback(struct pool *p, char **args, struct err *err)
 static int run_clone(struct pool *p, char **args, struct err *err)
 {
 	struct clone_options o = {
-		.how = how, .path = args[0], .label = label_of(args[1]), .new_path = args[2],
+		.how = how,
+		.path = args[0],
+		.label = label_of(args[1]),
+		.new_path = args[2],
 		.count = args[3] ? (unsigned)atoi(args[3]) : 0,
 	};
 	struct timespec a, b;
@@ -126,9 +129,11 @@ static int run_clone(struct pool *p, char **args, struct err *err)
 static int print_row(void *ctx, const struct version_row *row, struct err *err)
 {
 	(void)ctx, (void)err;
-	printf("%" PRIu64 " %s %s %s%s\n", row->name->number, row->name->kind == NAME_MEMBER ? "member" : "version", row->disk->path,
-	       row->name->kind == NAME_MEMBER ? (row->there ? "there" : "gone") : row->name->label,
-	       row->name->kind == NAME_MEMBER ? "" : row->disk->folded ? " folded" : " sealed");
+	printf("%" PRIu64 " %s %s %s%s\n", row->name->number, row->name->kind == NAME_MEMBER ? "member" : "version",
+	       row->disk->path, row->name->kind == NAME_MEMBER ? (row->there ? "there" : "gone") : row->name->label,
+	       row->name->kind == NAME_MEMBER ? ""
+	       : row->disk->folded	      ? " folded"
+					      : " sealed");
 	return 0;
 }
 
@@ -151,8 +156,11 @@ static int print_kept(void *ctx, const struct name *n, const char *by, struct er
 
 static int run_prune(struct pool *p, char **args, struct err *err)
 {
-	struct prune_options o = { .path = args[0], .keep_last = (unsigned)atoi(args[1]), .keep_daily = (unsigned)atoi(args[2]),
-				   .keep_weekly = (unsigned)atoi(args[3]), .apply = args[4] != NULL };
+	struct prune_options o = { .path = args[0],
+				   .keep_last = (unsigned)atoi(args[1]),
+				   .keep_daily = (unsigned)atoi(args[2]),
+				   .keep_weekly = (unsigned)atoi(args[3]),
+				   .apply = args[4] != NULL };
 
 	return versions_prune(p, &o, print_kept, NULL, err);
 }
@@ -190,7 +198,9 @@ static int fold(void *ctx, const struct sealed_disk *d, int fd, struct err *err)
 	struct folding f = { .pool = ctx, .disk = d };
 	struct roots roots = { 0 };
 	struct jail jail;
-	struct feed feed = { .roots = &roots, .jail = &jail, .own_only = d->has_base, .size = take_size, .segment = take_segment, .ctx = &f };
+	struct feed feed = {
+		.roots = &roots, .jail = &jail, .own_only = d->has_base, .size = take_size, .segment = take_segment, .ctx = &f
+	};
 	struct import_stats stats;
 	uint8_t root[DIGEST_SIZE];
 	char path[PATH_MAX], name[POOL_FILE_NAME_ROOM];
@@ -272,7 +282,8 @@ static int run_diff(struct pool *p, char **args, struct err *err)
 	struct pool_disk a, b;
 	struct pool_diff_sum sum;
 
-	if (pool_disk_find(p, args[0], label_of(args[1]), &a, err) < 0 || pool_disk_find(p, args[2], label_of(args[3]), &b, err) < 0)
+	if (pool_disk_find(p, args[0], label_of(args[1]), &a, err) < 0 ||
+	    pool_disk_find(p, args[2], label_of(args[3]), &b, err) < 0)
 		return -1;
 	return pool_diff(p, &a, &b, print_range, NULL, &sum, err);
 }
@@ -312,11 +323,10 @@ static const struct {
 	int nr_args; /* at least, behind POOL */
 	int (*run)(struct pool *p, char **args, struct err *err);
 } verbs[] = {
-	{ "member", 1, run_member },	 { "snapshot", 2, run_snapshot }, { "rollback", 2, run_rollback },
-	{ "clone", 3, run_clone },	 { "list", 0, run_list },	  { "delete", 2, run_delete },
-	{ "prune", 4, run_prune },	 { "fold", 0, run_fold },	  { "repoint", 1, run_repoint },
-	{ "adopt", 1, run_adopt },	 { "forget", 0, run_forget },
-	{ "diff", 4, run_diff },	 { "recover", 0, run_nothing },
+	{ "member", 1, run_member },   { "snapshot", 2, run_snapshot }, { "rollback", 2, run_rollback }, { "clone", 3, run_clone },
+	{ "list", 0, run_list },       { "delete", 2, run_delete },	{ "prune", 4, run_prune },	 { "fold", 0, run_fold },
+	{ "repoint", 1, run_repoint }, { "adopt", 1, run_adopt },	{ "forget", 0, run_forget },	 { "diff", 4, run_diff },
+	{ "recover", 0, run_nothing },
 };
 
 int main(int argc, char **argv)

@@ -87,7 +87,8 @@ static void blanks_and_another_order_are_taken(void **state)
 	struct slice s = slice_of("/p/a b");
 
 	(void)state;
-	must_parse("json: { \"file\" :\t{ \"size\" : 12288 , " FILE_OF("/p/a b") ",\n\"read-only\" : true, \"offset\": 65536,\"driver\":\"raw\"} } ", &s);
+	must_parse("json: { \"file\" :\t{ \"size\" : 12288 , " FILE_OF("/p/a b") ",\n\"read-only\" : true, \"offset\": 65536,"
+		   "\"driver\":\"raw\"} } ", &s);
 	s.read_only = false;
 	must_parse("json:{\"file\":{\"driver\":\"raw\",\"read-only\":false,\"offset\":65536,\"size\":12288," FILE_OF("/p/a b") "}}", &s);
 	s.host_cache = true;
@@ -155,7 +156,7 @@ static void nothing_may_be_missing_twice_or_more(void **state)
 
 static void numbers_are_whole_and_fit(void **state)
 {
-	static const char *const bad[] = { "-1", "01", "1.0", "1e3", "\"1\"", "9223372036854775808", "99999999999999999999", "0x10", "", "true" };
+	static const char *const bad[] = { "-1", "01", "1.0", "1e3", "\"1\"", "0x10", "", "true", "9223372036854775808", "99999999999999999999" };
 	char name[ROOM];
 	struct slice s;
 

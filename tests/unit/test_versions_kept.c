@@ -42,7 +42,8 @@ static int unmake(void **state)
 /* ---- names ---- */
 
 /* sealed, below: one byte of an id, 0 = none. */
-static uint64_t add(enum name_kind kind, const char *label, const char *paths, int64_t made, uint8_t sealed, uint8_t below, bool folded)
+static uint64_t add(enum name_kind kind, const char *label, const char *paths, int64_t made, uint8_t sealed, uint8_t below,
+		    bool folded)
 {
 	struct name n = { .kind = kind, .made = made };
 	char copy[256], *p = copy;
@@ -79,7 +80,10 @@ static int add_to_text(void *ctx, const struct name *n, struct err *e)
 	char *text = ctx;
 
 	(void)e;
-	sprintf(text + strlen(text), "%s%s%s", n->kind == NAME_MEMBER ? "member" : *n->label ? n->label : "(none)",
+	sprintf(text + strlen(text), "%s%s%s",
+		n->kind == NAME_MEMBER ? "member"
+		: *n->label	       ? n->label
+				       : "(none)",
 		name_id_is_null(n->disks.items[0].sealed) ? "" : "+", n->disks.items[0].folded ? " " : "~ ");
 	return 0;
 }
@@ -130,7 +134,8 @@ static void the_last_of_each_period_is_kept(void **state)
 	assert_string_equal(prune((struct prune_options){ .keep_weekly = 9 }), "7:weekly 6:- 5:weekly 4:- 3:- 2:weekly 1:- ");
 	assert_string_equal(prune((struct prune_options){ .keep_monthly = 2 }), "7:monthly 6:- 5:- 4:- 3:- 2:- 1:monthly ");
 	assert_string_equal(prune((struct prune_options){ .keep_yearly = 2 }), "7:yearly 6:- 5:- 4:- 3:- 2:- 1:- ");
-	assert_string_equal(prune((struct prune_options){ .keep_last = 2, .keep_daily = 2 }), "7:last 6:last 5:daily 4:- 3:- 2:- 1:- ");
+	assert_string_equal(prune((struct prune_options){ .keep_last = 2, .keep_daily = 2 }),
+			    "7:last 6:last 5:daily 4:- 3:- 2:- 1:- ");
 	assert_string_equal(all(), "1 2 3 4 other 5 6 7 ");
 	prune((struct prune_options){ .keep_last = 1, .keep_weekly = 2, .apply = true });
 	assert_string_equal(all(), "other 5 7 ");
@@ -204,7 +209,8 @@ static int add_row(void *ctx, const struct version_row *row, struct err *e)
 	char *text = ctx;
 
 	(void)e;
-	sprintf(text + strlen(text), "%s%s%s ", row->name->label, row->disk->path + strlen(row->disk->path) - 2, row->there ? "!" : "");
+	sprintf(text + strlen(text), "%s%s%s ", row->name->label, row->disk->path + strlen(row->disk->path) - 2,
+		row->there ? "!" : "");
 	return 0;
 }
 
