@@ -270,7 +270,7 @@ def stopped(fs, tmp, witness, wanted, seconds):
 
 
 def on(kind, store, tmp):
-    with lib.file_system_with(kind, tmp, store.folder, 300) as fs:
+    with lib.file_system_with(kind, tmp, store.folder, 1500 if LONG else 300) as fs:
         store.on_the_file_system(fs)
         second = fs.file + ".second"  # the same again, for the run that is stopped
         fs.unmount()

@@ -18,7 +18,7 @@ SMALLER = [
     ("scanner/merge.c", r"#define PARTITION_TARGET .*", "#define PARTITION_TARGET ((uint64_t)40)"),
     ("scanner/merge.c", r"#define COMMIT_SEGMENTS .*", "#define COMMIT_SEGMENTS 4"),
     ("scanner/merge.c", r"per_batch = 8 \*", "per_batch = 1 *"),
-    ("scanner/tally.c", r"#define GROUP_MAX \d+", "#define GROUP_MAX 16"),
+    ("scanner/duplicates.c", r"#define GROUP_MAX \d+", "#define GROUP_MAX 16"),
     ("scanner/group.c", r"#define WINDOW_BITS .*", "#define WINDOW_BITS ((uint64_t)1 << 9)"),
     ("scanner/index/spool.h", r"#define SPOOL_FRAME_REQUESTS \d+u", "#define SPOOL_FRAME_REQUESTS 1024u"),
 ]

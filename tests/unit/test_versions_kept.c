@@ -21,7 +21,7 @@ static int make(void **state)
 	err = ERR_INIT;
 	if (tree_make(state) < 0)
 		return -1;
-	pool = (struct pool){ .path = tree, .writing = true };
+	pool = (struct pool){ .path = (char *)"/pool", .writing = true };
 	for (size_t i = 0; i < 3; i++) {
 		mkdir(in_tree(dirs[i]), 0700);
 		pool.dirs[which[i]] = open(in_tree(dirs[i]), O_RDONLY | O_DIRECTORY);
