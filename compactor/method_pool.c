@@ -5,6 +5,7 @@
 
 #include "compactor/compact_parts.h"
 #include "compactor/fold.h"
+#include "compactor/foreign.h"
 #include "compactor/guest_proof.h"
 #include "compactor/pool/cluster_file.h"
 #include "compactor/pool/feed.h"
@@ -47,7 +48,7 @@ static const char *why_not(const struct compaction *c, size_t image)
 		return "it has internal snapshots";
 	if (i->nr_bitmaps)
 		return "it has persistent bitmaps";
-	return NULL;
+	return foreign_keeper(i->path, FOREIGN_PROXMOX_STORAGES);
 }
 
 int compact_pool_prepare(struct compaction *c, struct err *err)

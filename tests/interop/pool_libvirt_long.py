@@ -62,6 +62,7 @@ DOMAIN = """<domain type='qemu'>
     <initrd>{boot}/initramfs</initrd>
     <cmdline>console=ttyS0 panic=-1 quiet</cmdline>
   </os>
+  <features><acpi/></features>
   <on_reboot>destroy</on_reboot>
   <devices>
     <disk type='file' device='disk'>
@@ -169,6 +170,7 @@ class Guest:
         self.file = os.path.join(boot, name + ".xml")
         with open(self.file, "w", encoding="ascii") as f:
             f.write(DOMAIN.format(name=name, boot=boot, image=image, driver=driver, more=more))
+        subprocess.run(["virsh", "undefine", name], capture_output=True, check=False)
         virsh("define", self.file)
 
     def start(self):

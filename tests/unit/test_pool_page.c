@@ -168,7 +168,7 @@ static void the_header_of_the_page_says_what_the_page_says(void **state)
 	assert_int_equal(v.disk_size, 0x400000);
 	assert_int_equal(v.generation, 1);
 	assert_int_equal(v.cluster_bits, 12);
-	assert_int_equal(v.slice_size, 0x1000028000);
+	assert_int_equal(v.slice_size, 0x1000016000);
 }
 
 /* ---- nodes ---- */
