@@ -244,16 +244,6 @@ static int decide_view(const struct collecting *c, struct collected_view *v, str
 	return v->replaced ? 0 : decide(c, POOL_VIEWS, &v->stub, err);
 }
 
-static int decide_views(struct collecting *c, struct err *err)
-{
-	for (size_t i = 0; i < c->views.nr; i++)
-		if (decide_view(c, &c->views.items[i], err) < 0)
-			return -1;
-	return 0;
-}
-
-/* ---- sealed overlays ---- */
-
 static bool parse_file_name(const char *name, uint8_t ret[POOL_ID_SIZE])
 {
 	char text[POOL_ID_TEXT_ROOM] = "";
@@ -263,6 +253,29 @@ static bool parse_file_name(const char *name, uint8_t ret[POOL_ID_SIZE])
 	memcpy(text, name, POOL_ID_TEXT_ROOM - 1);
 	return pool_id_parse(text, ret);
 }
+
+/* A stub of which no slot knows the view: whoever has it open needs what nobody finds. */
+static int look_at_stub(void *ctx, const char *name, struct err *err)
+{
+	const struct collecting *c = ctx;
+	uint8_t id[POOL_ID_SIZE];
+	int rc;
+
+	if (!parse_file_name(name, id) || find_view(c, id))
+		return 0;
+	rc = in_use(c, POOL_VIEWS, name, err);
+	return rc > 0 ? err_set(err, ERR_FORMAT, "stub '%s' is in use, and its view is missing; nothing is removed", name) : rc;
+}
+
+static int decide_views(struct collecting *c, struct err *err)
+{
+	for (size_t i = 0; i < c->views.nr; i++)
+		if (decide_view(c, &c->views.items[i], err) < 0)
+			return -1;
+	return file_each_name(c->p->dirs[POOL_VIEWS], look_at_stub, c, err);
+}
+
+/* ---- sealed overlays ---- */
 
 static struct mortal *find_overlay(const struct collecting *c, const uint8_t id[POOL_ID_SIZE])
 {

@@ -39,6 +39,7 @@ struct cluster_file {
 	bool writing;
 	bool dirty;  /* something was written or buffered since the last sync */
 	bool failed; /* a sync did */
+	bool unguarded; /* the guard is damaged */
 	char name[64];
 	uint8_t uuid[POOL_ID_SIZE];
 	uint64_t written, base;
@@ -223,8 +224,13 @@ static int each_used_slot(struct cluster_file *f, int (*call)(void *, uint32_t, 
 
 static int prepare_writing(struct cluster_file *f, struct err *err)
 {
-	if (mode_close(f->fd, err) < 0 || check_guard(f->fd, err) < 0)
+	struct err why = ERR_INIT;
+
+	if (mode_close(f->fd, err) < 0)
 		return -1;
+	f->unguarded = check_guard(f->fd, &why) < 0;
+	if (f->unguarded && why.kind != ERR_FORMAT)
+		return err_set(err, why.kind, "%s", why.text);
 	f->next_slot = 1;
 	if (each_used_slot(f, remember_slot, &f->next_slot, err) < 0)
 		return -1;
@@ -297,7 +303,27 @@ int cluster_file_fd(const struct cluster_file *f)
 static int check_writable(const struct cluster_file *f, struct err *err)
 {
 	assert(f->writing);
+	if (f->unguarded)
+		return err_set(err, ERR_FORMAT, "cluster file '%s': the guard at offset %llu is damaged; dedupscan pool repair mends it",
+			       f->name, (unsigned long long)POOL_DATA_BEGIN);
 	return f->failed ? err_set(err, ERR_IO, "cluster file '%s': a sync failed before; nothing more is written", f->name) : 0;
+}
+
+int cluster_file_mend_guard(struct cluster_file *f, struct err *err)
+{
+	CLEANUP(free) uint8_t *p = malloc(POOL_GUARD_SIZE);
+
+	assert(f->writing);
+	if (!f->unguarded)
+		return 0;
+	if (!p)
+		return err_set(err, ERR_MEMORY, "out of memory");
+	memset(p, 0xff, POOL_GUARD_SIZE);
+	if (file_write(f->fd, p, POOL_GUARD_SIZE, POOL_DATA_BEGIN, err) < 0 || file_sync(f->fd, f->name, err) < 0 ||
+	    file_drop_cache(f->fd, err) < 0 || check_guard(f->fd, err) < 0)
+		return -1;
+	f->unguarded = false;
+	return 0;
 }
 
 int cluster_file_flush(struct cluster_file *f, struct err *err)

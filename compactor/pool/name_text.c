@@ -283,8 +283,10 @@ static size_t unescape(const char *s, size_t len, uint8_t *ret)
 	}
 	hi = len < 3 ? -1 : hex_value(s[1], true);
 	lo = len < 3 ? -1 : hex_value(s[2], true);
+	if (hi < 0 || lo < 0)
+		return 0;
 	*ret = (uint8_t)(hi << 4 | lo);
-	return hi < 0 || lo < 0 || is_plain(*ret) ? 0 : 3;
+	return is_plain(*ret) ? 0 : 3;
 }
 
 /* Up to `room` bytes; *ret_len is how many there are. */

@@ -2,6 +2,7 @@
 #include "compactor/pool/pool_check.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,11 +38,16 @@ struct bad {
 	struct err why;
 };
 
+struct checked_view {
+	struct view view;
+	bool named;
+};
+
 struct checking {
 	struct pool *p;
 	const struct pool_check_options *o;
 	struct pool_checked *ret;
-	VEC(struct view) views;
+	VEC(struct checked_view) views; /* of each id the last one */
 	VEC(struct kept) kept;
 	VEC(struct bad) bad;	 /* nodes, and leaves whose data is damaged */
 	struct judyset seen;	 /* records: offset / 8 */
@@ -89,14 +95,28 @@ static int tell(struct checking *c, enum pool_part part, const char *path, uint6
 
 /* ---- what there is ---- */
 
+static struct checked_view *find_view(const struct checking *c, const uint8_t id[POOL_ID_SIZE])
+{
+	for (size_t i = c->views.nr; i-- > 0;)
+		if (memcmp(c->views.items[i].view.id, id, POOL_ID_SIZE) == 0)
+			return &c->views.items[i];
+	return NULL;
+}
+
 static int take_slot(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err)
 {
 	struct checking *c = ctx;
 	struct err why = ERR_INIT;
-	struct view v;
+	struct checked_view v = { .named = false }, *other;
 
-	if (view_decode(header, slot, &v, &why) < 0)
+	if (view_decode(header, slot, &v.view, &why) < 0)
 		return tell(c, POOL_SLOT, NULL, 0, 0, &why, true, err);
+	other = find_view(c, v.view.id);
+	if (other) {
+		if (other->view.generation < v.view.generation)
+			*other = v;
+		return 0;
+	}
 	return vec_push(&c->views, v) < 0 ? no_memory(err) : 0;
 }
 
@@ -109,14 +129,6 @@ static int keep(struct checking *c, const uint8_t root[DIGEST_SIZE], uint64_t si
 		return 0;
 	free(k.path);
 	return no_memory(err);
-}
-
-static bool has_view(const struct checking *c, const uint8_t id[POOL_ID_SIZE])
-{
-	for (size_t i = 0; i < c->views.nr; i++)
-		if (memcmp(c->views.items[i].id, id, POOL_ID_SIZE) == 0)
-			return true;
-	return false;
 }
 
 static int check_sealed(struct checking *c, const struct name_disk *d, const uint8_t id[POOL_ID_SIZE], struct err *err)
@@ -133,15 +145,18 @@ static int check_sealed(struct checking *c, const struct name_disk *d, const uin
 
 static int take_disk(struct checking *c, const struct name *n, const struct name_disk *d, struct err *err)
 {
+	struct checked_view *v = name_id_is_null(d->view) ? NULL : find_view(c, d->view);
 	char text[POOL_ID_TEXT_ROOM];
 	struct err why = ERR_INIT;
 
-	if (!name_id_is_null(d->view) && !has_view(c, d->view)) {
+	if (v)
+		v->named = true;
+	if (!v && !name_id_is_null(d->view)) {
 		err_set(&why, ERR_FORMAT, "view %s is missing", pool_id_text(d->view, text));
 		if (tell(c, POOL_SLOT, d->path, 0, 0, &why, d->folded, err) < 0)
 			return -1;
 	}
-	if (check_sealed(c, d, d->below, err) < 0 || (!d->folded && check_sealed(c, d, d->sealed, err) < 0))
+	if (check_sealed(c, d, d->below, err) < 0 || (!d->folded && !d->inode && check_sealed(c, d, d->sealed, err) < 0))
 		return -1;
 	return d->folded ? keep(c, d->root, d->size, n->kind == NAME_VERSION ? n->label : d->path, err) : 0;
 }
@@ -226,13 +241,32 @@ static int check_view(struct checking *c, const struct view *v, struct err *err)
 	return good ? 0 : tell(c, POOL_TABLES, whose.path, 0, 0, &tables, true, err);
 }
 
+/* 1, 0 = neither in its place nor dying: a view that no name has either does not exist any more, or not yet; -1. */
+static int has_stub(const struct checking *c, const struct view *v, struct err *err)
+{
+	static const enum pool_dir dirs[] = { POOL_VIEWS, POOL_TRASH };
+	char name[POOL_FILE_NAME_ROOM];
+	struct stat st;
+
+	pool_id_file_name(v->id, name);
+	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++) {
+		if (file_ops->fstatat(c->p->dirs[dirs[i]], name, &st, AT_SYMLINK_NOFOLLOW) == 0)
+			return 1;
+		if (errno != ENOENT)
+			return err_errno(err, "cannot look at '%s'", name);
+	}
+	return 0;
+}
+
 static int check_views(struct checking *c, struct err *err)
 {
 	for (size_t i = 0; i < c->views.nr; i++) {
-		const struct view *v = &c->views.items[i];
+		const struct checked_view *v = &c->views.items[i];
+		int rc;
 
 		tell_progress(c, "checking views", i, c->views.nr);
-		if (stopped(c, err) < 0 || check_view(c, v, err) < 0 || keep(c, v->root, v->disk_size, "", err) < 0)
+		rc = stopped(c, err) < 0 ? -1 : v->named ? 1 : has_stub(c, &v->view, err);
+		if (rc < 0 || (rc > 0 && (check_view(c, &v->view, err) < 0 || keep(c, v->view.root, v->view.disk_size, "", err) < 0)))
 			return -1;
 	}
 	return 0;
@@ -430,9 +464,9 @@ static int check_passed_over(struct checking *c, struct err *err)
 
 	if (!c->p->nr_damaged || c->bad.nr)
 		return 0;
-	err_set(&why, ERR_FORMAT, "%llu places in the file of nodes are damaged, of which nothing is needed",
+	err_set(&why, ERR_FORMAT, "%llu places in the file of nodes are damaged, of which nothing is needed; a collection leaves them out",
 		(unsigned long long)c->p->nr_damaged);
-	return tell(c, POOL_NODE, NULL, 0, 0, &why, true, err);
+	return tell(c, POOL_NODE, NULL, 0, 0, &why, false, err);
 }
 
 static int check(struct checking *c, struct err *err)

@@ -39,7 +39,8 @@ struct pool_checked {
 /* 0 also when there is damage, which is told.  The pool may be open for reading only. */
 int pool_check(struct pool *p, const struct pool_check_options *o, struct pool_checked *ret, struct err *err);
 
-/* Repair: rebuilds what can be rebuilt from what is whole, writes anew, moves what it replaces into quarantine/, removes nothing.
+/* Repair: rebuilds what can be rebuilt from what is whole, writes anew, moves what it replaces into quarantine/, removes nothing that
+ * guests may have open.
  *
  *	guard		is always the same
  *	nodes		from the tables and data of a view of the same root
@@ -50,6 +51,7 @@ int pool_check(struct pool *p, const struct pool_check_options *o, struct pool_c
  * to the old bytes.  Names are not made up. */
 struct pool_repair_options {
 	bool dry_run;
+	bool assume_idle; /* where there are no leases nobody has a stub open */
 	struct stopper *stopper;
 	int (*tell)(void *ctx, const struct pool_damage *d, bool repaired, struct err *err);
 	void *ctx;

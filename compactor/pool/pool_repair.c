@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,25 +11,36 @@
 #include "compactor/pool/pool_check.h"
 #include "compactor/pool/tree.h"
 #include "compactor/pool/view.h"
+#include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 #include "scanner/chunk/fingerprint.h"
 
 /* How it works: from the bottom up, as each is made from what lies below it: the guard; trees, from views whose tables are good; slots and
- * tables, from trees; stubs, from slots.  A view that is written anew takes a new slot; the old header is kept in quarantine/ and its
- * slot is buried, so that there is one header of an id. */
+ * tables, from trees; stubs, from slots.
+ *
+ * A view that is written anew takes a new slot, and its stub takes the place of the old one, which goes to quarantine/.  Guests may have
+ * that open, and the old tables with it: so the old slot stays until a collection finds that nobody has.  Of a slot whose header says
+ * nothing any more nobody knows whose it is: it is buried, with a copy in quarantine/, when nobody has a stub open that it may belong to. */
 
 struct bad_slot {
 	uint32_t slot;
 	uint8_t header[BLOCK_SIZE];
 };
 
+struct whole_view {
+	struct view view;
+	bool named;
+};
+
 struct repairing {
 	struct pool *p;
 	const struct pool_repair_options *o;
 	uint64_t repaired, left;
-	VEC(struct view) views;
+	VEC(struct whole_view) views; /* of each id the last one */
 	VEC(struct bad_slot) slots;
 	VEC(struct view) lost; /* that names want, and that no slot has: id, root, disk_size */
+	VEC(struct view) roots; /* of names: root, disk_size */
+	bool wait;	       /* a stub is open whose view is in none of the slots that are whole */
 	uint8_t *buf;
 };
 
@@ -74,50 +86,66 @@ static int repair_guard(struct repairing *r, struct err *err)
 
 	if (guard_is_good(r))
 		return 0;
-	memset(r->buf, 0xff, POOL_GUARD_SIZE);
-	if (!r->o->dry_run && file_write(cluster_file_fd(r->p->clusters), r->buf, POOL_GUARD_SIZE, POOL_DATA_BEGIN, &why) == 0)
-		cluster_file_sync(r->p->clusters, &why);
+	if (!r->o->dry_run)
+		cluster_file_mend_guard(r->p->clusters, &why);
 	return tell(r, POOL_SUPERBLOCK, "the guard behind the slots", &why, err);
 }
 
 /* ---- what there is ---- */
 
+static struct whole_view *find_view(const struct repairing *r, const uint8_t id[POOL_ID_SIZE])
+{
+	for (size_t i = r->views.nr; i-- > 0;)
+		if (memcmp(r->views.items[i].view.id, id, POOL_ID_SIZE) == 0)
+			return &r->views.items[i];
+	return NULL;
+}
+
 static int take_slot(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err)
 {
 	struct repairing *r = ctx;
 	struct bad_slot bad = { .slot = slot };
-	struct view v;
+	struct whole_view v = { .named = false }, *other;
 
-	if (view_decode(header, slot, &v, NULL) == 0)
-		return vec_push(&r->views, v) < 0 ? no_memory(err) : 0;
-	memcpy(bad.header, header, BLOCK_SIZE);
-	return vec_push(&r->slots, bad) < 0 ? no_memory(err) : 0;
+	if (view_decode(header, slot, &v.view, NULL) < 0) {
+		memcpy(bad.header, header, BLOCK_SIZE);
+		return vec_push(&r->slots, bad) < 0 ? no_memory(err) : 0;
+	}
+	other = find_view(r, v.view.id);
+	if (other && other->view.generation < v.view.generation)
+		*other = v;
+	return !other && vec_push(&r->views, v) < 0 ? no_memory(err) : 0;
 }
 
-static bool has(const struct view *list, size_t nr, const uint8_t id[POOL_ID_SIZE])
+static bool is_lost(const struct repairing *r, const uint8_t id[POOL_ID_SIZE])
 {
-	for (size_t i = 0; i < nr; i++)
-		if (memcmp(list[i].id, id, POOL_ID_SIZE) == 0)
+	for (size_t i = 0; i < r->lost.nr; i++)
+		if (memcmp(r->lost.items[i].id, id, POOL_ID_SIZE) == 0)
 			return true;
 	return false;
 }
 
+static int take_disk(struct repairing *r, const struct name_disk *d, struct err *err)
+{
+	struct whole_view *found = name_id_is_null(d->view) ? NULL : find_view(r, d->view);
+	struct view v = { .disk_size = d->size, .cluster_bits = POOL_UNIT_BITS_MIN };
+
+	if (found)
+		found->named = true;
+	if (!d->folded)
+		return 0;
+	memcpy(v.id, d->view, POOL_ID_SIZE);
+	memcpy(v.root, d->root, DIGEST_SIZE);
+	if (vec_push(&r->roots, v) < 0)
+		return no_memory(err);
+	return !found && !name_id_is_null(d->view) && !is_lost(r, d->view) && vec_push(&r->lost, v) < 0 ? no_memory(err) : 0;
+}
+
 static int take_name(void *ctx, const struct name *n, struct err *err)
 {
-	struct repairing *r = ctx;
-
-	for (size_t i = 0; i < n->disks.nr; i++) {
-		const struct name_disk *d = &n->disks.items[i];
-		struct view v = { .disk_size = d->size, .cluster_bits = POOL_UNIT_BITS_MIN };
-
-		if (!d->folded || name_id_is_null(d->view) || has(r->views.items, r->views.nr, d->view) ||
-		    has(r->lost.items, r->lost.nr, d->view))
-			continue;
-		memcpy(v.id, d->view, POOL_ID_SIZE);
-		memcpy(v.root, d->root, DIGEST_SIZE);
-		if (vec_push(&r->lost, v) < 0)
-			return no_memory(err);
-	}
+	for (size_t i = 0; i < n->disks.nr; i++)
+		if (take_disk(ctx, &n->disks.items[i], err) < 0)
+			return -1;
 	return 0;
 }
 
@@ -139,15 +167,42 @@ static int keep_header(struct repairing *r, uint32_t slot, const uint8_t header[
 	return file_write_atomic(r->p->dirs[POOL_QUARANTINE], name, header, BLOCK_SIZE, 0600, err);
 }
 
-static int keep_stub(struct repairing *r, const struct view *v, struct err *err)
-{
-	char name[POOL_FILE_NAME_ROOM];
-	struct stat st;
+/* ---- who has a stub open ---- */
 
-	pool_id_file_name(v->id, name);
-	if (file_ops->fstatat(r->p->dirs[POOL_VIEWS], name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return errno == ENOENT ? 0 : err_errno(err, "cannot look at '%s'", name);
-	return file_rename_to(r->p->dirs[POOL_VIEWS], name, r->p->dirs[POOL_QUARANTINE], name, 0, err);
+/* A write lease is had only while nobody else has the file open.  Where there are no leases, somebody may. */
+static bool has_lease(int fd)
+{
+	if (file_ops->fcntl(fd, F_SETSIG, (void *)(intptr_t)SIGURG) < 0 || file_ops->fcntl(fd, F_SETLEASE, (void *)(intptr_t)F_WRLCK) < 0)
+		return false;
+	file_ops->fcntl(fd, F_SETLEASE, (void *)(intptr_t)F_UNLCK);
+	return true;
+}
+
+static bool is_open(const struct repairing *r, enum pool_dir dir, const char *name)
+{
+	struct err why = ERR_INIT;
+	int fd = file_open(r->p->dirs[dir], name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, &why);
+	bool free;
+
+	if (fd < 0)
+		return why.errnum != ENOENT;
+	free = r->o->assume_idle || has_lease(fd);
+	file_close(fd, name, NULL);
+	return !free;
+}
+
+/* Of which view a stub is that no slot has. */
+static int look_for_strangers(void *ctx, const char *name, struct err *err)
+{
+	struct repairing *r = ctx;
+	char text[POOL_ID_TEXT_ROOM] = "", again[POOL_FILE_NAME_ROOM];
+	uint8_t id[POOL_ID_SIZE];
+
+	(void)err;
+	snprintf(text, sizeof(text), "%s", name);
+	if (pool_id_parse(text, id) && strcmp(pool_id_file_name(id, again), name) == 0 && !find_view(r, id) && !is_lost(r, id))
+		r->wait |= is_open(r, POOL_VIEWS, name);
+	return 0;
 }
 
 /* ---- trees ---- */
@@ -155,6 +210,8 @@ static int keep_stub(struct repairing *r, const struct view *v, struct err *err)
 struct rebuilding {
 	struct repairing *r;
 	struct tree_maker *maker;
+	struct digest_tree tree;
+	uint64_t nr; /* segments of the disk */
 };
 
 static int take_map(void *ctx, uint64_t segment, struct leaf *map, struct err *err)
@@ -165,31 +222,53 @@ static int take_map(void *ctx, uint64_t segment, struct leaf *map, struct err *e
 
 	if (b->r->o->stopper && stopper_says(b->r->o->stopper))
 		return err_set(err, ERR_CANCELED, "stopped");
+	if (segment >= b->nr)
+		return err_set(err, ERR_FORMAT, "its tables map what is behind the end of the disk");
 	if (tree_read_leaf(b->r->p->clusters, map, b->r->buf, err) < 0)
 		return -1;
 	digest_bytes(b->r->buf, SEGMENT_SIZE, map->digest);
+	if (!b->maker) {
+		digest_tree_add(&b->tree, segment, map->digest);
+		return 0;
+	}
 	map->hint = fingerprint_best()->bytes(b->r->buf, SEGMENT_SIZE);
-	if (!b->r->o->dry_run && nodes_get_leaf(n, map->digest, map->unit_bits, &is, NULL) < 0 && nodes_replace_leaf(n, map, err) < 0)
+	if (nodes_get_leaf(n, map->digest, map->unit_bits, &is, NULL) < 0 && nodes_replace_leaf(n, map, err) < 0)
 		return -1;
-	return b->maker ? tree_maker_add(b->maker, segment, map->digest, err) : 0;
+	return tree_maker_add(b->maker, segment, map->digest, err);
 }
 
-/* The tree that the view's tables and data give; it is the right one if its root is. */
-static int rebuild(struct repairing *r, const struct view *v, struct err *err)
+/* The tree that the view's tables and data give, without a maker only its root: 0 if that is the right one. */
+static int go_through(struct repairing *r, const struct view *v, struct tree_maker *maker, struct err *err)
 {
-	CLEANUP(tree_maker_free) struct tree_maker *maker = r->o->dry_run ? NULL : tree_maker_new(r->p->nodes, v->disk_size, err);
-	struct rebuilding b = { .r = r, .maker = maker };
+	CLEANUP(free) struct rebuilding *b = calloc(1, sizeof(*b));
 	uint8_t root[DIGEST_SIZE];
 
-	if (!r->o->dry_run && !maker)
+	if (!b)
+		return no_memory(err);
+	*b = (struct rebuilding){ .r = r, .maker = maker, .nr = div_up(v->disk_size, SEGMENT_SIZE) };
+	digest_tree_begin(&b->tree, v->disk_size);
+	if (view_each_map(r->p, v, take_map, b, err) < 0)
 		return -1;
-	if (view_each_map(r->p, v, take_map, &b, err) < 0)
+	if (!maker)
+		digest_tree_end(&b->tree, root);
+	else if (tree_maker_end(maker, root, err) < 0)
+		return -1;
+	return memcmp(root, v->root, DIGEST_SIZE) == 0 ? 0 : err_set(err, ERR_FORMAT, "its view leads to other data");
+}
+
+/* It is proven before anything is written. */
+static int rebuild(struct repairing *r, const struct view *v, struct err *err)
+{
+	CLEANUP(tree_maker_free) struct tree_maker *maker = NULL;
+
+	if (go_through(r, v, NULL, err) < 0)
 		return -1;
 	if (r->o->dry_run)
 		return 0;
-	if (tree_maker_end(maker, root, err) < 0 || pool_sync(r->p, err) < 0)
+	maker = tree_maker_new(r->p->nodes, v->disk_size, err);
+	if (!maker || go_through(r, v, maker, err) < 0 || pool_sync(r->p, err) < 0)
 		return -1;
-	return memcmp(root, v->root, DIGEST_SIZE) == 0 ? 0 : err_set(err, ERR_FORMAT, "its view leads to other data");
+	return 0;
 }
 
 /* Every node and leaf is there.  What its data is does not matter here. */
@@ -209,10 +288,19 @@ static int walk(struct repairing *r, const uint8_t root[DIGEST_SIZE], uint64_t s
 	return rc;
 }
 
+/* Whose tree was told of, or is rebuilt in a run that is not dry. */
+static bool has_whole_view(const struct repairing *r, const struct view *root)
+{
+	for (size_t i = 0; i < r->views.nr; i++)
+		if (memcmp(r->views.items[i].view.root, root->root, DIGEST_SIZE) == 0 && r->views.items[i].view.disk_size == root->disk_size)
+			return true;
+	return false;
+}
+
 static int repair_trees(struct repairing *r, struct err *err)
 {
 	for (size_t i = 0; i < r->views.nr; i++) {
-		const struct view *v = &r->views.items[i];
+		const struct view *v = &r->views.items[i].view;
 		char text[DIGEST_TEXT_ROOM];
 		struct err why = ERR_INIT;
 
@@ -225,9 +313,26 @@ static int repair_trees(struct repairing *r, struct err *err)
 	return 0;
 }
 
+/* Trees that no view has, or whose view was no help. */
+static int tell_lost_trees(struct repairing *r, struct err *err)
+{
+	for (size_t i = 0; i < r->roots.nr; i++) {
+		const struct view *v = &r->roots.items[i];
+		char text[DIGEST_TEXT_ROOM];
+		struct err why = ERR_INIT;
+
+		if (walk(r, v->root, v->disk_size) == 0 || has_whole_view(r, v))
+			continue;
+		err_set(&why, ERR_FORMAT, "a node of it is missing or damaged, and no view has it");
+		if (tell(r, POOL_NODE, digest_text(v->root, text), &why, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
 /* ---- views ---- */
 
-static int write_anew(struct repairing *r, const struct view *v, struct err *err)
+static int write_anew(struct repairing *r, const struct view *v, const char *kept_stub, struct err *err)
 {
 	struct view again = *v;
 	struct view made;
@@ -236,57 +341,62 @@ static int write_anew(struct repairing *r, const struct view *v, struct err *err
 		again.cluster_bits += 2;
 	if (r->o->dry_run)
 		return walk(r, v->root, v->disk_size) == 0 ? 0 : err_set(err, ERR_FORMAT, "its tree is not whole");
-	return keep_stub(r, v, err) < 0 ? -1 : view_write_as(r->p, &again, NULL, &made, err);
+	return view_write_as(r->p, &again, kept_stub, &made, err);
 }
 
-/* The old header goes once the new one is there. */
-static int repair_tables(struct repairing *r, const struct view *v, struct err *err)
+static int repair_view(struct repairing *r, const struct whole_view *w, struct err *err)
 {
-	uint8_t header[BLOCK_SIZE];
-
-	if (cluster_file_read_slot(r->p->clusters, v->slot, header, err) < 0)
-		return -1;
-	if (r->o->dry_run)
-		return write_anew(r, v, err);
-	if (keep_header(r, v->slot, header, err) < 0 || write_anew(r, v, err) < 0)
-		return -1;
-	return cluster_file_bury(r->p->clusters, v->slot, err);
-}
-
-static int repair_view(struct repairing *r, const struct view *v, struct err *err)
-{
-	char text[POOL_ID_TEXT_ROOM];
+	const struct view *v = &w->view;
+	char text[POOL_ID_TEXT_ROOM], name[POOL_FILE_NAME_ROOM], kept[VIEW_KEPT_STUB_ROOM];
 	struct err why = ERR_INIT;
+	bool there, dying;
 
 	pool_id_text(v->id, text);
+	pool_id_file_name(v->id, name);
+	view_kept_stub(v, kept);
+	there = view_check_stub(r->p, v, POOL_VIEWS, &why) == 0 || why.errnum != ENOENT;
+	dying = view_check_stub(r->p, v, POOL_TRASH, &why) == 0 || why.errnum != ENOENT;
+	if (!there && !dying && !w->named) /* it does not exist any more, or not yet */
+		return 0;
+	why = ERR_INIT;
 	if (view_check(r->p, v, NULL) < 0) {
-		repair_tables(r, v, &why);
+		write_anew(r, v, kept, &why);
 		return tell(r, POOL_TABLES, text, &why, err);
 	}
-	if (view_check_stub(r->p, v, POOL_VIEWS, NULL) == 0 || view_check_stub(r->p, v, POOL_TRASH, NULL) == 0)
+	if (view_check_stub(r->p, v, POOL_VIEWS, NULL) == 0 || (!there && view_check_stub(r->p, v, POOL_TRASH, NULL) == 0))
 		return 0;
-	if (!r->o->dry_run && keep_stub(r, v, &why) == 0)
-		view_write_stub(r->p, v, NULL, &why);
+	if (!r->o->dry_run)
+		view_write_stub(r->p, v, kept, &why);
 	return tell(r, POOL_STUB, text, &why, err);
 }
 
+/* Where guests have its old stub open, they have its old tables, too, and nobody knows any more where those are. */
 static int repair_lost(struct repairing *r, const struct view *v, struct err *err)
 {
-	char text[POOL_ID_TEXT_ROOM];
+	char text[POOL_ID_TEXT_ROOM], name[POOL_FILE_NAME_ROOM], kept[POOL_ID_TEXT_ROOM + 8];
 	struct err why = ERR_INIT;
 
-	write_anew(r, v, &why);
-	return tell(r, POOL_SLOT, pool_id_text(v->id, text), &why, err);
+	pool_id_file_name(v->id, name);
+	snprintf(kept, sizeof(kept), "%s.stub", pool_id_text(v->id, text));
+	if (is_open(r, POOL_VIEWS, name)) {
+		r->wait = true;
+		err_set(&why, ERR_BUSY, "somebody has it open, or the file system does not tell; stop the guests first");
+	} else {
+		write_anew(r, v, kept, &why);
+		r->wait |= why.kind != ERR_NONE || is_open(r, POOL_QUARANTINE, kept);
+	}
+	return tell(r, POOL_SLOT, text, &why, err);
 }
 
-/* A header that says nothing any more; who was wanted has another one by now. */
 static int repair_slot(struct repairing *r, const struct bad_slot *s, struct err *err)
 {
 	struct err why = ERR_INIT;
 	char what[32];
 
 	snprintf(what, sizeof(what), "slot %u", s->slot);
-	if (!r->o->dry_run && keep_header(r, s->slot, s->header, &why) == 0)
+	if (r->wait)
+		err_set(&why, ERR_BUSY, "a view is in use, or not whole, that it may belong to");
+	else if (!r->o->dry_run && keep_header(r, s->slot, s->header, &why) == 0)
 		cluster_file_bury(r->p->clusters, s->slot, &why);
 	return tell(r, POOL_SLOT, what, &why, err);
 }
@@ -299,6 +409,8 @@ static int repair_views(struct repairing *r, struct err *err)
 	for (size_t i = 0; i < r->lost.nr; i++)
 		if (repair_lost(r, &r->lost.items[i], err) < 0)
 			return -1;
+	if (r->slots.nr && file_each_name(r->p->dirs[POOL_VIEWS], look_for_strangers, r, err) < 0)
+		return -1;
 	for (size_t i = 0; i < r->slots.nr; i++)
 		if (repair_slot(r, &r->slots.items[i], err) < 0)
 			return -1;
@@ -311,7 +423,8 @@ static int repair_views(struct repairing *r, struct err *err)
 static int repair(struct repairing *r, struct err *err)
 {
 	if (repair_guard(r, err) < 0 || cluster_file_each_slot(r->p->clusters, take_slot, r, err) < 0 ||
-	    names_each_or(r->p, take_name, bad_name, r, err) < 0 || repair_trees(r, err) < 0 || repair_views(r, err) < 0)
+	    names_each_or(r->p, take_name, bad_name, r, err) < 0 || repair_trees(r, err) < 0 || tell_lost_trees(r, err) < 0 ||
+	    repair_views(r, err) < 0)
 		return -1;
 	return r->o->dry_run ? 0 : pool_sync(r->p, err);
 }
@@ -327,6 +440,7 @@ int pool_repair(struct pool *p, const struct pool_repair_options *o, uint64_t *r
 	vec_release(&r.views);
 	vec_release(&r.slots);
 	vec_release(&r.lost);
+	vec_release(&r.roots);
 	free(r.buf);
 	return rc < 0 ? err_add(err, "pool '%s'", p->path) : 0;
 }

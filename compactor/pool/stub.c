@@ -219,12 +219,13 @@ static int compare_stub(int fd, const struct pool *p, const struct view *v, stru
 int view_check_stub(const struct pool *p, const struct view *v, enum pool_dir dir, struct err *err)
 {
 	char name[POOL_FILE_NAME_ROOM];
-	CLEANUP(close_fd) int fd =
-		file_open(p->dirs[dir], pool_id_file_name(v->id, name), O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, err);
+	int fd = file_open(p->dirs[dir], pool_id_file_name(v->id, name), O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, err), rc;
 
 	if (fd < 0)
 		return -1;
-	return compare_stub(fd, p, v, err) < 0 ? err_add(err, "stub '%s'", name) : 0;
+	rc = compare_stub(fd, p, v, err);
+	file_ops->close(fd);
+	return rc < 0 ? err_add(err, "stub '%s'", name) : 0;
 }
 
 static int write_stub(int fd, const struct pool *p, const struct view *v, struct err *err)

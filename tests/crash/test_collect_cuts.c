@@ -88,15 +88,34 @@ static int expect_kept(struct err *err)
 		       err_add(err, "the view that is kept is damaged") : 0;
 }
 
-/* Until nothing more changes. */
+static unsigned nr_repaired;
+
+/* A header that was half written is not taken for nothing: repair clears it away. */
+static int collect_or_repair(struct err *err)
+{
+	const struct pool_repair_options o = { .dry_run = false };
+	struct err why = ERR_INIT;
+	uint64_t repaired, left;
+
+	if (collect_once(&why) == 0)
+		return 0;
+	if (why.kind != ERR_FORMAT || !strstr(why.text, "header in slot"))
+		return err_set(err, why.kind, "%s", why.text);
+	nr_repaired++;
+	if (pool_repair(pool, &o, &repaired, &left, err) < 0)
+		return -1;
+	return left ? err_set(err, ERR_FORMAT, "%d are left after a repair of: %s", (int)left, why.text) : collect_once(err);
+}
+
+/* What is kept is there at once.  Then until nothing more changes. */
 static int go_on(void *ctx, struct sim *s, struct err *err)
 {
 	int rc;
 
 	(void)ctx;
-	rc = use_pool(s, true, err);
+	rc = use_pool(s, true, err) < 0 ? -1 : expect_kept(err);
 	for (int i = 0; i < 3 && rc == 0; i++)
-		rc = collect_once(err);
+		rc = collect_or_repair(err);
 	close_pool();
 	return rc;
 }
@@ -168,19 +187,232 @@ static void what_is_kept_survives_a_collection_that_is_cut_short(void **state)
 /* ---- mistakes ---- */
 
 static const char *moved, *before;
+static unsigned moved_nr, before_nr;
 
 static void move_in_log(void *ctx, struct sim *s)
 {
+	unsigned from = sim_log_find(s, moved, moved_nr), to = sim_log_find(s, before, before_nr);
+
 	(void)ctx;
-	sim_log_move(s, sim_log_find(s, moved, 0), sim_log_find(s, before, 0));
+	if (from == UINT_MAX || to == UINT_MAX || from < to)
+		fail_msg("'%s' and '%s' are not in the log: %s", moved, before, sim_log(s));
+	sim_log_move(s, from, to);
+}
+
+static void assert_caught(const char *what, unsigned what_nr, const char *where, unsigned where_nr, const char *words)
+{
+	struct crash_workflow w = collecting();
+	struct crash_report r;
+
+	moved = what, moved_nr = what_nr, before = where, before_nr = where_nr;
+	w.mistake_in_log = move_in_log;
+	if (crash_try_cuts(&w, &r) == 0)
+		fail_msg("'%s' before '%s' is not caught", what, where);
+	if (!strstr(r.text, words))
+		fail_msg("'%s' was expected: %.1000s", words, r.text);
+	crash_report_release(&r);
+}
+
+static void what_is_done_too_early_is_caught(void **state)
+{
+	(void)state;
+	assert_caught("rename /pool/trees/nodes.new", 0, "datasync /pool/trees/nodes.new", 0, "cannot be read");
+}
+
+/* ---- guests that come at any moment ---- */
+
+static int guest; /* its descriptor of a stub, -1 = it found none */
+static const struct view *wanted;
+
+static void let_in(void *ctx, struct sim *s, int fd)
+{
+	(void)ctx;
+	(void)s;
+	guest = fd;
+}
+
+/* A stub, then the cluster file: an overlay that the pool does not know stands on it. */
+static void come(void *ctx, struct sim *s)
+{
+	char path[100], name[POOL_FILE_NAME_ROOM];
+
+	(void)ctx;
+	snprintf(path, sizeof(path), "/pool/views/%s", pool_id_file_name(wanted->id, name));
+	sim_visit(s, path, O_RDONLY, let_in, NULL);
+}
+
+/* Guest bytes, as the view's own tables lead to them. */
+static int read_map(void *ctx, uint64_t segment, struct leaf *map, struct err *err)
+{
+	uint8_t *is = malloc(SEGMENT_SIZE), *should = malloc(SEGMENT_SIZE);
+
+	assert_int_equal(tree_read_leaf(pool->clusters, map, is, err), 0);
+	render(ctx, segment, should);
+	assert_memory_equal(is, should, SEGMENT_SIZE);
+	free(is);
+	free(should);
+	return 0;
+}
+
+static unsigned one_guest(unsigned at, const struct view *v, struct disk *d)
+{
+	struct sim *s = sim_new(NULL);
+	struct err err = ERR_INIT;
+	unsigned nr;
+
+	sim_use(s);
+	set_up(NULL, s);
+	sim_settle(s);
+	sim_restart(s);
+	wanted = v;
+	guest = -1;
+	sim_before(s, at, come, NULL);
+	if (collect(NULL, s, &err) < 0)
+		fail_msg("a guest before call %u: %s", at, err.text);
+	nr = sim_nr_calls(s);
+	for (int i = 0; i < 2; i++)
+		if (collect(NULL, s, &err) < 0)
+			fail_msg("a guest before call %u: %s", at, err.text);
+	assert_int_equal(use_pool(s, true, &err), 0);
+	if (guest >= 0) {
+		bool outside = sim_outside(s, true);
+
+		expect_view(v);
+		assert_int_equal(view_each_map(pool, v, read_map, d, NULL), 0);
+		file_ops->close(guest);
+		sim_outside(s, outside);
+	} else {
+		assert_false(is_in(POOL_VIEWS, v->id));
+	}
+	if (expect_kept(&err) < 0)
+		fail_msg("%s", err.text);
+	close_pool();
+	sim_use(NULL);
+	sim_free(s);
+	return nr;
+}
+
+static void a_guest_that_got_hold_of_a_view_keeps_it(void **state)
+{
+	unsigned nr_calls = 1, nr_got = 0, nr_late = 0;
+
+	(void)state;
+	for (unsigned at = 1; at <= nr_calls; at++) {
+		nr_calls = one_guest(at, &unnamed_view, &unnamed);
+		nr_got += guest >= 0;
+		nr_late += guest < 0;
+	}
+	print_message("%u calls: %u got it, %u came too late\n", nr_calls, nr_got, nr_late);
+	assert_true(nr_got > 20 && nr_late > 5);
+}
+
+/* ---- repair ---- */
+
+static void flip_in_file(struct sim *s, const char *path, uint64_t at)
+{
+	int fd = file_open(sim_root(s), path, O_RDWR, 0, NULL);
+	uint8_t byte;
+
+	assert_true(fd >= 0);
+	assert_int_equal(file_read(fd, &byte, 1, at, NULL), 0);
+	byte ^= 4;
+	assert_int_equal(file_write(fd, &byte, 1, at, NULL), 0);
+	file_close(fd, path, NULL);
+}
+
+/* A node that a view's tables can make again; a table of another view; a stub; a header. */
+static void set_up_damage(void *ctx, struct sim *s)
+{
+	char name[POOL_FILE_NAME_ROOM], path[100], clusters[100];
+	struct view other;
+	struct err err = ERR_INIT;
+
+	set_up(ctx, s);
+	assert_int_equal(use_pool(s, true, &err), 0);
+	other = view_of(&version);
+	member_of("other", &version, &other);
+	snprintf(clusters, sizeof(clusters), "pool/%s", pool_id_file_name(pool->uuid, name));
+	snprintf(path, sizeof(path), "pool/views/%s", pool_id_file_name(kept_view.id, name));
+	close_pool();
+	flip_in_file(s, path, 60);
+	flip_in_file(s, clusters, other.slot * POOL_SLOT_SIZE + other.slice_size - 2 * BLOCK_SIZE + 5); /* the L1 table */
+	flip_in_file(s, clusters, unnamed_view.slot * POOL_SLOT_SIZE + 50);
+}
+
+static int repair(void *ctx, struct sim *s, struct err *err)
+{
+	const struct pool_repair_options o = { .dry_run = false };
+	uint64_t repaired, left = 0;
+	int rc;
+
+	(void)ctx;
+	rc = use_pool(s, true, err) < 0 ? -1 : pool_repair(pool, &o, &repaired, &left, err);
+	if (rc == 0 && left)
+		rc = err_set(err, ERR_FORMAT, "%d damages are left", (int)left);
+	close_pool();
+	return rc;
+}
+
+static int no_damage(void *ctx, const struct pool_damage *d, struct err *err)
+{
+	(void)ctx;
+	return err_set(err, ERR_FORMAT, "still damaged: %s: %s", pool_part_names[d->part], d->what.text);
+}
+
+static int repair_and_collect(void *ctx, struct sim *s, struct err *err)
+{
+	int rc;
+
+	if (repair(ctx, s, err) < 0)
+		return -1;
+	rc = use_pool(s, true, err);
+	for (int i = 0; i < 3 && rc == 0; i++)
+		rc = collect_once(err);
+	close_pool();
+	return rc;
+}
+
+static int check_repaired(void *ctx, struct sim *s, struct crash_moment m, struct err *err)
+{
+	const struct pool_check_options o = { .read_data = true, .percent = 100, .damage = no_damage };
+	struct pool_checked c;
+	int rc;
+
+	(void)ctx;
+	(void)m;
+	rc = use_pool(s, false, err) < 0 ? -1 : compare_disk(&kept, false, err) < 0 || compare_disk(&version, false, err) < 0 ? -1 :
+	     pool_check(pool, &o, &c, err);
+	if (rc == 0 && c.nr_views != 2)
+		rc = err_set(err, ERR_FORMAT, "%d views are there", (int)c.nr_views);
+	close_pool();
+	return rc;
+}
+
+static void a_repair_that_is_cut_short_can_be_repeated(void **state)
+{
+	struct crash_workflow w = collecting();
+	struct crash_report r;
+
+	(void)state;
+	w.name = "repair";
+	w.setup = set_up_damage;
+	w.run = repair;
+	w.recover = repair_and_collect;
+	w.check = check_repaired;
+	if (crash_try(&w, &r) < 0)
+		fail_msg("%.3000s", r.text);
+	report_of(w.name, &r);
+	crash_report_release(&r);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_is_kept_survives_a_collection_that_is_cut_short),
+		cmocka_unit_test(what_is_done_too_early_is_caught),
+		cmocka_unit_test(a_guest_that_got_hold_of_a_view_keeps_it),
+		cmocka_unit_test(a_repair_that_is_cut_short_can_be_repeated),
 	};
-	(void)move_in_log;
 
 	if (digest_prepare(NULL) < 0)
 		return 0;

@@ -1,0 +1,224 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 400
+"""SIGKILL at the system calls by which commands on a pool change something; then the oracle.
+
+Rows A1 (entering the pool), A2 (clone, snapshot, folding, rollback, expand, delete, collection, restore).
+
+The oracle: every image that was there is there and its guest sees what it saw (after a rollback: or what it is to see); `recover`, two
+collections and a check of all data end well and find no damage; guests still see it then; and the command comes to its end when it is
+run again."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+
+import lib_crash as crash
+from lib_crash import CHANGING, DEDUPSCAN, KIB, KILLED, LONG, MIB, Wrong, fail, lib, run, traced
+
+NR_POINTS = int(os.environ.get("CRASH_POINTS") or (3000 if LONG else 90))
+POOL = lib.POOL
+
+
+def guest(path):
+    return lib.digest_of(lib.guest_raw(path, path + ".guest"))
+
+
+class Store:
+    """Three small images that have much in common, at one path, for overlays name absolute ones; states of it are kept beside it."""
+
+    def __init__(self, folder):
+        self.path, self.states, self.catalog = os.path.join(folder, "store"), os.path.join(folder, "states"), os.path.join(folder, "catalog")
+        self.folder = folder
+        os.makedirs(self.path)
+        os.makedirs(self.states)
+        rng = random.Random(crash.SEED)
+        base = rng.randbytes(600 * KIB) + bytes(300 * KIB) + rng.randbytes(200 * KIB)
+        for name in "abc":
+            raw = os.path.join(folder, "raw")
+            with open(raw, "wb") as f:
+                f.write(base)
+                f.seek(100 * KIB)
+                f.write(rng.randbytes(40 * KIB))
+                f.truncate(5 * MIB)
+            run("qemu-img", "convert", "-O", "qcow2", raw, self.image(name))
+            os.unlink(raw)
+
+    def image(self, name):
+        return os.path.join(self.path, name + ".qcow2")
+
+    def images(self):
+        return sorted(n for n in os.listdir(self.path) if n.endswith(".qcow2"))
+
+    def guests(self):
+        return {n: guest(os.path.join(self.path, n)) for n in self.images()}
+
+    def write(self, name, pattern):
+        run("qemu-io", "-f", "qcow2", "-c", f"write -P {pattern} 64k 96k", "-c", f"write -P {pattern} 3M 64k", self.image(name))
+
+    def keep(self, state):
+        shutil.rmtree(os.path.join(self.states, state), ignore_errors=True)
+        run("cp", "-a", "--sparse=always", self.path, os.path.join(self.states, state))
+
+    def again(self, state):
+        shutil.rmtree(self.path)
+        shutil.rmtree(self.catalog, ignore_errors=True)
+        run("cp", "-a", "--sparse=always", os.path.join(self.states, state), self.path)
+        for n in os.listdir(self.path):
+            if n.endswith(".guest"):
+                os.unlink(os.path.join(self.path, n))
+
+    def compact(self, *more):
+        return [DEDUPSCAN, "compact", "--no-idle", "--jobs", "1", "--catalog", self.catalog, "--keep-originals", "0", "--apply", *more, self.path]
+
+
+def well(command, want=(0,), **more):
+    done = traced(command, **more)
+    if done.status not in want:
+        raise Wrong(f"{' '.join(command[1:4])}: {done}")
+    return done
+
+
+class Workflow:
+    """state: what it begins with; again: exit statuses when it is run again after it was done."""
+
+    def __init__(self, name, state, command, again=(0,), may_become=()):
+        self.name, self.state, self.command, self.again, self.may_become = name, state, command, again, may_become
+
+
+def make_states(s):
+    """fresh -> member -> written -> sealed -> folded -> loose"""
+    s.keep("fresh")
+    well(s.compact("--method", "pool"))
+    s.keep("member")
+    s.write("a", 7)
+    s.keep("written")
+    well([DEDUPSCAN, "snapshot", "v1", s.image("a"), s.image("b")])
+    s.write("a", 8)
+    s.keep("sealed")
+    well(s.compact("--method", "pool"))
+    s.write("a", 9)
+    s.keep("folded")
+    well([DEDUPSCAN, "expand", "--keep-originals", "0", s.image("c")])
+    well([DEDUPSCAN, "delete", s.image("a") + "@v1"])
+    well([DEDUPSCAN, "pool", "collect", s.path])
+    s.keep("loose")
+
+
+def workflows(s):
+    a, new = s.image("a"), os.path.join(s.path, "new.qcow2")
+    return [
+        Workflow("enter", "fresh", s.compact("--method", "pool")),
+        Workflow("clone", "written", [DEDUPSCAN, "clone", a, new], (2,)),
+        Workflow("clones of a version", "folded", [DEDUPSCAN, "clone", "--count", "5", a + "@v1", new], (0, 2)),
+        Workflow("snapshot", "written", [DEDUPSCAN, "snapshot", "v1", a, s.image("b")], (2, 3)),
+        Workflow("fold", "sealed", s.compact("--method", "pool")),
+        Workflow("rollback", "folded", [DEDUPSCAN, "rollback", a + "@v1"], may_become=("a.qcow2",)),
+        Workflow("expand", "member", [DEDUPSCAN, "expand", "--keep-originals", "0", a], (1,)),
+        Workflow("delete", "folded", [DEDUPSCAN, "delete", a + "@v1"], (2,)),
+        Workflow("collect", "loose", [DEDUPSCAN, "pool", "collect", s.path]),
+        Workflow("restore", "folded", [DEDUPSCAN, "restore", "--format", "vhdx", a + "@v1", os.path.join(s.path, "out.vhdx")], (3,)),
+    ]
+
+
+def look(s, w, before, after):
+    now = s.guests()
+    for name, digest in before.items():
+        if now.get(name) != digest and not (name in w.may_become and now.get(name) == after[name]):
+            raise Wrong(f"{name} was {digest[:12]}, is {str(now.get(name))[:12]}")
+    for name in now.keys() - before.keys():
+        if now[name] not in (after.get(name), *before.values(), *after.values()):
+            raise Wrong(f"{name} came, and is like nothing else")
+
+
+def oracle(s, w, before, after, complete):
+    look(s, w, before, after)
+    well([DEDUPSCAN, "recover", s.path])
+    look(s, w, before, after)
+    if os.path.isdir(os.path.join(s.path, POOL)):
+        well([DEDUPSCAN, "pool", "collect", s.path])
+        well([DEDUPSCAN, "pool", "check", "--read-data", s.path])
+        look(s, w, before, after)
+    if not complete:
+        return
+    done = well(w.command, {0, *w.again})
+    look(s, w, before, after)
+    well([DEDUPSCAN, "pool", "collect", s.path])
+    well([DEDUPSCAN, "pool", "check", "--read-data", s.path])
+    look(s, w, before, after)
+    if done.status == 0 and set(s.images()) != set(after):
+        raise Wrong(f"in the end there are {s.images()}")
+
+
+def measure(s, w):
+    """Uninterrupted: its calls, and what it comes to."""
+    log = os.path.join(s.folder, "log")
+    s.again(w.state)
+    before = s.guests()
+    well(w.command, log=log, calls=CHANGING)
+    after = s.guests()
+    points = [p for p in crash.points_of(log, s.path) if not p.child]
+    oracle(s, w, before, after, True)
+    if len(points) < 3:
+        fail(f"{w.name}: only {len(points)} calls were seen")
+    return before, after, points
+
+
+def judge_the_oracle(s, w, before, after):
+    """It sees one byte that a guest should not see, and a lost cluster."""
+    s.again("member")
+    s.write("b", 55)
+    try:
+        look(s, w, before, after)
+    except Wrong:
+        pass
+    else:
+        fail("the oracle does not see another guest")
+    s.again("member")
+    for name in os.listdir(os.path.join(s.path, POOL)):
+        if name.endswith(".qcow2"):
+            path = os.path.join(s.path, POOL, name)
+            at = lib.extents_on_disk(path)[-1][0]
+            subprocess.run(["fallocate", "-p", "-o", str((64 << 30) + 64 * KIB), "-l", str(64 * KIB), path], check=True)
+            print(f"planted at {at}" if at < 0 else "", end="")
+    if traced([DEDUPSCAN, "pool", "check", "--read-data", s.path]).status != 1:
+        fail("the oracle does not see a lost cluster")
+
+
+def main():
+    crash.require("mke2fs", "fallocate")
+    lib.exit_on_signals()
+    tmp = lib.scratch("pool-kills")
+    with crash.memory_folder(tmp) as memory, lib.FileSystem("ext4", memory, 700) as e:
+        s = Store(e.path)
+        make_states(s)
+        known, rng, began, nr, missed = [], random.Random(crash.SEED), time.monotonic(), 0, 0
+        for w in workflows(s):
+            try:
+                before, after, points = measure(s, w)
+            except Wrong as why:
+                fail(f"{w.name}, not interrupted: {why}")
+            known.append((w, before, after, points))
+        judge_the_oracle(s, *[k for k in known if k[0].name == "expand"][0][:3])
+        for w, before, after, points in known:
+            for p in rng.sample(points, min(len(points), NR_POINTS // len(known))):
+                s.again(w.state)
+                done = traced(w.command, [f"{p.call}:signal=KILL:when={p.nth}"])
+                if done.status not in (0, *KILLED):
+                    fail(f"{w.name}, to be killed at {p}: {done}")
+                nr += done.status != 0
+                missed += done.status == 0
+                try:
+                    oracle(s, w, before, after, nr % 3 == 0)
+                except Wrong as why:
+                    fail(f"{w.name}, killed at {p}: {why}")
+        print(f"{nr} kills ({sum(len(k[3]) for k in known)} points known), {missed} came too late; {time.monotonic() - began:.0f} s")
+        if nr < NR_POINTS // 2:
+            fail("too few of the kills came to pass")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
