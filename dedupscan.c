@@ -1541,9 +1541,11 @@ struct pool_job {
 	int64_t keep_originals;
 	bool apply, dry_run, drop_missing, read_data, assume_idle, discard, compat, host_cache;
 	unsigned count, keep[5]; /* last, daily, weekly, monthly, yearly */
-	VEC(const char *) files;
+	VEC(char *) files; /* real paths, to be freed */
 	char **words;
 	int nr_words;
+	char gone[2][PATH_MAX]; /* paths of images that are not there any more */
+	size_t nr_gone;
 };
 
 struct pool_verb {
@@ -1552,6 +1554,18 @@ struct pool_verb {
 	int least, most; /* words after the options */
 	int (*act)(struct pool_job *j, struct err *err); /* an exit status, or -1 */
 };
+
+static int add_kept_file(struct pool_job *j, const char *arg, struct err *err)
+{
+	char *path = realpath(arg, NULL);
+
+	if (!path)
+		return err_errno(err, "cannot find '%s'", arg);
+	if (vec_push(&j->files, path) == 0)
+		return 0;
+	free(path);
+	return err_set(err, ERR_MEMORY, "no memory for an option");
+}
 
 static int pool_option(struct pool_job *j, int opt, const char *arg, struct err *err)
 {
@@ -1596,7 +1610,7 @@ static int pool_option(struct pool_job *j, int opt, const char *arg, struct err 
 		j->discard = true;
 		return 0;
 	case OPT_FILE:
-		return vec_push(&j->files, arg) < 0 ? err_set(err, ERR_MEMORY, "no memory for an option") : 0;
+		return add_kept_file(j, arg, err);
 	case OPT_KEEP: case OPT_KEEP + 1: case OPT_KEEP + 2: case OPT_KEEP + 3: case OPT_KEEP + 4:
 		return parse_count(arg, 1000000, &j->keep[opt - OPT_KEEP], err);
 	default:
@@ -1641,6 +1655,8 @@ static int run_pool_verb(int argc, char **argv, const struct pool_verb *v)
 		clear_progress();
 		status = printed(status < 0 ? fail(&err) : status);
 	}
+	for (size_t i = 0; i < j.files.nr; i++)
+		free(j.files.items[i]);
 	vec_release(&j.files);
 	roots_release(&j.s.roots);
 	return status;
@@ -1707,7 +1723,7 @@ static const char expand_help[] =
 	"  --assume-idle         nobody uses the images, where the file system cannot tell\n"
 	"  --sandbox MODE        require (the default), best, or off: see dedupscan(1)\n"
 	"\n"
-	"Exit status: 0 done; 1 done, some images could not be; 2 usage; 3 failed; 4 in use;\n"
+	"Exit status: 0 done; 1 some images could not be expanded, or are in use; 2 usage; 3 failed;\n"
 	"75 stopped.\n";
 
 static int act_expand(struct pool_job *j, struct err *err)
@@ -1724,7 +1740,7 @@ static int act_expand(struct pool_job *j, struct err *err)
 
 		if (path && expand_image(&o, path, &why) == 0)
 			continue;
-		if (why.kind == ERR_CANCELED || why.kind == ERR_USAGE) {
+		if (why.kind == ERR_CANCELED || (why.kind == ERR_USAGE && i == 0)) {
 			*err = why;
 			return -1;
 		}
@@ -1753,7 +1769,8 @@ static int run_expand(int argc, char **argv)
 static const char pool_help[] =
 	"usage: dedupscan pool status|collect|check|repair [OPTION]... [DIR]\n"
 	"\n"
-	"Looks after the pool of the images in DIR, or at DIR (the current directory).\n"
+	"Looks after the pool of the images in DIR (the current directory), or at DIR, when that is\n"
+	"a .dedupscan-pool.\n"
 	"\n"
 	"  status                what it holds, and what that takes\n"
 	"  collect               give back space that nothing needs any more\n"
@@ -1763,8 +1780,8 @@ static const char pool_help[] =
 	"  --dry-run             collect, repair: only say what would be done\n"
 	"  --drop-missing        collect: forget members whose image is not there any more\n"
 	"  --read-data           check: read and prove all data, too\n"
-	"  --pool DIR            where the pool is\n"
-	"  --memory SIZE         at most so much memory (256M)\n"
+	"  --pool DIR            where the pool is, whatever it is called\n"
+	"  --memory SIZE         collect: at most so much memory (256M)\n"
 	"\n"
 	"Exit status: 0 done, it is whole; 1 there is damage; 2 usage; 3 failed; 4 in use; 75 stopped.\n";
 
@@ -1805,12 +1822,13 @@ static int act_status(struct pool_job *j, struct pool *p, struct err *err)
 	return EXIT_DONE;
 }
 
+/* Without a pool it is only told. */
 static int drop_member(void *ctx, const struct name *n, struct err *err)
 {
 	char path[4 * PATH_MAX];
 
 	printf("'%s' is not there any more\n", safe(n->disks.items[0].path, path, sizeof(path)));
-	return names_remove(ctx, n->number, err);
+	return ctx ? names_remove(ctx, n->number, err) : 0;
 }
 
 static int act_collect(struct pool_job *j, struct pool *p, struct err *err)
@@ -1820,7 +1838,7 @@ static int act_collect(struct pool_job *j, struct pool *p, struct err *err)
 	};
 	struct collected c = { 0 };
 
-	if (versions_recover(p, err) < 0 || (j->drop_missing && !j->dry_run && versions_each_gone(p, drop_member, p, err) < 0) ||
+	if (versions_recover(p, err) < 0 || (j->drop_missing && versions_each_gone(p, drop_member, j->dry_run ? NULL : p, err) < 0) ||
 	    pool_collect(p, &o, &c, err) < 0)
 		return -1;
 	clear_progress();
@@ -1863,15 +1881,18 @@ static int act_check(struct pool_job *j, struct pool *p, struct err *err)
 
 static int tell_repaired(void *ctx, const struct pool_damage *d, bool repaired, struct err *err)
 {
-	int rc = tell_damage(ctx, d, err);
+	const struct pool_job *j = ctx;
+	struct pool_damage told = *d;
 
-	printf(repaired ? "\trepaired\n" : "\tleft as it is\n");
-	return rc;
+	told.repairable = false; /* it is told how that went */
+	tell_damage(NULL, &told, err);
+	printf(!repaired ? "\tleft as it is\n" : j->dry_run ? "\tcan be repaired\n" : "\trepaired\n");
+	return 0;
 }
 
 static int act_repair(struct pool_job *j, struct pool *p, struct err *err)
 {
-	struct pool_repair_options o = { .dry_run = j->dry_run, .stopper = &stopper, .tell = tell_repaired };
+	struct pool_repair_options o = { .dry_run = j->dry_run, .stopper = &stopper, .tell = tell_repaired, .ctx = j };
 	uint64_t repaired = 0, left = 0;
 
 	if (pool_repair(p, &o, &repaired, &left, err) < 0)
@@ -1919,6 +1940,29 @@ static int run_pool(int argc, char **argv)
 
 /* ---- versions ---- */
 
+/* Where a new file is to be: its directory must be there. */
+static int new_path(const char *word, char ret[PATH_MAX], struct err *err)
+{
+	CLEANUP(free) char *copy = strdup(word);
+	CLEANUP(free) char *dir = copy ? realpath(dirname(copy), NULL) : NULL;
+
+	if (!dir)
+		return err_errno(err, "cannot find the directory of '%s'", word);
+	if (snprintf(ret, PATH_MAX, "%s/%s", strcmp(dir, "/") == 0 ? "" : dir, last_part(word)) >= PATH_MAX)
+		return err_set(err, ERR_USAGE, "the path '%s' is too long", word);
+	return *last_part(word) ? 0 : err_set(err, ERR_USAGE, "'%s' names no file", word);
+}
+
+/* An image of which versions are wanted: it may be gone. */
+static const char *named_or_gone(struct pool_job *j, const char *word, struct err *err)
+{
+	struct stat st;
+
+	if (lstat(word, &st) == 0 || errno != ENOENT || j->nr_gone == ARRAY_SIZE(j->gone))
+		return named_image(j, word, err);
+	return new_path(word, j->gone[j->nr_gone++], err) < 0 ? NULL : j->gone[j->nr_gone - 1];
+}
+
 /* IMAGE or IMAGE@VERSION: the image's real path, and the label or NULL; the word is cut. */
 static const char *named_version(struct pool_job *j, char *word, const char **ret_label, struct err *err)
 {
@@ -1929,6 +1973,7 @@ static const char *named_version(struct pool_job *j, char *word, const char **re
 	if (at && stat(word, &st) < 0) { /* it is no name with a '@' in it */
 		*at = '\0';
 		*ret_label = at + 1;
+		return named_or_gone(j, word, err);
 	}
 	return named_image(j, word, err);
 }
@@ -1946,19 +1991,6 @@ static int open_pool_of(struct pool_job *j, const char *path, bool writing, stru
 	if (pool_home_of(&j->s.roots, path, j->pool, writing, ret, err) < 0)
 		return -1;
 	return writing ? versions_recover(*ret, err) : 0;
-}
-
-/* Where a new file is to be: its directory must be there. */
-static int new_path(const char *word, char ret[PATH_MAX], struct err *err)
-{
-	CLEANUP(free) char *copy = strdup(word);
-	CLEANUP(free) char *dir = copy ? realpath(dirname(copy), NULL) : NULL;
-
-	if (!dir)
-		return err_errno(err, "cannot find the directory of '%s'", word);
-	if (snprintf(ret, PATH_MAX, "%s/%s", strcmp(dir, "/") == 0 ? "" : dir, last_part(word)) >= PATH_MAX)
-		return err_set(err, ERR_USAGE, "the path '%s' is too long", word);
-	return *last_part(word) ? 0 : err_set(err, ERR_USAGE, "'%s' names no file", word);
 }
 
 static const char clone_help[] =
@@ -2011,7 +2043,7 @@ static const char snapshot_help[] =
 	"Keeps all IMAGEs, the disks of one virtual machine say, as version NAME.  No data is read\n"
 	"or written; the machine must be off.\n"
 	"\n"
-	"  --file FILE           keep this small file with them (again for more)\n"
+	"  --file FILE           keep this file of at most 1 MiB with them (again for more)\n"
 	"  --assume-idle         nobody uses them, where the file system cannot tell\n"
 	"  --pool DIR            where their pool is (above the first one)\n"
 	"\n"
@@ -2022,7 +2054,7 @@ static int act_snapshot(struct pool_job *j, struct err *err)
 	size_t nr = (size_t)j->nr_words - 1;
 	CLEANUP(free) const char **paths = calloc(nr, sizeof(*paths));
 	struct snapshot_options o = {
-		.how = how_of(j), .label = j->words[0], .paths = paths, .nr_paths = nr, .files = j->files.items, .nr_files = j->files.nr,
+		.how = how_of(j), .label = j->words[0], .paths = paths, .nr_paths = nr, .files = (const char *const *)j->files.items, .nr_files = j->files.nr,
 	};
 	CLEANUP(pool_close) struct pool *p = NULL;
 	struct snapshot_made made;
@@ -2126,8 +2158,8 @@ static int act_list(struct pool_job *j, struct err *err)
 	CLEANUP(pool_close) struct pool *p = NULL;
 	struct stat st;
 
-	if (word && stat(word, &st) == 0 && S_ISREG(st.st_mode)) {
-		path = named_image(j, word, err);
+	if (word && (stat(word, &st) < 0 || S_ISREG(st.st_mode))) {
+		path = named_or_gone(j, word, err);
 		if (!path || open_pool_of(j, path, false, &p, err) < 0)
 			return -1;
 	} else if (open_pool(j, word, false, &p, err) < 0) {
@@ -2252,7 +2284,7 @@ static int act_prune(struct pool_job *j, struct err *err)
 	};
 	CLEANUP(pool_close) struct pool *p = NULL;
 
-	o.path = named_image(j, j->words[0], err);
+	o.path = named_or_gone(j, j->words[0], err);
 	if (!o.path || open_pool_of(j, o.path, true, &p, err) < 0)
 		return -1;
 	return versions_prune(p, &o, show_pruned, j, err) < 0 ? -1 : EXIT_DONE;
@@ -2282,8 +2314,8 @@ static const char restore_help[] =
 	"\n"
 	"Writes a disk of a pool to FILE, which must not be there, as an image of any format.\n"
 	"\n"
-	"  --format NAME         raw, qcow2, vmdk, vhd or vhdx (by FILE's name)\n"
-	"  --kind KIND           of it: dynamic, fixed, ...; for qcow2 its version, 2 or 3\n"
+	"  --format NAME         raw, qcow2, vmdk, vhd or vhdx (by FILE's name; raw without one)\n"
+	"  --kind KIND           of it: dynamic or fixed for vhd and vhdx, 2 or 3 for qcow2\n"
 	"  --cluster-size SIZE   of its clusters, grains or blocks\n"
 	"  --pool DIR            where the pool is (above the image)\n"
 	"\n"

@@ -274,8 +274,7 @@ static enum journal_state state_after(const struct exchange *x, enum exchange_ou
 	return (outcome == EXCHANGE_FINISHED) != x->back ? JOURNAL_DONE : JOURNAL_UNDONE;
 }
 
-/* An original that came back was at the path of older replacements, too, as their new file: they go on from how it is
- * now. */
+/* An original that came back was at the path of an older replacement, too, as its new file: that goes on from how it is now. */
 static void refresh_older(struct exchange *x)
 {
 	struct journal *j = &x->workshop->journal;
@@ -303,11 +302,11 @@ static int conclude(struct exchange *x, enum exchange_outcome outcome, struct er
 	if (!x->back && outcome == EXCHANGE_FINISHED)
 		x->entry.keep_until = workshop_clock() + x->entry.keep;
 	x->entry.state = state_after(x, outcome);
+	if (x->back && outcome == EXCHANGE_FINISHED)
+		refresh_older(x); /* first: who dies between the two does it again */
 	rc = journal_append(&w->journal, &x->entry, err);
 	if (rc < 0 && x->entry.state == JOURNAL_DONE)
 		return -1;
-	if (rc == 0 && x->back && outcome == EXCHANGE_FINISHED)
-		refresh_older(x);
 	workshop_dispose(w, x->entry.number, false, NULL, NULL, NULL); /* what fails here recovery does */
 	return rc;
 }

@@ -534,6 +534,60 @@ static void an_image_replaced_twice_comes_back_to_its_first_original(void **stat
 	workshop_close(w);
 }
 
+static int writes_to_live;
+
+static ssize_t write_or_die(int fd, const void *buf, size_t len, off_t offset)
+{
+	if (writes_to_live-- == 0)
+		_exit(0);
+	return pwrite(fd, buf, len, offset);
+}
+
+/* In a process of its own, which dies at the n-th write. */
+static void undo_and_die(int n)
+{
+	pid_t pid = fork();
+	int status;
+
+	if (pid == 0) {
+		struct file_ops ops = file_ops_os;
+		struct workshop *w = open_shop();
+		uint64_t nr;
+
+		writes_to_live = n;
+		ops.pwrite = write_or_die;
+		file_ops = &ops;
+		workshop_undo(w, NULL, &nr, NULL);
+		_exit(0);
+	}
+	assert_true(pid > 0 && waitpid(pid, &status, 0) == pid && status == 0);
+}
+
+static void an_undo_of_two_that_was_killed_anywhere_comes_to_its_end(void **state)
+{
+	(void)state;
+	for (int n = 0; n < 12; n++) {
+		struct workshop *w = open_shop();
+		struct spool_identity before;
+		struct recovery sum;
+		struct err err = ERR_INIT;
+		uint64_t nr;
+
+		put("image", "text");
+		before = identity_of("image");
+		replace_well(w, "image");
+		replace_well(w, "image");
+		workshop_close(w);
+		undo_and_die(n);
+		w = open_shop();
+		if (workshop_recover(w, NULL, NULL, &sum, &err) < 0 || workshop_undo(w, NULL, &nr, &err) < 0)
+			fail_msg("killed at write %d: %s", n, err.text);
+		assert_int_equal(identity_of("image").ino, before.ino);
+		assert_workshop_is_empty();
+		workshop_close(w);
+	}
+}
+
 static void an_undo_of_a_changed_image_is_refused(void **state)
 {
 	struct workshop *w = open_shop();
@@ -599,6 +653,7 @@ int main(void)
 		shop_test(a_purge_removes_nothing_but_originals),
 		shop_test(an_undo_puts_the_very_file_back),
 		shop_test(an_image_replaced_twice_comes_back_to_its_first_original),
+		shop_test(an_undo_of_two_that_was_killed_anywhere_comes_to_its_end),
 		shop_test(an_undo_of_a_changed_image_is_refused),
 		shop_test(an_undo_of_an_image_in_use_is_refused),
 	};

@@ -1,0 +1,567 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What a pool saves, how images in it are read and written, what clones, snapshots and folding cost, and how fast data goes in and
+out.
+
+Usage: bench_pool.py SCRATCH-FOLDER [space|reads|clones|fold|rates]..."""
+
+import contextlib
+import functools
+import itertools
+import math
+import os
+import re
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+
+import measure
+from measure import MIB, RUNS, Run, folder, path, spread, table
+
+sys.path.append(os.path.join(measure.ROOT, "tests/interop"))
+import lib_compact as lib  # pylint: disable=wrong-import-position
+from lib_compact import BLOCK, KIB, run  # pylint: disable=wrong-import-position
+
+ABOUT = """
+A golden system, two clones of it, two versions of a third and an independent installation (tests/interop/lib_compact.py) as qcow2
+on a fresh ext4, which shares nothing; `dedupscan compact --method pool --apply` puts them into a pool.
+"""
+GUEST_MIB = measure.IMAGE_MIB = int(os.environ.get("BENCH_MIB") or 128)
+TURNS = min(RUNS, 3)
+NR = 20  # clones, snapshots and rollbacks that are timed
+MANY = 1000
+POOL = ("--method", "pool")
+CLUSTERS = ("4K", "16K", "64K")
+
+
+# ---- the store ----
+
+
+class Six(lib.Store):
+    def make(self):
+        golden, fresh = self.systems()
+        v1 = self.drift(golden, os.path.join(self.work, "v1.raw"))
+        v2 = self.drift(v1, os.path.join(self.work, "v2.raw"))
+        for raw, name in ((golden, "golden"), (v1, "version-1"), (v2, "version-2"), (fresh, "installed")):
+            self.convert(raw, name + ".qcow2", "qcow2")
+        for i in (1, 2):
+            self.clone(golden, f"clone-{i}.qcow2", "qcow2")
+        for raw in (golden, v1, v2, fresh):
+            os.unlink(raw)
+        return self
+
+
+@functools.lru_cache(maxsize=1)
+def six():
+    """The folder of the images, and what they hold."""
+    return Six(path("store"), folder("work"), GUEST_MIB).make().folder
+
+
+def store_on(kind, name=None, direct=False):
+    """A copy, with room for a pool beside it and as much again."""
+    return lib.file_system_with(kind, measure.scratch, six(), 2 * on_disk(six()) // MIB + 600, name, direct)
+
+
+def on_disk(*paths):
+    """Bytes, of directories too."""
+    return sum(int(line.split()[0]) for line in run("du", "-s", "-B1", *paths).splitlines())
+
+
+def pool_of(fs):
+    return os.path.join(fs.path, lib.POOL)
+
+
+def compacted(fs, *more):
+    shutil.rmtree(path("catalog"), ignore_errors=True)
+    return folded(fs, *more)
+
+
+def folded(fs, *more):
+    return lib.Watched(lib.compact_command(fs.path, path("catalog"), *POOL, "--apply", *more))
+
+
+def must_be_members(fs):
+    """Else something other than a pool is measured."""
+    for image in lib.images_of(fs.path):
+        if b"json:" not in run("qemu-img", "info", "-U", image):
+            lib.fail(f"{image} did not enter the pool")
+
+
+def mib(size):
+    return f"{size / MIB:.1f}"
+
+
+# ---- space ----
+
+
+def in_pool():
+    """(bytes before, after, of the pool, of the overlays, what `pool status` says, seconds)."""
+    with store_on("ext4") as fs:
+        used, before = fs.used(), on_disk(*lib.images_of(fs.path))
+        seconds = compacted(fs).wall
+        after = before - (used - fs.used())
+        must_be_members(fs)
+        status = run(lib.DEDUPSCAN, "pool", "status", fs.path).decode().replace(fs.path + "/", "")
+        return before, after, on_disk(pool_of(fs)), on_disk(*lib.images_of(fs.path)), status, seconds
+
+
+def compressed():
+    """(seconds, bytes)"""
+    began, total = time.perf_counter(), 0
+    for image in lib.images_of(six()):
+        run("qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", "-c", image, path("packed"))
+        total += on_disk(path("packed"))
+        os.unlink(path("packed"))
+    return time.perf_counter() - began, total
+
+
+def deduped():
+    """Bytes that duperemove frees on XFS, and seconds."""
+    with store_on("xfs") as fs:
+        used = fs.used()
+        done = lib.Watched(["duperemove", "-rdh", "--dedupe-options=partial", "-b", "4096", fs.path])
+        return used - fs.used(), done.wall
+
+
+def space():
+    images = lib.images_of(six())
+    bound = lib.Bound(six(), BLOCK)
+    ideal = bound.stored - bound.most
+    before, after, pool, overlays, status, seconds = in_pool()
+    rows = [["qcow2 files", before, ""], ["dedupscan", after, f"{seconds:.1f}"], ["  of it the pool", pool, ""],
+            ["  of it overlays", overlays, ""]]
+    seconds, packed = compressed()
+    rows.append(["qemu-img convert -c", packed, f"{seconds:.1f}"])
+    if shutil.which("duperemove") and shutil.which("mkfs.xfs"):
+        freed, seconds = deduped()
+        rows.append(["duperemove, 4 KiB, on XFS", before - freed, f"{seconds:.1f}"])
+    else:
+        print("no duperemove or mkfs.xfs here; contrib/install-deps --bench installs them")
+    rows.append(["distinct blocks of 4 KiB", ideal, ""])
+    table([f"{len(images)} images", "MiB on disk", "freed MiB", "of the qcow2 files", "times the ideal", "wall s"],
+          [[what, mib(n), mib(before - n), f"{n / before:.1%}", f"{n / ideal:.3f}", seconds] for what, n, seconds in rows])
+    print(status)
+
+
+# ---- reading and writing by QEMU ----
+
+READ = ("version-2", "installed")
+NR_READS = 2000
+NR_WRITES = 500
+MODES = {"cold": ("writeback", False), "cold, cache=none": ("none", False), "warm": ("writeback", True)}
+SEQUENTIAL, RANDOM = "sequential", "random"
+LINKED = {"linked clone": "", "linked clone, extended L2": "extended_l2=on"}
+
+
+def virtual_size(image):
+    return int(re.search(rb"virtual size: .*\((\d+) bytes\)", run("qemu-img", "info", "-U", image))[1])
+
+
+def jump(size):
+    """A step of whole blocks that visits all of them, far from one another."""
+    nr = size // BLOCK
+    step = int(nr * 0.618)
+    while math.gcd(step, nr) != 1:
+        step += 1
+    return step * BLOCK
+
+
+def qemu_bench(image, cache, count, size, step, *more):
+    """Requests a second, one after the other."""
+    said = run("qemu-img", "bench", "-f", "qcow2", "-t", cache, "-d", "1", "-c", str(count), "-s", str(size), "-S", str(step), *more, image)
+    return count / float(re.search(rb"in ([0-9.]+) seconds", said)[1])
+
+
+def read_by_qemu(image, kind, cache):
+    size = virtual_size(image)
+    if kind == SEQUENTIAL:
+        return qemu_bench(image, cache, size // MIB, MIB, MIB)
+    return qemu_bench(image, cache, NR_READS, BLOCK, jump(size))
+
+
+def read_speeds(before, after, name, kind, cache, warm):
+    """[(before, after)] of measurements that take turns."""
+    found = []
+    for i in range(TURNS):
+        now = {}
+        for fs in (before, after) if i % 2 == 0 else (after, before):
+            image = os.path.join(fs.path, name + ".qcow2")
+            if not warm:
+                fs.again()
+            elif i == 0:
+                read_by_qemu(image, SEQUENTIAL, cache)
+            now[fs] = read_by_qemu(image, kind, cache)
+        found.append((now[before], now[after]))
+    return found
+
+
+def side_by_side(found):
+    """Medians before and after, and the spread of ratios."""
+    return [f"{statistics.median(x[i] for x in found):.0f}" for i in (0, 1)] + [spread([b / a for a, b in found])]
+
+
+def read_rows(before, after, size):
+    rows = []
+    for name in READ:
+        for mode, (cache, warm) in MODES.items():
+            row = [f"{size} {name}, {mode}"]
+            for kind in (SEQUENTIAL, RANDOM):
+                row += side_by_side(read_speeds(before, after, name, kind, cache, warm))
+            rows.append(row)
+    return rows
+
+
+def fresh_image(fs, make):
+    """What make(path) makes, of which nothing was read yet."""
+    new = os.path.join(fs.path, "written.qcow2")
+    if os.path.exists(new):
+        os.unlink(new)
+    make(new)
+    fs.again()
+    return new
+
+
+def first_writes(fs, make):
+    """(writes a second, KiB on the disk for each)"""
+    new = fresh_image(fs, make)
+    empty = on_disk(new)
+    speed = qemu_bench(new, "none", NR_WRITES, BLOCK, jump(virtual_size(new)), "-w", "--pattern=65")
+    grown = on_disk(new) - empty
+    os.unlink(new)
+    return speed, grown / KIB / NR_WRITES
+
+
+def write_rows(before, after, size):
+    golden = os.path.join(before.path, "golden.qcow2")
+    calls = {f"{size} clone in the pool": lambda: first_writes(after, lambda new: run(
+        lib.DEDUPSCAN, "clone", os.path.join(after.path, "golden.qcow2"), new))}
+    for name, options in LINKED.items():
+        calls[name] = lambda o=options: first_writes(before, lambda new: run(
+            "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", golden, *(["-o", o] if o else []), new))
+    found = {name: [] for name in calls}
+    for i in range(TURNS):
+        for name in calls if i % 2 == 0 else reversed(calls):
+            found[name].append(calls[name]())
+    ours = next(iter(found.values()))
+    return [[name, f"{statistics.median(s for s, _ in r):.0f}", spread([a[0] / b[0] for a, b in zip(ours, r)]),
+             f"{statistics.median(k for _, k in r):.1f}"] for name, r in found.items()]
+
+
+def reads():
+    reading, writing = [], []
+    with store_on("ext4", "before", True) as before:
+        for size in CLUSTERS:
+            with store_on("ext4", "after", True) as after:
+                compacted(after, "--cluster-size", size)
+                must_be_members(after)
+                print(f"--cluster-size {size}: pool and overlays take {mib(on_disk(pool_of(after), *lib.images_of(after.path)))} MiB")
+                reading += read_rows(before, after, size)
+                writing += write_rows(before, after, size)
+    print("\nReads in QEMU, one at a time, by the original and by the overlay.  Warm is in the host's cache.")
+    table(["", "MiB/s", "in pool", "in pool/original", "4 KiB reads/s", "in pool", "in pool/original"], reading)
+    print("First writes of 4 KiB all over a new image of `golden`, cache=none.")
+    table(["", "writes/s", "ours / its", "KiB on disk a write"], writing)
+
+
+# ---- clones, snapshots, rollbacks ----
+
+FULL_MIB = min(4 * GUEST_MIB, 1024)
+GIB = 1 << 30
+WRITES, SYNCS = {"write", "writev", "pwrite64", "pwritev", "pwritev2"}, {"fsync", "fdatasync", "syncfs", "sync_file_range", "sync"}
+
+
+class Calls:
+    """What a program did, as strace saw it: calls, syncs, bytes written to files."""
+
+    def __init__(self, *args):
+        run("strace", "-f", "-qq", "-o", path("calls"), *args)
+        seen, self.written = Counter(), 0
+        with open(path("calls"), encoding="utf-8", errors="replace") as f:
+            for line in f:
+                call = re.match(r"\d+ +(?:<\.\.\. )?(\w+)(?:\((\d*)| resumed>).* = (-?\d+)", line)
+                if call and call[2] not in ("1", "2"):
+                    seen[call[1]] += 1
+                    self.written += max(int(call[3]), 0) if call[1] in WRITES else 0
+        self.nr = sum(seen.values())
+        self.syncs = sum(seen[s] for s in SYNCS)
+
+
+def make_disk(name, size, data_mib):
+    """Raw; noise in pieces of 1 MiB, evenly spread."""
+    with open(path(name + ".raw"), "wb") as f:
+        f.truncate(size)
+        for i in range(data_mib):
+            os.pwrite(f.fileno(), os.urandom(MIB), size // data_mib * i // MIB * MIB)
+    run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", path(name + ".raw"), path(name + ".qcow2"))
+    os.unlink(path(name + ".raw"))
+    return path(name + ".qcow2")
+
+
+def milliseconds(calls):
+    """Of calls that take turns, NR times each: {name: [ms]}; each is called with a number."""
+    found = {name: [] for name in calls}
+    for i in range(NR):
+        for name, call in calls.items():
+            found[name].append(call(i).wall * 1000)
+    return found
+
+
+def made_many(fs, image):
+    """Seconds for MANY clones."""
+    seconds = []
+    for i in range(TURNS):
+        os.makedirs(os.path.join(fs.path, f"many-{i}"))
+        seconds.append(Run([lib.DEDUPSCAN, "clone", "--count", str(MANY), image, os.path.join(fs.path, f"many-{i}/%04d.qcow2")]).wall)
+        shutil.rmtree(os.path.join(fs.path, f"many-{i}"))
+    run(lib.DEDUPSCAN, "pool", "collect", "--drop-missing", fs.path)
+    return seconds
+
+
+def clone_rows(fs, disks):
+    rows = []
+    for name, plain in disks.items():
+        image, to = os.path.join(fs.path, name + "-1.qcow2"), os.path.join(fs.path, f"{name}-%s-%d.qcow2")
+        ours = [lib.DEDUPSCAN, "clone", image]
+        theirs = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", plain]
+        used = fs.used()
+        alone = Calls(*ours, to % ("traced", 1)), Calls(*theirs, to % ("linked", NR))
+        grown = fs.used() - used
+        os.unlink(to % ("linked", NR))
+        found = milliseconds({
+            "clone": lambda i: Run(ours + [to % ("clone", i)]),
+            "linked": lambda i: Run(theirs + [to % ("linked", i)]),
+        })
+        for i in range(NR):
+            os.unlink(to % ("linked", i))
+        grown -= on_disk_of_linked(theirs, path("linked.qcow2"))
+        rows.append([f"clone, {name}", spread(found["clone"], "{:.1f}"), alone[0].nr, alone[0].syncs, f"{alone[0].written / KIB:.1f}",
+                     f"{grown / KIB:.0f}", spread(made_many(fs, image))])
+        rows.append([f"qemu-img create -b, {name}", spread(found["linked"], "{:.1f}"), alone[1].nr, alone[1].syncs,
+                     f"{alone[1].written / KIB:.1f}", "", ""])
+    return rows
+
+
+def on_disk_of_linked(command, to):
+    run(*command, to)
+    size = on_disk(to)
+    os.unlink(to)
+    return size
+
+
+def write_a_little(image):
+    run("qemu-io", "-f", "qcow2", "-c", "write -q -P 66 1M 64k", image)
+
+
+def version_rows(fs, name, plain):
+    """Of clones that each were written to since; beside them, internal snapshots of the original."""
+    clones = [os.path.join(fs.path, f"{name}-clone-{i}.qcow2") for i in range(NR)]
+
+    def sealing(i):
+        write_a_little(clones[i])
+        return Run([lib.DEDUPSCAN, "snapshot", "v", clones[i]])
+
+    def going_back(i):
+        write_a_little(clones[i])
+        return Run([lib.DEDUPSCAN, "rollback", "--discard", clones[i] + "@v"])
+
+    def internal(i, option="-c"):
+        write_a_little(plain)
+        return Run(["qemu-img", "snapshot", option, f"v{i}", plain])
+
+    found = milliseconds({f"snapshot, {name}": sealing, f"qemu-img snapshot -c, {name}": internal})
+    found.update(milliseconds({f"rollback, {name}": going_back, f"qemu-img snapshot -a, {name}": lambda i: internal(i, "-a")}))
+    return [[what, spread(ms, "{:.1f}")] for what, ms in found.items()]
+
+
+def clones():
+    disks = {"1 GiB": make_disk("full", GIB, FULL_MIB), "100 GiB": make_disk("sparse", 100 * GIB, max(GUEST_MIB // 4, 8))}
+    print(f"Of disks of 1 GiB with {FULL_MIB} MiB of data, and of 100 GiB with {max(GUEST_MIB // 4, 8)} MiB; {NR} times each.")
+    size = sum(on_disk(p) for p in disks.values()) // MIB
+    with lib.FileSystem("ext4", measure.scratch, 5 * size + 1500) as fs:
+        for name, image in disks.items():
+            for i in (1, 2):  # what nobody has twice enters no pool
+                shutil.copyfile(image, os.path.join(fs.path, f"{name}-{i}.qcow2"))
+        compacted(fs)
+        must_be_members(fs)
+        plain = {name: shutil.copyfile(image, os.path.join(fs.path, os.path.basename(image))) for name, image in disks.items()}
+        fs.used()  # nothing of all this is still to be written
+        rows = clone_rows(fs, plain)
+        table(["", "ms", "system calls", "syncs", "KiB written", "KiB more on disk", f"s for {MANY}"], rows)
+        table(["", "ms"], list(itertools.chain.from_iterable(version_rows(fs, name, plain[name]) for name in plain)))
+    for image in disks.values():
+        os.unlink(image)
+    print(f"Goal: {MANY} clones in a second, whatever the size.\n")
+
+
+# ---- folding ----
+
+EXTENT = 64 * KIB
+WHERE = ("trees", "views", "index", "names", "sealed")
+
+
+def change(image, share, rng):
+    """Writes new data to so much of what is stored, in extents at boundaries of 4 KiB that do not touch; returns its bytes."""
+    nr = max(int(GUEST_MIB * MIB * share) // EXTENT, 1)
+    places = rng.sample(range(virtual_size(image) // (2 * EXTENT) - 1), nr)
+    with open(path("new-data"), "wb") as f:
+        f.write(os.urandom(EXTENT))
+    for i in range(0, nr, 100):
+        commands = []
+        for at in places[i:i + 100]:
+            with open(path(f"new-{at}"), "wb") as f:
+                f.write(rng.randbytes(EXTENT))
+            commands += ["-c", f"write -q -s {path(f'new-{at}')} {at * 2 * EXTENT + rng.randrange(EXTENT // BLOCK) * BLOCK} {EXTENT}"]
+        run("qemu-io", "-f", "qcow2", *commands, image)
+        for at in places[i:i + 100]:
+            os.unlink(path(f"new-{at}"))
+    return nr * EXTENT
+
+
+class Sizes:
+    """What the pool and the overlays take, synced."""
+
+    def __init__(self, fs):
+        self.df = fs.used()
+        pool = pool_of(fs)
+        self.overlays = on_disk(*lib.images_of(fs.path))
+        self.pool = on_disk(pool)
+        self.parts = {name: on_disk(os.path.join(pool, name)) for name in WHERE}
+        self.parts = {"cluster file": self.pool - sum(self.parts.values()), **self.parts}
+
+    def since(self, before, written):
+        grown = self.pool - before.pool
+        return [mib(written), f"{grown / KIB:.0f}", f"{grown / written:.3f}" if written else "-",
+                f"{(self.df - before.df) / KIB:.0f}", f"{(self.overlays - before.overlays) / KIB:.0f}"] + \
+            [f"{(self.parts[p] - before.parts[p]) / KIB:.0f}" for p in self.parts]
+
+
+def fold_round(fs, image, label, share, rng):
+    before = Sizes(fs)
+    written = change(image, share, rng) if share else 0
+    run(lib.DEDUPSCAN, "snapshot", label, image)
+    seconds = folded(fs).wall
+    return Sizes(fs).since(before, written) + [f"{seconds:.1f}"]
+
+
+def fold():
+    rng, rows = lib.random.Random(5), []
+    with store_on("ext4") as fs:
+        compacted(fs)
+        must_be_members(fs)
+        image = os.path.join(fs.path, "version-2.qcow2")
+        change(image, 0.001, rng)  # the first table of an overlay comes with its first write
+        run(lib.DEDUPSCAN, "snapshot", "first", image)
+        folded(fs)
+        for i in range(TURNS):
+            rows.append([f"1 % changed, {i + 1}"] + fold_round(fs, image, f"changed-{i}", 0.01, rng))
+        for i in range(TURNS):
+            rows.append([f"nothing changed, {i + 1}"] + fold_round(fs, image, f"same-{i}", 0, rng))
+        before = Sizes(fs)
+        for _ in range(2):
+            seconds = Run([lib.DEDUPSCAN, "pool", "collect", fs.path]).wall
+        rows.append(["collected"] + Sizes(fs).since(before, 0) + [f"{seconds:.1f}"])
+    print("A snapshot is folded into the pool.  KiB by which it grew:")
+    table(["", "MiB written", "pool KiB", "pool/written", "df KiB", "overlays", "cluster file", *WHERE, "wall s"], rows)
+    print("Goals: at most 1.2 times what was written, and nothing when nothing was.\n")
+
+
+# ---- rates ----
+
+BENCH_IMPORT = os.path.join(os.path.dirname(measure.PROGRAM), "tests/bench/bench_import")
+FORMATS = {"raw": "raw", "qcow2": "qcow2", "vmdk": "vmdk", "vhd": "vpc", "vhdx": "vhdx"}
+
+
+def import_rates():
+    if not os.access(BENCH_IMPORT, os.X_OK):
+        print("no bench_import here; `make bench T=import` builds it")
+        return
+    print(f"Import of raw images of {GUEST_MIB} MiB, the best of {TURNS} (tests/bench/bench_import.c):")
+    with lib.FileSystem("ext4", measure.scratch, 10 * GUEST_MIB + 600) as fs:
+        print(run(BENCH_IMPORT, fs.path, str(GUEST_MIB), str(TURNS)).decode())
+
+
+def fresh(command, new):
+    if os.path.exists(new):
+        os.unlink(new)
+    return Run(command + [new])
+
+
+def restore_rows(image, out):
+    data = sum(length for _, _, length in lib.extents_on_disk(os.path.join(six(), os.path.basename(image))))
+    rows = []
+    for form, theirs in FORMATS.items():
+        new = os.path.join(out, f"new.{form}")
+        runs = {"ours": [], "qemu": []}
+        calls = {
+            "ours": lambda: fresh([lib.DEDUPSCAN, "restore", "--format", form, image], new),
+            "qemu": lambda: fresh(["qemu-img", "convert", "-t", "writeback", "-f", "qcow2", "-O", theirs, image], new),
+        }
+        for i in range(TURNS + 1):
+            for name in calls if i % 2 == 0 else reversed(calls):
+                runs[name].append(calls[name]())
+        os.unlink(new)
+        ours, qemu = runs["ours"][1:], runs["qemu"][1:]  # the first ones read from the disk
+        rows.append([f"{os.path.basename(image)[:-6]}, {form}", spread([data / 1e6 / r.wall for r in ours], "{:.0f}"),
+                     spread([data / 1e6 / r.wall for r in qemu], "{:.0f}"), spread(measure.ratios(ours, qemu, "wall")),
+                     spread(measure.of(ours, "cpu")), spread(measure.of(qemu, "cpu"))])
+    return rows
+
+
+@contextlib.contextmanager
+def place_for(size, fs):
+    """A folder for what is restored: in memory where that is large enough, as the disk is not what is measured."""
+    shm = "/dev/shm"
+    memory = os.path.ismount(shm) and os.statvfs(shm).f_bavail * os.statvfs(shm).f_frsize > 4 * size
+    with tempfile.TemporaryDirectory(prefix="bench_pool.", dir=shm if memory else fs.path) as out:
+        print(f"Restoring to {'memory' if memory else 'the ext4, synced'}, from the page cache; MB/s of data.")
+        yield out
+
+
+def restore_rates():
+    with store_on("ext4") as fs:
+        compacted(fs)
+        must_be_members(fs)
+        images = [os.path.join(fs.path, name + ".qcow2") for name in READ]
+        with place_for(virtual_size(images[0]), fs) as out:
+            rows = list(itertools.chain.from_iterable(restore_rows(image, out) for image in images))
+    table(["", "MB/s", "qemu-img MB/s", "times as fast", "cpu s", "qemu-img cpu s"], rows)
+
+
+def rates():
+    import_rates()
+    restore_rates()
+
+
+# ---- all ----
+
+PARTS = {
+    "space": (space, ()),
+    "reads": (reads, ()),
+    "clones": (clones, ("strace",)),
+    "fold": (fold, ()),
+    "rates": (rates, ()),
+}
+
+
+def main(names):
+    for name in names:
+        call, tools = PARTS[name]
+        why = lib.lacking("qemu-img", "qemu-io", "mke2fs", "sfdisk", "losetup", *tools)
+        print(f"{name}\n{'-' * len(name)}")
+        if why:
+            print(why + "\n")
+            continue
+        began = time.perf_counter()
+        call()
+        print(f"{name} took {time.perf_counter() - began:.0f} s\n", flush=True)
+
+
+if __name__ == "__main__":
+    chosen = sys.argv[2:] or list(PARTS)
+    if not set(chosen) <= set(PARTS):
+        sys.exit(f"usage: bench_pool.py SCRATCH-FOLDER [{'|'.join(PARTS)}]...")
+    del sys.argv[2:]
+    measure.main("Pool", ABOUT, lambda: main(chosen))
