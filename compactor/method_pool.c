@@ -269,6 +269,17 @@ static void left(void *ctx, const char *path, const struct err *why)
 		c->o.watch->problem(c->o.watch->ctx, path, why);
 }
 
+/* Images that were copied or moved to where they are become members. */
+static int adopt(struct compaction *c, struct err *err)
+{
+	if (versions_recover(c->pool, err) < 0)
+		return -1;
+	for (size_t i = 0; i < c->store.images.nr; i++)
+		if (c->store.images.items[i].pooled && versions_adopt(c->pool, c->store.images.items[i].path, err) < 0)
+			return -1;
+	return 0;
+}
+
 int compact_fold(struct compaction *c, struct err *err)
 {
 	struct fold_options o = {
@@ -284,7 +295,9 @@ int compact_fold(struct compaction *c, struct err *err)
 		return 0;
 	}
 	store_close_files(&c->store);
-	return c->pool ? fold_sealed(c->pool, &o, &folded, err) : 0;
+	if (!c->pool)
+		return 0;
+	return adopt(c, err) < 0 ? -1 : fold_sealed(c->pool, &o, &folded, err);
 }
 
 const struct method method_pool = { .id = PLAN_POOL, .plan = plan, .apply = apply };

@@ -10,6 +10,7 @@ import functools
 import itertools
 import math
 import os
+import random
 import re
 import shutil
 import statistics
@@ -31,7 +32,8 @@ on a fresh ext4, which shares nothing; `dedupscan compact --method pool --apply`
 """
 GUEST_MIB = measure.IMAGE_MIB = int(os.environ.get("BENCH_MIB") or 128)
 TURNS = min(RUNS, 3)
-NR = 20  # clones, snapshots and rollbacks that are timed
+NR = 20  # clones that are timed
+NR_VERSIONS = min(RUNS, NR)
 MANY = 1000
 POOL = ("--method", "pool")
 CLUSTERS = ("4K", "16K", "64K")
@@ -119,11 +121,13 @@ def compressed():
 
 
 def deduped():
-    """Bytes that duperemove frees on XFS, and seconds."""
+    """[(bytes that duperemove freed on XFS, seconds)] after each of several runs: one alone gives up on much."""
     with store_on("xfs") as fs:
-        used = fs.used()
-        done = lib.Watched(["duperemove", "-rdh", "--dedupe-options=partial", "-b", "4096", fs.path])
-        return used - fs.used(), done.wall
+        used, seconds, found = fs.used(), 0, []
+        for _ in range(5):
+            seconds += lib.Watched(["duperemove", "-rdh", "--dedupe-options=partial", "-b", "4096", fs.path]).wall
+            found.append((used - fs.used(), seconds))
+        return found
 
 
 def space():
@@ -136,8 +140,10 @@ def space():
     seconds, packed = compressed()
     rows.append(["qemu-img convert -c", packed, f"{seconds:.1f}"])
     if shutil.which("duperemove") and shutil.which("mkfs.xfs"):
-        freed, seconds = deduped()
-        rows.append(["duperemove, 4 KiB, on XFS", before - freed, f"{seconds:.1f}"])
+        runs = deduped()
+        for nr in (1, len(runs)):
+            freed, seconds = runs[nr - 1]
+            rows.append([f"duperemove, 4 KiB, on XFS, runs: {nr}", before - freed, f"{seconds:.1f}"])
     else:
         print("no duperemove or mkfs.xfs here; contrib/install-deps --bench installs them")
     rows.append(["distinct blocks of 4 KiB", ideal, ""])
@@ -150,6 +156,8 @@ def space():
 
 READ = ("version-2", "installed")
 NR_READS = 2000
+WARM_TIMES = 16  # as much, as qemu-img tells milliseconds
+READ_TURNS = min(RUNS, 5)
 NR_WRITES = 500
 MODES = {"cold": ("writeback", False), "cold, cache=none": ("none", False), "warm": ("writeback", True)}
 SEQUENTIAL, RANDOM = "sequential", "random"
@@ -171,29 +179,30 @@ def jump(size):
 
 def qemu_bench(image, cache, count, size, step, *more):
     """Requests a second, one after the other."""
-    said = run("qemu-img", "bench", "-f", "qcow2", "-t", cache, "-d", "1", "-c", str(count), "-s", str(size), "-S", str(step), *more, image)
+    said = run("qemu-img", "bench", "-f", "qcow2", "-t", cache, "-d", "1", "-c", str(count), "-s", str(size), "-S", str(step), *more,
+               image)
     return count / float(re.search(rb"in ([0-9.]+) seconds", said)[1])
 
 
-def read_by_qemu(image, kind, cache):
+def read_by_qemu(image, kind, cache, times):
     size = virtual_size(image)
     if kind == SEQUENTIAL:
-        return qemu_bench(image, cache, size // MIB, MIB, MIB)
-    return qemu_bench(image, cache, NR_READS, BLOCK, jump(size))
+        return qemu_bench(image, cache, times * (size // MIB), MIB, MIB)
+    return qemu_bench(image, cache, times * NR_READS, BLOCK, jump(size))
 
 
 def read_speeds(before, after, name, kind, cache, warm):
     """[(before, after)] of measurements that take turns."""
     found = []
-    for i in range(TURNS):
+    for i in range(READ_TURNS):
         now = {}
         for fs in (before, after) if i % 2 == 0 else (after, before):
             image = os.path.join(fs.path, name + ".qcow2")
             if not warm:
                 fs.again()
             elif i == 0:
-                read_by_qemu(image, SEQUENTIAL, cache)
-            now[fs] = read_by_qemu(image, kind, cache)
+                read_by_qemu(image, SEQUENTIAL, cache, 1)
+            now[fs] = read_by_qemu(image, kind, cache, WARM_TIMES if warm else 1)
         found.append((now[before], now[after]))
     return found
 
@@ -257,10 +266,11 @@ def reads():
             with store_on("ext4", "after", True) as after:
                 compacted(after, "--cluster-size", size)
                 must_be_members(after)
-                print(f"--cluster-size {size}: pool and overlays take {mib(on_disk(pool_of(after), *lib.images_of(after.path)))} MiB")
+                takes = on_disk(pool_of(after), *lib.images_of(after.path))
+                print(f"--cluster-size {size}: pool and overlays take {mib(takes)} MiB")
                 reading += read_rows(before, after, size)
                 writing += write_rows(before, after, size)
-    print("\nReads in QEMU, one at a time, by the original and by the overlay.  Warm is in the host's cache.")
+    print("\nReads by QEMU of originals and of overlays, one at a time: 1 MiB front to back, 4 KiB all over.  Warm: from the host's cache.")
     table(["", "MiB/s", "in pool", "in pool/original", "4 KiB reads/s", "in pool", "in pool/original"], reading)
     print("First writes of 4 KiB all over a new image of `golden`, cache=none.")
     table(["", "writes/s", "ours / its", "KiB on disk a write"], writing)
@@ -300,10 +310,10 @@ def make_disk(name, size, data_mib):
     return path(name + ".qcow2")
 
 
-def milliseconds(calls):
-    """Of calls that take turns, NR times each: {name: [ms]}; each is called with a number."""
+def milliseconds(calls, nr):
+    """Of calls that take turns, so many times each: {name: [ms]}; each is called with a number."""
     found = {name: [] for name in calls}
-    for i in range(NR):
+    for i in range(nr):
         for name, call in calls.items():
             found[name].append(call(i).wall * 1000)
     return found
@@ -313,11 +323,18 @@ def made_many(fs, image):
     """Seconds for MANY clones."""
     seconds = []
     for i in range(TURNS):
-        os.makedirs(os.path.join(fs.path, f"many-{i}"))
-        seconds.append(Run([lib.DEDUPSCAN, "clone", "--count", str(MANY), image, os.path.join(fs.path, f"many-{i}/%04d.qcow2")]).wall)
-        shutil.rmtree(os.path.join(fs.path, f"many-{i}"))
+        to = os.path.join(fs.path, f"many-{i}")
+        os.makedirs(to)
+        seconds.append(Run([lib.DEDUPSCAN, "clone", "--count", str(MANY), image, to + "/%04d.qcow2"]).wall)
+        shutil.rmtree(to)
     run(lib.DEDUPSCAN, "pool", "collect", "--drop-missing", fs.path)
     return seconds
+
+
+def alone(fs, command):
+    """[calls, syncs, KiB written, KiB more on the disk] of one run."""
+    used, calls = fs.used(), Calls(*command)
+    return [calls.nr, calls.syncs, f"{calls.written / KIB:.1f}", f"{(fs.used() - used) / KIB:.0f}"]
 
 
 def clone_rows(fs, disks):
@@ -326,29 +343,14 @@ def clone_rows(fs, disks):
         image, to = os.path.join(fs.path, name + "-1.qcow2"), os.path.join(fs.path, f"{name}-%s-%d.qcow2")
         ours = [lib.DEDUPSCAN, "clone", image]
         theirs = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", plain]
-        used = fs.used()
-        alone = Calls(*ours, to % ("traced", 1)), Calls(*theirs, to % ("linked", NR))
-        grown = fs.used() - used
-        os.unlink(to % ("linked", NR))
         found = milliseconds({
             "clone": lambda i: Run(ours + [to % ("clone", i)]),
             "linked": lambda i: Run(theirs + [to % ("linked", i)]),
-        })
-        for i in range(NR):
-            os.unlink(to % ("linked", i))
-        grown -= on_disk_of_linked(theirs, path("linked.qcow2"))
-        rows.append([f"clone, {name}", spread(found["clone"], "{:.1f}"), alone[0].nr, alone[0].syncs, f"{alone[0].written / KIB:.1f}",
-                     f"{grown / KIB:.0f}", spread(made_many(fs, image))])
-        rows.append([f"qemu-img create -b, {name}", spread(found["linked"], "{:.1f}"), alone[1].nr, alone[1].syncs,
-                     f"{alone[1].written / KIB:.1f}", "", ""])
+        }, NR)
+        rows.append([f"clone, {name}", spread(found["clone"], "{:.1f}"), *alone(fs, ours + [to % ("clone", NR)]),
+                     spread(made_many(fs, image))])
+        rows.append([f"qemu-img create -b, {name}", spread(found["linked"], "{:.1f}"), *alone(fs, theirs + [to % ("linked", NR)])])
     return rows
-
-
-def on_disk_of_linked(command, to):
-    run(*command, to)
-    size = on_disk(to)
-    os.unlink(to)
-    return size
 
 
 def write_a_little(image):
@@ -357,28 +359,30 @@ def write_a_little(image):
 
 def version_rows(fs, name, plain):
     """Of clones that each were written to since; beside them, internal snapshots of the original."""
-    clones = [os.path.join(fs.path, f"{name}-clone-{i}.qcow2") for i in range(NR)]
+    copies = [os.path.join(fs.path, f"{name}-clone-{i}.qcow2") for i in range(NR)]
 
     def sealing(i):
-        write_a_little(clones[i])
-        return Run([lib.DEDUPSCAN, "snapshot", "v", clones[i]])
+        write_a_little(copies[i])
+        return Run([lib.DEDUPSCAN, "snapshot", "v", copies[i]])
 
     def going_back(i):
-        write_a_little(clones[i])
-        return Run([lib.DEDUPSCAN, "rollback", "--discard", clones[i] + "@v"])
+        write_a_little(copies[i])
+        return Run([lib.DEDUPSCAN, "rollback", "--discard", copies[i] + "@v"])
 
     def internal(i, option="-c"):
         write_a_little(plain)
         return Run(["qemu-img", "snapshot", option, f"v{i}", plain])
 
-    found = milliseconds({f"snapshot, {name}": sealing, f"qemu-img snapshot -c, {name}": internal})
-    found.update(milliseconds({f"rollback, {name}": going_back, f"qemu-img snapshot -a, {name}": lambda i: internal(i, "-a")}))
+    found = milliseconds({f"snapshot, {name}": sealing, f"qemu-img snapshot -c, {name}": internal}, NR_VERSIONS)
+    found.update(milliseconds({f"rollback, {name}": going_back, f"qemu-img snapshot -a, {name}": lambda i: internal(i, "-a")},
+                              NR_VERSIONS))
     return [[what, spread(ms, "{:.1f}")] for what, ms in found.items()]
 
 
 def clones():
     disks = {"1 GiB": make_disk("full", GIB, FULL_MIB), "100 GiB": make_disk("sparse", 100 * GIB, max(GUEST_MIB // 4, 8))}
-    print(f"Of disks of 1 GiB with {FULL_MIB} MiB of data, and of 100 GiB with {max(GUEST_MIB // 4, 8)} MiB; {NR} times each.")
+    print(f"Disks of 1 GiB with {FULL_MIB} MiB of data, and of 100 GiB with {max(GUEST_MIB // 4, 8)} MiB; {NR} clones and "
+          f"{NR_VERSIONS} versions.")
     size = sum(on_disk(p) for p in disks.values()) // MIB
     with lib.FileSystem("ext4", measure.scratch, 5 * size + 1500) as fs:
         for name, image in disks.items():
@@ -403,68 +407,60 @@ WHERE = ("trees", "views", "index", "names", "sealed")
 
 
 def change(image, share, rng):
-    """Writes new data to so much of what is stored, in extents at boundaries of 4 KiB that do not touch; returns its bytes."""
+    """Writes noise to so much of it, in extents at boundaries of 4 KiB that do not touch; returns its bytes."""
     nr = max(int(GUEST_MIB * MIB * share) // EXTENT, 1)
     places = rng.sample(range(virtual_size(image) // (2 * EXTENT) - 1), nr)
-    with open(path("new-data"), "wb") as f:
-        f.write(os.urandom(EXTENT))
-    for i in range(0, nr, 100):
-        commands = []
-        for at in places[i:i + 100]:
-            with open(path(f"new-{at}"), "wb") as f:
-                f.write(rng.randbytes(EXTENT))
-            commands += ["-c", f"write -q -s {path(f'new-{at}')} {at * 2 * EXTENT + rng.randrange(EXTENT // BLOCK) * BLOCK} {EXTENT}"]
-        run("qemu-io", "-f", "qcow2", *commands, image)
-        for at in places[i:i + 100]:
-            os.unlink(path(f"new-{at}"))
+    commands = []
+    for at in places:
+        with open(os.path.join(folder("new"), str(at)), "wb") as f:
+            f.write(rng.randbytes(EXTENT))
+        commands += ["-c", f"write -q -s {f.name} {at * 2 * EXTENT + rng.randrange(EXTENT // BLOCK) * BLOCK} {EXTENT}"]
+    for i in range(0, len(commands), 200):
+        run("qemu-io", "-f", "qcow2", *commands[i:i + 200], image)
+    shutil.rmtree(path("new"))
     return nr * EXTENT
 
 
 class Sizes:
-    """What the pool and the overlays take, synced."""
+    """What the pool takes, in parts, and everything (df), synced."""
 
     def __init__(self, fs):
-        self.df = fs.used()
-        pool = pool_of(fs)
-        self.overlays = on_disk(*lib.images_of(fs.path))
-        self.pool = on_disk(pool)
+        self.all, pool = fs.used(), pool_of(fs)
         self.parts = {name: on_disk(os.path.join(pool, name)) for name in WHERE}
-        self.parts = {"cluster file": self.pool - sum(self.parts.values()), **self.parts}
-
-    def since(self, before, written):
-        grown = self.pool - before.pool
-        return [mib(written), f"{grown / KIB:.0f}", f"{grown / written:.3f}" if written else "-",
-                f"{(self.df - before.df) / KIB:.0f}", f"{(self.overlays - before.overlays) / KIB:.0f}"] + \
-            [f"{(self.parts[p] - before.parts[p]) / KIB:.0f}" for p in self.parts]
+        self.pool = on_disk(pool)
+        self.parts["clusters"] = self.pool - sum(self.parts.values())
 
 
-def fold_round(fs, image, label, share, rng):
-    before = Sizes(fs)
+def grown(was, now, written):
+    return [f"{(now.pool - was.pool) / KIB:.0f}", f"{(now.pool - was.pool) / written:.3f}" if written else "-"]
+
+
+def fold_row(fs, image, label, share, rng):
+    """A round: writes, snapshot, folding, and collecting what folding left."""
+    was = Sizes(fs)
     written = change(image, share, rng) if share else 0
     run(lib.DEDUPSCAN, "snapshot", label, image)
-    seconds = folded(fs).wall
-    return Sizes(fs).since(before, written) + [f"{seconds:.1f}"]
+    seconds, then = folded(fs).wall, Sizes(fs)
+    for _ in range(2):  # what dies goes with the second
+        run(lib.DEDUPSCAN, "pool", "collect", fs.path)
+    now = Sizes(fs)
+    return [f"{written / KIB:.0f}", *grown(was, then, written), f"{seconds:.1f}", *grown(was, now, written),
+            f"{(now.all - was.all) / KIB:.0f}"] + [f"{(now.parts[p] - was.parts[p]) / KIB:.0f}" for p in now.parts]
 
 
 def fold():
-    rng, rows = lib.random.Random(5), []
+    rng, rows = random.Random(5), []
     with store_on("ext4") as fs:
         compacted(fs)
         must_be_members(fs)
         image = os.path.join(fs.path, "version-2.qcow2")
-        change(image, 0.001, rng)  # the first table of an overlay comes with its first write
-        run(lib.DEDUPSCAN, "snapshot", "first", image)
-        folded(fs)
+        fold_row(fs, image, "first", 0.001, rng)
         for i in range(TURNS):
-            rows.append([f"1 % changed, {i + 1}"] + fold_round(fs, image, f"changed-{i}", 0.01, rng))
+            rows.append([f"1 % changed, {i + 1}"] + fold_row(fs, image, f"changed-{i}", 0.01, rng))
         for i in range(TURNS):
-            rows.append([f"nothing changed, {i + 1}"] + fold_round(fs, image, f"same-{i}", 0, rng))
-        before = Sizes(fs)
-        for _ in range(2):
-            seconds = Run([lib.DEDUPSCAN, "pool", "collect", fs.path]).wall
-        rows.append(["collected"] + Sizes(fs).since(before, 0) + [f"{seconds:.1f}"])
-    print("A snapshot is folded into the pool.  KiB by which it grew:")
-    table(["", "MiB written", "pool KiB", "pool/written", "df KiB", "overlays", "cluster file", *WHERE, "wall s"], rows)
+            rows.append([f"nothing changed, {i + 1}"] + fold_row(fs, image, f"same-{i}", 0, rng))
+    print("A snapshot is folded into the pool (compact --apply), and what that left is collected (pool collect, twice).  KiB.")
+    table(["", "written", "pool", "pool/written", "wall s", "collected", "pool/written", "df", *WHERE, "clusters"], rows)
     print("Goals: at most 1.2 times what was written, and nothing when nothing was.\n")
 
 

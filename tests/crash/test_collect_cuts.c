@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/unit/pool_help.h"
 
+#include <malloc.h>
+
 #include "compactor/collect.h"
 #include "compactor/pool/pool_check.h"
 #include "tests/crash/crash.h"
@@ -80,9 +82,29 @@ static int collect(void *ctx, struct sim *s, struct err *err)
 	return rc;
 }
 
+/* The same as compare_disk() for disks of one segment, without digests: it is called for each of thousands of states. */
+static int compare(const struct disk *d, struct err *err)
+{
+	CLEANUP(tree_walk_free) struct tree_walk *w = tree_walk_new(pool->nodes, d->root, d->size, err);
+	static uint8_t is[SEGMENT_SIZE], should[2][SEGMENT_SIZE];
+	uint8_t digest[DIGEST_SIZE], *bytes = should[d == &version];
+	uint64_t segment;
+	struct leaf leaf;
+
+	if (!w || tree_walk_next(w, 0, &segment, digest, err) < 0)
+		return -1;
+	if (nodes_find_leaf(pool->nodes, digest, POOL_UNIT_BITS_MIN, &leaf, err) <= 0)
+		return err_set(err, ERR_FORMAT, "a leaf is missing");
+	if (tree_read_leaf(pool->clusters, &leaf, is, err) < 0)
+		return -1;
+	if (!bytes[0])
+		render(d, 0, bytes);
+	return memcmp(is, bytes, SEGMENT_SIZE) == 0 ? 0 : err_set(err, ERR_FORMAT, "other bytes");
+}
+
 static int expect_kept(struct err *err)
 {
-	if (compare_disk(&kept, false, err) < 0 || compare_disk(&version, false, err) < 0)
+	if (compare(&kept, err) < 0 || compare(&version, err) < 0)
 		return err_add(err, "what is kept cannot be read");
 	return view_check(pool, &kept_view, err) < 0 || view_check_stub(pool, &kept_view, POOL_VIEWS, err) < 0 ?
 		       err_add(err, "the view that is kept is damaged") : 0;
@@ -110,13 +132,20 @@ static int collect_or_repair(struct err *err)
 /* What is kept is there at once.  Then until nothing more changes. */
 static int go_on(void *ctx, struct sim *s, struct err *err)
 {
+	struct err why = ERR_INIT;
 	int rc;
 
 	(void)ctx;
-	rc = use_pool(s, true, err) < 0 ? -1 : expect_kept(err);
-	for (int i = 0; i < 3 && rc == 0; i++)
-		rc = collect_or_repair(err);
+	rc = use_pool(s, false, err) < 0 ? -1 : expect_kept(err);
 	close_pool();
+	for (int i = 0; i < 4 && rc == 0; i++) {
+		rc = use_pool(s, true, err) < 0 ? -1 : collect_or_repair(&why);
+		close_pool();
+		if (rc < 0 && i == 0 && strstr(why.text, "built anew when")) /* the index was damaged */
+			rc = 0;
+		else if (rc < 0)
+			err_set(err, why.kind, "%s", why.text);
+	}
 	return rc;
 }
 
@@ -143,7 +172,7 @@ static bool is_of_pool(void *ctx, const char *path, const struct stat *st)
 {
 	(void)ctx;
 	(void)st;
-	return !strstr(path, ".tmp") && !strstr(path, "nodes.new");
+	return !(strstr(path, ".tmp") && !strstr(path, "quarantine")) && !strstr(path, "nodes.new");
 }
 
 static struct crash_workflow collecting(void)
@@ -156,9 +185,9 @@ static struct crash_workflow collecting(void)
 		.check = check,
 		.belongs = is_of_pool,
 		.root = "/pool",
-		.nested = getenv("LONG") ? 3 : 31,
-		.cut_again = getenv("LONG") ? 3 : 61,
-		.cuts.pairs_max = getenv("LONG") ? 500 : 4,
+		.nested = getenv("LONG") ? 7 : 997,
+		.cut_again = getenv("LONG") ? 7 : 0,
+		.cuts.pairs_max = getenv("LONG") ? 100 : 2,
 	};
 }
 
@@ -172,16 +201,26 @@ static void report_of(const char *name, struct crash_report *r)
 		      (unsigned long long)r->nr_cuts_after_kills);
 }
 
+/* Kills, cuts, and errors if there are to be `more`. */
+static void try_all(const struct crash_workflow *w, bool more)
+{
+	static int (*const tries[])(const struct crash_workflow *, struct crash_report *) = { crash_try_kills, crash_try_cuts, crash_try_errors };
+	struct crash_report r;
+
+	for (size_t i = 0; i < (more || getenv("LONG") ? 3 : 2); i++) {
+		if (tries[i](w, &r) < 0)
+			fail_msg("%.3000s", r.text);
+		report_of(w->name, &r);
+		crash_report_release(&r);
+	}
+}
+
 static void what_is_kept_survives_a_collection_that_is_cut_short(void **state)
 {
 	struct crash_workflow w = collecting();
-	struct crash_report r;
 
 	(void)state;
-	if (crash_try(&w, &r) < 0)
-		fail_msg("%.3000s", r.text);
-	report_of(w.name, &r);
-	crash_report_release(&r);
+	try_all(&w, true);
 }
 
 /* ---- mistakes ---- */
@@ -297,13 +336,13 @@ static void a_guest_that_got_hold_of_a_view_keeps_it(void **state)
 	unsigned nr_calls = 1, nr_got = 0, nr_late = 0;
 
 	(void)state;
-	for (unsigned at = 1; at <= nr_calls; at++) {
+	for (unsigned at = 1; at <= nr_calls; at += getenv("LONG") ? 1 : 3) {
 		nr_calls = one_guest(at, &unnamed_view, &unnamed);
 		nr_got += guest >= 0;
 		nr_late += guest < 0;
 	}
 	print_message("%u calls: %u got it, %u came too late\n", nr_calls, nr_got, nr_late);
-	assert_true(nr_got > 20 && nr_late > 5);
+	assert_true(nr_got > 20 && nr_late > 10);
 }
 
 /* ---- repair ---- */
@@ -391,7 +430,6 @@ static int check_repaired(void *ctx, struct sim *s, struct crash_moment m, struc
 static void a_repair_that_is_cut_short_can_be_repeated(void **state)
 {
 	struct crash_workflow w = collecting();
-	struct crash_report r;
 
 	(void)state;
 	w.name = "repair";
@@ -399,10 +437,7 @@ static void a_repair_that_is_cut_short_can_be_repeated(void **state)
 	w.run = repair;
 	w.recover = repair_and_collect;
 	w.check = check_repaired;
-	if (crash_try(&w, &r) < 0)
-		fail_msg("%.3000s", r.text);
-	report_of(w.name, &r);
-	crash_report_release(&r);
+	try_all(&w, false);
 }
 
 int main(void)
@@ -416,5 +451,7 @@ int main(void)
 
 	if (digest_prepare(NULL) < 0)
 		return 0;
+	mallopt(M_MMAP_THRESHOLD, 1 << 28); /* buffers come and go for each state */
+	mallopt(M_TRIM_THRESHOLD, 1 << 28);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import json
 import os
+import pwd
 import select
 import shutil
 import socket
@@ -226,7 +227,11 @@ class Guest:
             time.sleep(1)
         fail(f"{self.name} does not end")
 
-    def kill(self):
+    def end(self):
+        """At once."""
+        if self.line:
+            self.do("sync")
+        self.line = None
         virsh("destroy", self.name)
 
 
@@ -319,3 +324,394 @@ def dedupscan(*args, status=0):
     if done.returncode != status:
         fail(f"dedupscan {' '.join(args)}: status {done.returncode} instead of {status}: {done.stdout}{done.stderr}")
     return done.stdout + done.stderr
+
+
+# ---- what libvirt does by itself ----
+
+
+def check_chain(guest, pool):
+    """Overlay, stub, view, and no further: at the beginning of the cluster file is nothing that libvirt follows."""
+    chain = chain_of(guest.name)
+    stub = json.loads(backing(guest.image)[5:])["file"]
+    if [c[1] for c in chain] != [guest.image, stub["file"]["filename"], pool.clusters] or [c[2] for c in chain] != ["qcow2"] * 3:
+        fail(f"{guest.name}: libvirt sees {chain}")
+    if chain[0][3] or chain[1][3] != (0, os.path.getsize(chain[1][1])) or not chain[2][3][0]:
+        fail(f"{guest.name}: libvirt sees other slices: {chain}")
+
+
+def check_profile(guest, pool):
+    """What the guest's AppArmor profile would grant: to write to the overlay, to read the rest."""
+    helper = "/usr/lib/libvirt/virt-aa-helper"
+    if not os.path.exists(helper):
+        return
+    done = subprocess.run([helper, "-d", "-r", "-u", "libvirt-" + virsh("domuuid", guest.name).strip()], input=virsh("dumpxml", guest.name),
+                          capture_output=True, text=True, check=False)
+    granted = done.stdout + done.stderr
+    for path, rights in ((guest.image, "rwk"), (chain_of(guest.name)[1][1], "rk"), (pool.clusters, "rk")):
+        if f'"{path}" {rights},' not in granted:
+            fail(f"virt-aa-helper does not grant {rights} on {path}: {granted}")
+    for path in (chain_of(guest.name)[1][1], pool.clusters):
+        if f'deny "{path}" w,' not in granted:
+            fail(f"virt-aa-helper grants writing to {path}: {granted}")
+
+
+def check_owners(guest, pool, uid):
+    """libvirt gives what it opens to its user, and does not take it back.  dedupscan goes on."""
+    used = {pool.clusters, chain_of(guest.name)[1][1]}
+    for path in pool.files:
+        st = os.stat(path)
+        if st.st_mode & 0o7777 != 0o444 or (path in used and st.st_uid != uid):
+            fail(f"{path} is of {st.st_uid}, mode {st.st_mode:o}")
+        if any(n.startswith("trusted.libvirt") for n in os.listxattr(path)):
+            fail(f"libvirt remembers the owner of {path} now")
+
+
+def check_tools(tmp, pool, what):
+    """They run beside guests."""
+    before = header_backings()
+    for args in (("check", "--read-data"), ("status",), ("collect",), ("collect",), ("repair",)):
+        dedupscan("pool", *args, IMAGES)
+    compacted(tmp)
+    dedupscan("recover", IMAGES)
+    if header_backings() != before:
+        fail(f"{what}: an image was changed: {before}, {header_backings()}")
+    pool.unchanged(f"dedupscan, {what}")
+
+
+def header_backings():
+    return {n: header_backing(os.path.join(IMAGES, n)) for n in os.listdir(IMAGES) if n.endswith(".qcow2")}
+
+
+def compacted(tmp):
+    return lib.compact(IMAGES, os.path.join(tmp, "catalog"), "--method", "pool", "--cross-owner", "--apply")
+
+
+# ---- what it is told to do ----
+
+
+def commit(guest, *more, status=None):
+    return virsh("blockcommit", guest.name, "vda", "--wait", *more, status=status)
+
+
+def check_commits(guest, pool, what, why=""):
+    """Into every layer below: all fail, the guest does not notice."""
+    chain = chain_of(guest.name)
+    stub, view = f"vda[{chain[1][0]}]", f"vda[{chain[2][0]}]"
+    for more in ((), ("--base", stub), ("--base", view), ("--shallow",)):
+        said = commit(guest, "--active", "--pivot", *more)
+        if why not in said:
+            fail(f"{what}: blockcommit {' '.join(more)} says '{said}', not '{why}'")
+        if chain_of(guest.name) != chain:
+            fail(f"{what}: blockcommit {' '.join(more)} left {chain_of(guest.name)}")
+        pool.unchanged(f"blockcommit {' '.join(more)}, {what}")
+    guest.whole(f"commits, {what}")
+    guest.wrote("before")
+
+
+def check_commit_of_stub(guest, pool):
+    """Nothing is in a stub, so where the view can be opened for writing this is done, and changes the overlay's header alone."""
+    before, chain = header_backing(guest.image), chain_of(guest.name)
+    commit(guest, "--top", f"vda[{chain[1][0]}]", "--base", f"vda[{chain[2][0]}]", status=0)
+    if [c[1] for c in chain_of(guest.name)] != [guest.image, pool.clusters]:
+        fail(f"the stub committed: {chain_of(guest.name)}")
+    commit(guest, "--active", "--pivot")
+    pool.unchanged("a commit of the stub, then into the view")
+    guest.whole("a commit of the stub")
+    guest.end()
+    as_before(guest.image, before)
+
+
+def as_before(image, name):
+    """The way back that QEMU has, for an image that nobody uses."""
+    run("qemu-img", "rebase", "-u", "-F", "qcow2", "-b", name, image)
+    if header_backing(image) != name:
+        fail(f"{image} does not stand on {name} again")
+
+
+def check_control(boot, pool):
+    """The very commands succeed on an ordinary chain, and are seen to change its base."""
+    base, image = os.path.join(IMAGES, "control-base.qcow2"), os.path.join(IMAGES, "control.qcow2")
+    run("qemu-img", "convert", "-O", "qcow2", os.path.join(IMAGES, "g3.qcow2"), base)
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, image)
+    run("qemu-io", "-f", "qcow2", "-c", "write -q -P 7 20M 64k", image)
+    was = digest(base)
+    guest = Guest(boot, "control", image).start()
+    commit(guest, "--active", "--pivot", status=0)
+    guest.end()
+    if digest(base) == was:
+        fail("a commit into an ordinary base is not seen")
+    pool.unchanged("a commit elsewhere")
+    for path in (base, image):
+        os.unlink(path)
+
+
+def check_pulls(guest, pool):
+    """--base of the stub drops "read-only", --base of the view the stub; without --base the image is independent."""
+    before = header_backing(guest.image)
+    chain = chain_of(guest.name)
+    virsh("blockpull", guest.name, "vda", "--wait", "--base", f"vda[{chain[1][0]}]")
+    if header_backing(guest.image) != without_guard(before):
+        fail(f"blockpull --base of the stub wrote {header_backing(guest.image)}")
+    virsh("blockpull", guest.name, "vda", "--wait", "--base", f"vda[{chain[2][0]}]")
+    if header_backing(guest.image) != without_guard(header_backing(chain[1][1])):
+        fail(f"blockpull --base of the view wrote {header_backing(guest.image)}")
+    guest.whole("blockpull --base")
+    commit(guest, "--active", "--pivot")
+    pool.unchanged("blockpull --base, and a commit")
+    virsh("blockpull", guest.name, "vda", "--wait")
+    if header_backing(guest.image) or len(chain_of(guest.name)) != 1:
+        fail(f"blockpull left {chain_of(guest.name)}")
+    guest.whole("blockpull")
+    guest.wrote("before")
+    pool.unchanged("blockpull")
+
+
+def without_guard(name):
+    return name.replace('"read-only":true,', "")
+
+
+def check_copies(guest, pool):
+    """A shallow copy stands on the stub, without "read-only"; a whole one on nothing; a push backup is whole."""
+    full, shallow = os.path.join(IMAGES, "full.qcow2"), os.path.join(IMAGES, "shallow.qcow2")
+    for path, more in ((full, ()), (shallow, ("--shallow",))):
+        virsh("blockcopy", guest.name, "vda", "--dest", path, "--format", "qcow2", "--transient-job", "--wait", "--finish", *more)
+    if header_backing(full) or header_backing(shallow) != without_guard(header_backing(guest.image)):
+        fail(f"blockcopy wrote '{header_backing(full)}', '{header_backing(shallow)}'")
+    run("qemu-img", "compare", full, shallow)
+    os.unlink(full)
+    with open(guest.file, "w", encoding="ascii") as f:
+        f.write(f"<domainbackup mode='push'><disks><disk name='vda' type='file'><target file='{full}'/><driver type='qcow2'/></disk></disks>"
+                "</domainbackup>")
+    virsh("backup-begin", guest.name, guest.file)
+    for _ in range(MINUTES * 60):
+        if "Completed" in virsh("domjobinfo", guest.name, "--completed"):
+            break
+        time.sleep(1)
+    run("qemu-img", "compare", full, shallow)
+    for path in (full, shallow):
+        os.unlink(path)
+    guest.whole("blockcopy")
+    pool.unchanged("blockcopy and backup-begin")
+
+
+def check_snapshots(guest, pool):
+    chain, upper, before = chain_of(guest.name), os.path.join(IMAGES, "upper.qcow2"), header_backing(guest.image)
+    for delete in (("snapshot-delete", guest.name, "s"), ("blockcommit", guest.name, "vda", "--active", "--pivot", "--wait", "--shallow")):
+        virsh("snapshot-create-as", guest.name, "s", "--disk-only", "--diskspec", f"vda,file={upper}")
+        if [c[1] for c in chain_of(guest.name)[1:]] != [c[1] for c in chain]:
+            fail(f"a snapshot made {chain_of(guest.name)}")
+        guest.write("before")
+        commit(guest, "--active", "--pivot")  # into the view
+        virsh(*delete)
+        if [c[1] for c in chain_of(guest.name)] != [c[1] for c in chain]:
+            fail(f"{' '.join(delete)} made {chain_of(guest.name)}")
+        if delete[0] != "snapshot-delete":
+            virsh("snapshot-delete", guest.name, "s", "--metadata")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(upper)
+        guest.whole(" ".join(delete))
+        guest.wrote("before")
+    virsh("snapshot-create-as", guest.name, "inside")
+    virsh("snapshot-revert", guest.name, "inside")
+    virsh("snapshot-delete", guest.name, "inside")
+    guest.meet().whole("a snapshot within the image")  # reverting starts QEMU anew
+    if header_backing(guest.image) != before:
+        fail(f"snapshots wrote {header_backing(guest.image)}")
+    pool.unchanged("snapshots")
+
+
+def check_saved(guest, pool):
+    virsh("managedsave", guest.name)
+    dedupscan("pool", "check", IMAGES)
+    guest.start().meet().whole("managedsave")
+    guest.wrote("before")
+    pool.unchanged("managedsave")
+
+
+def check_volumes(pool):
+    """The pool in a folder of libvirt's: one entry, which cannot be deleted.  Images show their stub."""
+    virsh("pool-create-as", "folder", "dir", "--target", IMAGES)
+    virsh("pool-refresh", "folder")
+    listed = virsh("vol-list", "folder")
+    if "/views/" in listed or os.path.basename(pool.clusters) in listed:
+        fail(f"libvirt lists files of the pool: {listed}")
+    for path in (lib.POOL, pool.clusters, pool.stubs[0]):
+        virsh("vol-delete", path, "folder", status=None)
+        virsh("vol-wipe", path, "folder", status=None)
+    stub = json.loads(header_backing(os.path.join(IMAGES, "g3.qcow2"))[5:])["file"]["file"]["filename"]
+    if f"<path>{stub}</path>" not in virsh("vol-dumpxml", "g3.qcow2", "folder"):
+        fail("vol-dumpxml does not show the stub")
+    virsh("vol-clone", "g3.qcow2", "cloned.qcow2", "--pool", "folder")
+    cloned = os.path.join(IMAGES, "cloned.qcow2")
+    run("qemu-img", "compare", os.path.join(IMAGES, "g3.qcow2"), cloned)
+    if header_backing(cloned):
+        fail(f"vol-clone made {header_backing(cloned)}")
+    virsh("vol-delete", "cloned.qcow2", "folder")
+    virsh("pool-destroy", "folder")
+    pool.unchanged("vol-*")
+
+
+# ---- how dedupscan takes what libvirt wrote ----
+
+
+def check_rewritten(tmp, boot, pool):
+    """Without "read-only" an image is a member as before.  A clone of it, and it itself once it is sealed, have the key again."""
+    image, clone = os.path.join(IMAGES, "g2.qcow2"), os.path.join(IMAGES, "clone.qcow2")
+    as_before(image, without_guard(header_backing(image)))
+    dedupscan("info", image)
+    check_tools(tmp, pool, 'of an image without "read-only"')
+    dedupscan("clone", image, clone)  # what the guest wrote is sealed: another layer
+    for path in (image, clone):
+        name = header_backing(path)
+        if name == without_guard(name) or "/sealed/" not in name:
+            fail(f"{path} stands on {name}")
+    for guest in [Guest(boot, n, p).start() for n, p in (("g2", image), ("clone", clone))]:
+        guest.meet().whole("a clone")
+        guest.wrote("before")
+        if len(chain_of(guest.name)) != 4:
+            fail(f"a clone: libvirt sees {chain_of(guest.name)}")
+        guest.end()
+    pool.unchanged("a clone")
+
+
+def check_bypassed(tmp, pool):
+    """An image that libvirt put on the view itself: it is read, left alone, no member; it becomes one again by way of `expand`."""
+    image, raw = os.path.join(IMAGES, "g3.qcow2"), os.path.join(tmp, "bypassed.raw")
+    stub = json.loads(header_backing(image)[5:])["file"]["file"]["filename"]
+    lib.guest_raw(image, raw)
+    as_before(image, without_guard(header_backing(stub)))
+    dedupscan("info", image)
+    check_tools(tmp, pool, "of an image on a view")
+    for args in (("clone", image, image + ".clone"), ("snapshot", "not-kept", image)):
+        if "does not stand on the pool" not in dedupscan(*args, status=3):
+            fail(f"dedupscan {args[0]} of an image on a view says something else")
+    dedupscan("expand", "--keep-originals", "0", image)
+    if header_backing(image):
+        fail("an expanded image stands on something")
+    run("qemu-img", "compare", raw, image)
+    os.unlink(raw)
+    compacted(tmp)
+    if "/views/" not in header_backing(image):
+        fail(f"it did not enter the pool again: {header_backing(image)}")
+    dedupscan("pool", "check", "--read-data", IMAGES)
+
+
+# ---- all of it ----
+
+
+def make_boot(tmp):
+    boot = "/var/lib/libvirt/boot"
+    kernel, version = lib_guest.kernel()
+    os.makedirs(boot)
+    shutil.copyfile(kernel, boot + "/kernel")
+    lib_guest.make_initramfs(boot + "/initramfs", version, INIT, ("virtio_pci", "virtio_blk", "ext4"))
+    for name in os.listdir(boot):
+        os.chmod(os.path.join(boot, name), 0o644)
+    return GuestStore(os.path.join(tmp, "store"), os.path.join(tmp, "work"), GUEST_MIB).make(), boot
+
+
+def check_all(tmp, boot, uid):
+    pool = Pool()
+    g1, g2 = (Guest(boot, n, os.path.join(IMAGES, n + ".qcow2"), d).start() for n, d in (("g1", ""), ("g2", "cache='none' io='native'")))
+    for guest in (g1, g2):
+        check_chain(guest, pool)
+        check_profile(guest, pool)
+        check_owners(guest, pool, uid)
+    for guest in (g1, g2):
+        guest.meet().whole("the start")
+        guest.write("before")
+    check_tools(tmp, pool, "beside guests")
+    print("two guests at once: done", flush=True)
+    check_commits(g1, pool, "another guest beside", "Permission denied")
+    g2.whole("commits of another")
+    for guest in (g1, g2):
+        guest.off()
+    g1.start().meet().whole("another start")
+    g1.wrote("before")
+    check_commits(g1, pool, "alone", "Permission denied")
+    check_snapshots(g1, pool)
+    check_saved(g1, pool)
+    check_copies(g1, pool)
+    print("snapshots, saving, copies: done", flush=True)
+    g1.end()
+    check_modes(boot, pool)
+    check_control(boot, pool)
+    check_volumes(pool)
+    pulled = Guest(boot, "g1", g1.image).start().meet()
+    check_pulls(pulled, pool)
+    pulled.end()
+    check_bypassed(tmp, pool)
+    check_rewritten(tmp, boot, Pool())
+
+
+def check_modes(boot, pool):
+    """With a QEMU that no mode stops; with files that nobody may change; with files that only their owner reads."""
+    image = os.path.join(IMAGES, "g1.qcow2")
+    pool.modes(0o444, 0)
+    root = Guest(boot, "g1", image, more=AS_ROOT).start().meet()
+    check_commits(root, pool, "QEMU as root")
+    check_commit_of_stub(root, pool)
+    pool.modes(0o644, 0)
+    guest = Guest(boot, "g1", image).start().meet()
+    check_commits(guest, pool, "files that may be written to")
+    guest.end()
+    pool.modes(0o444, 0)
+    print("commits: done", flush=True)
+    try:
+        if pool.immutable(True):
+            guest = guest.start().meet()
+            if pool.owners() != {0}:
+                fail(f"immutable files have the owners {pool.owners()}")
+            check_commits(guest, pool, "immutable files", "Operation not permitted")
+            dedupscan("pool", "check", IMAGES)
+            guest.end()
+    finally:
+        pool.immutable(False)
+    pool.modes(0o400, 0)
+    guest.start().end()
+    dedupscan("pool", "check", IMAGES)
+    pool.modes(0o444, 0)
+
+
+def check_other_owners(boot, pool):
+    """Where libvirt leaves owners alone, files that all may read are enough, and nothing less."""
+    image = os.path.join(IMAGES, "g3.qcow2")
+    pool.modes(0o444, 0)
+    os.chmod(image, 0o666)
+    guest = Guest(boot, "g3", image).start().meet()
+    guest.whole("a start without change of owners")
+    if pool.owners() != {0}:
+        fail(f"owners have changed: {pool.owners()}")
+    guest.end()
+    pool.modes(0o400, 0)
+    virsh("start", "g3", status=None)
+    pool.modes(0o444, 0)
+    pool.unchanged("starts without change of owners")
+
+
+def main():
+    lib.exit_on_signals()
+    lib.require("qemu-img", "qemu-io", "mke2fs", "sfdisk", "qemu-system-x86_64", "modprobe", "busybox", "chattr", "libvirtd", "virsh")
+    try:
+        uid = pwd.getpwnam(OWNER).pw_uid
+    except KeyError:
+        lib.skip(f"there is no user {OWNER}, whom libvirt has its guests run as")
+    tmp = lib.scratch("pool_libvirt")
+    on_its_own(tmp)
+    store, boot = make_boot(tmp)
+    fs = FileSystem("ext4", tmp, 600)
+    fs.path = IMAGES
+    with fs:
+        run("cp", "-a", "--sparse=always", store.folder + "/.", fs.path)
+        if compacted(tmp).states() != {"done": 3}:
+            fail("not all images entered the pool")
+        with Libvirt(tmp):
+            check_all(tmp, boot, uid)
+        with open("/etc/libvirt/qemu.conf", "a", encoding="ascii") as f:
+            f.write("dynamic_ownership = 0\n")
+        with Libvirt(tmp):
+            check_other_owners(boot, Pool())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,748 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/pool_help.h"
+
+#include <malloc.h>
+
+#include "compactor/collect.h"
+#include "compactor/pool/pool_check.h"
+#include "tests/unit/image_help.h"
+
+/* Damage: every bit of a small pool's metadata, bits of its data, files that are cut, grown, gone or of another time.  It is said, or
+ * has no effect on anything that is read; nobody ever gets a wrong byte; and what can be made again from the rest is. */
+
+static struct disk a = { .size = 2 * SEGMENT_SIZE, .pieces = { { 0, 64 * KIB, 1 }, { 300 * KIB, 12 * KIB, 2 }, { SEGMENT_SIZE, 8 * KIB, 3 } } };
+static struct disk b = { .size = SEGMENT_SIZE + 512, .pieces = { { 0, 64 * KIB, 1 }, { 256 * KIB, 32 * KIB, 4 } } };
+static struct view view; /* of a */
+
+static void make_it(void)
+{
+	import(&a);
+	import(&b);
+	view = view_of(&a);
+	member_of("a", &a, &view);
+	version_of("b", &b);
+	again();
+}
+
+/* ---- files by hand ---- */
+
+static const char *file_path(enum pool_part part)
+{
+	static char path[200];
+	char text[POOL_FILE_NAME_ROOM];
+
+	if (part == POOL_NODE)
+		snprintf(path, sizeof(path), "pool/trees/%s.nodes", pool_id_text(pool->uuid, text));
+	else if (part == POOL_STUB)
+		snprintf(path, sizeof(path), "pool/views/%s", pool_id_file_name(view.id, text));
+	else if (part == POOL_NAME_FILE)
+		snprintf(path, sizeof(path), "pool/names/1");
+	else
+		snprintf(path, sizeof(path), "pool/%s", pool_id_file_name(pool->uuid, text));
+	return path;
+}
+
+static int open_by_hand(enum pool_part part)
+{
+	int fd;
+
+	assert_int_equal(fchmodat(pool_dirfd, file_path(part), 0600, 0), 0);
+	fd = openat(pool_dirfd, file_path(part), O_RDWR | O_CLOEXEC);
+	assert_true(fd >= 0);
+	return fd;
+}
+
+static void flip_bit(int fd, uint64_t bit)
+{
+	uint8_t byte;
+
+	assert_int_equal(pread(fd, &byte, 1, (off_t)(bit / 8)), 1);
+	byte ^= (uint8_t)(1u << bit % 8);
+	assert_int_equal(pwrite(fd, &byte, 1, (off_t)(bit / 8)), 1);
+}
+
+static uint64_t size_of_file(int fd)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(fd, &st), 0);
+	return (uint64_t)st.st_size;
+}
+
+/* ---- what a check says ---- */
+
+static unsigned nr_said[POOL_NR_PARTS];
+static struct pool_damage last;
+
+static int take_damage(void *ctx, const struct pool_damage *d, struct err *err)
+{
+	(void)ctx;
+	(void)err;
+	nr_said[d->part]++;
+	last = *d;
+	return 0;
+}
+
+/* Damages, or -1. */
+static int check_with(bool read_data, struct err *err)
+{
+	const struct pool_check_options o = { .read_data = read_data, .percent = 100, .damage = take_damage };
+	struct pool_checked c;
+
+	memset(nr_said, 0, sizeof(nr_said));
+	return pool_check(pool, &o, &c, err) < 0 ? -1 : (int)c.nr_damages;
+}
+
+static int check(void)
+{
+	struct err err = ERR_INIT;
+	int rc = check_with(false, &err);
+
+	if (rc < 0)
+		fail_msg("%s", err.text);
+	return rc;
+}
+
+static int check_data(void)
+{
+	struct err err = ERR_INIT;
+	int rc = check_with(true, &err);
+
+	if (rc < 0)
+		fail_msg("%s", err.text);
+	return rc;
+}
+
+static void expect_clean(void)
+{
+	if (check_data() > 0)
+		fail_msg("%s: %s", pool_part_names[last.part], last.what.text);
+	expect_disk(&a);
+	expect_disk(&b);
+}
+
+static bool opens(bool writing, struct err *err)
+{
+	close_pool();
+	*err = ERR_INIT;
+	return pool_open(pool_dirfd, "pool", pool_path, writing, &pool, err) == 0 && pool;
+}
+
+static uint64_t state = 1;
+
+static uint64_t random_below(uint64_t n)
+{
+	state = state * 6364136223846793005u + 1442695040888963407u;
+	return (state >> 20) % n;
+}
+
+/* ---- every bit ---- */
+
+static void every_bit_of_the_superblock(void **unused)
+{
+	int fd;
+
+	(void)unused;
+	make_it();
+	fd = open_by_hand(POOL_SUPERBLOCK);
+	for (uint64_t bit = 0; bit < 8 * sizeof(struct pool_superblock_disk); bit++) {
+		struct err err;
+
+		flip_bit(fd, bit);
+		if (opens(false, &err) && bit < 8 * 84)
+			fail_msg("bit %d", (int)bit);
+		if (!pool)
+			assert_true(err.kind == ERR_FORMAT || err.kind == ERR_UNSUPPORTED);
+		flip_bit(fd, bit);
+	}
+	close(fd);
+	assert_true(opens(false, &(struct err){ 0 }));
+	expect_clean();
+}
+
+static void every_bit_of_headers_and_tables(void **unused)
+{
+	uint64_t end, from;
+	int fd;
+
+	(void)unused;
+	make_it();
+	end = (view.slot * POOL_SLOT_SIZE + view.slice_size) * 8;
+	from = end - 4 * BLOCK_SIZE * 8; /* two L2 tables, L1, refcounts */
+	fd = open_by_hand(POOL_SLOT);
+	close_pool();
+	open_pool_for(false);
+	for (uint64_t bit = from; bit < end; bit++) {
+		uint64_t in = bit - (end - 2 * BLOCK_SIZE * 8);
+		bool unused_l1 = bit >= end - 2 * BLOCK_SIZE * 8 && in >= 2 * 64 && in < BLOCK_SIZE * 8; /* it has two entries */
+
+		flip_bit(fd, bit);
+		if ((view_check(pool, &view, NULL) == 0) != unused_l1)
+			fail_msg("bit %d", (int)(bit - from));
+		if (bit % 509 == 0 && !unused_l1) {
+			assert_int_equal(check(), 1);
+			assert_int_equal(nr_said[POOL_TABLES], 1);
+			assert_string_equal(last.path, "/images/a");
+		}
+		flip_bit(fd, bit);
+	}
+	for (uint64_t bit = 0; bit < BLOCK_SIZE * 8; bit += 7) {
+		flip_bit(fd, view.slot * POOL_SLOT_SIZE * 8 + bit);
+		assert_true(check() >= 1);
+		assert_int_equal(nr_said[POOL_SLOT], 2); /* it, and that the image's view is missing */
+		flip_bit(fd, view.slot * POOL_SLOT_SIZE * 8 + bit);
+	}
+	for (uint64_t bit = 0; bit < POOL_GUARD_SIZE * 8; bit += 4099) {
+		flip_bit(fd, POOL_DATA_BEGIN * 8 + bit);
+		assert_int_equal(check(), 1);
+		assert_int_equal(nr_said[POOL_SUPERBLOCK], 1);
+		flip_bit(fd, POOL_DATA_BEGIN * 8 + bit);
+	}
+	close(fd);
+	expect_clean();
+}
+
+static void every_bit_of_a_stub(void **unused)
+{
+	uint64_t nr;
+	int fd;
+
+	(void)unused;
+	make_it();
+	fd = open_by_hand(POOL_STUB);
+	nr = size_of_file(fd) * 8;
+	for (uint64_t bit = 0; bit < nr; bit++) {
+		flip_bit(fd, bit);
+		if (view_check_stub(pool, &view, POOL_VIEWS, NULL) == 0)
+			fail_msg("bit %d", (int)bit);
+		if (bit % 997 == 0) {
+			assert_int_equal(check(), 1);
+			assert_int_equal(nr_said[POOL_STUB], 1);
+		}
+		flip_bit(fd, bit);
+	}
+	close(fd);
+	expect_clean();
+}
+
+static int add_up(void *ctx, const struct name *n, struct err *err)
+{
+	(void)err;
+	*(uint64_t *)ctx += n->number + n->disks.items[0].size + n->disks.items[0].view[3] + n->disks.items[0].root[5] +
+			    (uint64_t)n->disks.items[0].path[8] + (uint64_t)n->made;
+	return 0;
+}
+
+static void every_bit_of_a_name(void **unused)
+{
+	uint64_t nr, sum = 0, now;
+	int fd;
+
+	(void)unused;
+	make_it();
+	assert_int_equal(names_each(pool, add_up, &sum, NULL), 0);
+	fd = open_by_hand(POOL_NAME_FILE);
+	nr = size_of_file(fd) * 8;
+	for (uint64_t bit = 0; bit < nr; bit++) {
+		flip_bit(fd, bit);
+		now = 0;
+		if (names_each(pool, add_up, &now, NULL) == 0)
+			fail_msg("bit %d", (int)bit);
+		if (bit % 61 == 0) {
+			assert_true(check() >= 1);
+			assert_int_equal(nr_said[POOL_NAME_FILE], 1);
+		}
+		flip_bit(fd, bit);
+	}
+	close(fd);
+	expect_clean();
+}
+
+/* Readers find nodes by going through the file; writers also by the index. */
+static void every_bit_of_the_nodes(void **unused)
+{
+	unsigned nr_found = 0, nr_unneeded = 0;
+	uint64_t nr;
+	int fd;
+
+	(void)unused;
+	make_it();
+	fd = open_by_hand(POOL_NODE);
+	nr = size_of_file(fd) * 8;
+	for (uint64_t bit = 0; bit < nr; bit += bit / 8 % 4096 < 1024 || getenv("LONG") ? 1 : 29) { /* behind that are zeros */
+		struct err err;
+		int said;
+
+		flip_bit(fd, bit);
+		assert_true(opens(bit % 2, &err));
+		said = check();
+		nr_found += said > 0;
+		nr_unneeded += said == 0;
+		if (said == 0 && bit % 397 == 0 && check_data() > 0)
+			fail_msg("bit %d: a check did not find it, but with data", (int)bit);
+		if (bit % 499 == 0) { /* fails by itself when a byte is wrong */
+			int rc = compare_disk(&a, false, NULL) + compare_disk(&b, false, NULL);
+
+			assert_true(rc == 0 || said > 0);
+		}
+		flip_bit(fd, bit);
+	}
+	close(fd);
+	print_message("%u found, %u have no effect\n", nr_found, nr_unneeded);
+	assert_true(opens(true, &(struct err){ 0 }));
+	expect_clean();
+}
+
+static char index_files[16][100];
+static unsigned nr_index_files;
+
+static int list_index(void *ctx, const char *name, struct err *err)
+{
+	(void)ctx;
+	(void)err;
+	snprintf(index_files[nr_index_files++ % 16], 100, "%.99s", name);
+	return 0;
+}
+
+/* It is a hint: what is damaged costs space at most. */
+static void bits_of_the_index(void **unused)
+{
+	unsigned rounds = getenv("LONG") ? 5000 : 150, nr_failed = 0;
+
+	(void)unused;
+	make_it();
+	for (unsigned i = 0; i < rounds; i++) {
+		struct disk copy = a;
+		struct import_stats stats;
+		struct err err;
+		int fd;
+
+		nr_index_files = 0;
+		assert_int_equal(file_each_name(pool->dirs[POOL_INDEX], list_index, NULL, NULL), 0);
+		fd = openat(pool->dirs[POOL_INDEX], index_files[random_below(nr_index_files)], O_RDWR | O_CLOEXEC);
+		assert_true(fd >= 0 && size_of_file(fd) > 0);
+		flip_bit(fd, random_below(size_of_file(fd) * 8));
+		close(fd);
+		if (!opens(true, &err))
+			fail_msg("%s", err.text);
+		if (import_as(&copy, 12, &stats, &err) < 0) {
+			nr_failed++;
+			assert_non_null(strstr(err.text, "built anew"));
+			again();
+			import(&copy);
+		}
+		assert_memory_equal(copy.root, a.root, DIGEST_SIZE);
+		assert_int_equal(pool_sync(pool, NULL), 0);
+		if (i % 16 == 0)
+			expect_clean();
+	}
+	print_message("%u of %u ended with an error\n", nr_failed, rounds);
+	expect_clean();
+}
+
+/* ---- data ---- */
+
+static void random_bits_of_the_data(void **unused)
+{
+	unsigned rounds = getenv("LONG") ? 100000 : 10000;
+	static struct leaf leaf;
+	uint8_t digests[2][DIGEST_SIZE], *p = malloc(SEGMENT_SIZE);
+	struct err err;
+	int fd;
+
+	(void)unused;
+	make_it();
+	for (int s = 0; s < 2; s++) {
+		render(&a, (uint64_t)s, p);
+		digest_bytes(p, SEGMENT_SIZE, digests[s]);
+	}
+	fd = open_by_hand(POOL_DATA);
+	assert_true(opens(false, &err));
+	for (unsigned i = 0; i < rounds; i++) {
+		int s = i % 50 == 0; /* the first has most of the data */
+		const struct run *r;
+		uint64_t bit;
+
+		assert_int_equal(nodes_find_leaf(pool->nodes, digests[s], 12, &leaf, NULL), 1);
+		r = &leaf.runs[random_below(leaf.nr_runs)];
+		bit = (r->place << 12) * 8 + random_below((uint64_t)r->nr << 15);
+		flip_bit(fd, bit);
+		err = ERR_INIT;
+		if (tree_read_segment(pool->nodes, pool->clusters, digests[s], p, &err) == 0)
+			fail_msg("flip %u is not found", i);
+		assert_int_equal(err.kind, ERR_IO);
+		if (i % 200 == 0) {
+			assert_true(check_data() >= 1);
+			assert_true(nr_said[POOL_DATA] >= 1);
+			assert_true(last.path[0] && last.len > 0);
+		}
+		flip_bit(fd, bit);
+	}
+	close(fd);
+	free(p);
+	expect_clean();
+}
+
+/* ---- whole files ---- */
+
+static void copy_file(const char *from, const char *to)
+{
+	char command[1000];
+
+	snprintf(command, sizeof(command), "cp -a --sparse=always %s/%s %s/%s", tree, from, tree, to);
+	assert_int_equal(system(command), 0);
+}
+
+/* It cannot be opened, or a check tells. */
+static void expect_said(const char *what)
+{
+	struct err err;
+
+	for (int writing = 0; writing < 2; writing++)
+		if (opens(writing, &err) && check_with(true, &err) == 0)
+			fail_msg("%s is not noticed", what);
+}
+
+static void files_that_are_gone_cut_or_long(void **unused)
+{
+	static const enum pool_part parts[] = { POOL_SUPERBLOCK, POOL_NODE, POOL_STUB, POOL_NAME_FILE };
+	struct err err;
+
+	(void)unused;
+	make_it();
+	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+		char path[200];
+		uint64_t size;
+		int fd = open_by_hand(parts[i]);
+
+		snprintf(path, sizeof(path), "%s", file_path(parts[i]));
+		size = size_of_file(fd);
+		copy_file(path, "kept");
+		for (uint64_t cut = 1; cut < size; cut = cut < 4096 ? cut * 8 : cut < size / 2 ? size : size + 1) {
+			if (cut == size)
+				break;
+			assert_int_equal(ftruncate(fd, (off_t)(size - cut)), 0);
+			if (parts[i] != POOL_SUPERBLOCK || cut > 4096)
+				expect_said(path);
+			assert_int_equal(unlinkat(pool_dirfd, path, 0), 0);
+			close(fd);
+			copy_file("kept", path);
+			fd = openat(pool_dirfd, path, O_RDWR | O_CLOEXEC);
+		}
+		assert_int_equal(ftruncate(fd, 0), 0);
+		expect_said(path);
+		close(fd);
+		assert_int_equal(unlinkat(pool_dirfd, path, 0), 0);
+		if (parts[i] != POOL_NAME_FILE) /* a name that is gone is one that was removed */
+			expect_said(path);
+		copy_file("kept", path);
+		fd = openat(pool_dirfd, path, O_RDWR | O_CLOEXEC);
+		assert_int_equal(pwrite(fd, "garbage at the end", 18, (off_t)round_up(size, 8)), 18);
+		close(fd);
+		if (parts[i] == POOL_STUB || parts[i] == POOL_NAME_FILE) {
+			expect_said(path);
+		} else {
+			assert_true(opens(true, &err));
+			expect_disk(&a);
+			expect_disk(&b);
+		}
+		assert_int_equal(unlinkat(pool_dirfd, path, 0), 0);
+		copy_file("kept", path);
+		assert_int_equal(unlinkat(pool_dirfd, "kept", 0), 0);
+		if (!opens(true, &err))
+			fail_msg("%s: %s", path, err.text);
+		expect_clean();
+	}
+}
+
+/* Files of different times: an old cluster file has not what the new nodes lead to, and the reverse. */
+static void files_of_another_time(void **unused)
+{
+	static const enum pool_part parts[] = { POOL_SUPERBLOCK, POOL_NODE };
+	struct disk late = { .size = SEGMENT_SIZE, .pieces = { { 8192, 128 * KIB, 90 } } };
+	struct view v;
+
+	(void)unused;
+	make_it();
+	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+		char path[200];
+
+		snprintf(path, sizeof(path), "%s", file_path(parts[i]));
+		copy_file(path, "old");
+		late.pieces[0].number++;
+		import(&late);
+		v = view_of(&late);
+		member_of("late", &late, &v);
+		again();
+		copy_file(path, "new");
+		assert_int_equal(unlinkat(pool_dirfd, path, 0), 0);
+		copy_file("old", path);
+		expect_said(path);
+		assert_int_equal(compare_disk(&late, false, NULL), -1); /* and what is older is there */
+		expect_disk(&a);
+		expect_disk(&b);
+		assert_int_equal(pool_collect(pool, &(struct collect_options){ .memory = MIB }, &(struct collected){ 0 }, NULL), -1);
+		assert_int_equal(unlinkat(pool_dirfd, path, 0), 0);
+		copy_file("new", path);
+		again();
+		expect_clean();
+		expect_disk(&late);
+		assert_int_equal(unlinkat(pool_dirfd, "new", 0), 0);
+		assert_int_equal(unlinkat(pool_dirfd, "old", 0), 0);
+	}
+}
+
+/* ---- repair ---- */
+
+static int repair_with(bool dry_run, uint64_t *left)
+{
+	const struct pool_repair_options o = { .dry_run = dry_run };
+	struct err err = ERR_INIT;
+	uint64_t repaired;
+
+	if (pool_repair(pool, &o, &repaired, left, &err) < 0)
+		fail_msg("%s", err.text);
+	return (int)repaired;
+}
+
+/* Said first, then done; afterwards nothing is left, and a second one finds nothing. */
+static void repair(void)
+{
+	uint64_t left;
+	int said;
+
+	again();
+	assert_true(check_data() > 0);
+	said = repair_with(true, &left);
+	assert_int_equal(left, 0);
+	again();
+	assert_true(check_data() > 0);
+	assert_int_equal(repair_with(false, &left), said);
+	assert_int_equal(left, 0);
+	again();
+	expect_clean();
+	assert_int_equal(repair_with(false, &left), 0);
+	assert_int_equal(left, 0);
+	assert_int_equal(view_find(pool, view.id, &view, NULL), 1);
+	expect_view(&view);
+}
+
+static void collect(void)
+{
+	struct err err = ERR_INIT;
+	struct collected c;
+
+	if (pool_collect(pool, &(struct collect_options){ .memory = MIB }, &c, &err) < 0)
+		fail_msg("%s", err.text);
+}
+
+static void one_bit(enum pool_part part, uint64_t at)
+{
+	int fd = open_by_hand(part);
+
+	flip_bit(fd, at * 8 + 2);
+	close(fd);
+}
+
+static void what_is_damaged_is_made_again(void **unused)
+{
+	char name[POOL_FILE_NAME_ROOM];
+	uint64_t end, slot;
+
+	(void)unused;
+	make_it();
+	end = view.slot * POOL_SLOT_SIZE + view.slice_size;
+	one_bit(POOL_SUPERBLOCK, POOL_DATA_BEGIN + 77); /* the guard */
+	repair();
+	for (uint64_t at = end - 4 * BLOCK_SIZE; at < end; at = view.slot * POOL_SLOT_SIZE + view.slice_size - (end - at) + BLOCK_SIZE) {
+		one_bit(POOL_TABLES, at + 6);
+		slot = view.slot;
+		repair();
+		assert_true(view.slot > slot);
+		if (at % 3)
+			collect();
+		expect_clean();
+		at += (view.slot * POOL_SLOT_SIZE + view.slice_size) - end;
+		end = view.slot * POOL_SLOT_SIZE + view.slice_size;
+	}
+	one_bit(POOL_SLOT, view.slot * POOL_SLOT_SIZE + 50);
+	repair();
+	one_bit(POOL_STUB, 500);
+	repair();
+	assert_int_equal(unlinkat(pool->dirs[POOL_VIEWS], pool_id_file_name(view.id, name), 0), 0);
+	repair();
+	assert_int_equal(cluster_file_bury(pool->clusters, view.slot, NULL), 0);
+	repair();
+	for (int i = 0; i < 3; i++)
+		collect();
+	expect_clean();
+}
+
+/* From the tables and the data, as far as a view has it. */
+static void nodes_are_made_again(void **unused)
+{
+	uint64_t left, size;
+	int fd;
+
+	(void)unused;
+	import(&a);
+	view = view_of(&a);
+	member_of("a", &a, &view);
+	again();
+	fd = open_by_hand(POOL_NODE);
+	size = size_of_file(fd);
+	for (uint64_t at = 20; at < size; at += 90) {
+		flip_bit(fd, at * 8);
+		again();
+		if (check() > 0 && nr_said[POOL_NODE] && strstr(last.what.text, "missing or damaged")) {
+			assert_true(repair_with(true, &left) > 0);
+			assert_true(repair_with(false, &left) > 0);
+			assert_int_equal(left, 0);
+			collect();
+			again();
+			assert_int_equal(check_data(), 0);
+			expect_disk(&a);
+			expect_view(&view);
+			size = 0; /* the file is a new one */
+		}
+		flip_bit(fd, at * 8);
+	}
+	assert_int_equal(size, 0);
+	close(fd);
+}
+
+/* A version has no view that could help: that is said, and nothing is made up. */
+static void what_cannot_be_repaired_is_said(void **unused)
+{
+	uint64_t left = 0, from;
+	struct err err = ERR_INIT;
+
+	(void)unused;
+	import(&a);
+	view = view_of(&a);
+	member_of("a", &a, &view);
+	from = round_up(nodes_bytes(pool->nodes), BLOCK_SIZE);
+	import(&b);
+	version_of("b", &b);
+	one_bit(POOL_NODE, from + 20);
+	again();
+	assert_true(check() > 0);
+	assert_string_equal(last.path, "b");
+	repair_with(false, &left);
+	assert_true(left > 0);
+	expect_disk(&a);
+	assert_int_equal(compare_disk(&b, false, &err), -1);
+	import(&b); /* it comes again */
+	assert_int_equal(repair_with(false, &left), 0);
+	assert_int_equal(left, 0);
+	collect();
+	again();
+	expect_clean();
+}
+
+/* Tables that lead behind the disk's end are no reason to die. */
+static void tables_that_say_too_much_are_refused(void **unused)
+{
+	uint64_t left, end;
+	uint8_t entry[8];
+	int fd;
+
+	(void)unused;
+	import(&b); /* two segments, of which the second has 512 bytes */
+	view = view_of(&b);
+	member_of("b", &b, &view);
+	again();
+	end = view.slot * POOL_SLOT_SIZE + view.slice_size;
+	fd = open_by_hand(POOL_TABLES);
+	assert_int_equal(pread(fd, entry, 8, (off_t)end - 2 * BLOCK_SIZE), 8);
+	for (int i = 1; i < 4; i++) /* entries of the L1 table that are behind its end, too */
+		assert_int_equal(pwrite(fd, entry, 8, (off_t)end - 2 * BLOCK_SIZE + 8 * i), 8);
+	close(fd);
+	one_bit(POOL_NODE, 20);
+	again();
+	repair_with(true, &left);
+	repair_with(false, &left);
+	assert_true(left > 0);
+}
+
+/* A guest has the stub open whose header is gone: its tables are somewhere, and nothing is taken from it. */
+static void repair_waits_for_guests(void **unused)
+{
+	const struct collect_options o = { .memory = MIB };
+	struct collected c;
+	uint64_t left;
+	int guest;
+
+	(void)unused;
+	make_it();
+	one_bit(POOL_SLOT, view.slot * POOL_SLOT_SIZE + 50);
+	again();
+	guest = open_file_in(POOL_VIEWS, view.id);
+	repair_with(false, &left);
+	assert_int_equal(left, 2);
+	assert_int_equal(pool_collect(pool, &o, &c, NULL), -1);
+	close(guest);
+	repair();
+	collect();
+	expect_clean();
+}
+
+static void data_heal_when_an_image_has_them(void **unused)
+{
+	static struct leaf leaf;
+	uint8_t digest[DIGEST_SIZE], *p = malloc(SEGMENT_SIZE);
+	uint64_t left, at;
+	struct err err = ERR_INIT;
+
+	(void)unused;
+	make_it();
+	render(&a, 0, p);
+	digest_bytes(p, SEGMENT_SIZE, digest);
+	assert_int_equal(nodes_find_leaf(pool->nodes, digest, 12, &leaf, NULL), 1);
+	at = leaf.runs[leaf.nr_runs - 1].place << 12;
+	one_bit(POOL_DATA, at + 3);
+	again();
+	assert_int_equal(check(), 0);
+	assert_int_equal(check_data(), 1);
+	assert_int_equal(last.part, POOL_DATA);
+	assert_string_equal(last.path, "/images/a");
+	assert_int_equal(last.offset, 0);
+	assert_int_equal(last.len, SEGMENT_SIZE);
+	assert_int_equal(compare_disk(&a, false, &err), -1);
+	expect_disk(&b);
+	assert_int_equal(repair_with(false, &left), 0); /* nothing can be made of nothing */
+	import(&a);
+	expect_disk(&a);
+	assert_int_equal(check_data(), 1); /* the view still leads to the old bytes */
+	assert_int_equal(nr_said[POOL_TABLES], 1);
+	repair();
+	for (int i = 0; i < 3; i++)
+		collect();
+	expect_clean();
+	free(p);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		pool_test(every_bit_of_the_superblock),
+		pool_test(every_bit_of_headers_and_tables),
+		pool_test(every_bit_of_a_stub),
+		pool_test(every_bit_of_a_name),
+		pool_test(every_bit_of_the_nodes),
+		pool_test(bits_of_the_index),
+		pool_test(random_bits_of_the_data),
+		pool_test(files_that_are_gone_cut_or_long),
+		pool_test(files_of_another_time),
+		pool_test(what_is_damaged_is_made_again),
+		pool_test(nodes_are_made_again),
+		pool_test(what_cannot_be_repaired_is_said),
+		pool_test(tables_that_say_too_much_are_refused),
+		pool_test(repair_waits_for_guests),
+		pool_test(data_heal_when_an_image_has_them),
+	};
+
+	mallopt(M_MMAP_THRESHOLD, 1 << 28); /* buffers come and go for each bit */
+	mallopt(M_TRIM_THRESHOLD, 1 << 28);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
