@@ -770,7 +770,7 @@ struct compact {
 	struct compact_options o;
 	VEC(const char *) only;
 	const char *plan_file, *plan_out;
-	bool apply, json;
+	bool apply, json, methods_told;
 	struct jail jail;
 	struct cache_loan *loan;
 	struct plan plan, told; /* told: of plan_file */
@@ -782,6 +782,7 @@ static int set_methods(struct compact *c, const char *arg, struct err *err)
 	char *rest = names;
 
 	memset(c->o.methods, 0, sizeof(c->o.methods));
+	c->methods_told = true;
 	for (char *name = strsep(&rest, ","); name; name = strsep(&rest, ",")) {
 		int found = 0;
 
@@ -990,7 +991,7 @@ static struct compaction *plan_compaction(struct compact *c, struct err *err)
 	return compact_plan(c->j.catalog, &c->o, &c->plan, err);
 }
 
-/* A plan made before decides about its runs, too. */
+/* A plan made before decides about its runs, too, and about the methods, unless these are told. */
 static int read_plan(struct compact *c, struct err *err)
 {
 	FILE *f;
@@ -1004,6 +1005,8 @@ static int read_plan(struct compact *c, struct err *err)
 	rc = plan_read(f, c->plan_file, &c->told, err);
 	fclose(f);
 	c->o.min_run = c->told.min_run;
+	for (size_t i = 0; i < c->told.nr_steps && !c->methods_told; i++)
+		c->o.methods[c->told.steps[i].method] = true;
 	return rc;
 }
 

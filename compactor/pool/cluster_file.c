@@ -21,7 +21,7 @@
  *
  * A slot is used when anything but zeros is in it, whatever that is.  Slots are given out in order, so the last used one tells
  * the next; so that it still does when the last view goes, that one becomes a tombstone instead of a hole.  Where a file system
- * knows no holes all slots are read for this, once.
+ * knows no holes all become tombstones, and all slots are read for this, once.
  *
  * A failed write is tried again with the next one: the buffer still has the bytes.  A failed sync is final.
  *
@@ -466,16 +466,19 @@ int cluster_file_read_slot(struct cluster_file *f, uint32_t slot, uint8_t ret[BL
 int cluster_file_bury(struct cluster_file *f, uint32_t slot, struct err *err)
 {
 	static const uint8_t tombstone[BLOCK_SIZE] = TOMBSTONE;
-	int rc;
+	struct err why = ERR_INIT;
+	int rc = -1;
 
 	assert(slot && slot < f->next_slot);
 	if (check_writable(f, err) < 0)
 		return -1;
 	f->dirty = true;
-	if (slot == f->next_slot - 1)
-		rc = file_write(f->fd, tombstone, sizeof(tombstone), slot * POOL_SLOT_SIZE, err);
-	else
-		rc = file_punch(f->fd, slot * POOL_SLOT_SIZE, POOL_SLOT_SIZE, err);
+	if (slot != f->next_slot - 1)
+		rc = file_punch(f->fd, slot * POOL_SLOT_SIZE, POOL_SLOT_SIZE, &why);
+	if (slot == f->next_slot - 1 || (rc < 0 && why.errnum == EOPNOTSUPP))
+		rc = file_write(f->fd, tombstone, sizeof(tombstone), slot * POOL_SLOT_SIZE, &why);
+	if (rc < 0 && err)
+		*err = why;
 	return rc < 0 ? err_add(err, "cluster file '%s', slot %u", f->name, slot) : 0;
 }
 

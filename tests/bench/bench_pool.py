@@ -58,7 +58,7 @@ class Six(lib.Store):
 
 @functools.lru_cache(maxsize=1)
 def six():
-    """The folder of the images, and what they hold."""
+    """The folder of the images, which are made once."""
     return Six(path("store"), folder("work"), GUEST_MIB).make().folder
 
 
@@ -179,8 +179,8 @@ def jump(size):
 
 def qemu_bench(image, cache, count, size, step, *more):
     """Requests a second, one after the other."""
-    said = run("qemu-img", "bench", "-f", "qcow2", "-t", cache, "-d", "1", "-c", str(count), "-s", str(size), "-S", str(step), *more,
-               image)
+    said = run("qemu-img", "bench", "-f", "qcow2", "-t", cache, "-d", "1", "-c", str(count), "-s", str(size), "-S", str(step),
+               *more, image)
     return count / float(re.search(rb"in ([0-9.]+) seconds", said)[1])
 
 
@@ -270,7 +270,7 @@ def reads():
                 print(f"--cluster-size {size}: pool and overlays take {mib(takes)} MiB")
                 reading += read_rows(before, after, size)
                 writing += write_rows(before, after, size)
-    print("\nReads by QEMU of originals and of overlays, one at a time: 1 MiB front to back, 4 KiB all over.  Warm: from the host's cache.")
+    print("\nReads by QEMU of originals and of overlays, one at a time: 1 MiB front to back, 4 KiB all over the disk.")
     table(["", "MiB/s", "in pool", "in pool/original", "4 KiB reads/s", "in pool", "in pool/original"], reading)
     print("First writes of 4 KiB all over a new image of `golden`, cache=none.")
     table(["", "writes/s", "ours / its", "KiB on disk a write"], writing)
@@ -319,55 +319,45 @@ def milliseconds(calls, nr):
     return found
 
 
-def made_many(fs, image):
-    """Seconds for MANY clones."""
-    seconds = []
-    for i in range(TURNS):
-        to = os.path.join(fs.path, f"many-{i}")
-        os.makedirs(to)
-        seconds.append(Run([lib.DEDUPSCAN, "clone", "--count", str(MANY), image, to + "/%04d.qcow2"]).wall)
-        shutil.rmtree(to)
-    run(lib.DEDUPSCAN, "pool", "collect", "--drop-missing", fs.path)
-    return seconds
-
-
 def alone(fs, command):
     """[calls, syncs, KiB written, KiB more on the disk] of one run."""
     used, calls = fs.used(), Calls(*command)
     return [calls.nr, calls.syncs, f"{calls.written / KIB:.1f}", f"{(fs.used() - used) / KIB:.0f}"]
 
 
+def member(fs, name):
+    return os.path.join(fs.path, name + "-1.qcow2")
+
+
 def clone_rows(fs, disks):
-    rows = []
+    commands, new = {}, os.path.join(fs.path, "%s-%d.qcow2")
     for name, plain in disks.items():
-        image, to = os.path.join(fs.path, name + "-1.qcow2"), os.path.join(fs.path, f"{name}-%s-%d.qcow2")
-        ours = [lib.DEDUPSCAN, "clone", image]
-        theirs = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", plain]
-        found = milliseconds({
-            "clone": lambda i: Run(ours + [to % ("clone", i)]),
-            "linked": lambda i: Run(theirs + [to % ("linked", i)]),
-        }, NR)
-        rows.append([f"clone, {name}", spread(found["clone"], "{:.1f}"), *alone(fs, ours + [to % ("clone", NR)]),
-                     spread(made_many(fs, image))])
-        rows.append([f"qemu-img create -b, {name}", spread(found["linked"], "{:.1f}"), *alone(fs, theirs + [to % ("linked", NR)])])
-    return rows
+        commands[f"clone, {name}"] = [lib.DEDUPSCAN, "clone", member(fs, name)]
+        commands[f"qemu-img create -b, {name}"] = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", plain]
+    calls = {what: alone(fs, c + [new % (what, NR)]) for what, c in commands.items()}
+    found = milliseconds({what: lambda i, what=what, c=c: Run(c + [new % (what, i)]) for what, c in commands.items()}, NR)
+    return [[what, spread(found[what], "{:.1f}"), *calls[what]] for what in commands]
 
 
 def write_a_little(image):
     run("qemu-io", "-f", "qcow2", "-c", "write -q -P 66 1M 64k", image)
 
 
+def sealed(image):
+    write_a_little(image)
+    return Run([lib.DEDUPSCAN, "snapshot", "v", image])
+
+
 def version_rows(fs, name, plain):
     """Of clones that each were written to since; beside them, internal snapshots of the original."""
-    copies = [os.path.join(fs.path, f"{name}-clone-{i}.qcow2") for i in range(NR)]
 
     def sealing(i):
-        write_a_little(copies[i])
-        return Run([lib.DEDUPSCAN, "snapshot", "v", copies[i]])
+        return sealed(os.path.join(fs.path, f"clone, {name}-{i}.qcow2"))
 
     def going_back(i):
-        write_a_little(copies[i])
-        return Run([lib.DEDUPSCAN, "rollback", "--discard", copies[i] + "@v"])
+        image = os.path.join(fs.path, f"clone, {name}-{i}.qcow2")
+        write_a_little(image)
+        return Run([lib.DEDUPSCAN, "rollback", "--discard", image + "@v"])
 
     def internal(i, option="-c"):
         write_a_little(plain)
@@ -379,10 +369,36 @@ def version_rows(fs, name, plain):
     return [[what, spread(ms, "{:.1f}")] for what, ms in found.items()]
 
 
+def made_many(fs, names):
+    """{name: [seconds for MANY clones]}.  They stay: ext4 is slow to use inodes again that were freed just now."""
+    found = {name: [] for name in names}
+    for i in range(TURNS):
+        for name in names if i % 2 == 0 else reversed(names):
+            to = os.path.join(fs.path, f"{name}-many-{i}")
+            os.makedirs(to)
+            found[name].append(Run([lib.DEDUPSCAN, "clone", "--count", str(MANY), member(fs, name), to + "/%04d.qcow2"]).wall)
+    return found
+
+
+def many_rows(fs, disks):
+    """And what one more takes where there are so many."""
+    seconds, rows = made_many(fs, list(disks)), []
+    for name in disks:
+        command = [lib.DEDUPSCAN, "clone", member(fs, name)]
+        found = milliseconds({
+            "clone": lambda i, c=command: Run(c + [c[-1] + f"-more-{i}.qcow2"]),
+            "snapshot": lambda i, name=name: sealed(os.path.join(fs.path, f"{name}-many-0/{i + 1:04}.qcow2")),
+        }, TURNS)
+        calls = Calls(*command, member(fs, name) + "-more-x.qcow2")
+        rows.append([name, spread(seconds[name]), len(os.listdir(os.path.join(pool_of(fs), "names"))),
+                     spread(found["clone"], "{:.1f}"), calls.nr, spread(found["snapshot"], "{:.1f}")])
+    return rows
+
+
 def clones():
     disks = {"1 GiB": make_disk("full", GIB, FULL_MIB), "100 GiB": make_disk("sparse", 100 * GIB, max(GUEST_MIB // 4, 8))}
     print(f"Disks of 1 GiB with {FULL_MIB} MiB of data, and of 100 GiB with {max(GUEST_MIB // 4, 8)} MiB; {NR} clones and "
-          f"{NR_VERSIONS} versions.")
+          f"{NR_VERSIONS} snapshots timed.")
     size = sum(on_disk(p) for p in disks.values()) // MIB
     with lib.FileSystem("ext4", measure.scratch, 5 * size + 1500) as fs:
         for name, image in disks.items():
@@ -392,9 +408,10 @@ def clones():
         must_be_members(fs)
         plain = {name: shutil.copyfile(image, os.path.join(fs.path, os.path.basename(image))) for name, image in disks.items()}
         fs.used()  # nothing of all this is still to be written
-        rows = clone_rows(fs, plain)
-        table(["", "ms", "system calls", "syncs", "KiB written", "KiB more on disk", f"s for {MANY}"], rows)
+        table(["", "ms", "system calls", "syncs", "KiB written", "KiB more on disk"], clone_rows(fs, plain))
         table(["", "ms"], list(itertools.chain.from_iterable(version_rows(fs, name, plain[name]) for name in plain)))
+        table(["", f"s for {MANY} clones", "names in the pool", "then a clone, ms", "its calls", "a snapshot, ms"],
+              many_rows(fs, plain))
     for image in disks.values():
         os.unlink(image)
     print(f"Goal: {MANY} clones in a second, whatever the size.\n")

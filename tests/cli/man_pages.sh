@@ -48,6 +48,19 @@ assert_eq "$(comm -13 "$scan" "$compact")" "$(man_options contrib/man/dedupscan-
 assert_eq "$(cat "$recover")" "$(man_options contrib/man/dedupscan-recover.1)" "options of dedupscan-recover(1)"
 
 assert_eq "$(cat "$verify")" "$(man_options contrib/man/dedupscan-verify.1)" "options of dedupscan-verify(1)"
+for command in clone expand restore pool; do
+	assert_eq "$("$DEDUPSCAN" "$command" --help | help_options)" "$(man_options "contrib/man/dedupscan-$command.1")" "options of dedupscan-$command(1)"
+done
+for command in snapshot rollback list diff delete prune; do
+	"$DEDUPSCAN" "$command" --help | help_options
+done | sort -u >"$TMP/versions"
+# --pool is told of once, for all of them
+assert_eq "$(grep -vx -- --pool "$TMP/versions")" "$(man_options contrib/man/dedupscan-snapshot.1)" "options of dedupscan-snapshot(1)"
+
+# every command has a page of its name
+for command in $("$DEDUPSCAN" --help | sed -nE 's/^  ([a-z]+) +.*/\1/p'); do
+	grep -q "^\.Nm dedupscan[ -]$command" "contrib/man/dedupscan-$command.1" || fail "no page tells of dedupscan $command"
+done
 
 # every option that is told is taken: a word too many fails for another reason than an unknown one
 while read -r option; do

@@ -94,8 +94,8 @@ wrong "'-1' is not a number from 0 to 1000000" prune --keep-last -1 a
 wrong "--cluster-size must be 4K, 16K or 64K" compact --cluster-size 8K "$STORE"
 wrong "there is no method 'pol'; there are reflink, holes, relayout, rebuild and pool" compact --method pol "$STORE"
 says 2 "dedupscan: 'frob' is nothing that can be done with a pool" pool frob
-for command in "rollback S/a.qcow2" "delete S/a.qcow2"; do
-	says 2 "dedupscan: which version? name it as IMAGE@VERSION; dedupscan list IMAGE tells them" ${command/S/$STORE}
+for command in rollback delete; do
+	says 2 "dedupscan: which version? name it as IMAGE@VERSION; dedupscan list IMAGE tells them" "$command" "$STORE/a.qcow2"
 done
 
 # ---- into the pool ----
@@ -112,7 +112,8 @@ assert_has "$output" '2  pool .* S/b.qcow2$'
 assert_has "$output" 'S/r.raw: only qcow2 images enter the pool'
 assert_has "$output" 'S/snap.qcow2: it has internal snapshots'
 [ ! -e "$POOL" ] || fail "a plan made a pool"
-compact 0 --apply "$STORE"
+compact 0 --only '[ab].*' --plan-out "$TMP/plan.json" "$STORE"
+run 0 compact --no-idle --catalog "$CATALOG" --apply --plan "$TMP/plan.json" "$STORE"
 assert_has "$output" '^2 of 2 steps done'
 same "$STORE/a.qcow2" "$TMP/a.raw" raw
 same "$STORE/b.qcow2" "$TMP/b.raw" raw
@@ -135,8 +136,8 @@ assert_has "$output" "^distinct +6.[0-9] MiB .*: 2.0 : 1$"
 for line in metadata sealed unreached "on disk"; do
 	assert_has "$output" "^$line +[0-9.]+ "
 done
-assert_eq "$output" "$(capture "$DEDUPSCAN" pool status --pool "$POOL" && sed "s,$STORE/,S/," <<<"$output")" "status --pool"
-assert_eq "$output" "$(capture "$DEDUPSCAN" pool status "$POOL" && sed "s,$STORE/,S/," <<<"$output")" "status of the pool itself"
+says 0 "$output" pool status --pool "$POOL"
+says 0 "$output" pool status "$POOL"
 
 # ---- clone ----
 
@@ -216,7 +217,7 @@ qemu-img info "$STORE/old.qcow2" | grep -q '"cache":{"direct":false}' || fail "-
 
 for format in raw qcow2 vmdk vhd vhdx; do
 	says 0 "" restore "$STORE/a.qcow2@$kept" "$TMP/out.$format"
-	qemu-img compare -q -f raw -F "$(sed 's/^vhd$/vpc/' <<<"$format")" "$TMP/a2.raw" "$TMP/out.$format" || fail "restored as $format"
+	qemu-img compare -q -f raw -F "${format/%vhd/vpc}" "$TMP/a2.raw" "$TMP/out.$format" || fail "restored as $format"
 done
 if qemu-img compare -q -f qcow2 -F raw "$STORE/a.qcow2" "$TMP/out.raw"; then fail "the version is as the image"; fi
 says 0 "" restore --format qcow2 --kind 2 --cluster-size 1M --pool "$POOL" "$STORE/b.qcow2" "$TMP/out"

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* timeout: 400 */
 #include "tests/unit/pool_help.h"
 
 #include <malloc.h>
@@ -138,7 +139,7 @@ static int go_on(void *ctx, struct sim *s, struct err *err)
 	(void)ctx;
 	rc = use_pool(s, false, err) < 0 ? -1 : expect_kept(err);
 	close_pool();
-	for (int i = 0; i < 4 && rc == 0; i++) {
+	for (int i = 0; i < 3 && rc == 0; i++) {
 		rc = use_pool(s, true, err) < 0 ? -1 : collect_or_repair(&why);
 		close_pool();
 		if (rc < 0 && i == 0 && strstr(why.text, "built anew when")) /* the index was damaged */
@@ -258,7 +259,7 @@ static void what_is_done_too_early_is_caught(void **state)
 	assert_caught("rename /pool/trees/nodes.new", 0, "datasync /pool/trees/nodes.new", 0, "cannot be read");
 }
 
-/* ---- guests that come at any moment ---- */
+/* ---- guests that come at any moment (D11) ---- */
 
 static int guest; /* its descriptor of a stub, -1 = it found none */
 static const struct view *wanted;
@@ -345,7 +346,7 @@ static void a_guest_that_got_hold_of_a_view_keeps_it(void **state)
 	assert_true(nr_got > 20 && nr_late > 10);
 }
 
-/* ---- repair ---- */
+/* ---- repair (C6) ---- */
 
 static void flip_in_file(struct sim *s, const char *path, uint64_t at)
 {

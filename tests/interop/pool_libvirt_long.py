@@ -3,13 +3,14 @@
 # timeout: 3600
 """Images in a pool under libvirt.
 
-A libvirtd of its own, in mounts and a network of its own, without acceleration.  Two guests run at once on overlays of one pool; they read
-every file that they were made with, write, end and start again.  libvirt changes owners, looks along chains, and is told to commit, pull,
-copy, snapshot and save in every way that virsh has: whatever it does, the pool's files hold the same bytes afterwards, and what it writes
-into images is still known to dedupscan."""
+A libvirtd of its own, in mounts and a network of its own, without acceleration.  Two guests run at once on overlays of one pool; they
+read every file that they were made with, write, end and start again.  libvirt changes owners, looks along chains, and is told to
+commit, pull, copy, snapshot and save in every way that virsh has.  Whatever it does, the pool's files hold the same bytes afterwards,
+and what it writes into images is still known to dedupscan."""
 
 import contextlib
 import ctypes
+import hashlib
 import json
 import os
 import pwd
@@ -113,8 +114,8 @@ class Libvirt:
 
     def __enter__(self):
         with open(self.log, "ab") as f:
-            self.process = subprocess.Popen(["libvirtd", "--config", "/etc/libvirt/libvirtd.conf", "--pid-file", self.tmp + "/libvirtd.pid"],
-                                            stdout=f, stderr=f, preexec_fn=lib.die_with_parent)
+            command = ["libvirtd", "--config", "/etc/libvirt/libvirtd.conf", "--pid-file", self.tmp + "/libvirtd.pid"]
+            self.process = subprocess.Popen(command, stdout=f, stderr=f, preexec_fn=lib.die_with_parent)
         for _ in range(300):
             if subprocess.run(["virsh", "-q", "version"], capture_output=True, check=False).returncode == 0:
                 return self
@@ -206,7 +207,8 @@ class Guest:
 
     def whole(self, after):
         """It reads every file anew."""
-        said = self.do("sync; echo 3 >/proc/sys/vm/drop_caches; cd /root; sha256sum -c SUMS >/tmp/said 2>&1 && echo all-is-well || cat /tmp/said")
+        said = self.do("sync; echo 3 >/proc/sys/vm/drop_caches; cd /root; "
+                       "sha256sum -c SUMS >/tmp/said 2>&1 && echo all-is-well || cat /tmp/said")
         if "all-is-well" not in said:
             fail(f"{self.name}, after {after}: {said[-2000:]}")
 
@@ -260,7 +262,8 @@ class GuestStore(Store):
 
 def digest(path):
     """Of what a sparse file holds, where, and how long it is."""
-    h, size = lib.hashlib.sha256(str(os.path.getsize(path)).encode()), os.path.getsize(path)
+    size = os.path.getsize(path)
+    h = hashlib.sha256(b"%d" % size)
     with open(path, "rb") as f:
         at = 0
         while at < size:
@@ -282,8 +285,9 @@ class Pool:
 
     def __init__(self):
         self.path = os.path.join(IMAGES, lib.POOL)
-        self.files = [os.path.join(at, n) for at in (self.path, self.path + "/views") for n in sorted(os.listdir(at)) if n.endswith(".qcow2")]
-        self.clusters, self.stubs = self.files[0], self.files[1:]
+        self.files = [os.path.join(at, n) for at in (self.path, self.path + "/views", self.path + "/sealed")
+                      for n in sorted(os.listdir(at)) if n.endswith(".qcow2")]
+        self.clusters, self.stubs = self.files[0], [p for p in self.files if "/views/" in p]
         self.see()
 
     def see(self):
@@ -344,8 +348,8 @@ def check_profile(guest, pool):
     helper = "/usr/lib/libvirt/virt-aa-helper"
     if not os.path.exists(helper):
         return
-    done = subprocess.run([helper, "-d", "-r", "-u", "libvirt-" + virsh("domuuid", guest.name).strip()], input=virsh("dumpxml", guest.name),
-                          capture_output=True, text=True, check=False)
+    command = [helper, "-d", "-r", "-u", "libvirt-" + virsh("domuuid", guest.name).strip()]
+    done = subprocess.run(command, input=virsh("dumpxml", guest.name), capture_output=True, text=True, check=False)
     granted = done.stdout + done.stderr
     for path, rights in ((guest.image, "rwk"), (chain_of(guest.name)[1][1], "rk"), (pool.clusters, "rk")):
         if f'"{path}" {rights},' not in granted:
@@ -480,13 +484,16 @@ def check_copies(guest, pool):
     run("qemu-img", "compare", full, shallow)
     os.unlink(full)
     with open(guest.file, "w", encoding="ascii") as f:
-        f.write(f"<domainbackup mode='push'><disks><disk name='vda' type='file'><target file='{full}'/><driver type='qcow2'/></disk></disks>"
-                "</domainbackup>")
+        f.write(f"<domainbackup mode='push'><disks><disk name='vda' type='file'><target file='{full}'/>"
+                "<driver type='qcow2'/></disk></disks></domainbackup>")
     virsh("backup-begin", guest.name, guest.file)
     for _ in range(MINUTES * 60):
-        if "Completed" in virsh("domjobinfo", guest.name, "--completed"):
+        said = virsh("domjobinfo", guest.name, "--completed")  # or of the job before
+        if "Completed" in said and "Backup" in said:
             break
         time.sleep(1)
+    else:
+        fail(f"the backup does not end: {said}")
     run("qemu-img", "compare", full, shallow)
     for path in (full, shallow):
         os.unlink(path)
@@ -496,7 +503,8 @@ def check_copies(guest, pool):
 
 def check_snapshots(guest, pool):
     chain, upper, before = chain_of(guest.name), os.path.join(IMAGES, "upper.qcow2"), header_backing(guest.image)
-    for delete in (("snapshot-delete", guest.name, "s"), ("blockcommit", guest.name, "vda", "--active", "--pivot", "--wait", "--shallow")):
+    for delete in (("snapshot-delete", guest.name, "s"),
+                   ("blockcommit", guest.name, "vda", "--active", "--pivot", "--wait", "--shallow")):
         virsh("snapshot-create-as", guest.name, "s", "--disk-only", "--diskspec", f"vda,file={upper}")
         if [c[1] for c in chain_of(guest.name)[1:]] != [c[1] for c in chain]:
             fail(f"a snapshot made {chain_of(guest.name)}")
@@ -590,6 +598,7 @@ def check_bypassed(tmp, pool):
         fail("an expanded image stands on something")
     run("qemu-img", "compare", raw, image)
     os.unlink(raw)
+    shutil.copyfile(image, os.path.join(IMAGES, "g3-too.qcow2"))  # two of the same are worth entering
     compacted(tmp)
     if "/views/" not in header_backing(image):
         fail(f"it did not enter the pool again: {header_backing(image)}")
@@ -612,7 +621,8 @@ def make_boot(tmp):
 
 def check_all(tmp, boot, uid):
     pool = Pool()
-    g1, g2 = (Guest(boot, n, os.path.join(IMAGES, n + ".qcow2"), d).start() for n, d in (("g1", ""), ("g2", "cache='none' io='native'")))
+    g1, g2 = (Guest(boot, n, os.path.join(IMAGES, n + ".qcow2"), how).start()
+              for n, how in (("g1", ""), ("g2", "cache='none' io='native'")))
     for guest in (g1, g2):
         check_chain(guest, pool)
         check_profile(guest, pool)
@@ -640,7 +650,12 @@ def check_all(tmp, boot, uid):
     pulled = Guest(boot, "g1", g1.image).start().meet()
     check_pulls(pulled, pool)
     pulled.end()
-    check_bypassed(tmp, pool)
+    compacted(tmp)
+    if "/views/" not in header_backing(g1.image):
+        fail("an image that was made independent does not enter the pool again")
+    for _ in range(2):
+        dedupscan("pool", "collect", IMAGES)  # the view that it stood on goes
+    check_bypassed(tmp, Pool())
     check_rewritten(tmp, boot, Pool())
 
 
@@ -691,7 +706,7 @@ def check_other_owners(boot, pool):
 
 def main():
     lib.exit_on_signals()
-    lib.require("qemu-img", "qemu-io", "mke2fs", "sfdisk", "qemu-system-x86_64", "modprobe", "busybox", "chattr", "libvirtd", "virsh")
+    lib.require("qemu-img", "qemu-io", "mke2fs", "sfdisk", "chattr", "qemu-system-x86_64", "modprobe", "busybox", "libvirtd", "virsh")
     try:
         uid = pwd.getpwnam(OWNER).pw_uid
     except KeyError:

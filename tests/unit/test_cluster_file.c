@@ -163,7 +163,7 @@ static void what_is_not_right_is_refused(void **state)
 		}
 	}
 	memcpy(bad, b, sizeof(b));
-	bad[8] = 2;
+	bad[8] = 2; /* H1 */
 	overwrite(0, bad, sizeof(bad));
 	expect_refused(false, ERR_UNSUPPORTED, "newer dedupscan (version 2)");
 	memcpy(bad, b, sizeof(b));

@@ -136,7 +136,7 @@ static uint64_t random_below(uint64_t n)
 	return (state >> 20) % n;
 }
 
-/* ---- every bit ---- */
+/* ---- every bit (C2) ---- */
 
 static void every_bit_of_the_superblock(void **unused)
 {
@@ -340,7 +340,7 @@ static void bits_of_the_index(void **unused)
 	expect_clean();
 }
 
-/* ---- data ---- */
+/* ---- data (C1) ---- */
 
 static void random_bits_of_the_data(void **unused)
 {
@@ -383,7 +383,7 @@ static void random_bits_of_the_data(void **unused)
 	expect_clean();
 }
 
-/* ---- whole files ---- */
+/* ---- whole files (C3, C4, H3) ---- */
 
 static void copy_file(const char *from, const char *to)
 {
@@ -455,7 +455,7 @@ static void files_that_are_gone_cut_or_long(void **unused)
 	}
 }
 
-/* Files of different times: an old cluster file has not what the new nodes lead to, and the reverse. */
+/* H5.  Files of different times: an old cluster file has not what the new nodes lead to, and the reverse. */
 static void files_of_another_time(void **unused)
 {
 	static const enum pool_part parts[] = { POOL_SUPERBLOCK, POOL_NODE };
@@ -492,7 +492,7 @@ static void files_of_another_time(void **unused)
 	}
 }
 
-/* ---- repair ---- */
+/* ---- repair (C5: data heal; C9: no collection before it) ---- */
 
 static int repair_with(bool dry_run, uint64_t *left)
 {
