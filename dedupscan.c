@@ -1834,10 +1834,46 @@ static int drop_member(void *ctx, const struct name *n, struct err *err)
 	return ctx ? names_remove(ctx, n->number, err) : 0;
 }
 
-static int act_collect(struct pool_job *j, struct pool *p, struct err *err)
+/* What stands in the middle in the workshops of the directories named. */
+static int recover_workshops(struct pool_job *j, struct err *err)
+{
+	for (size_t i = 0; i < j->s.roots.list.nr; i++) {
+		CLEANUP(workshop_close) struct workshop *w = NULL;
+		struct recovery done;
+		const char *name;
+
+		if (!j->s.roots.list.items[i].walked || find_workshop(&j->s.roots.list.items[i], &w, &name, err) < 0 ||
+		    (w && workshop_recover(w, show_problem, NULL, &done, err) < 0)) {
+			if (j->s.roots.list.items[i].walked)
+				return -1;
+		}
+	}
+	return 0;
+}
+
+/* Images are where the pool is, unless the user says where else. */
+static const char **image_dirs(struct pool_job *j, const struct pool *p, size_t *ret_nr, struct err *err)
+{
+	const char **dirs = calloc(j->s.roots.list.nr + 1, sizeof(*dirs));
+	char *slash;
+
+	if (!dirs || !(dirs[0] = strdup(p->path))) {
+		free(dirs);
+		return err_null(err, ERR_MEMORY, "no memory for paths");
+	}
+	slash = strrchr(dirs[0], '/');
+	slash[slash == dirs[0]] = '\0';
+	*ret_nr = 1;
+	for (size_t i = 0; i < j->s.roots.list.nr; i++)
+		if (j->s.roots.list.items[i].walked && strcmp(j->s.roots.list.items[i].path, dirs[0]) != 0)
+			dirs[(*ret_nr)++] = j->s.roots.list.items[i].path;
+	return dirs;
+}
+
+static int collect_among(struct pool_job *j, struct pool *p, const char **dirs, size_t nr_dirs, struct err *err)
 {
 	struct collect_options o = {
-		.dry_run = j->dry_run, .memory = j->s.scan.memory, .stopper = &stopper, .progress = show_stage,
+		.dirs = dirs, .nr_dirs = nr_dirs, .dry_run = j->dry_run, .memory = j->s.scan.memory, .stopper = &stopper, .progress = show_stage,
 	};
 	struct collected c = { 0 };
 
@@ -1848,6 +1884,18 @@ static int act_collect(struct pool_job *j, struct pool *p, struct err *err)
 	printf("%s %s; %s is in use\n", j->dry_run ? "a collection would free" : "freed", size_of(c.freed), size_of(c.live));
 	printf("%llu views removed, %llu go with the next collection\n", (unsigned long long)c.nr_removed, (unsigned long long)c.nr_dying);
 	return EXIT_DONE;
+}
+
+static int act_collect(struct pool_job *j, struct pool *p, struct err *err)
+{
+	size_t nr;
+	const char **dirs = recover_workshops(j, err) < 0 ? NULL : image_dirs(j, p, &nr, err);
+	int rc = dirs ? collect_among(j, p, dirs, nr, err) : -1;
+
+	if (dirs)
+		free((char *)dirs[0]);
+	free(dirs);
+	return rc;
 }
 
 static int tell_damage(void *ctx, const struct pool_damage *d, struct err *err)
@@ -1993,7 +2041,7 @@ static int open_pool_of(struct pool_job *j, const char *path, bool writing, stru
 {
 	if (pool_home_of(&j->s.roots, path, j->pool, writing, ret, err) < 0)
 		return -1;
-	return writing ? versions_recover(*ret, err) : 0;
+	return writing && (recover_workshops(j, err) < 0 || versions_recover(*ret, err) < 0) ? -1 : 0;
 }
 
 static const char clone_help[] =

@@ -13,6 +13,7 @@
 #include "compactor/pool/names.h"
 #include "compactor/pool/nodes.h"
 #include "compactor/pool/view.h"
+#include "compactor/standing.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 #include "scanner/index/judymap.h"
@@ -178,6 +179,36 @@ static int take_name(void *ctx, const struct name *n, struct err *err)
 	}
 	c->ret->nr_names++;
 	return 0;
+}
+
+/* ---- who stands on it whatever the names say ---- */
+
+/* What an overlay stands on that is not there is lost to it already. */
+static int keep_standing(struct collecting *c, const struct standing_ids *ids, struct err *err)
+{
+	for (size_t i = 0; i < ids->list.nr; i++) {
+		const struct standing_id *s = &ids->list.items[i];
+		struct collected_view *v = s->sealed ? NULL : find_view(c, s->bytes);
+
+		if (s->sealed && want_sealed(c, s->bytes, false, err) < 0)
+			return -1;
+		if (v)
+			v->stub.named = true;
+	}
+	return 0;
+}
+
+static int look_for_standing(struct collecting *c, struct err *err)
+{
+	struct standing_ids ids = { 0 };
+	int rc = 0;
+
+	for (size_t i = 0; rc == 0 && i < c->o->nr_dirs; i++)
+		rc = standing_find(c->p, c->o->dirs[i], &ids, err);
+	if (rc == 0)
+		rc = keep_standing(c, &ids, err);
+	vec_release(&ids.list);
+	return rc;
 }
 
 /* ---- stubs and sealed overlays: where they are ---- */
@@ -728,7 +759,7 @@ static int sweep_clusters(struct collecting *c, struct err *err)
 
 static int collect(struct collecting *c, struct err *err)
 {
-	if (take_views(c, err) < 0 || names_each(c->p, take_name, c, err) < 0 || decide_overlays(c, err) < 0 || decide_views(c, err) < 0)
+	if (take_views(c, err) < 0 || names_each(c->p, take_name, c, err) < 0 || look_for_standing(c, err) < 0 || decide_overlays(c, err) < 0 || decide_views(c, err) < 0)
 		return -1;
 	if (mark_nodes(c, err) < 0 || begin_clusters(c, err) < 0 || mark_clusters(c, err) < 0)
 		return -1;

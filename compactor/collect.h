@@ -23,6 +23,8 @@ struct collect_options {
 	uint64_t memory; /* bytes that this process may take: marks are kept in partitions of the cluster file */
 	uint64_t min_run; /* bytes: shorter dead runs stay; 0 = 64 KiB */
 	bool assume_idle; /* where no file system tells who has a stub open (NFS, CIFS, FUSE), nobody has; else all stubs live there */
+	const char *const *dirs; /* all that stands on the pool beneath these keeps what it stands on, whatever the names say */
+	size_t nr_dirs;
 	struct stopper *stopper;
 	void (*progress)(void *ctx, const char *stage, uint64_t done, uint64_t total); /* may be NULL */
 	void *ctx;

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "compactor/guest_proof.h"
+#include "compactor/member.h"
 #include "compactor/pool/feed.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/view.h"
@@ -87,15 +88,15 @@ static int prove(void *ctx, int old_fd, int new_fd, proof_check *check, void *ch
 static int look(struct expanding *x, struct spool_identity *ret, struct err *err)
 {
 	CLEANUP(close_fd) int fd = roots_open_again(x->o->roots, x->path, err);
-	struct slice backing;
-	uint64_t size;
+	struct overlay_facts facts;
 	struct stat st;
-	int rc = fd < 0 ? -1 : overlay_backing(fd, &backing, &size, err);
 
-	if (rc < 0)
+	if (fd < 0)
 		return -1;
-	if (rc == 0)
-		return err_set(err, ERR_UNSUPPORTED, "it stands on no pool");
+	if (overlay_look(fd, &facts, err) < 0)
+		return err && err->kind == ERR_REFUSED ? err_set(err, ERR_UNSUPPORTED, "it stands on no pool") : -1;
+	if (overlay_check_plain(&facts, err) < 0)
+		return -1;
 	if (file_ops->fstat(fd, &st) < 0)
 		return err_errno(err, "cannot look at it");
 	*ret = spool_identity_of(&st);
@@ -137,5 +138,6 @@ int expand_image(const struct expand_options *o, const char *path, struct err *e
 	rc = names_find_member(pool, path, &member, err);
 	if (rc < 0 || replace(&x, &as, err) < 0)
 		return -1;
-	return rc ? names_remove(pool, member.number, err) : 0;
+	/* An original that is kept may go back: it needs its view. */
+	return rc && !o->keep_originals ? names_remove(pool, member.number, err) : 0;
 }

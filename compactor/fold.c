@@ -9,6 +9,7 @@
 #include "compactor/pool/feed.h"
 #include "compactor/pool/import.h"
 #include "compactor/pool/tree.h"
+#include "compactor/pool_home.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
@@ -61,7 +62,12 @@ static int import_disk(struct folding *f, int fd, uint8_t ret_root[DIGEST_SIZE],
 	};
 	char path[PATH_MAX], name[POOL_FILE_NAME_ROOM];
 	struct import_stats stats;
+	struct stat st;
 
+	if (file_ops->fstat(fd, &st) < 0)
+		return err_errno(err, "cannot look at it");
+	if (pool_home_admit(f->p, &st, f->o->cross_owner, err) < 0)
+		return -1;
 	if (snprintf(path, sizeof(path), "%s/sealed/%s", f->p->path, pool_id_file_name(f->disk->id, name)) >= (int)sizeof(path))
 		return err_set(err, ERR_UNSUPPORTED, "the pool's path is too long");
 	if (feed_run(&feed, fd, path, err) < 0)
@@ -97,20 +103,31 @@ static int prove(struct folding *f, const uint8_t root[DIGEST_SIZE], struct err 
 			 f->size, prove_segment, f, err);
 }
 
+/* What cannot be read stays sealed, and holds up no other. */
 static int fold_one(void *ctx, const struct sealed_disk *d, int fd, struct err *err)
 {
 	struct folding *f = ctx;
 	uint8_t root[DIGEST_SIZE];
+	struct err why = ERR_INIT;
 	int rc;
 
 	f->disk = d;
-	rc = import_disk(f, fd, root, err);
+	rc = import_disk(f, fd, root, &why);
 	import_free(f->import);
 	f->import = NULL;
-	if (rc < 0 || prove(f, root, err) < 0)
-		return err_add(err, "what was sealed of '%s'", d->path);
-	f->ret->nr_folded++;
-	return versions_fold(f->p, d->id, root, NULL, err);
+	if (rc == 0 && prove(f, root, &why) == 0) {
+		f->ret->nr_folded++;
+		return versions_fold(f->p, d->id, root, NULL, err);
+	}
+	err_add(&why, "what was sealed of it");
+	if (why.kind == ERR_FORMAT || why.kind == ERR_UNSUPPORTED || why.kind == ERR_REFUSED || why.kind == ERR_STALE) {
+		if (f->o->problem)
+			f->o->problem(f->o->ctx, d->path, &why);
+		return 0;
+	}
+	if (err)
+		*err = why;
+	return -1;
 }
 
 static void is_busy(void *ctx, const struct sealed_disk *d, const struct err *why)

@@ -17,6 +17,7 @@ struct fold_options {
 	const struct jail *jail;
 	struct stopper *stopper;
 	struct versions_how how;
+	bool cross_owner; /* also what not everybody may read who reads the pool (pool_home_admit()) */
 	unsigned unit_bits;
 	uint64_t min_run;
 	/* Opens the workshop that images at `path` are replaced in: 1 with *ret (not to be closed) and its root's path, 0 = the image is left as it is,

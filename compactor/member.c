@@ -83,9 +83,20 @@ int overlay_look(int fd, struct overlay_facts *ret, struct err *err)
 		return -1;
 	f.empty = rc;
 	f.size = h.size;
+	f.nr_snapshots = h.nr_snapshots;
+	f.nr_bitmaps = h.nr_bitmaps;
 	f.options.compat = !(h.incompatible & QCOW2_EXTENDED_L2);
 	f.options.host_cache = f.backing.host_cache;
 	*ret = f;
+	return 0;
+}
+
+int overlay_check_plain(const struct overlay_facts *f, struct err *err)
+{
+	if (f->nr_snapshots)
+		return err_set(err, ERR_UNSUPPORTED, "it has internal snapshots, which would be lost; delete them first (qemu-img snapshot -d)");
+	if (f->nr_bitmaps)
+		return err_set(err, ERR_UNSUPPORTED, "it has persistent bitmaps, which would be lost; remove them first (qemu-img bitmap --remove)");
 	return 0;
 }
 
@@ -233,7 +244,7 @@ static int open_all(struct pool *p, const char *path, const struct hold_options 
 		return -1;
 	if (file_ops->fstat(m->fd, &m->st) < 0)
 		return err_errno(err, "cannot stat it");
-	if (overlay_look(m->fd, &m->facts, err) < 0)
+	if (overlay_look(m->fd, &m->facts, err) < 0 || overlay_check_plain(&m->facts, err) < 0)
 		return -1;
 	return check_standing(p, m, err);
 }

@@ -15,12 +15,15 @@
 struct overlay_facts {
 	struct slice backing;
 	uint64_t size; /* of the disk */
+	uint32_t nr_snapshots, nr_bitmaps; /* internal ones */
 	bool empty;    /* it holds nothing: neither clusters nor snapshots nor bitmaps */
 	struct overlay_options options; /* as which it was made */
 };
 
 /* ERR_REFUSED for what is no qcow2 image over a slice; ERR_UNSUPPORTED for one that is encrypted, corrupt, or has a data file. */
 int overlay_look(int fd, struct overlay_facts *ret, struct err *err);
+/* ERR_UNSUPPORTED for one with internal snapshots or persistent bitmaps: it is not to be sealed or written anew. */
+int overlay_check_plain(const struct overlay_facts *f, struct err *err);
 
 /* What an overlay stands on. */
 struct standing {

@@ -230,6 +230,33 @@ static int prove(void *ctx, int old_fd, int new_fd, proof_check *check, void *ch
 
 /* ---- */
 
+/* What shows through it enters, too. */
+static int admit_backing(struct compaction *c, const struct store_image *i, struct err *err)
+{
+	for (unsigned depth = 0; i && i->backing_path[0] && depth < IMAGE_CHAIN_MAX; depth++) {
+		const struct store_image *below = NULL;
+		struct stat st;
+		int fd, rc;
+
+		for (size_t n = 0; n < c->store.images.nr && !below; n++)
+			if (strcmp(c->store.images.items[n].path, i->backing_path) == 0)
+				below = &c->store.images.items[n];
+		fd = below ? roots_open_again(c->o.roots, below->path, err) : -1;
+		if (!below)
+			return err_set(err, ERR_REFUSED, "its backing file '%s' is not among the images", i->backing_path);
+		if (fd < 0)
+			return -1;
+		rc = file_ops->fstat(fd, &st);
+		file_close(fd, below->path, NULL);
+		if (rc < 0)
+			return err_errno(err, "cannot look at '%s'", below->path);
+		if (!below->pooled && pool_home_admit(c->pool, &st, c->o.cross_owner, err) < 0)
+			return err_add(err, "its backing file '%s'", below->path);
+		i = below;
+	}
+	return 0;
+}
+
 static int apply(struct compaction *c, struct err *err)
 {
 	const struct store_image *i = &c->store.images.items[c->step->image];
@@ -242,7 +269,7 @@ static int apply(struct compaction *c, struct err *err)
 		return err_errno(err, "cannot look at it");
 	if (!c->pool && pool_home_open(c->o.roots, c->o.pool, true, true, finder_memory(c), &c->pool, err) < 0)
 		return -1;
-	if (pool_home_admit(c->pool, &st, c->o.cross_owner, err) < 0)
+	if (pool_home_admit(c->pool, &st, c->o.cross_owner, err) < 0 || admit_backing(c, i, err) < 0)
 		return -1;
 	return rewrite_file(c, i->first_file, make, prove, err);
 }
@@ -284,7 +311,7 @@ int compact_fold(struct compaction *c, struct err *err)
 {
 	struct fold_options o = {
 		.roots = c->o.roots, .jail = c->o.jail, .stopper = c->o.stopper, .unit_bits = c->o.cluster_bits, .min_run = c->o.min_run,
-		.how = { .hold = { .assume_idle = c->o.assume_idle }, .settle_ns = SETTLE_NS, .now = time(NULL) },
+		.cross_owner = c->o.cross_owner, .how = { .hold = { .assume_idle = c->o.assume_idle }, .settle_ns = SETTLE_NS, .now = time(NULL) },
 		.workshop = workshop_for, .problem = left, .ctx = c,
 	};
 	struct err why = ERR_INIT;

@@ -221,8 +221,9 @@ int pool_home_admit(struct pool *p, const struct stat *member, bool cross_owner,
 		return err_set(err, ERR_REFUSED,
 			       "not everybody who can read the pool can read it, or the other way round: owner and mode differ from those of the "
 			       "pool's members; --cross-owner has it enter, and everybody can read the pool then");
-	if (slot > 1) {
+	if (slot > 1)
 		r.mode = READERS;
+	if (r.mode & S_IROTH) { /* then nobody has to own it, who could change what is others' */
 		r.uid = st.st_uid;
 		r.gid = st.st_gid;
 	}

@@ -259,14 +259,10 @@ static void let_go(struct seal *s)
 	file_ops->close(STEAL_FD(s->fresh_fd));
 }
 
-/* Nobody writes to it any more, and who reads the rest of the pool, where it is to be folded in, reads it. */
-static mode_t sealed_mode(const struct pool *p, const struct stat *st)
+/* Nobody writes to it any more; who may read it is as it was. */
+static mode_t sealed_mode(const struct stat *st)
 {
-	struct stat clusters;
-
-	if (!p->clusters || file_ops->fstat(cluster_file_fd(p->clusters), &clusters) < 0)
-		return st->st_mode & 0444;
-	return (st->st_mode | clusters.st_mode) & 0444;
+	return st->st_mode & 0444;
 }
 
 static int check_sealed(struct pool *p, struct seal *s, struct err *err)
@@ -279,7 +275,7 @@ static int check_sealed(struct pool *p, struct seal *s, struct err *err)
 	rc = file_ops->fstat(fd, &st) < 0 ? err_errno(err, "cannot stat it") : 0;
 	if (rc == 0 && !same_content(&st, &s->member->st))
 		rc = err_set(err, ERR_BUSY, "somebody wrote to it while it was sealed");
-	if (rc == 0 && file_ops->fchmod(fd, sealed_mode(p, &st)) < 0)
+	if (rc == 0 && file_ops->fchmod(fd, sealed_mode(&st)) < 0)
 		rc = err_errno(err, "cannot make it read-only");
 	if (rc == 0 && file_ops->fsync(fd) < 0)
 		rc = err_errno(err, "cannot sync it");
@@ -381,7 +377,7 @@ static int make_read_only(struct pool *p, const struct name_disk *d, struct err 
 		return -1;
 	if (file_ops->fstat(fd, &st) < 0)
 		rc = err_errno(err, "cannot stat '%s'", name);
-	else if ((st.st_mode & 0222 && file_ops->fchmod(fd, sealed_mode(p, &st)) < 0) || file_ops->fsync(fd) < 0)
+	else if ((st.st_mode & 0222 && file_ops->fchmod(fd, sealed_mode(&st)) < 0) || file_ops->fsync(fd) < 0)
 		rc = err_errno(err, "cannot make '%s' read-only", name);
 	file_ops->close(fd);
 	return rc;

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compactor/exchange.h"
 
+#include <fcntl.h>
 #include <string.h>
 
+#include "compactor/pool/view.h"
 #include "scanner/base/file.h"
 
 /* How it works: the same exchange as that of a replacement, the other way round: the original arrives, the new file
@@ -23,6 +25,18 @@ static int check_new(const struct exchange *x, struct err *err)
 	return err_set(err, ERR_STALE, "it has changed since it was replaced, which an undo would lose; its original stays in the trash");
 }
 
+/* An overlay on a pool can be read only as long as the pool has what it stands on. */
+static int check_backing(int fd, struct err *err)
+{
+	struct slice s;
+	struct stat st;
+	uint64_t size;
+
+	if (overlay_backing(fd, &s, &size, NULL) <= 0 || file_ops->fstatat(AT_FDCWD, s.path, &st, 0) == 0)
+		return 0;
+	return err_set(err, ERR_STALE, "its original stands on '%s', which is not there any more; the image stays as it is", s.path);
+}
+
 static int check_original(const struct exchange *x, struct err *err)
 {
 	struct spool_identity is;
@@ -32,7 +46,7 @@ static int check_original(const struct exchange *x, struct err *err)
 		return err_errno(err, "cannot stat its original");
 	is = spool_identity_of(&st);
 	if (workshop_same(&is, &x->entry.original))
-		return 0;
+		return check_backing(x->arriving.fd, err);
 	return err_set(err, ERR_STALE, "its original in the trash has changed; see what it is");
 }
 

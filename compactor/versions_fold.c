@@ -235,7 +235,7 @@ static int make(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct e
 
 	if (!buf)
 		return err_set(err, ERR_MEMORY, "out of memory");
-	if (overlay_look(old_fd, &facts, err) < 0)
+	if (overlay_look(old_fd, &facts, err) < 0 || overlay_check_plain(&facts, err) < 0)
 		return -1;
 	if (!sealed_of_backing(r->pool, &facts.backing, below) || !pool_id_same(below, r->layer.sealed))
 		return err_set(err, ERR_STALE, "it stands on something else than the pool '%s' has noted", r->pool->path);

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <time.h>
 
+#include "compactor/pool/qcow2_writer.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
@@ -79,7 +80,24 @@ int versions_list(struct pool *p, const char *path, int (*call)(void *ctx, const
 
 /* ---- images that came and went ---- */
 
-/* For certain: its directory can be looked into, or is gone itself. */
+/* A qcow2 image without any backing file: it was expanded, say.  One that is damaged may be a member. */
+static bool stands_alone(int dirfd, const char *base)
+{
+	int fd = file_open(dirfd, base, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, NULL);
+	struct qcow2_header_disk d;
+	struct slice s;
+	uint64_t size;
+	bool alone;
+
+	if (fd < 0)
+		return false;
+	alone = overlay_backing(fd, &s, &size, NULL) == 0 && file_read(fd, &d, sizeof(d), 0, NULL) == 0 &&
+		be64_get(d.backing_file_offset) == 0 && be32_get(d.backing_file_size) == 0;
+	file_ops->close(fd);
+	return alone;
+}
+
+/* For certain: its directory can be looked into, or is gone itself; or what is there stands on no pool any more. */
 static bool is_gone(struct pool *p, const char *path)
 {
 	char base[NAME_MAX + 1];
@@ -91,6 +109,7 @@ static bool is_gone(struct pool *p, const char *path)
 	if (dirfd < 0)
 		return why.errnum == ENOENT;
 	gone = file_ops->fstatat(dirfd, base, &st, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT;
+	gone = gone || stands_alone(dirfd, base);
 	file_ops->close(dirfd);
 	return gone;
 }

@@ -170,7 +170,7 @@ static uint64_t saving_begun(const struct plan_step *s)
 static bool left_original(const struct page *p, const struct plan_step *s)
 {
 	return s->state == PLAN_DONE && p->p->keep_originals > 0 &&
-	       (s->method == PLAN_RELAYOUT || s->method == PLAN_REBUILD);
+	       (s->method == PLAN_RELAYOUT || s->method == PLAN_REBUILD || s->method == PLAN_POOL);
 }
 
 static void add_step(struct page *p, const struct plan_step *s)

@@ -142,14 +142,15 @@ static int open_flags(int dirfd, const char *name, int flags, struct err *err)
 	return file_open(dirfd, name, flags | O_NOFOLLOW | O_NONBLOCK, 0, err);
 }
 
-/* Takes the owner's permission to write away again: what is open stays open. */
+/* Takes everybody's permission to write away again, and no other, for who may read was decided by whose images are in it: what is open stays
+ * open. */
 static int mode_close(int fd, struct err *err)
 {
 	struct stat st;
 
 	if (file_ops->fstat(fd, &st) < 0)
 		return err_errno(err, "cannot stat it");
-	if ((st.st_mode & 07777) != MODE && file_ops->fchmod(fd, MODE) < 0)
+	if ((st.st_mode & 07777 & ~MODE) && file_ops->fchmod(fd, st.st_mode & MODE) < 0)
 		return err_errno(err, "cannot set its mode");
 	return 0;
 }
@@ -162,7 +163,7 @@ static int mode_open(int dirfd, const char *name, struct err *err)
 
 	if (read_fd < 0)
 		return -1;
-	if (file_ops->fchmod(read_fd, MODE | S_IWUSR) < 0) {
+	if (file_ops->fstat(read_fd, &b) < 0 || file_ops->fchmod(read_fd, (b.st_mode & MODE) | S_IWUSR) < 0) {
 		err_errno(err, "cannot open it for writing");
 		file_ops->close(read_fd);
 		return -1;

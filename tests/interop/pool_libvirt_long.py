@@ -3,10 +3,10 @@
 # timeout: 3600
 """Images in a pool under libvirt.
 
-A libvirtd of its own, in mounts and a network of its own, without acceleration.  Two guests run at once on overlays of one pool; they
-read every file that they were made with, write, end and start again.  libvirt changes owners, looks along chains, and is told to
-commit, pull, copy, snapshot and save in every way that virsh has.  Whatever it does, the pool's files hold the same bytes afterwards,
-and what it writes into images is still known to dedupscan."""
+A libvirtd of its own, in mounts and a network of its own, without acceleration.  Two guests run at once on overlays of one pool;
+they read every file that they were made with, write, end and start again.  libvirt changes owners, looks along chains, and is told
+to commit, pull, copy, snapshot and save in every way that virsh has.  Whatever it does, the pool's files hold the same bytes
+afterwards, and what it writes into images is still known to dedupscan."""
 
 import contextlib
 import ctypes
@@ -481,7 +481,7 @@ def check_copies(guest, pool):
         virsh("blockcopy", guest.name, "vda", "--dest", path, "--format", "qcow2", "--transient-job", "--wait", "--finish", *more)
     if header_backing(full) or header_backing(shallow) != without_guard(header_backing(guest.image)):
         fail(f"blockcopy wrote '{header_backing(full)}', '{header_backing(shallow)}'")
-    run("qemu-img", "compare", full, shallow)
+    same_when_closed(full, shallow)
     os.unlink(full)
     with open(guest.file, "w", encoding="ascii") as f:
         f.write(f"<domainbackup mode='push'><disks><disk name='vda' type='file'><target file='{full}'/>"
@@ -494,11 +494,21 @@ def check_copies(guest, pool):
         time.sleep(1)
     else:
         fail(f"the backup does not end: {said}")
-    run("qemu-img", "compare", full, shallow)
+    same_when_closed(full, shallow)
     for path in (full, shallow):
         os.unlink(path)
     guest.whole("blockcopy")
     pool.unchanged("blockcopy and backup-begin")
+
+
+def same_when_closed(*images):
+    """A job is over a moment before QEMU closes its image."""
+    for path in images:
+        for _ in range(MINUTES * 60):
+            if subprocess.run(["qemu-img", "info", path], capture_output=True, check=False).returncode == 0:
+                break
+            time.sleep(1)
+    run("qemu-img", "compare", *images)
 
 
 def check_snapshots(guest, pool):
@@ -706,7 +716,8 @@ def check_other_owners(boot, pool):
 
 def main():
     lib.exit_on_signals()
-    lib.require("qemu-img", "qemu-io", "mke2fs", "sfdisk", "chattr", "qemu-system-x86_64", "modprobe", "busybox", "libvirtd", "virsh")
+    lib.require("qemu-img", "qemu-io", "qemu-system-x86_64", "virsh", "libvirtd", "modprobe", "busybox",
+                "mke2fs", "sfdisk", "chattr")
     try:
         uid = pwd.getpwnam(OWNER).pw_uid
     except KeyError:

@@ -3,7 +3,7 @@
 """Two commands at once on one pool, all pairs: the second one waits or says that the pool is in use (exit status 4), no image says
 anything else afterwards, and the pool is whole.
 
-Also beside a guest that has an image open, and with copies: of the pool made while images enter it (it works, or says what is
+Also beside a guest that has an image open, with originals that are put back, and with copies: of the pool made while images enter it (it works, or says what is
 missing), an old pool under new overlays, and a new pool under old ones.
 
 Usage: pool_pairs.py [--rounds N] [--seed S]"""
@@ -223,6 +223,23 @@ def beside_guests(store):
     return wrong + store.against()
 
 
+def undone(store):
+    """An overlay that was expanded and is kept goes back as long as the pool has what it stands on, and is a member then."""
+    wrong, paths = [], [store.add(), store.add()]
+    store.must_run(store.compact())
+    for path in paths:
+        store.must_run([DEDUPSCAN, "expand", path])
+    store.must_run([DEDUPSCAN, "recover", "--undo", paths[0]])
+    for more in ([], [], ["--drop-missing"], [], []):
+        store.must_run([DEDUPSCAN, "pool", "collect", *more, store.top])
+        wrong += store.against(paths)
+    done = subprocess.run([DEDUPSCAN, "recover", "--undo", paths[1]], capture_output=True, check=False)
+    if done.returncode == 0 or b"not there any more" not in done.stderr + done.stdout:
+        wrong.append(f"an overlay without its view was put back: {done.returncode} {done.stderr} {done.stdout}")
+    store.must_run([DEDUPSCAN, "recover", "--purge", store.top])
+    return wrong + store.against(paths)
+
+
 # ---- copies of a pool ----
 
 
@@ -306,6 +323,8 @@ def main():
     print(f"pairs: {time.time() - began:.1f} s", flush=True)
     must_be_none(beside_guests(store), "guests")
     print(f"guests: {time.time() - began:.1f} s", flush=True)
+    must_be_none(undone(store), "undone")
+    print(f"undone: {time.time() - began:.1f} s", flush=True)
     must_be_none(copies(store), "copies")
     print(f"copies: {time.time() - began:.1f} s", flush=True)
 

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compactor/standing.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <fts.h>
+#include <string.h>
+
+#include "compactor/member.h"
+#include "scanner/base/file.h"
+
+static int add(struct standing_ids *ids, const uint8_t id[POOL_ID_SIZE], bool sealed, struct err *err)
+{
+	struct standing_id s = { .sealed = sealed };
+
+	memcpy(s.bytes, id, POOL_ID_SIZE);
+	return vec_push(&ids->list, s) < 0 ? err_set(err, ERR_MEMORY, "no memory for what stands on a pool") : 0;
+}
+
+/* What an open file stands on, if it is an overlay on the pool. */
+static int add_backing(const struct pool *p, int fd, struct standing_ids *ret, struct err *err)
+{
+	uint8_t id[POOL_ID_SIZE];
+	struct slice s;
+	uint64_t size;
+
+	if (overlay_backing(fd, &s, &size, NULL) <= 0)
+		return 0;
+	if (view_of_backing(p, &s, id))
+		return add(ret, id, false, err);
+	return sealed_of_backing(p, &s, id) ? add(ret, id, true, err) : 0;
+}
+
+/* One that went meanwhile stands on nothing. */
+static int look_at(const struct pool *p, int dirfd, const char *name, struct standing_ids *ret, struct err *err)
+{
+	int fd = file_open(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, err), rc;
+
+	if (fd < 0 && errno == ENOENT) {
+		if (err)
+			*err = (struct err)ERR_INIT;
+		return 0;
+	}
+	if (fd < 0)
+		return -1;
+	rc = add_backing(p, fd, ret, err);
+	file_close(fd, name, NULL);
+	return rc;
+}
+
+static int walk(const struct pool *p, FTS *fts, struct standing_ids *ret, struct err *err)
+{
+	FTSENT *e;
+
+	while ((errno = 0, e = fts_read(fts))) {
+		if (e->fts_info == FTS_D && strcmp(e->fts_path, p->path) == 0)
+			fts_set(fts, e, FTS_SKIP);
+		if (e->fts_info == FTS_DNR || e->fts_info == FTS_ERR || e->fts_info == FTS_NS) {
+			errno = e->fts_errno;
+			return errno == ENOENT ? 0 : err_errno(err, "cannot look at '%s', where something may stand on the pool", e->fts_path);
+		}
+		if (e->fts_info == FTS_F && S_ISREG(e->fts_statp->st_mode) && look_at(p, AT_FDCWD, e->fts_accpath, ret, err) < 0)
+			return -1;
+	}
+	return errno ? err_errno(err, "cannot look through a directory") : 0;
+}
+
+int standing_find(const struct pool *p, const char *dir, struct standing_ids *ret, struct err *err)
+{
+	char *const paths[] = { (char *)dir, NULL };
+	FTS *fts = fts_open(paths, FTS_PHYSICAL | FTS_XDEV | FTS_NOCHDIR, NULL);
+	int rc;
+
+	if (!fts)
+		return err_errno(err, "cannot look through '%s'", dir);
+	rc = walk(p, fts, ret, err);
+	fts_close(fts);
+	return rc;
+}
