@@ -190,7 +190,7 @@ enum {
 	OPT_FOR, OPT_UNTIL, OPT_NO_IDLE, OPT_KEEP_CACHE, OPT_NO_SCAN, OPT_STYLE, OPT_OUTPUT, OPT_SORT, OPT_TOP, OPT_BYTES,
 	OPT_HELP, OPT_SANDBOX, OPT_GUEST, OPT_APPLY, OPT_PLAN, OPT_PLAN_OUT, OPT_METHOD, OPT_MIN_RUN, OPT_ONLY, OPT_SHARERS,
 	OPT_KEEP_ORIGINALS, OPT_ASSUME_IDLE, OPT_PREALLOCATED, OPT_UNDO, OPT_PURGE, OPT_POOL, OPT_CLUSTER_SIZE,
-	OPT_CROSS_OWNER, OPT_COMPAT, OPT_HOST_CACHE,
+	OPT_CROSS_OWNER, OPT_COMPAT,
 };
 
 /* What is read, and when. */
@@ -761,7 +761,6 @@ static const char compact_help[] =
 	"  --cluster-size SIZE   share clusters of 4K, 16K or 64K in the pool (4K)\n"
 	"  --cross-owner         images with other readers than the pool's may enter it too\n"
 	"  --compat              overlays on the pool without extended L2 entries\n"
-	"  --host-cache          guests with cache=none read the pool through the host's cache\n"
 	"  --json                for programs\n"
 	"  --bytes               exact bytes in the table\n";
 
@@ -877,9 +876,6 @@ static int compact_option(struct compact *c, int opt, const char *arg, const cha
 	case OPT_COMPAT:
 		c->o.compat = true;
 		return 0;
-	case OPT_HOST_CACHE:
-		c->o.host_cache = true;
-		return 0;
 	case OPT_STYLE:
 		c->json = true;
 		return 0;
@@ -907,7 +903,6 @@ static int parse_compact(struct compact *c, int argc, char **argv, struct err *e
 		{ "cluster-size", required_argument, NULL, OPT_CLUSTER_SIZE },
 		{ "cross-owner", no_argument, NULL, OPT_CROSS_OWNER },
 		{ "compat", no_argument, NULL, OPT_COMPAT },
-		{ "host-cache", no_argument, NULL, OPT_HOST_CACHE },
 		{ "json", no_argument, NULL, OPT_STYLE },
 		{ "bytes", no_argument, NULL, OPT_BYTES },
 		{ 0 },
@@ -1542,7 +1537,7 @@ struct pool_job {
 	const char *pool, *kind, *format;
 	uint64_t cluster_size;
 	int64_t keep_originals;
-	bool apply, dry_run, drop_missing, read_data, assume_idle, discard, compat, host_cache;
+	bool apply, dry_run, drop_missing, read_data, assume_idle, discard, compat;
 	unsigned count, keep[5]; /* last, daily, weekly, monthly, yearly */
 	VEC(char *) files; /* real paths, to be freed */
 	char **words;
@@ -1605,9 +1600,6 @@ static int pool_option(struct pool_job *j, int opt, const char *arg, struct err 
 		return parse_count(arg, CLONE_COUNT_MAX, &j->count, err);
 	case OPT_COMPAT:
 		j->compat = true;
-		return 0;
-	case OPT_HOST_CACHE:
-		j->host_cache = true;
 		return 0;
 	case OPT_DISCARD:
 		j->discard = true;
@@ -2052,7 +2044,6 @@ static const char clone_help[] =
 	"\n"
 	"  --count N             make N of them; %d or %03d in NEW's name is the number\n"
 	"  --compat              overlays without extended L2 entries\n"
-	"  --host-cache          guests with cache=none read the pool through the host's cache\n"
 	"  --assume-idle         nobody uses IMAGE, where the file system cannot tell\n"
 	"  --pool DIR            where its pool is (above the image)\n"
 	"\n"
@@ -2062,7 +2053,7 @@ static int act_clone(struct pool_job *j, struct err *err)
 {
 	char path[PATH_MAX];
 	struct clone_options o = {
-		.how = how_of(j), .count = j->count, .new_path = path, .overlay = { .compat = j->compat, .host_cache = j->host_cache },
+		.how = how_of(j), .count = j->count, .new_path = path, .overlay = { .compat = j->compat },
 	};
 	CLEANUP(pool_close) struct pool *p = NULL;
 	struct clones made;
@@ -2078,7 +2069,6 @@ static int run_clone(int argc, char **argv)
 	static const struct option options[] = {
 		{ "count", required_argument, NULL, OPT_COUNT },
 		{ "compat", no_argument, NULL, OPT_COMPAT },
-		{ "host-cache", no_argument, NULL, OPT_HOST_CACHE },
 		{ "assume-idle", no_argument, NULL, OPT_ASSUME_IDLE },
 		{ "pool", required_argument, NULL, OPT_POOL },
 		{ "help", no_argument, NULL, OPT_HELP },

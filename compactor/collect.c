@@ -183,12 +183,20 @@ static int take_name(void *ctx, const struct name *n, struct err *err)
 
 /* ---- who stands on it whatever the names say ---- */
 
+static struct collected_view *view_in_slot(const struct collecting *c, uint32_t slot)
+{
+	for (size_t i = 0; i < c->views.nr; i++)
+		if (c->views.items[i].view.slot == slot)
+			return &c->views.items[i];
+	return NULL;
+}
+
 /* What an overlay stands on that is not there is lost to it already. */
 static int keep_standing(struct collecting *c, const struct standing_ids *ids, struct err *err)
 {
 	for (size_t i = 0; i < ids->list.nr; i++) {
 		const struct standing_id *s = &ids->list.items[i];
-		struct collected_view *v = s->sealed ? NULL : find_view(c, s->bytes);
+		struct collected_view *v = s->sealed ? NULL : s->slot ? view_in_slot(c, s->slot) : find_view(c, s->bytes);
 
 		if (s->sealed && want_sealed(c, s->bytes, false, err) < 0)
 			return -1;

@@ -36,7 +36,6 @@ struct compact_options {
 	unsigned cluster_bits; /* of views: 12, 14 or 16 */
 	bool cross_owner;      /* also images that not everybody can read who can read the pool's members */
 	bool compat;	       /* overlays that older consumers take */
-	bool host_cache;       /* of the pool, also for guests that go round it */
 };
 
 #define COMPACT_MIN_RUN ((uint64_t)16 << 10)

@@ -199,7 +199,7 @@ static int make(void *ctx, int old_fd, int new_fd, proof_check *check, void *che
 		.c = c, .pool = c->pool, .options = { .unit_bits = c->o.cluster_bits, .min_run = c->o.min_run }, .check = check,
 		.check_ctx = check_ctx,
 	};
-	struct overlay_options how = { .compat = c->o.compat, .host_cache = c->o.host_cache };
+	struct overlay_options how = { .compat = c->o.compat };
 	uint8_t root[DIGEST_SIZE];
 	struct slice backing;
 	struct view v;
@@ -210,7 +210,7 @@ static int make(void *ctx, int old_fd, int new_fd, proof_check *check, void *che
 		pool_sync(c->pool, NULL); /* what there is of it need not be written again */
 		return -1;
 	}
-	if (pool_sync(c->pool, err) < 0 || find_view(&e, root, &v, err) < 0 || view_backing(c->pool, &v, how.host_cache, &backing, err) < 0 ||
+	if (pool_sync(c->pool, err) < 0 || find_view(&e, root, &v, err) < 0 || view_backing(c->pool, &v, false, &backing, err) < 0 ||
 	    publish(c, &v, err) < 0)
 		return -1;
 	return overlay_write(new_fd, v.disk_size, &backing, &how, err);

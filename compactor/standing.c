@@ -9,12 +9,23 @@
 #include "compactor/member.h"
 #include "scanner/base/file.h"
 
-static int add(struct standing_ids *ids, const uint8_t id[POOL_ID_SIZE], bool sealed, struct err *err)
+static int add(struct standing_ids *ids, const uint8_t id[POOL_ID_SIZE], bool sealed, uint32_t slot, struct err *err)
 {
-	struct standing_id s = { .sealed = sealed };
+	struct standing_id s = { .sealed = sealed, .slot = slot };
 
 	memcpy(s.bytes, id, POOL_ID_SIZE);
 	return vec_push(&ids->list, s) < 0 ? err_set(err, ERR_MEMORY, "no memory for what stands on a pool") : 0;
+}
+
+/* The slot of the view that a slice of the cluster file is, or 0. */
+static uint32_t slot_of(const struct pool *p, const struct slice *s)
+{
+	char name[POOL_FILE_NAME_ROOM];
+	size_t len = strlen(p->path);
+
+	if (strncmp(s->path, p->path, len) != 0 || s->path[len] != '/' || strcmp(s->path + len + 1, pool_id_file_name(p->uuid, name)) != 0)
+		return 0;
+	return s->offset % POOL_SLOT_SIZE || s->offset >= POOL_DATA_BEGIN ? 0 : (uint32_t)(s->offset / POOL_SLOT_SIZE);
 }
 
 /* What an open file stands on, if it is an overlay on the pool. */
@@ -26,9 +37,11 @@ static int add_backing(const struct pool *p, int fd, struct standing_ids *ret, s
 
 	if (overlay_backing(fd, &s, &size, NULL) <= 0)
 		return 0;
+	if (slot_of(p, &s))
+		return add(ret, (uint8_t[POOL_ID_SIZE]){ 0 }, false, slot_of(p, &s), err);
 	if (view_of_backing(p, &s, id))
-		return add(ret, id, false, err);
-	return sealed_of_backing(p, &s, id) ? add(ret, id, true, err) : 0;
+		return add(ret, id, false, 0, err);
+	return sealed_of_backing(p, &s, id) ? add(ret, id, true, 0, err) : 0;
 }
 
 /* One that went meanwhile stands on nothing. */

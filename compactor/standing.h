@@ -10,7 +10,8 @@
 
 struct standing_id {
 	uint8_t bytes[POOL_ID_SIZE];
-	bool sealed; /* a sealed overlay; else a view */
+	bool sealed;   /* a sealed overlay; else a view */
+	uint32_t slot; /* of a view that somebody stands on without its stub (a block job cut that out); else 0 */
 };
 
 struct standing_ids {

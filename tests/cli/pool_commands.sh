@@ -208,10 +208,9 @@ says 0 "" rollback --discard --assume-idle --pool "$POOL" "$STORE/b.qcow2@v1"
 same "$STORE/b.qcow2" "$TMP/b.raw" raw
 assert_eq "b.qcow2 b.qcow2@v1" "$(rows "$STORE/b.qcow2" | tail -n +2 | xargs)" "nothing is kept with --discard"
 
-says 0 "" clone --compat --host-cache "$STORE/a.qcow2@v1" "$STORE/old.qcow2"
+says 0 "" clone --compat "$STORE/a.qcow2@v1" "$STORE/old.qcow2"
 same "$STORE/old.qcow2" "$TMP/a1.raw" raw
 qemu-img info "$STORE/old.qcow2" | grep -q 'extended l2: false' || fail "--compat"
-qemu-img info "$STORE/old.qcow2" | grep -q '"cache":{"direct":false}' || fail "--host-cache"
 
 # ---- restore ----
 
@@ -345,11 +344,10 @@ for n in 1 2; do
 done
 chmod 600 "$STORE/1.qcow2"
 chmod 644 "$STORE/2.qcow2"
-compact 1 --apply --pool "$TMP/pool" --cluster-size 64K --compat --host-cache --keep-originals 0 "$STORE"
+compact 1 --apply --pool "$TMP/pool" --cluster-size 64K --compat --keep-originals 0 "$STORE"
 assert_has "$output" "^1 of 2 steps done, 1 skipped"
 assert_has "$output" "S/2.qcow2: not everybody who can read the pool can read it, .* --cross-owner has it enter"
 says 2 "dedupscan: 'T/store' holds no pool" list "$STORE"
 assert_eq "1.qcow2" "$(rows --pool "$TMP/pool" | tail -n +2 | xargs)" "in the pool"
 qemu-img info "$STORE/1.qcow2" | grep -q 'extended l2: false' || fail "--compat"
-qemu-img info "$STORE/1.qcow2" | grep -q '"cache":{"direct":false}' || fail "--host-cache"
 same "$STORE/1.qcow2" "$TMP/a.raw" raw

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* timeout: 600 */
 #include "tests/unit/tree_help.h"
 
 #include "compactor/pool/cluster_file.h"

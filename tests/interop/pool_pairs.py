@@ -230,7 +230,7 @@ def undone(store):
     for path in paths:
         store.must_run([DEDUPSCAN, "expand", path])
     store.must_run([DEDUPSCAN, "recover", "--undo", paths[0]])
-    for more in ([], [], ["--drop-missing"], [], []):
+    for more in [[]] * 2 + [["--drop-missing"]] * 4:
         store.must_run([DEDUPSCAN, "pool", "collect", *more, store.top])
         wrong += store.against(paths)
     done = subprocess.run([DEDUPSCAN, "recover", "--undo", paths[1]], capture_output=True, check=False)
