@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Two collections take nothing that an image needs, whatever became of its path; and who may read a pool stays as it was decided.
+. tests/lib.sh
+. tests/cli/lib_store.sh
+require_tool qemu-img qemu-io
+
+POOL=$STORE/.dedupscan-pool
+
+make_image() # NAME PATTERN
+{
+	qemu-img create -q -f qcow2 "$STORE/$1" 8M
+	qemu-io -f qcow2 -c "write -q -P 1 0 3M" -c "write -q -P $2 5M 64k" "$STORE/$1" >/dev/null
+	qemu-img convert -O raw "$STORE/$1" "$TMP/$1.raw"
+}
+
+# fresh MODE: three images in a pool
+fresh()
+{
+	rm -rf "$STORE" "$CATALOG"
+	mkdir -p "$STORE"
+	for i in 1 2 3; do
+		make_image "$i.qcow2" "$((i + 10))"
+		chmod "$1" "$STORE/$i.qcow2"
+	done
+	"$DEDUPSCAN" compact --no-idle --catalog "$CATALOG" --method pool --apply --keep-originals 0 "$STORE" >/dev/null
+}
+
+collect()
+{
+	"$DEDUPSCAN" pool collect "$@" "$STORE" >/dev/null
+	"$DEDUPSCAN" pool collect "$@" "$STORE" >/dev/null
+}
+
+# says IMAGE NUMBER: what the image of that number said
+says()
+{
+	qemu-img compare -q -f raw -F qcow2 "$TMP/$2.qcow2.raw" "$STORE/$1" || fail "$1 does not say what $2.qcow2 said"
+}
+
+fresh 644
+mv "$STORE/1.qcow2" "$STORE/moved.qcow2"
+cp "$STORE/2.qcow2" "$STORE/copy.qcow2"
+"$DEDUPSCAN" expand --keep-originals 0 "$STORE/2.qcow2"
+collect --drop-missing
+says moved.qcow2 1
+says copy.qcow2 2
+says 2.qcow2 2
+says 3.qcow2 3
+
+fresh 644
+"$DEDUPSCAN" expand --keep-originals 7d "$STORE/1.qcow2"
+collect
+"$DEDUPSCAN" recover --undo "$STORE" >/dev/null
+says 1.qcow2 1
+
+# Its stub was cut out: it stands on the view itself.
+fresh 644
+view=$(qemu-img info --output=json "$STORE/1.qcow2" | sed -n 's/.*"backing-filename": "\(.*\)",$/\1/p' | sed 's/\\"/"/g')
+stub=$(sed -n 's/.*"filename":"\([^"]*\)".*/\1/p' <<<"$view")
+view=$(qemu-img info --output=json "$stub" | sed -n 's/.*"backing-filename": "\(.*\)",$/\1/p' | sed 's/\\"/"/g' | head -1)
+qemu-img rebase -u -F qcow2 -b "$view" "$STORE/1.qcow2"
+mv "$STORE/1.qcow2" "$STORE/moved.qcow2"
+collect --drop-missing
+says moved.qcow2 1
+
+# What really nobody needs goes.
+rm "$STORE/moved.qcow2"
+collect --drop-missing
+assert_eq 2 "$(find "$POOL/views" -type f | wc -l)" "views"
+
+# Snapshots and bitmaps are not lost.
+fresh 644
+qemu-img snapshot -c before "$STORE/1.qcow2"
+capture "$DEDUPSCAN" expand "$STORE/1.qcow2"
+assert_eq 1 "$status" "expand of an image with a snapshot"
+capture "$DEDUPSCAN" snapshot v1 "$STORE/1.qcow2"
+assert_eq 3 "$status" "snapshot of an image with a snapshot"
+qemu-img snapshot -l "$STORE/1.qcow2" | grep -q before || fail "its snapshot is gone"
+
+fresh 600
+collect
+assert_eq 400 "$(stat -c %a "$POOL"/*.qcow2)" "the cluster file's mode"
+qemu-io -f qcow2 -c "write -q -P 9 0 64k" "$STORE/1.qcow2" >/dev/null
+"$DEDUPSCAN" snapshot v1 "$STORE/1.qcow2" >/dev/null
+assert_eq 400 "$(stat -c %a "$POOL"/sealed/*.qcow2)" "the sealed overlay's mode"
+assert_eq 400 "$(stat -c %a "$POOL"/*.qcow2)" "the cluster file's mode after a snapshot"
