@@ -9,6 +9,7 @@
 #include "compactor/guest_proof.h"
 #include "compactor/pool/cluster_file.h"
 #include "compactor/pool/feed.h"
+#include "compactor/pool/finder.h"
 #include "compactor/pool/import.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/view.h"
@@ -51,6 +52,25 @@ static const char *why_not(const struct compaction *c, size_t image)
 	return foreign_keeper(i->path, FOREIGN_PROXMOX_STORAGES);
 }
 
+/* What the pool has in its index, for a moment: NULL where there is no pool, or somebody changes it. */
+static struct finder *look_into_pool(struct compaction *c, struct pool **ret)
+{
+	bool whole;
+
+	if (pool_home_open(c->o.roots, c->o.pool, false, false, POOL_MEMORY, ret, NULL) < 0 || !*ret)
+		return NULL;
+	return finder_open((*ret)->dirs[POOL_INDEX], (*ret)->uuid, POOL_MEMORY, false, &whole, NULL);
+}
+
+static int estimate(struct compaction *c, struct pool_estimate *how, struct err *err)
+{
+	CLEANUP(pool_close) struct pool *pool = NULL;
+	CLEANUP(finder_close) struct finder *finder = look_into_pool(c, &pool);
+
+	how->finder = finder;
+	return pool_estimate(&c->store, how, c->costs, err);
+}
+
 int compact_pool_prepare(struct compaction *c, struct err *err)
 {
 	struct pool_estimate how = {
@@ -69,7 +89,7 @@ int compact_pool_prepare(struct compaction *c, struct err *err)
 		if (c->costs[n].wanted)
 			free(STEAL(c->plan->file_systems[i->fs].why_not)); /* it need not share anything */
 	}
-	return pool_estimate(&c->store, &how, c->costs, err);
+	return estimate(c, &how, err);
 }
 
 static int plan(struct compaction *c, struct plan_step *s, struct err *err)

@@ -3,7 +3,9 @@
 
 #include <stdlib.h>
 
+#include "compactor/pool/finder.h"
 #include "compactor/pool/pool_format.h"
+#include "scanner/base/bytes.h"
 #include "scanner/base/checked.h"
 #include "scanner/duplicates.h"
 
@@ -67,6 +69,36 @@ static int add_overhead(struct estimating *e, size_t image, struct err *err)
 	return 0;
 }
 
+/* Segments that the pool has as a whole, by their digests. */
+struct known {
+	const struct estimating *e;
+	uint64_t bytes;
+};
+
+static int look_up(void *ctx, uint64_t segment, const uint8_t digest[16], unsigned stored, unsigned zero, struct err *err)
+{
+	struct known *k = ctx;
+	uint64_t number;
+	int rc = finder_get(k->e->o->finder, FINDER_SEGMENT, k->e->o->cluster_bits, le64_load(digest), le64_load(digest + 8), &number, err);
+
+	(void)segment;
+	k->bytes += rc > 0 ? (uint64_t)(stored - zero) * BLOCK_SIZE : 0;
+	return rc < 0 ? -1 : 0;
+}
+
+/* Others of the images may have the same, so the larger of both counts. */
+static int count_known(struct estimating *e, size_t image, struct err *err)
+{
+	struct known k = { .e = e };
+
+	if (!e->o->finder)
+		return 0;
+	if (catalog_each_segment(e->s->c, e->s->images.items[image].id, look_up, &k, err) < 0)
+		return -1;
+	e->costs[image].shared = max_u64(e->costs[image].shared, k.bytes);
+	return 0;
+}
+
 static int end_costs(struct estimating *e, struct err *err)
 {
 	for (size_t i = 0; i < e->ranks.nr; i++) {
@@ -74,6 +106,8 @@ static int end_costs(struct estimating *e, struct err *err)
 		struct pool_cost *c = &e->costs[image];
 		uint64_t stored = e->s->plan->images[image].stored;
 
+		if (count_known(e, image, err) < 0)
+			return -1;
 		c->shared = min_u64(c->shared, stored);
 		c->fresh = stored - c->shared;
 		if (add_overhead(e, image, err) < 0)

@@ -20,6 +20,7 @@ struct pool_estimate {
 	unsigned nr_threads;
 	uint64_t min_run;
 	unsigned cluster_bits; /* of the views */
+	struct finder *finder; /* of the pool, if there is one: segments that it knows are there; NULL = none */
 };
 
 /* Fills costs[image] for all images of the store that are wanted, in the order of ranks.  Exact but for runs that end where the pool's

@@ -156,6 +156,12 @@ int catalog_count_runs(struct catalog *c, int64_t image, uint64_t *ret, struct e
 /* How many segments of the guest's disk, the first `layer` bytes, hold something that is not zero. */
 int catalog_count_live_segments(struct catalog *c, int64_t image, uint64_t layer, uint64_t *ret, struct err *err);
 
+/* All segments with their digests (scanner/index/spool.h) and how many blocks are stored and how many of these are zero; calls until it
+ * returns non-zero, which is returned. */
+int catalog_each_segment(struct catalog *c, int64_t image,
+			 int (*call)(void *ctx, uint64_t segment, const uint8_t digest[16], unsigned stored, unsigned zero, struct err *err),
+			 void *ctx, struct err *err);
+
 /* Segments in which blocks of zeros are stored, so many of their stored blocks; calls until it returns non-zero, which is returned. */
 int catalog_each_zero_segment(struct catalog *c, int64_t image,
 			      int (*call)(void *ctx, uint64_t segment, unsigned stored, unsigned zero, struct err *err),

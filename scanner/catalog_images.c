@@ -434,6 +434,26 @@ int catalog_count_live_segments(struct catalog *c, int64_t image, uint64_t layer
 	return 0;
 }
 
+int catalog_each_segment(struct catalog *c, int64_t image,
+			 int (*call)(void *, uint64_t, const uint8_t *, unsigned, unsigned, struct err *), void *ctx, struct err *err)
+{
+	struct sql_query *q =
+		sql_query(c->db, err, "SELECT segment, digest, stored, zero FROM segments WHERE image = ? ORDER BY segment", "i", image);
+	int rc;
+
+	while ((rc = sql_step(q, err)) > 0) {
+		size_t len;
+		const void *digest = sql_bytes(q, 1, &len);
+
+		rc = digest && len == 16 ? call(ctx, (uint64_t)sql_int(q, 0), digest, (unsigned)sql_int(q, 2), (unsigned)sql_int(q, 3), err) : 0;
+		if (rc != 0) {
+			sql_end(q);
+			break;
+		}
+	}
+	return rc;
+}
+
 int catalog_each_zero_segment(struct catalog *c, int64_t image,
 			      int (*call)(void *, uint64_t, unsigned, unsigned, struct err *), void *ctx, struct err *err)
 {

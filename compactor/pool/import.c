@@ -27,6 +27,15 @@ static int unless_damaged(int rc, const struct err *why, struct err *err)
 	return err_set(err, why->kind, "%s", why->text);
 }
 
+struct fingerprint import_hint(const void *segment)
+{
+	const struct fingerprint_isa *isa = fingerprint_best();
+	struct fingerprint blocks[SEGMENT_BLOCKS];
+
+	isa->blocks(segment, SEGMENT_BLOCKS, blocks);
+	return isa->bytes(blocks, sizeof(blocks));
+}
+
 static int find_segment(struct import *i, struct fingerprint hint, struct err *err)
 {
 	struct err why = ERR_INIT;
@@ -108,7 +117,7 @@ static int take_segment(struct import *i, uint64_t segment, struct err *err)
 	int rc;
 
 	i->leaf.nr_runs = 0;
-	i->leaf.hint = i->isa->bytes(i->bytes, SEGMENT_SIZE);
+	i->leaf.hint = import_hint(i->bytes);
 	rc = find_segment(i, i->leaf.hint, err);
 	if (rc < 0)
 		return -1;

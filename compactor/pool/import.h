@@ -29,6 +29,10 @@ struct import_stats {
 
 struct import;
 
+/* What a segment is found by: XXH3-128 of the fingerprints of its 512 blocks, the very one that scans have in their catalogs
+ * (scanner/index/spool.h). */
+struct fingerprint import_hint(const void *segment);
+
 /* Of a disk of `size` bytes.  Where the pool holds a version of which this one differs a little, `base` is that root and `base_size` the
  * size of its disk: import_same() takes segments from it.  NULL = none. */
 struct import *import_new(struct pool *pool, uint64_t size, const struct import_options *o, const uint8_t *base, uint64_t base_size,

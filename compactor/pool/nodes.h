@@ -55,7 +55,7 @@ int nodes_get_leaf(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned 
 int nodes_get_inner(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned level, struct inner *ret, struct err *err);
 /* Any leaf of a digest, of the unit asked for or larger: 1, 0, -1. */
 int nodes_find_leaf(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits, struct leaf *ret, struct err *err);
-/* A leaf that may be of a segment with this fingerprint: 1, 0, -1.  Its bytes have to be compared.  Without a finder there is none. */
+/* A leaf that may be of a segment with this hint (compactor/pool/import.h): 1, 0, -1.  Its bytes have to be compared.  Without a finder there is none. */
 int nodes_find_segment(struct nodes *n, struct fingerprint hint, unsigned unit_bits, struct leaf *ret, struct err *err);
 /* Called before any record is written: clusters have to be durable before the maps that lead to them. */
 void nodes_set_before_write(struct nodes *n, int (*call)(void *ctx, struct err *err), void *ctx);

@@ -89,7 +89,7 @@ struct pool_node_disk {
 	le32 len;     /* of the payload */
 	le32 crc;     /* CRC-32C of this with crc = 0, then of the payload */
 	uint8_t digest[DIGEST_SIZE];
-	le64 hint_hi, hint_lo; /* leaf: XXH3-128 of its segment, to find it by; else 0 */
+	le64 hint_hi, hint_lo; /* leaf: XXH3-128 of the fingerprints of its blocks, to find it by; else 0 */
 };
 static_assert(sizeof(struct pool_node_disk) == 64, "node of a hash tree");
 #define POOL_NODE_MAGIC 0x6e736464u /* "ddsn" */

@@ -7,13 +7,13 @@
 #include <string.h>
 
 #include "compactor/pool/cluster_file.h"
+#include "compactor/pool/import.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/pool_check.h"
 #include "compactor/pool/tree.h"
 #include "compactor/pool/view.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
-#include "scanner/chunk/fingerprint.h"
 
 /* How it works: from the bottom up, as each is made from what lies below it: the guard; trees, from views whose tables are good; slots and
  * tables, from trees; stubs, from slots.
@@ -231,7 +231,7 @@ static int take_map(void *ctx, uint64_t segment, struct leaf *map, struct err *e
 		digest_tree_add(&b->tree, segment, map->digest);
 		return 0;
 	}
-	map->hint = fingerprint_best()->bytes(b->r->buf, SEGMENT_SIZE);
+	map->hint = import_hint(b->r->buf);
 	if (nodes_get_leaf(n, map->digest, map->unit_bits, &is, NULL) < 0 && nodes_replace_leaf(n, map, err) < 0)
 		return -1;
 	return tree_maker_add(b->maker, segment, map->digest, err);

@@ -156,6 +156,22 @@ def written_to(fs, tmp):
     return wrong
 
 
+def entered_late(fs, store, tmp):
+    """The index of the store knows nothing like it any more, but the pool does."""
+    path = os.path.join(fs.path, "late.qcow2")
+    lib.run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", store.golden, path)
+    before, used = lib.digest_of(lib.guest_raw(path, os.path.join(tmp, "l.raw"))), os.stat(path).st_blocks * 512
+    plan = compact(fs.path, os.path.join(tmp, "catalog"), *POOL)
+    wrong = [] if plan.saving > used * 0.8 else [f"a late clone takes {used} bytes, and {plan.saving} are to be saved"]
+    compact(fs.path, os.path.join(tmp, "catalog"), *POOL, "--apply")
+    if path not in members(fs):
+        wrong.append("a late clone is not in the pool")
+    if lib.digest_of(lib.guest_raw(path, os.path.join(tmp, "l.raw"))) != before:
+        wrong.append("a late clone says something else")
+    os.unlink(path)
+    return wrong
+
+
 def expanded(fs, tmp):
     path = os.path.join(fs.path, "web/c4k.qcow2")
     before, seen = lib.digest_of(lib.guest_raw(path, os.path.join(tmp, "x.raw"))), lib.attributes(path)
@@ -230,6 +246,7 @@ def main():
         print(f"the pool and its overlays take {pool / MIB:.1f} MiB; the clones alone, on the golden image by hand, {hand / MIB:.1f}", flush=True)
         must_be_none(wrong, "applied")
         must_be_none(written_to(fs, tmp), "written to")
+        must_be_none(entered_late(fs, store, tmp), "entered late")
         must_be_none(expanded(fs, tmp), "expanded")
         fs.unmount()
         os.rename(second, fs.file)
