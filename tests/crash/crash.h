@@ -67,6 +67,13 @@ struct crash_workflow {
 	unsigned cut_again;
 };
 
+/* Sanitizers look at memory, for which kills are enough; the states of disks are seen without them. */
+#ifdef __SANITIZE_ADDRESS__
+#define CRASH_THOROUGH false
+#else
+#define CRASH_THOROUGH true
+#endif
+
 struct crash_report {
 	uint64_t nr_kills, nr_nested, nr_errors, nr_visits, nr_cuts;
 	uint64_t nr_cuts_after_errors, nr_cuts_again, nr_cuts_after_kills;

@@ -488,7 +488,7 @@ static void assert_passes(const struct crash_workflow *w)
 	int (*const tries[])(const struct crash_workflow *, struct crash_report *) = { crash_try_kills, crash_try_errors,
 										       crash_try_visits, crash_try_cuts };
 
-	for (size_t i = 0; i < 4; i++) {
+	for (size_t i = 0; i < (CRASH_THOROUGH ? 4 : 1); i++) {
 		k->visited = i == 2;
 		if (i == 2 && !w->visit)
 			continue;
