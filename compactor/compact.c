@@ -411,6 +411,23 @@ static int carry_out(struct compaction *c, struct err *err)
 	return 1;
 }
 
+/* What was removed comes back a little later on some file systems (XFS): until it has stayed the same for a while. */
+static int free_space(int fd, struct statfs *ret)
+{
+	uint64_t before = 0;
+
+	if (syncfs(fd) < 0)
+		return -1;
+	for (unsigned same = 0, tries = 0; same < 3 && tries < 40; tries++) {
+		if (file_ops->fstatfs(fd, ret) < 0)
+			return -1;
+		same = ret->f_bavail == before ? same + 1 : 0;
+		before = ret->f_bavail;
+		nanosleep(&(struct timespec){ .tv_nsec = 25000000 }, NULL);
+	}
+	return 0;
+}
+
 /* Free space of all file systems, when what was done has reached the disk. */
 static int measure_space(struct compaction *c, bool after, struct err *err)
 {
@@ -424,7 +441,7 @@ static int measure_space(struct compaction *c, bool after, struct err *err)
 		struct statfs st;
 		int fd = !im->nr_files || known[im->fs] ? -1 : store_open(&c->store, im->first_file, NULL);
 
-		if (fd < 0 || syncfs(fd) < 0 || file_ops->fstatfs(fd, &st) < 0)
+		if (fd < 0 || free_space(fd, &st) < 0)
 			continue;
 		known[im->fs] = true;
 		*(after ? &fs->free_after : &fs->free_before) = max_u64((uint64_t)st.f_bavail * (uint64_t)st.f_bsize, 1);
