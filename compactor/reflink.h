@@ -28,6 +28,7 @@ struct reflink {
 	uint8_t *buf;
 	const struct move *move; /* at hand */
 	uint64_t gap;		 /* of it: the first that does not end before what is at hand */
+	struct piece fetched;	 /* is shared next; its len is 0 when there is none */
 };
 
 /* Makes all moves of one image.  Stretches that changed since the scan are counted and left alone. */
