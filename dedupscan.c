@@ -24,10 +24,12 @@
 #include "compactor/clone.h"
 #include "compactor/collect.h"
 #include "compactor/expand.h"
+#include "compactor/live_guest.h"
 #include "compactor/pool/pool_check.h"
 #include "compactor/pool_home.h"
 #include "compactor/pool_diff.h"
 #include "compactor/pool_status.h"
+#include "compactor/repoint.h"
 #include "compactor/restore.h"
 #include "compactor/versions.h"
 #include "compactor/workshop.h"
@@ -56,7 +58,7 @@ enum exit_status {
 	EXIT_SKIPS = 1,	   /* done, but some images could not be read, or are not what they were */
 	EXIT_USAGE = 2,	   /* the command line is wrong; nothing was done */
 	EXIT_FAILED = 3,   /* it could not be done; what was there before is as it was */
-	EXIT_BUSY = 4,	   /* another dedupscan has the catalog */
+	EXIT_BUSY = 4,	   /* another dedupscan has the catalog, or the pool */
 	EXIT_STOPPED = 75, /* by a signal or the end of its time; run it again to go on */
 };
 
@@ -190,7 +192,7 @@ enum {
 	OPT_FOR, OPT_UNTIL, OPT_NO_IDLE, OPT_KEEP_CACHE, OPT_NO_SCAN, OPT_STYLE, OPT_OUTPUT, OPT_SORT, OPT_TOP, OPT_BYTES,
 	OPT_HELP, OPT_SANDBOX, OPT_GUEST, OPT_APPLY, OPT_PLAN, OPT_PLAN_OUT, OPT_METHOD, OPT_MIN_RUN, OPT_ONLY, OPT_SHARERS,
 	OPT_KEEP_ORIGINALS, OPT_ASSUME_IDLE, OPT_PREALLOCATED, OPT_UNDO, OPT_PURGE, OPT_POOL, OPT_CLUSTER_SIZE,
-	OPT_CROSS_OWNER, OPT_COMPAT,
+	OPT_CROSS_OWNER, OPT_COMPAT, OPT_TO_QCOW2, OPT_SNAPSHOTS,
 };
 
 /* What is read, and when. */
@@ -761,6 +763,8 @@ static const char compact_help[] =
 	"  --cluster-size SIZE   share clusters of 4K, 16K or 64K in the pool (4K)\n"
 	"  --cross-owner         images with other readers than the pool's may enter it too\n"
 	"  --compat              overlays on the pool without extended L2 entries\n"
+	"  --to-qcow2            raw, VMDK, VHD, VHDX and VDI images become qcow2 images in the pool\n"
+	"  --snapshots WHAT      internal snapshots: skip such images (default), or to-versions\n"
 	"  --json                for programs\n"
 	"  --bytes               exact bytes in the table\n";
 
@@ -837,6 +841,14 @@ static int set_sharers(struct compact *c, const char *arg, struct err *err)
 	return nr == 1 ? err_set(err, ERR_USAGE, "--sharers 1 would share nothing") : 0;
 }
 
+static int set_snapshots(struct compact *c, const char *arg, struct err *err)
+{
+	c->o.to_versions = strcmp(arg, "to-versions") == 0;
+	if (c->o.to_versions || strcmp(arg, "skip") == 0)
+		return 0;
+	return err_set(err, ERR_USAGE, "--snapshots is skip or to-versions, not '%s'", arg);
+}
+
 static int compact_option(struct compact *c, int opt, const char *arg, const char *long_name, struct err *err)
 {
 	switch (opt) {
@@ -876,6 +888,11 @@ static int compact_option(struct compact *c, int opt, const char *arg, const cha
 	case OPT_COMPAT:
 		c->o.compat = true;
 		return 0;
+	case OPT_TO_QCOW2:
+		c->o.to_qcow2 = true;
+		return 0;
+	case OPT_SNAPSHOTS:
+		return set_snapshots(c, arg, err);
 	case OPT_STYLE:
 		c->json = true;
 		return 0;
@@ -903,6 +920,8 @@ static int parse_compact(struct compact *c, int argc, char **argv, struct err *e
 		{ "cluster-size", required_argument, NULL, OPT_CLUSTER_SIZE },
 		{ "cross-owner", no_argument, NULL, OPT_CROSS_OWNER },
 		{ "compat", no_argument, NULL, OPT_COMPAT },
+		{ "to-qcow2", no_argument, NULL, OPT_TO_QCOW2 },
+		{ "snapshots", required_argument, NULL, OPT_SNAPSHOTS },
 		{ "json", no_argument, NULL, OPT_STYLE },
 		{ "bytes", no_argument, NULL, OPT_BYTES },
 		{ 0 },
@@ -1010,6 +1029,8 @@ static int compact_status(const struct compact *c)
 	for (size_t i = 0; i < c->plan.nr_steps; i++)
 		if (c->plan.applied && c->plan.steps[i].state != PLAN_DONE)
 			return EXIT_SKIPS;
+	if (c->plan.pool_in_use)
+		return EXIT_BUSY;
 	return c->plan.complete ? end_status(&c->j) : EXIT_SKIPS;
 }
 
@@ -1066,8 +1087,8 @@ static int run_compact(int argc, char **argv)
 static const char recover_help[] =
 	"usage: dedupscan recover [OPTION]... PATH...\n"
 	"\n"
-	"Finishes or rolls back what an interrupted compaction of each PATH left, and removes\n"
-	"originals of rewritten images whose time is over.\n"
+	"Finishes or rolls back what an interrupted compaction of each PATH, or change of its pool,\n"
+	"left, and removes originals of rewritten images whose time is over.\n"
 	"\n"
 	"  --undo                put kept originals back; of one image, when PATH is an image\n"
 	"  --purge               remove all kept originals now\n"
@@ -1178,6 +1199,22 @@ static int parse_recover(struct recover *r, int argc, char **argv, struct err *e
 	return 0;
 }
 
+/* What was interrupted in the pool of its images, if they have one. */
+static int recover_pool(struct recover *r, const struct root *root, struct err *err)
+{
+	CLEANUP(pool_close) struct pool *p = NULL;
+	struct err why = ERR_INIT;
+	char at[PATH_MAX + 2];
+
+	snprintf(at, sizeof(at), "%s%s", root->path, root->file ? "" : "/.");
+	if (pool_home_of(&r->roots, at, NULL, true, &p, &why) == 0)
+		return versions_recover(p, err);
+	if (why.kind == ERR_USAGE)
+		return 0;
+	*err = why;
+	return -1;
+}
+
 static int run_recover(int argc, char **argv)
 {
 	struct recover r = { .undo = false };
@@ -1191,7 +1228,7 @@ static int run_recover(int argc, char **argv)
 		status = printed(EXIT_DONE);
 	} else {
 		for (size_t i = 0; i < r.roots.list.nr && status == EXIT_DONE; i++)
-			if (recover_root(&r, &r.roots.list.items[i], &err) < 0)
+			if (recover_root(&r, &r.roots.list.items[i], &err) < 0 || recover_pool(&r, &r.roots.list.items[i], &err) < 0)
 				status = fail(&err);
 		status = printed(status == EXIT_DONE && r.unclear ? EXIT_SKIPS : status);
 	}
@@ -1371,10 +1408,15 @@ enum { OPT_RECORD = 512, OPT_CHECK };
 
 static const char verify_help[] =
 	"usage: dedupscan verify [OPTION]... PATH...\n"
+	"       dedupscan verify --pool [--read-data[=SHARE%]] [DIR]\n"
 	"\n"
 	"Reads the disk images at and beneath each PATH in full and tells which of them are not\n"
 	"what the last scan found, and where.  Neither images nor what the catalog knows is changed.\n"
+	"With --pool it is the pool of DIR that is looked at, as by dedupscan pool check.\n"
 	"\n"
+	"  --pool                look at a pool; of the others --read-data, --window, --for, --until\n"
+	"                        and --no-idle go with it\n"
+	"  --read-data[=SHARE%]  read all its data, too, or another share each time\n"
 	"  --record FILE         write a digest of each image to FILE instead of comparing\n"
 	"  --check FILE          compare with the digests in FILE, not with the catalog\n"
 	"  --json                for programs\n"
@@ -1506,12 +1548,25 @@ static int verify(struct verification *f, struct err *err)
 	return verify_all_well(&totals) ? EXIT_DONE : EXIT_SKIPS;
 }
 
+static int run_verify_pool(int argc, char **argv);
+
+/* It has other options then. */
+static bool is_about_pool(int argc, char **argv)
+{
+	for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
+		if (strcmp(argv[i], "--pool") == 0 || strncmp(argv[i], "--pool=", 7) == 0 || strncmp(argv[i], "--read-data", 11) == 0)
+			return true;
+	return false;
+}
+
 static int run_verify(int argc, char **argv)
 {
 	struct verification f = { .json = NULL };
 	struct err err = ERR_INIT;
 	int status;
 
+	if (is_about_pool(argc, argv))
+		return run_verify_pool(argc, argv);
 	if (parse_verify(&f, argc, argv, &err) < 0) {
 		status = err.kind == ERR_USAGE ? usage_error(&err) : fail(&err);
 	} else if (f.s.help) {
@@ -1528,7 +1583,7 @@ static int run_verify(int argc, char **argv)
 
 /* ---- images in a pool ---- */
 
-enum { OPT_COUNT = 600, OPT_DRY_RUN, OPT_DROP_MISSING, OPT_READ_DATA, OPT_KIND, OPT_DISCARD, OPT_FILE, OPT_KEEP };
+enum { OPT_COUNT = 600, OPT_DRY_RUN, OPT_DROP_MISSING, OPT_READ_DATA, OPT_KIND, OPT_DISCARD, OPT_FILE, OPT_LIVE, OPT_QUIESCE, OPT_KEEP };
 
 /* What all commands on pools share; each takes some of the options. */
 struct pool_job {
@@ -1537,7 +1592,8 @@ struct pool_job {
 	const char *pool, *kind, *format;
 	uint64_t cluster_size;
 	int64_t keep_originals;
-	bool apply, dry_run, drop_missing, read_data, assume_idle, discard, compat;
+	bool apply, dry_run, drop_missing, read_data, assume_idle, discard, compat, live, quiesce;
+	double percent; /* of the data that is read */
 	unsigned count, keep[5]; /* last, daily, weekly, monthly, yearly */
 	VEC(char *) files; /* real paths, to be freed */
 	char **words;
@@ -1563,6 +1619,19 @@ static int add_kept_file(struct pool_job *j, const char *arg, struct err *err)
 		return 0;
 	free(path);
 	return err_set(err, ERR_MEMORY, "no memory for an option");
+}
+
+static int set_read_data(struct pool_job *j, const char *arg, struct err *err)
+{
+	char *end = NULL;
+
+	j->read_data = true;
+	if (!arg)
+		return 0;
+	j->percent = *arg >= '0' && *arg <= '9' ? strtod(arg, &end) : 0;
+	if (j->percent > 0 && j->percent <= 100 && (!*end || strcmp(end, "%") == 0))
+		return 0;
+	return err_set(err, ERR_USAGE, "'%s' is no share of the data; 5%% is, for example", arg);
 }
 
 static int pool_option(struct pool_job *j, int opt, const char *arg, struct err *err)
@@ -1591,8 +1660,7 @@ static int pool_option(struct pool_job *j, int opt, const char *arg, struct err 
 		j->drop_missing = true;
 		return 0;
 	case OPT_READ_DATA:
-		j->read_data = true;
-		return 0;
+		return set_read_data(j, arg, err);
 	case OPT_APPLY:
 		j->apply = true;
 		return 0;
@@ -1606,6 +1674,12 @@ static int pool_option(struct pool_job *j, int opt, const char *arg, struct err 
 		return 0;
 	case OPT_FILE:
 		return add_kept_file(j, arg, err);
+	case OPT_LIVE:
+		j->live = true;
+		return 0;
+	case OPT_QUIESCE:
+		j->quiesce = true;
+		return 0;
 	case OPT_KEEP: case OPT_KEEP + 1: case OPT_KEEP + 2: case OPT_KEEP + 3: case OPT_KEEP + 4:
 		return parse_count(arg, 1000000, &j->keep[opt - OPT_KEEP], err);
 	default:
@@ -1619,6 +1693,7 @@ static int parse_pool_job(struct pool_job *j, const struct pool_verb *v, int arg
 
 	init_settings(&j->s);
 	j->keep_originals = COMPACT_KEEP_ORIGINALS;
+	j->percent = 100;
 	argv[0] = (char *)"dedupscan"; /* not the command: getopt_long() begins its messages with it */
 	while ((opt = getopt_long(argc, argv, "", v->options, NULL)) != -1)
 		if (pool_option(j, opt, optarg, err) < 0)
@@ -1685,11 +1760,6 @@ static const char *last_part(const char *path)
 	return slash ? slash + 1 : path;
 }
 
-static void show_restoring(void *ctx, uint64_t done, uint64_t total)
-{
-	show_stage(ctx, "restoring", done, total);
-}
-
 /* The pool that a command is about: the word's, --pool's, or that of the directory at hand. */
 static int open_pool(struct pool_job *j, const char *word, bool writing, struct pool **ret, struct err *err)
 {
@@ -1697,6 +1767,8 @@ static int open_pool(struct pool_job *j, const char *word, bool writing, struct 
 
 	if (!word && !j->pool)
 		word = ".";
+	if (j->pool && word && word != j->pool && roots_add(&j->s.roots, word, true, err) < 0)
+		return -1;
 	if (j->pool || (word && stat(word, &st) == 0 && S_ISDIR(st.st_mode) && strcmp(last_part(word), POOL_NAME) == 0))
 		return pool_home_of(&j->s.roots, "/", j->pool ? j->pool : word, writing, ret, err);
 	if (roots_add(&j->s.roots, word, true, err) < 0)
@@ -1725,7 +1797,7 @@ static int act_expand(struct pool_job *j, struct err *err)
 {
 	struct expand_options o = {
 		.roots = &j->s.roots, .jail = &j->jail, .stopper = &stopper, .pool = j->pool, .keep_originals = j->keep_originals,
-		.assume_idle = j->assume_idle, .progress = show_expanding,
+		.assume_idle = j->assume_idle, .progress = show_expanding, .problem = show_problem,
 	};
 	int status = EXIT_DONE;
 
@@ -1774,7 +1846,7 @@ static const char pool_help[] =
 	"\n"
 	"  --dry-run             collect, repair: only say what would be done\n"
 	"  --drop-missing        collect: forget members whose image is not there any more\n"
-	"  --read-data           check: read and prove all data, too\n"
+	"  --read-data[=SHARE%]  check: read and prove all data, too, or another share each time\n"
 	"  --pool DIR            where the pool is, whatever it is called\n"
 	"  --memory SIZE         collect: at most so much memory (256M)\n"
 	"\n"
@@ -1874,6 +1946,8 @@ static int collect_among(struct pool_job *j, struct pool *p, const char **dirs, 
 		return -1;
 	clear_progress();
 	printf("%s %s; %s is in use\n", j->dry_run ? "a collection would free" : "freed", size_of(c.freed), size_of(c.live));
+	if (c.small)
+		printf("%s that nothing needs stays, in small pieces among what is in use\n", size_of(c.small));
 	printf("%llu views removed, %llu go with the next collection\n", (unsigned long long)c.nr_removed, (unsigned long long)c.nr_dying);
 	return EXIT_DONE;
 }
@@ -1909,7 +1983,7 @@ static int tell_damage(void *ctx, const struct pool_damage *d, struct err *err)
 static int act_check(struct pool_job *j, struct pool *p, struct err *err)
 {
 	struct pool_check_options o = {
-		.read_data = j->read_data, .percent = 100, .stopper = &stopper, .damage = tell_damage, .progress = show_stage,
+		.read_data = j->read_data, .percent = j->percent, .stopper = &stopper, .damage = tell_damage, .progress = show_stage,
 	};
 	struct pool_checked c = { 0 };
 
@@ -1920,6 +1994,49 @@ static int act_check(struct pool_job *j, struct pool *p, struct err *err)
 	       (unsigned long long)c.nr_views, (unsigned long long)c.nr_nodes, (unsigned long long)c.nr_segments, size_of(c.bytes_read),
 	       (unsigned long long)c.nr_damages);
 	return c.nr_damages ? EXIT_SKIPS : EXIT_DONE;
+}
+
+/* A directory that is a pool itself, whatever it is called. */
+static bool is_pool(const char *dir)
+{
+	static const char *const parts[] = { "names", "trees", "views" };
+	char path[PATH_MAX];
+	struct stat st;
+
+	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+		snprintf(path, sizeof(path), "%.*s/%s", PATH_MAX - 16, dir, parts[i]);
+		if (stat(path, &st) < 0 || !S_ISDIR(st.st_mode))
+			return false;
+	}
+	return true;
+}
+
+static int act_verify_pool(struct pool_job *j, struct err *err)
+{
+	const char *word = j->nr_words ? j->words[0] : NULL;
+	CLEANUP(pool_close) struct pool *p = NULL;
+
+	if (!j->pool && word && is_pool(word))
+		j->pool = word;
+	if (j->s.idle)
+		be_idle();
+	return open_pool(j, word, false, &p, err) < 0 ? -1 : act_check(j, p, err);
+}
+
+static int run_verify_pool(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "pool", optional_argument, NULL, OPT_POOL },
+		{ "read-data", optional_argument, NULL, OPT_READ_DATA },
+		{ "window", required_argument, NULL, OPT_WINDOW },
+		{ "for", required_argument, NULL, OPT_FOR },
+		{ "until", required_argument, NULL, OPT_UNTIL },
+		{ "no-idle", no_argument, NULL, OPT_NO_IDLE },
+		{ "help", no_argument, NULL, OPT_HELP },
+		{ 0 },
+	};
+
+	return run_pool_verb(argc, argv, &(struct pool_verb){ verify_help, options, 0, 1, act_verify_pool });
 }
 
 static int tell_repaired(void *ctx, const struct pool_damage *d, bool repaired, struct err *err)
@@ -1935,13 +2052,22 @@ static int tell_repaired(void *ctx, const struct pool_damage *d, bool repaired, 
 
 static int act_repair(struct pool_job *j, struct pool *p, struct err *err)
 {
-	struct pool_repair_options o = { .dry_run = j->dry_run, .stopper = &stopper, .tell = tell_repaired, .ctx = j };
+	struct pool_repair_options o = {
+		.dry_run = j->dry_run, .stopper = &stopper, .tell = tell_repaired, .progress = show_stage, .ctx = j,
+	};
+	char old[PATH_MAX], path[4 * PATH_MAX];
 	uint64_t repaired = 0, left = 0;
+	int rc;
 
-	if (pool_repair(p, &o, &repaired, &left, err) < 0)
+	rc = repoint_old_path(p, old, err);
+	if (rc < 0 || pool_repair(p, &o, &repaired, &left, err) < 0)
 		return -1;
+	clear_progress();
 	printf("%llu damages %s, %llu left\n", (unsigned long long)repaired, j->dry_run ? "could be repaired" : "repaired",
 	       (unsigned long long)left);
+	if (rc > 0)
+		printf("the pool was at '%s'; images that name it there are not changed by this, but by dedupscan repoint\n",
+		       safe(old, path, sizeof(path)));
 	return left ? EXIT_SKIPS : EXIT_DONE;
 }
 
@@ -1972,7 +2098,7 @@ static int run_pool(int argc, char **argv)
 		{ "pool", required_argument, NULL, OPT_POOL },
 		{ "dry-run", no_argument, NULL, OPT_DRY_RUN },
 		{ "drop-missing", no_argument, NULL, OPT_DROP_MISSING },
-		{ "read-data", no_argument, NULL, OPT_READ_DATA },
+		{ "read-data", optional_argument, NULL, OPT_READ_DATA },
 		{ "memory", required_argument, NULL, OPT_MEMORY },
 		{ "help", no_argument, NULL, OPT_HELP },
 		{ 0 },
@@ -2028,12 +2154,20 @@ static struct versions_how how_of(const struct pool_job *j)
 	};
 }
 
+/* One that was moved is noted where it is. */
+static int know_image(struct pool *p, const char *path, bool writing, struct err *err)
+{
+	return repoint_check(p, path, err) < 0 || (writing && versions_adopt(p, path, err) < 0) ? -1 : 0;
+}
+
 /* The pool of an image, and what was left there in the middle is finished. */
 static int open_pool_of(struct pool_job *j, const char *path, bool writing, struct pool **ret, struct err *err)
 {
 	if (pool_home_of(&j->s.roots, path, j->pool, writing, ret, err) < 0)
 		return -1;
-	return writing && (recover_workshops(j, err) < 0 || versions_recover(*ret, err) < 0) ? -1 : 0;
+	if (writing && (recover_workshops(j, err) < 0 || versions_recover(*ret, err) < 0))
+		return -1;
+	return know_image(*ret, path, writing, err);
 }
 
 static const char clone_help[] =
@@ -2082,8 +2216,10 @@ static const char snapshot_help[] =
 	"usage: dedupscan snapshot [OPTION]... NAME IMAGE...\n"
 	"\n"
 	"Keeps all IMAGEs, the disks of one virtual machine say, as version NAME.  No data is read\n"
-	"or written; the machine must be off.\n"
+	"or written; the machine must be off, or --live is given.\n"
 	"\n"
+	"  --live                of a machine of libvirt's that runs, all disks as of one moment\n"
+	"  --quiesce             its guest's agent freezes the file systems for that moment\n"
 	"  --file FILE           keep this file of at most 1 MiB with them (again for more)\n"
 	"  --assume-idle         nobody uses them, where the file system cannot tell\n"
 	"  --pool DIR            where their pool is (above the first one)\n"
@@ -2105,7 +2241,14 @@ static int act_snapshot(struct pool_job *j, struct err *err)
 	for (size_t i = 0; i < nr; i++)
 		if (!(paths[i] = named_image(j, j->words[i + 1], err)))
 			return -1;
-	if (open_pool_of(j, paths[0], true, &p, err) < 0 || versions_snapshot(p, &o, &made, err) < 0)
+	if (j->quiesce && !j->live)
+		return err_set(err, ERR_USAGE, "--quiesce says how a machine is treated that runs; it needs --live");
+	if (open_pool_of(j, paths[0], true, &p, err) < 0)
+		return -1;
+	for (size_t i = 1; i < nr; i++)
+		if (know_image(p, paths[i], true, err) < 0)
+			return -1;
+	if ((j->live ? live_snapshot(p, &o, j->quiesce, &made, err) : versions_snapshot(p, &o, &made, err)) < 0)
 		return -1;
 	printf("version '%s': %zu disks sealed, %zu unchanged\n", o.label, made.nr_sealed, made.nr_unchanged);
 	return EXIT_DONE;
@@ -2114,6 +2257,8 @@ static int act_snapshot(struct pool_job *j, struct err *err)
 static int run_snapshot(int argc, char **argv)
 {
 	static const struct option options[] = {
+		{ "live", no_argument, NULL, OPT_LIVE },
+		{ "quiesce", no_argument, NULL, OPT_QUIESCE },
 		{ "file", required_argument, NULL, OPT_FILE },
 		{ "assume-idle", no_argument, NULL, OPT_ASSUME_IDLE },
 		{ "pool", required_argument, NULL, OPT_POOL },
@@ -2175,7 +2320,7 @@ static const char list_help[] =
 	"\n"
 	"  --pool DIR            where the pool is\n"
 	"\n"
-	"Exit status: 0 done; 2 usage; 3 failed; 4 in use.\n";
+	"Exit status: 0 done; 1 done, but not all can be read; 2 usage; 3 failed; 4 in use.\n";
 
 static int show_row(void *ctx, const struct version_row *r, struct err *err)
 {
@@ -2193,10 +2338,23 @@ static int show_row(void *ctx, const struct version_row *r, struct err *err)
 	return 0;
 }
 
+static int show_damaged_name(void *ctx, uint64_t number, const struct err *why, struct err *err)
+{
+	struct err told = ERR_INIT;
+
+	(void)number;
+	(void)err;
+	err_set(&told, why->kind, "%s; dedupscan pool repair tells what to do", why->text);
+	complain(&told);
+	*(bool *)ctx = true;
+	return 0;
+}
+
 static int act_list(struct pool_job *j, struct err *err)
 {
 	const char *word = j->nr_words ? j->words[0] : NULL, *path = NULL;
 	CLEANUP(pool_close) struct pool *p = NULL;
+	bool damaged = false;
 	struct stat st;
 
 	if (word && (stat(word, &st) < 0 || S_ISREG(st.st_mode))) {
@@ -2207,7 +2365,9 @@ static int act_list(struct pool_job *j, struct err *err)
 		return -1;
 	}
 	printf("%-16s  %10s  %10s  %s\n", "MADE", "DISK", "OWN", "IMAGE");
-	return versions_list(p, path, show_row, NULL, err) < 0 ? -1 : EXIT_DONE;
+	if (versions_list(p, path, show_row, show_damaged_name, &damaged, err) < 0)
+		return -1;
+	return damaged ? EXIT_SKIPS : EXIT_DONE;
 }
 
 static int run_list(int argc, char **argv)
@@ -2348,6 +2508,75 @@ static int run_prune(int argc, char **argv)
 	return run_pool_verb(argc, argv, &(struct pool_verb){ prune_help, options, 1, 1, act_prune });
 }
 
+/* ---- repoint ---- */
+
+static const char repoint_help[] =
+	"usage: dedupscan repoint [OPTION]... PATH...\n"
+	"\n"
+	"After a pool was moved or copied: tells it, and the images that PATHs are or hold, where it\n"
+	"is.  Notes where images are that were moved, so that their versions are found.\n"
+	"\n"
+	"  --dry-run             only say what would be done\n"
+	"  --assume-idle         nobody uses the images, where the file system cannot tell\n"
+	"  --pool DIR            where the pool is now (at or above the first PATH)\n"
+	"\n"
+	"Exit status: 0 done; 1 some images were left as they are, or are in use; 2 usage; 3 failed;\n"
+	"4 the pool is in use; 75 stopped.\n";
+
+/* "'IMAGE' named the pool at 'OLD'; it was 'PATH'" */
+static void tell_repointed(void *ctx, const char *path, const char *pool, const char *was)
+{
+	char image[4 * PATH_MAX], other[4 * PATH_MAX];
+
+	(void)ctx;
+	clear_progress();
+	printf("'%s'", safe(path, image, sizeof(image)));
+	if (pool)
+		printf(" named the pool at '%s'", safe(pool, other, sizeof(other)));
+	if (was)
+		printf(*was ? "%s was '%s'\n" : "%s is new to the pool%s\n", pool ? "; it" : "", safe(was, other, sizeof(other)));
+	else
+		putchar('\n');
+}
+
+static int act_repoint(struct pool_job *j, struct err *err)
+{
+	struct repoint_options o = {
+		.roots = &j->s.roots, .hold = { .assume_idle = j->assume_idle }, .dry_run = j->dry_run, .stopper = &stopper,
+		.told = tell_repointed, .problem = show_problem, .ctx = j,
+	};
+	CLEANUP(pool_close) struct pool *p = NULL;
+	struct repointed done = { 0 };
+	char at[PATH_MAX + 2];
+	int rc;
+
+	for (int i = 0; i < j->nr_words; i++)
+		if (roots_add(&j->s.roots, j->words[i], true, err) < 0)
+			return -1;
+	snprintf(at, sizeof(at), "%s%s", j->s.roots.list.items[0].path, j->s.roots.list.items[0].file ? "" : "/.");
+	if (pool_home_of(&j->s.roots, at, j->pool, true, &p, err) < 0 || recover_workshops(j, err) < 0 || versions_recover(p, err) < 0)
+		return -1;
+	rc = pool_repoint(p, &o, &done, err);
+	clear_progress();
+	printf("%s: %llu images, %llu sealed overlays and %llu stubs; %llu images noted, %llu left as they are\n",
+	       j->dry_run ? "would be repointed" : "repointed", (unsigned long long)done.nr_images, (unsigned long long)done.nr_sealed,
+	       (unsigned long long)done.nr_stubs, (unsigned long long)done.nr_noted, (unsigned long long)done.nr_left);
+	return rc < 0 ? -1 : done.nr_left ? EXIT_SKIPS : EXIT_DONE;
+}
+
+static int run_repoint(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "dry-run", no_argument, NULL, OPT_DRY_RUN },
+		{ "assume-idle", no_argument, NULL, OPT_ASSUME_IDLE },
+		{ "pool", required_argument, NULL, OPT_POOL },
+		{ "help", no_argument, NULL, OPT_HELP },
+		{ 0 },
+	};
+
+	return run_pool_verb(argc, argv, &(struct pool_verb){ repoint_help, options, 1, INT_MAX, act_repoint });
+}
+
 /* ---- restore ---- */
 
 static const char restore_help[] =
@@ -2356,7 +2585,11 @@ static const char restore_help[] =
 	"Writes a disk of a pool to FILE, which must not be there, as an image of any format.\n"
 	"\n"
 	"  --format NAME         raw, qcow2, vmdk, vhd or vhdx (by FILE's name; raw without one)\n"
-	"  --kind KIND           of it: dynamic or fixed for vhd and vhdx, 2 or 3 for qcow2\n"
+	"  --kind KIND           of it (the first is what there is without this option):\n"
+	"                        vmdk: monolithicSparse, monolithicFlat, streamOptimized,\n"
+	"                              twoGbMaxExtentSparse, twoGbMaxExtentFlat\n"
+	"                        vhd, vhdx: dynamic, fixed\n"
+	"                        qcow2: 3, 2 (its version); zlib, zstd (3, compressed)\n"
 	"  --cluster-size SIZE   of its clusters, grains or blocks\n"
 	"  --pool DIR            where the pool is (above the image)\n"
 	"\n"
@@ -2370,11 +2603,21 @@ static const struct writer_format *format_of(const struct pool_job *j, const cha
 	return f ? f : err_null(err, ERR_USAGE, "there is no format '%s' to write; --format takes raw, qcow2, vmdk, vhd and vhdx", name);
 }
 
+static void tell_removed(void *ctx, const char *name)
+{
+	char text[4 * PATH_MAX];
+
+	(void)ctx;
+	clear_progress();
+	fprintf(stderr, "dedupscan: removed '%s', which a restore left that was killed\n", safe(name, text, sizeof(text)));
+}
+
 static int act_restore(struct pool_job *j, struct err *err)
 {
 	const char *label, *path = named_version(j, j->words[0], &label, err);
 	struct restore_options o = {
-		.how = { .cluster_size = j->cluster_size, .kind = j->kind }, .stopper = &stopper, .progress = show_restoring,
+		.how = { .cluster_size = j->cluster_size, .kind = j->kind }, .stopper = &stopper, .progress = show_stage,
+		.removed = tell_removed,
 	};
 	CLEANUP(pool_close) struct pool *p = NULL;
 	CLEANUP(close_fd) int dirfd = -1;
@@ -2424,6 +2667,7 @@ static const struct command commands[] = {
 	{ "prune", run_prune, "forget versions by rules" },
 	{ "restore", run_restore, "write a disk of a pool as an image of any format" },
 	{ "expand", run_expand, "make images independent of their pool again" },
+	{ "repoint", run_repoint, "tell images where their pool is after it was moved" },
 	{ "pool", run_pool, "look after a pool" },
 };
 

@@ -8,6 +8,7 @@
 #include <sys/xattr.h>
 
 #include "scanner/base/file.h"
+#include "scanner/noted.h"
 
 /* How it works: everything is read by the original's descriptor and set by the new file's, no path is looked up twice.
  *
@@ -306,7 +307,7 @@ static int compare_lists(const struct attributes *a, const struct attributes *b,
 				       x->name);
 	}
 	for (size_t i = 0; i < b->list.nr; i++)
-		if (!find(a, b->list.items[i].name))
+		if (!find(a, b->list.items[i].name) && strcmp(b->list.items[i].name, NOTED_FORMAT) != 0)
 			return err_set(err, ERR_UNSUPPORTED, "the new file has an attribute '%s' that the original has not",
 				       b->list.items[i].name);
 	return 0;

@@ -47,8 +47,8 @@ int attributes_set_empty(const struct attributes *a, int fd, struct err *err);
 /* Sets all the rest; the last thing to do before the file is synced, for writing to a file takes some of it back. */
 int attributes_set(const struct attributes *a, int fd, struct err *err);
 
-/* Does the file have them, neither less nor more?  ERR_UNSUPPORTED names the first that differs.  The time of access is
- * not compared: reading moves it. */
+/* Does the file have them, neither less nor more (but for what scanner/noted.h notes)?  ERR_UNSUPPORTED names the first that
+ * differs.  The time of access is not compared: reading moves it. */
 int attributes_compare(const struct attributes *a, int fd, struct err *err);
 
 /* Can a file with these attributes be moved into the directory?  ERR_UNSUPPORTED when it is of another project, whose

@@ -7,36 +7,50 @@
 #include <linux/fs.h>
 #include <stdio.h>
 
+#include "compactor/pool/qcow2_writer.h"
 #include "compactor/versions_parts.h"
+#include "scanner/base/checked.h"
 #include "scanner/base/crc32c.h"
 #include "scanner/base/file.h"
 
 /* How it works.  Member n of the pool, which is to be a clone, is written as sealed/<n>-<check>.new; so a name and its file know
  * each other.  (The check is of path and time: were the name never published, another may have that number by now.)
  *
- *	1. all overlays are written, and all names, which wait (names_publish() without sync)
- *	2. all is synced, by one sync of the file system when they are many; the names are published: from here on a
- *	   collection knows of the clones
- *	3. the overlays are moved to their paths, where nothing may be; directories synced
+ *	1. all overlays are written, and all names, as promises (names_promise())
+ *	2. all is synced, with both directories, in one round; by one sync of the file system when they are many
+ *	3. names are read back from the disk, and kept; overlays are moved to their paths, where nothing may be
+ *	4. members that were at these paths, and are gone, are forgotten when the clones stand on the same
  *
- * Crash safety, tested in tests/crash/test_versions.c:
+ * That is one round of syncs: what 2. has made durable says all that 3. does, so whoever finds it half done, or taken back by a power
+ * cut, does it once more.  It must go forward then: the clone was at its path, and may have been written to.
  *
- *	name <n>   sealed/<n>-...  at the path    decision
- *	--------   --------------  -------------  ---------------------------------------------
- *	none       there           nothing        the overlay goes
- *	there      there           anything       no clone came to be: the name goes, then the overlay
- *	there      none            the clone      done
+ * Crash safety, tested in tests/crash/test_versions.c.  The name is a promise or kept already:
  *
- * A name goes only while its overlay still lies here, so never that of a clone which somebody has moved. */
+ *	name <n>   sealed/<n>-...  at the path       decision
+ *	---------  --------------  ----------------  --------------------------------------------------------
+ *	none       there           anything          it was never synced: the overlay goes
+ *	not whole  -               -                 the same: the name goes
+ *	there      not whole       anything          the same, for names and overlays are synced together: name and overlay go
+ *	there      whole           nothing           it is moved there
+ *	there      whole           something else    the name goes, then the overlay (if it holds something, to the quarantine)
+ *	promise    none            stands as noted   the name is kept
+ *	promise    none            anything else     the overlay was never synced: the name goes
+ *	kept       none            anything          done, but for 4.: somebody may have moved the clone
+ *
+ * An overlay is whole when its header is one and its tables are as they are made; or when it is longer, for then somebody has written to
+ * it.  (What changes a header alone, as a resize does, leaves the tables.) */
 
 #define NEW_ROOM 48
+#define CLUSTER_BITS 16
+#define CLUSTER_SIZE ((size_t)1 << CLUSTER_BITS)
 #define MANY 16 /* from here on one sync of everything costs less */
 
 struct clone {
 	char path[PATH_MAX], base[NAME_MAX + 1];
 	int dirfd; /* the last one opened is shared by those that follow in it */
-	uint64_t number;
-	bool there;
+	uint64_t number; /* 0 = it has none yet */
+	int name_fd, fd;
+	bool kept, there;
 };
 
 struct cloning {
@@ -45,7 +59,6 @@ struct cloning {
 	struct standing standing;
 	struct overlay_options overlay;
 	struct stat like; /* the image's owner and mode */
-	bool tried;	  /* names may be published */
 	struct clone *clones;
 	size_t nr;
 	VEC(int) dirs;
@@ -160,6 +173,7 @@ static int list_clones(struct cloning *c, struct err *err)
 	for (size_t i = 0; i < c->nr; i++) {
 		struct clone *x = &c->clones[i];
 
+		x->name_fd = x->fd = -1;
 		if (!o->count)
 			strcpy(x->path, o->new_path);
 		else if (clone_path(o->new_path, (unsigned)i + 1, x->path, err) < 0)
@@ -239,17 +253,22 @@ static char *file_of(const struct cloning *c, const struct clone *x, char ret[NE
 	return new_name(x->number, x->path, c->o->how.now, ret);
 }
 
-static int write_name(struct cloning *c, struct clone *x, struct err *err)
+static int make_name(struct cloning *c, const struct clone *x, struct name *ret, struct err *err)
 {
-	CLEANUP(name_release) struct name n = { .kind = NAME_MEMBER, .made = c->o->how.now };
 	struct name_disk d = { .size = 0 };
 
+	*ret = (struct name){ .kind = NAME_MEMBER, .number = x->number, .made = c->o->how.now };
 	strcpy(d.path, x->path);
 	if (member_describe(c->pool, &c->standing, &d, err) < 0)
 		return -1;
-	if (vec_push(&n.disks, d) < 0)
-		return err_set(err, ERR_MEMORY, "out of memory");
-	if (names_publish(c->pool, &n, false, err) < 0)
+	return vec_push(&ret->disks, d) < 0 ? err_set(err, ERR_MEMORY, "out of memory") : 0;
+}
+
+static int write_name(struct cloning *c, struct clone *x, struct err *err)
+{
+	CLEANUP(name_release) struct name n = { .number = 0 };
+
+	if (make_name(c, x, &n, err) < 0 || names_promise(c->pool, &n, &x->name_fd, err) < 0)
 		return -1;
 	x->number = n.number;
 	return 0;
@@ -267,27 +286,60 @@ static int set_owner(const struct cloning *c, int fd, struct err *err)
 	return file_ops->fchmod(fd, (c->like.st_mode & 0777) | 0600) < 0 ? err_errno(err, "cannot set its mode") : 0;
 }
 
-static int write_overlay(struct cloning *c, const struct clone *x, struct err *err)
+static int write_overlay(struct cloning *c, struct clone *x, struct err *err)
 {
 	char name[NEW_ROOM];
-	int fd = file_open(c->pool->dirs[POOL_SEALED], file_of(c, x, name), O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600, err), rc;
 
-	if (fd < 0)
+	x->fd = file_open(c->pool->dirs[POOL_SEALED], file_of(c, x, name), O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600, err);
+	if (x->fd < 0 || overlay_write(x->fd, c->standing.size, &c->standing.backing, &c->overlay, err) < 0)
 		return -1;
-	rc = overlay_write(fd, c->standing.size, &c->standing.backing, &c->overlay, err);
-	if (rc == 0)
-		rc = set_owner(c, fd, err);
-	if (rc == 0 && c->nr < MANY && file_ops->fsync(fd) < 0) /* with owner and mode, so no fdatasync(2) */
-		rc = err_errno(err, "cannot sync it");
-	return file_close(fd, name, rc == 0 ? err : NULL) < 0 ? -1 : rc;
+	return set_owner(c, x->fd, err);
 }
 
 static int write_all(struct cloning *c, struct err *err)
 {
+	for (size_t i = 0; i < c->nr; i++) {
+		struct clone *x = &c->clones[i];
+
+		if (write_name(c, x, err) < 0 || write_overlay(c, x, err) < 0)
+			return err_add(err, "clone '%s'", x->path);
+		if (c->nr < MANY)
+			continue;
+		file_ops->close(STEAL_FD(x->fd));
+		file_ops->close(STEAL_FD(x->name_fd));
+	}
+	return 0;
+}
+
+static int sync_written(struct cloning *c, struct err *err)
+{
+	CLEANUP(to_sync_release) struct to_sync sync = { .list = VEC_INIT };
+
+	if (c->nr >= MANY)
+		return file_sync_fs(c->pool->dirs[POOL_NAMES], err);
 	for (size_t i = 0; i < c->nr; i++)
-		if (write_name(c, &c->clones[i], err) < 0 || write_overlay(c, &c->clones[i], err) < 0)
-			return err_add(err, "clone '%s'", c->clones[i].path);
-	return c->nr < MANY ? file_sync_dir(c->pool->dirs[POOL_SEALED], err) : 0;
+		if (to_sync_add(&sync, c->clones[i].fd, true, err) < 0 || to_sync_add(&sync, c->clones[i].name_fd, true, err) < 0)
+			return -1;
+	if (to_sync_add(&sync, c->pool->dirs[POOL_SEALED], false, err) < 0 ||
+	    to_sync_add(&sync, c->pool->dirs[POOL_NAMES], false, err) < 0)
+		return -1;
+	return sync_all(&sync, err);
+}
+
+static int reread_all(struct cloning *c, struct err *err)
+{
+	for (size_t i = 0; i < c->nr; i++)
+		if (names_reread(c->pool, STEAL_FD(c->clones[i].name_fd), c->clones[i].number, err) < 0)
+			return -1;
+	return 0;
+}
+
+static int keep_name(struct cloning *c, struct clone *x, struct err *err)
+{
+	CLEANUP(name_release) struct name n = { .number = 0 };
+
+	x->kept = true;
+	return make_name(c, x, &n, err) < 0 ? -1 : names_keep(c->pool, &n, err);
 }
 
 /* ---- appearing ---- */
@@ -310,20 +362,12 @@ static int move(struct cloning *c, struct clone *x, struct err *err)
 	return -1;
 }
 
-static int sync_dirs(struct cloning *c, struct err *err)
-{
-	for (size_t i = 0; i < c->dirs.nr; i++)
-		if (file_sync_dir(c->dirs.items[i], err) < 0)
-			return -1;
-	return file_sync_dir(c->pool->dirs[POOL_SEALED], err);
-}
-
-static int move_all(struct cloning *c, struct err *err)
+static int appear_all(struct cloning *c, struct err *err)
 {
 	for (size_t i = 0; i < c->nr; i++)
-		if (move(c, &c->clones[i], err) < 0)
+		if (keep_name(c, &c->clones[i], err) < 0 || move(c, &c->clones[i], err) < 0)
 			return -1;
-	return sync_dirs(c, err);
+	return 0;
 }
 
 /* Names first: an overlay whose name is still there is left to a recovery. */
@@ -331,11 +375,13 @@ static void remove_rest(struct cloning *c)
 {
 	char name[NEW_ROOM];
 
-	names_drop(c->pool, NULL);
+	names_distrust(c->pool);
 	for (size_t i = 0; i < c->nr; i++) {
 		struct clone *x = &c->clones[i];
 
-		if (x->number && !x->there && (!c->tried || names_remove(c->pool, x->number, NULL) == 0))
+		if (!x->number || x->there)
+			continue;
+		if (names_break(c->pool, x->number, NULL) == 0 && (!x->kept || names_remove(c->pool, x->number, NULL) == 0))
 			file_unlink(c->pool->dirs[POOL_SEALED], file_of(c, x, name), NULL);
 	}
 }
@@ -347,16 +393,33 @@ static int run(struct cloning *c, struct clones *ret, struct err *err)
 	if (list_clones(c, err) < 0 || (c->o->label ? stand_on_version(c, err) : stand_on_image(c, &ret->sealed, err)) < 0)
 		return -1;
 	rc = write_all(c, err);
-	c->tried = rc == 0;
 	if (rc == 0)
-		rc = names_sync(c->pool, c->nr >= MANY, err);
+		rc = sync_written(c, err);
 	if (rc == 0)
-		rc = move_all(c, err);
+		rc = reread_all(c, err);
+	if (rc == 0)
+		rc = appear_all(c, err);
 	if (rc < 0)
 		remove_rest(c);
 	for (size_t i = 0; i < c->nr; i++)
 		ret->nr += c->clones[i].there;
-	return rc;
+	return rc == 0 ? versions_drop_replaced(c->pool, err) : rc;
+}
+
+static void release(struct cloning *c)
+{
+	for (size_t i = 0; i < c->dirs.nr; i++)
+		file_ops->close(c->dirs.items[i]);
+	for (size_t i = 0; c->clones && i < c->nr; i++) {
+		struct clone *x = &c->clones[i];
+
+		if (x->fd >= 0)
+			file_ops->close(x->fd);
+		if (x->name_fd >= 0)
+			file_ops->close(x->name_fd);
+	}
+	vec_release(&c->dirs);
+	free(c->clones);
 }
 
 int clone_image(struct pool *p, const struct clone_options *o, struct clones *ret, struct err *err)
@@ -366,10 +429,7 @@ int clone_image(struct pool *p, const struct clone_options *o, struct clones *re
 
 	*ret = (struct clones){ .nr = 0 };
 	rc = run(&c, ret, err);
-	for (size_t i = 0; i < c.dirs.nr; i++)
-		file_ops->close(c.dirs.items[i]);
-	vec_release(&c.dirs);
-	free(c.clones);
+	release(&c);
 	return rc;
 }
 
@@ -397,15 +457,148 @@ static int find_leftover(void *ctx, const char *file, struct err *err)
 	return vec_push(&l->items, x) < 0 ? err_set(err, ERR_MEMORY, "out of memory") : 0;
 }
 
-static int remove_leftover(struct pool *p, const struct leftover *x, struct err *err)
+/* Cluster i behind the header, as overlay_write() makes it: refcount table, refcounts, and an L1 table of zeros. */
+static void expect_cluster(uint64_t i, uint64_t nr, uint8_t ret[CLUSTER_SIZE])
+{
+	be64 block = be64_from(2 * CLUSTER_SIZE);
+	be16 one = be16_from(1);
+
+	memset(ret, 0, CLUSTER_SIZE);
+	if (i == 1)
+		memcpy(ret, &block, sizeof(block));
+	for (uint64_t j = 0; i == 2 && j < nr; j++)
+		memcpy(ret + j * sizeof(one), &one, sizeof(one));
+}
+
+static bool has_whole_tables(int fd, const struct qcow2_header *h, uint64_t file_size)
+{
+	uint64_t nr = 3 + div_up((uint64_t)h->l1_size * 8, CLUSTER_SIZE);
+	CLEANUP(free) uint8_t *buf = malloc(2 * CLUSTER_SIZE);
+
+	if (!buf || h->refcount_offset != CLUSTER_SIZE || h->l1_offset != 3 * CLUSTER_SIZE || file_size != nr * CLUSTER_SIZE)
+		return false;
+	for (uint64_t i = 1; i < nr; i++) {
+		expect_cluster(i, nr, buf);
+		if (file_read(fd, buf + CLUSTER_SIZE, CLUSTER_SIZE, i * CLUSTER_SIZE, NULL) < 0 ||
+		    memcmp(buf, buf + CLUSTER_SIZE, CLUSTER_SIZE) != 0)
+			return false;
+	}
+	return true;
+}
+
+/* 1, 0, -1.  What is longer than what is made has been written to, so it was whole.  It is on the disk then: who wrote it may have
+ * died before he had synced it. */
+static int is_whole(int fd, const struct name_disk *d, struct err *err)
+{
+	uint64_t l1_bytes = qcow2_l1_bytes(round_up(d->size, 512), CLUSTER_BITS, true);
+	struct overlay_facts f;
+	struct qcow2_header h;
+	struct err why = ERR_INIT;
+	struct stat st;
+
+	if (file_ops->fsync(fd) < 0 || file_drop_cache(fd, err) < 0 || file_ops->fstat(fd, &st) < 0)
+		return err_errno(err, "cannot sync it");
+	if ((uint64_t)st.st_size > 3 * CLUSTER_SIZE + round_up(l1_bytes, CLUSTER_SIZE))
+		return 1;
+	if (overlay_look(fd, &f, &why) == 0 && overlay_header(fd, &h, &why) == 0)
+		return has_whole_tables(fd, &h, (uint64_t)st.st_size);
+	if (why.kind == ERR_FORMAT || why.kind == ERR_UNSUPPORTED || why.kind == ERR_REFUSED || why.kind == ERR_STALE)
+		return 0;
+	if (err)
+		*err = why;
+	return -1;
+}
+
+static int look_at_leftover(struct pool *p, const char *file, const struct name_disk *d, struct err *err)
+{
+	int fd = file_open(p->dirs[POOL_SEALED], file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, err), rc;
+
+	if (fd < 0)
+		return -1;
+	rc = is_whole(fd, d, err);
+	file_ops->close(fd);
+	return rc;
+}
+
+/* 1 = it is at its path now; 0 = it cannot be, ever; -1. */
+static int appear(struct pool *p, const char *file, const struct name_disk *d, struct err *err)
+{
+	struct err why = ERR_INIT;
+	char base[NAME_MAX + 1];
+	int dirfd = member_open_dir(p, d->path, base, &why), rc = -1;
+
+	if (dirfd >= 0) {
+		rc = file_rename_to(p->dirs[POOL_SEALED], file, dirfd, base, RENAME_NOREPLACE, &why);
+		if (rc == 0)
+			rc = file_sync_dir(dirfd, &why);
+		file_ops->close(dirfd);
+	}
+	if (rc == 0)
+		return 1;
+	if (why.errnum == EEXIST || why.errnum == ENOENT || why.errnum == ENOTDIR || why.errnum == EXDEV ||
+	    why.kind == ERR_UNSUPPORTED || why.kind == ERR_USAGE)
+		return 0;
+	if (err)
+		*err = why;
+	return -1;
+}
+
+/* Of a name that is kept. */
+static int go_forward(struct pool *p, const char *file, const struct name *n, struct err *err)
+{
+	const struct name_disk *d = &n->disks.items[0];
+	int whole = look_at_leftover(p, file, d, err), rc = whole;
+
+	if (whole > 0)
+		rc = appear(p, file, d, err);
+	if (rc)
+		return rc < 0 ? -1 : 0;
+	if (names_remove(p, n->number, err) < 0)
+		return -1;
+	return whole ? sealed_dispose(p, file, err) : file_unlink(p->dirs[POOL_SEALED], file, err);
+}
+
+static int decide_leftover(struct pool *p, const struct leftover *x, struct err *err)
 {
 	CLEANUP(name_release) struct name n = { .number = 0 };
 	char name[NEW_ROOM];
 	int rc = member_find_number(p, x->number, &n, err);
 
 	if (rc > 0 && n.kind == NAME_MEMBER && strcmp(new_name(n.number, n.disks.items[0].path, n.made, name), x->file) == 0)
-		rc = names_remove(p, x->number, err);
+		return go_forward(p, x->file, &n, err);
 	return rc < 0 ? -1 : file_unlink(p->dirs[POOL_SEALED], x->file, err);
+}
+
+/* 1 = the clone came to its path, 0 = there is none, -1. */
+static int is_at_path(struct pool *p, const struct name_disk *d, struct err *err)
+{
+	struct standing s;
+	int rc = member_look(p, d->path, &s, err);
+
+	return rc > 0 ? pool_id_same(s.below, d->below) && (!name_id_is_null(d->below) || pool_id_same(s.view, d->view)) : rc;
+}
+
+/* A name is kept when its overlay is durable where it is: who died may not have come to that. */
+int clone_decide(struct pool *p, const struct name *n, struct err *err)
+{
+	const struct name_disk *d = &n->disks.items[0];
+	char name[NEW_ROOM];
+	struct stat st;
+	int rc;
+
+	new_name(n->number, d->path, n->made, name);
+	if (file_ops->fstatat(p->dirs[POOL_SEALED], name, &st, AT_SYMLINK_NOFOLLOW) == 0) {
+		rc = look_at_leftover(p, name, d, err);
+		if (rc > 0 && file_sync_dir(p->dirs[POOL_SEALED], err) < 0)
+			return -1;
+	} else if (errno == ENOENT) {
+		rc = is_at_path(p, d, err);
+	} else {
+		return err_errno(err, "cannot look at '%s'", name);
+	}
+	if (rc < 0)
+		return -1;
+	return rc ? names_keep(p, n, err) : names_break(p, n->number, err);
 }
 
 int clone_recover(struct pool *p, struct err *err)
@@ -414,7 +607,7 @@ int clone_recover(struct pool *p, struct err *err)
 	int rc = file_each_name(p->dirs[POOL_SEALED], find_leftover, &l, err);
 
 	for (size_t i = 0; rc == 0 && i < l.items.nr; i++)
-		rc = remove_leftover(p, &l.items.items[i], err);
+		rc = decide_leftover(p, &l.items.items[i], err);
 	if (rc == 0 && l.items.nr)
 		rc = file_sync_dir(p->dirs[POOL_SEALED], err);
 	vec_release(&l.items);

@@ -10,6 +10,7 @@
 #include "compactor/hold.h"
 #include "compactor/member.h"
 #include "compactor/pool/cluster_file.h"
+#include "compactor/pool/cluster_marks.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/nodes.h"
 #include "compactor/pool/view.h"
@@ -18,8 +19,8 @@
 #include "scanner/base/file.h"
 #include "scanner/index/judymap.h"
 
-/* How it works: what lives is a set of records in the file of nodes (Judy1 of their offsets) and a bitmap of clusters, of as much of the
- * cluster file at a time as memory allows.  Trees are entered where they are not marked yet, so that what many versions share is walked
+/* How it works: what lives is a set of records in the file of nodes (Judy1 of their offsets) and marks on clusters, of as much of the cluster
+ * file at a time as memory allows.  Trees are entered where they are not marked yet, so that what many versions share is walked
  * once.  Clusters live that a tree has, and those that the tables of a view have: after a segment was healed or its node written again
  * these may be others, and guests read what the tables say.
  *
@@ -35,11 +36,21 @@
  *
  * A view of which a name is found again comes back from trash/.  Views that live or are dying keep their trees and tables.  Of views
  * with the same id the last one counts; of one that repair replaced, the old slot stays as long as somebody has its old stub open.
- * Sealed overlays die in the same two steps; what one stands on lives as long as a name keeps it or somebody uses it. */
+ * Sealed overlays die in the same two steps; what one stands on lives as long as a name keeps it or somebody uses it.
+ *
+ * Which dead clusters become holes follows from where the live ones are and from nothing else, so it is the same whatever was done before,
+ * and a run that was cut short is finished by the next.  A hole between live clusters costs the file system an extent, and reading them a
+ * seek; so there are two rules:
+ *
+ *	| live | dead, a hole, dead ... | live |	64 KiB and more without anything live: what is dead goes
+ *	| dead | live | dead | live | dead ... |	a stretch of 1 MiB of which at most half lives: all that is dead goes
+ *
+ * Elsewhere what is dead stays: less than what lives, and mostly much less. */
 
 #define MIN_RUN ((uint64_t)64 << 10)
-#define BITMAP_SHARE 4 /* of the memory */
-#define BITMAP_MIN ((uint64_t)1 << 20)
+#define STRETCH ((uint64_t)1 << 20)
+#define STRETCH_LIVE 2 /* one part in so many, at most, of what is mostly dead */
+#define MARKS_SHARE 4  /* of the memory */
 
 enum fate { LIVES, DYING, REMOVED };
 
@@ -72,8 +83,9 @@ struct collecting {
 	struct judyset live; /* records of nodes: offset / 8 */
 	uint64_t nr_dead_nodes;
 	bool moved;
-	uint8_t *bitmap; /* a bit for each block in [begin, end) of the cluster file */
-	uint64_t begin, end, size, part;
+	struct cluster_marks marks; /* on what lives */
+	uint64_t grain;		    /* bytes: less is no hole by itself in this file system */
+	uint64_t hole, hole_end;    /* dead, and not punched yet: it may go on */
 };
 
 static int no_memory(struct err *err)
@@ -351,28 +363,29 @@ static int keep_wanted(struct collecting *c, struct err *err)
 	return 0;
 }
 
-/* What an overlay that lives stands on, by its own words: 1 = another one lives by that now, 0, -1. */
+/* What an overlay that lives stands on, by its own words, wherever the pool was then: 1 = another one lives by that now, 0, -1. */
 static int keep_below(struct collecting *c, const struct mortal *m, struct err *err)
 {
 	char name[POOL_FILE_NAME_ROOM];
 	uint8_t id[POOL_ID_SIZE];
 	struct mortal *below;
+	enum pool_dir dir;
 	struct slice s;
 	uint64_t size;
+	size_t len;
 	int fd = file_open(c->p->dirs[m->at_home ? POOL_SEALED : POOL_TRASH], pool_id_file_name(m->id, name),
 			   O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, err), rc;
 
 	if (fd < 0)
 		return -1;
-	rc = overlay_backing(fd, &s, &size, err);
+	rc = overlay_names(fd, &s, &size, err);
 	file_close(fd, name, NULL);
 	if (rc < 0)
 		return err_add(err, "sealed overlay '%s'; nothing is removed", name);
-	if (rc == 0)
-		return 0;
-	if (view_of_backing(c->p, &s, id))
+	dir = rc ? pool_file_parse(s.path, id, &len) : POOL_NR_DIRS;
+	if (dir == POOL_VIEWS)
 		return keep_view(c, id, name, err);
-	below = sealed_of_backing(c->p, &s, id) ? find_overlay(c, id) : NULL;
+	below = dir == POOL_SEALED ? find_overlay(c, id) : NULL;
 	if (!below || below->named)
 		return 0;
 	below->named = true;
@@ -622,38 +635,23 @@ static int sweep_nodes(struct collecting *c, struct err *err)
 
 /* ---- what lives: clusters ---- */
 
-static void mark_range(struct collecting *c, uint64_t offset, uint64_t len)
-{
-	uint64_t from = max_u64(offset, c->begin), to = min_u64(offset + len, c->end);
-
-	for (uint64_t at = from; at < to; at += BLOCK_SIZE) {
-		uint64_t bit = (at - c->begin) / BLOCK_SIZE;
-
-		c->bitmap[bit / 8] |= (uint8_t)(1u << bit % 8);
-	}
-}
-
 static int mark_table(void *ctx, uint64_t offset, uint64_t len, struct err *err)
 {
 	struct collecting *c = ctx;
 
 	(void)err;
-	mark_range(c, offset, len);
+	cluster_marks_add(&c->marks, offset, len);
 	c->ret->tables += len;
 	return 0;
 }
 
-static void mark_map(struct collecting *c, const struct leaf *leaf)
-{
-	for (unsigned i = 0; i < leaf->nr_runs; i++)
-		mark_range(c, leaf->runs[i].place << leaf->unit_bits, (uint64_t)leaf->runs[i].nr << leaf->unit_bits);
-}
-
 static int mark_of_table(void *ctx, uint64_t segment, struct leaf *map, struct err *err)
 {
+	struct collecting *c = ctx;
+
 	(void)segment;
-	mark_map(ctx, map);
-	return stopped(ctx, err);
+	cluster_marks_add_leaf(&c->marks, map);
+	return stopped(c, err);
 }
 
 static int mark_of_node(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err)
@@ -664,7 +662,7 @@ static int mark_of_node(void *ctx, uint64_t offset, const struct leaf *leaf, con
 	if (!keep_record(c, offset))
 		c->nr_dead_nodes++;
 	else if (leaf)
-		mark_map(c, leaf);
+		cluster_marks_add_leaf(&c->marks, leaf);
 	return stopped(c, err);
 }
 
@@ -672,8 +670,7 @@ static int mark_clusters(struct collecting *c, struct err *err)
 {
 	tell(c, "marking", 0, 0);
 	c->nr_dead_nodes = c->ret->tables = 0;
-	memset(c->bitmap, 0, (c->end - c->begin) / BLOCK_SIZE / 8 + 1);
-	mark_range(c, POOL_DATA_BEGIN, POOL_GUARD_SIZE);
+	cluster_marks_clear(&c->marks);
 	for (size_t i = 0; i < c->views.nr; i++) {
 		const struct collected_view *v = &c->views.items[i];
 
@@ -687,50 +684,99 @@ static int mark_clusters(struct collecting *c, struct err *err)
 
 static int begin_clusters(struct collecting *c, struct err *err)
 {
-	uint64_t bytes = max_u64(c->o->memory / BITMAP_SHARE, BITMAP_MIN);
+	struct stat st;
 
-	c->part = bytes * 8 * BLOCK_SIZE;
-	c->size = round_up(cluster_file_end(c->p->clusters), BLOCK_SIZE);
-	c->begin = POOL_DATA_BEGIN;
-	c->end = min_u64(c->begin + c->part, c->size);
-	c->bitmap = malloc((c->end - c->begin) / BLOCK_SIZE / 8 + 1);
-	return c->bitmap ? 0 : no_memory(err);
+	if (file_ops->fstat(cluster_file_fd(c->p->clusters), &st) < 0)
+		return err_errno(err, "cannot look at the cluster file");
+	c->grain = is_pow2((uint64_t)st.st_blksize) ? max_u64((uint64_t)st.st_blksize, BLOCK_SIZE) : BLOCK_SIZE;
+	return cluster_marks_init(&c->marks, POOL_DATA_BEGIN, cluster_file_end(c->p->clusters), c->o->memory / MARKS_SHARE, err);
 }
 
 /* ---- sweeping ---- */
 
-static bool is_marked(const struct collecting *c, uint64_t at)
+static int punch(struct collecting *c, struct err *err)
 {
-	uint64_t bit = (at - c->begin) / BLOCK_SIZE;
+	uint64_t at = c->hole, len = c->hole_end - at;
 
-	return c->bitmap[bit / 8] >> bit % 8 & 1;
-}
-
-static int free_run(struct collecting *c, uint64_t at, uint64_t len, struct err *err)
-{
-	c->ret->dead += len;
-	if (len < (c->o->min_run ? c->o->min_run : MIN_RUN)) {
-		c->ret->small += len;
-		return 0;
-	}
-	c->ret->freed += len;
-	if (c->o->dry_run)
+	c->hole = c->hole_end = 0;
+	if (!len || c->o->dry_run)
 		return 0;
 	return stopped(c, err) < 0 ? -1 : cluster_file_punch(c->p->clusters, at, len, err);
 }
 
-/* A stretch that is on the disk. */
-static int sweep_stretch(struct collecting *c, uint64_t at, uint64_t end, struct err *err)
+/* Joined with the one before, if only holes are between them. */
+static int make_hole(struct collecting *c, uint64_t at, uint64_t end, struct err *err)
+{
+	c->ret->freed += end - at;
+	if (c->hole_end && at - c->hole_end > STRETCH && punch(c, err) < 0)
+		return -1;
+	if (!c->hole_end)
+		c->hole = at;
+	c->hole_end = end;
+	return 0;
+}
+
+/* What is there, and stays. */
+static int leave(struct collecting *c, uint64_t len, struct err *err)
+{
+	c->ret->small += len;
+	return len ? punch(c, err) : 0;
+}
+
+/* Whether nothing lives in [at, end) and enough around it. */
+static bool is_long(const struct collecting *c, uint64_t at, uint64_t end)
+{
+	uint64_t min = c->o->min_run ? c->o->min_run : MIN_RUN;
+
+	while (end - at < min && end < c->marks.end && !cluster_marks_has(&c->marks, end))
+		end += BLOCK_SIZE;
+	while (end - at < min && at > c->marks.begin && !cluster_marks_has(&c->marks, at - BLOCK_SIZE))
+		at -= BLOCK_SIZE;
+	return end - at >= min;
+}
+
+static bool is_mostly_dead(const struct collecting *c, uint64_t stretch)
+{
+	uint64_t end = min_u64(stretch + STRETCH, c->marks.end);
+
+	return cluster_marks_count(&c->marks, stretch, end) <= (end - stretch) / STRETCH_LIVE;
+}
+
+/* What becomes a hole of dead clusters that are too few by themselves. */
+static void cut_short(const struct collecting *c, uint64_t *at, uint64_t *end)
+{
+	uint64_t first = round_down(*at, STRETCH), last = round_down(*end - BLOCK_SIZE, STRETCH);
+	bool in_last = is_mostly_dead(c, last), in_first = first == last ? in_last : is_mostly_dead(c, first);
+
+	*at = in_first ? *at : in_last ? last : *end;
+	*end = in_last ? *end : in_first ? last : *at;
+	*at = round_up(*at, c->grain);
+	*end = max_u64(round_down(*end, c->grain), *at);
+}
+
+static int sweep_dead(struct collecting *c, uint64_t from, uint64_t to, struct err *err)
+{
+	uint64_t at = from, end = to;
+
+	c->ret->dead += to - from;
+	if (!is_long(c, from, to))
+		cut_short(c, &at, &end);
+	if (at == end)
+		return leave(c, to - from, err);
+	return leave(c, at - from, err) < 0 || make_hole(c, at, end, err) < 0 ? -1 : leave(c, to - end, err);
+}
+
+/* What is on the disk. */
+static int sweep_data(struct collecting *c, uint64_t at, uint64_t end, struct err *err)
 {
 	while (at < end) {
 		uint64_t from = at;
-		bool marked = is_marked(c, at);
+		bool lives = cluster_marks_has(&c->marks, at);
 
-		while (at < end && is_marked(c, at) == marked)
+		while (at < end && cluster_marks_has(&c->marks, at) == lives)
 			at += BLOCK_SIZE;
-		if (marked)
-			c->ret->live += at - from;
-		else if (free_run(c, from, at - from, err) < 0)
+		c->ret->live += lives ? at - from : 0;
+		if ((lives ? punch(c, err) : sweep_dead(c, from, at, err)) < 0)
 			return -1;
 	}
 	return 0;
@@ -738,16 +784,16 @@ static int sweep_stretch(struct collecting *c, uint64_t at, uint64_t end, struct
 
 static int sweep_part(struct collecting *c, struct err *err)
 {
-	uint64_t at = c->begin, begin, end;
+	uint64_t at = c->marks.begin, end = c->marks.end, from, to;
 	int rc;
 
-	while (at < c->end && (rc = file_next_data(cluster_file_fd(c->p->clusters), at, c->end, &begin, &end, err)) != 0) {
-		if (rc < 0 || sweep_stretch(c, round_down(begin, BLOCK_SIZE), min_u64(round_up(end, BLOCK_SIZE), c->end), err) < 0)
+	while (at < end && (rc = file_next_data(cluster_file_fd(c->p->clusters), at, end, &from, &to, err)) != 0) {
+		if (rc < 0 || sweep_data(c, round_down(from, BLOCK_SIZE), min_u64(round_up(to, BLOCK_SIZE), end), err) < 0)
 			return -1;
-		at = end;
-		tell(c, "sweeping", at - POOL_DATA_BEGIN, c->size - POOL_DATA_BEGIN);
+		at = to;
+		tell(c, "sweeping", at - POOL_DATA_BEGIN, c->marks.size - POOL_DATA_BEGIN);
 	}
-	return 0;
+	return punch(c, err);
 }
 
 /* The first part is marked. */
@@ -755,11 +801,9 @@ static int sweep_clusters(struct collecting *c, struct err *err)
 {
 	if (sweep_part(c, err) < 0)
 		return -1;
-	for (c->begin = c->end; c->begin < c->size; c->begin = c->end) {
-		c->end = min_u64(c->begin + c->part, c->size);
+	while (cluster_marks_next(&c->marks))
 		if (mark_clusters(c, err) < 0 || sweep_part(c, err) < 0)
 			return -1;
-	}
 	return c->o->dry_run ? 0 : cluster_file_sync(c->p->clusters, err);
 }
 
@@ -767,7 +811,8 @@ static int sweep_clusters(struct collecting *c, struct err *err)
 
 static int collect(struct collecting *c, struct err *err)
 {
-	if (take_views(c, err) < 0 || names_each(c->p, take_name, c, err) < 0 || look_for_standing(c, err) < 0 || decide_overlays(c, err) < 0 || decide_views(c, err) < 0)
+	if (take_views(c, err) < 0 || names_each(c->p, take_name, c, err) < 0 || look_for_standing(c, err) < 0 ||
+	    decide_overlays(c, err) < 0 || decide_views(c, err) < 0)
 		return -1;
 	if (mark_nodes(c, err) < 0 || begin_clusters(c, err) < 0 || mark_clusters(c, err) < 0)
 		return -1;
@@ -788,6 +833,6 @@ int pool_collect(struct pool *p, const struct collect_options *o, struct collect
 	vec_release(&c.wanted);
 	vec_release(&c.overlays);
 	judyset_release(&c.live);
-	free(c.bitmap);
+	cluster_marks_release(&c.marks);
 	return rc < 0 ? err_add(err, "pool '%s'", p->path) : 0;
 }

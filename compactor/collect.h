@@ -7,13 +7,15 @@
 
 /* Collection: space that no name reaches comes back.
  *
- *	mark	all names; the roots, views and sealed overlays that they keep; every view whose stub is in use or that is not dying yet;
- *		from these the nodes, tables and clusters that live
+ *	mark	all names, and all overlays beneath `dirs`, whether a name knows them or not (compactor/standing.h): the roots, views and
+ *		sealed overlays that they need; every view whose stub is in use or that is not dying yet; from these the nodes, tables
+ *		and clusters that live
  *	views	one that no name keeps: its stub goes from views/ to trash/ (it is dying; who opens an overlay on it fails loudly).  One that is
  *		dying since an earlier collection, still kept by no name and in use by nobody: its stub goes, its slot is buried
  *	nodes	the file of nodes is written anew without dead ones and takes the place of the old one: from here on no import can find a
  *		leaf whose clusters go
- *	sweep	dead clusters, in runs of 64 KiB and more, become holes in the cluster file
+ *	sweep	dead clusters become holes in the cluster file: those in a row of 64 KiB and more, and all in a stretch of 1 MiB of which
+ *		at most half lives
  *
  * Each step is durable before the next begins.  Anything missing or unreadable ends it before anything is removed (ERR_FORMAT, saying
  * what).  Running guests and readers need not stop; imports wait (the pool is open for writing).  No clock decides anything. */
@@ -21,7 +23,7 @@
 struct collect_options {
 	bool dry_run;	 /* only say what would come back */
 	uint64_t memory; /* bytes that this process may take: marks are kept in partitions of the cluster file */
-	uint64_t min_run; /* bytes: shorter dead runs stay; 0 = 64 KiB */
+	uint64_t min_run; /* bytes: shorter dead runs stay between what lives; 0 = 64 KiB */
 	bool assume_idle; /* where no file system tells who has a stub open (NFS, CIFS, FUSE), nobody has; else all stubs live there */
 	const char *const *dirs; /* all that stands on the pool beneath these keeps what it stands on, whatever the names say */
 	size_t nr_dirs;
@@ -37,7 +39,7 @@ struct collected {
 	uint64_t live, dead;   /* bytes of clusters and tables */
 	uint64_t tables;       /* of the live ones */
 	uint64_t freed;	       /* bytes that were made holes, or would be */
-	uint64_t small;	       /* dead bytes in runs too short */
+	uint64_t small;	       /* dead bytes that stay, in runs too short */
 	uint64_t nodes_before, nodes_after; /* bytes of the file of nodes */
 };
 

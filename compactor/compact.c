@@ -83,8 +83,10 @@ static int plan_image(struct compaction *c, size_t image, struct err *err)
 		struct plan_step s = { .image = image, .method = methods[m]->id };
 		int rc = c->o.methods[s.method] ? methods[m]->plan(c, &s, err) : 0;
 
-		if (rc < 0 || (rc > 0 && add_step(c, &s, err) < 0))
+		if (rc < 0 || (rc > 0 && add_step(c, &s, err) < 0)) {
+			free(s.note);
 			return -1;
+		}
 		saving += rc > 0 ? s.saving : 0;
 	}
 	c->plan->images[image].saving = saving;
@@ -584,6 +586,7 @@ int compact_restrict(struct compaction *c, const struct plan *told, struct err *
 			continue;
 		}
 		mine->saving -= p->steps[i].saving;
+		free(p->steps[i].note);
 		if (!same)
 			compact_leave(c, p->steps[i].image,
 				      n == SIZE_MAX ? "the plan does not know it" : "it changed since the plan was made");

@@ -36,6 +36,8 @@ struct compact_options {
 	unsigned cluster_bits; /* of views: 12, 14 or 16 */
 	bool cross_owner;      /* also images that not everybody can read who can read the pool's members */
 	bool compat;	       /* overlays that older consumers take */
+	bool to_qcow2;	       /* images of other formats, too: they become qcow2 images */
+	bool to_versions;      /* images with internal snapshots, too: these become versions */
 };
 
 #define COMPACT_MIN_RUN ((uint64_t)16 << 10)

@@ -79,6 +79,15 @@ int compact_workshop(struct compaction *c, size_t root, bool create, struct work
 /* Bytes of an image that are stored, take space, and are zeros. */
 int compact_zeros(struct compaction *c, size_t image, uint64_t *ret, struct err *err);
 
+/* ---- pool_entrants.c ---- */
+
+/* Notes in the costs of images who stands on them. */
+void compact_pool_find_children(struct compaction *c);
+/* Why an image cannot enter the pool, NULL = it can; the text may lie in `room`. */
+const char *compact_pool_why_not(struct compaction *c, size_t image, char *room, size_t size);
+/* What is to be known of one that does, into its step. */
+int compact_pool_note(const struct compaction *c, struct plan_step *step, struct err *err);
+
 /* ---- method_pool.c ---- */
 
 /* What all images would cost in a pool, before any is planned for. */

@@ -9,6 +9,7 @@
 
 #include "compactor/guest_proof.h"
 #include "compactor/member.h"
+#include "compactor/pool/bitmaps.h"
 #include "compactor/pool/feed.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/view.h"
@@ -23,6 +24,7 @@
 struct expanding {
 	const struct expand_options *o;
 	const char *path;
+	struct bitmaps bitmaps; /* the overlay's */
 	struct writer *writer;
 	int new_fd;
 	proof_check *check;
@@ -53,7 +55,7 @@ static int take_progress(void *ctx, uint64_t address, uint64_t size, struct err 
 
 	if (x->o->progress)
 		x->o->progress(x->o->ctx, address, size);
-	return x->check(x->check_ctx, err);
+	return x->check(x->check_ctx, address, size, err);
 }
 
 static int make(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err)
@@ -63,22 +65,29 @@ static int make(void *ctx, int old_fd, int new_fd, proof_check *check, void *che
 		.roots = x->o->roots, .jail = x->o->jail, .stopper = x->o->stopper, .format = "qcow2", .writable = true, .size = take_size,
 		.segment = take_segment, .progress = take_progress, .ctx = x,
 	};
+	struct err note = ERR_INIT;
 	int rc;
 
 	x->new_fd = new_fd;
 	x->check = check;
 	x->check_ctx = check_ctx;
+	if (bitmaps_read(old_fd, &x->bitmaps, err) < 0)
+		return -1;
+	if (x->o->problem && bitmaps_left_behind(&x->bitmaps, &note))
+		x->o->problem(x->o->ctx, x->path, &note);
 	rc = feed_run(&f, old_fd, x->path, err);
 	if (rc == 0)
 		rc = writer_end(x->writer, err);
 	writer_free(STEAL(x->writer));
-	return rc;
+	return rc < 0 ? -1 : bitmaps_append(&x->bitmaps, new_fd, check, check_ctx, err);
 }
 
 static int prove(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err)
 {
 	struct expanding *x = ctx;
 
+	if (bitmaps_prove(&x->bitmaps, new_fd, check, check_ctx, err) < 0)
+		return -1;
 	return proof_same_guest(old_fd, "qcow2", new_fd, "qcow2", x->path, x->o->roots, x->o->jail, check, check_ctx, err);
 }
 
@@ -114,6 +123,7 @@ static int replace(struct expanding *x, const struct spool_identity *as, struct 
 		.dirfd = dirfd, .name = name, .path = relative, .expected = *as, .hold = { .assume_idle = x->o->assume_idle },
 		.keep = x->o->keep_originals, .settle_ns = SETTLE_NS, .stopper = x->o->stopper, .make = make, .prove = prove, .ctx = x,
 	};
+	int rc;
 
 	if (dirfd < 0 || !root)
 		return -1;
@@ -122,12 +132,14 @@ static int replace(struct expanding *x, const struct spool_identity *as, struct 
 	if (workshop_open(root->dirfd, root->file ? dirname(top) : top, true, &w, err) < 0)
 		return -1;
 	r.workshop = w;
-	return replace_image(&r, NULL, err);
+	rc = replace_image(&r, NULL, err);
+	bitmaps_release(&x->bitmaps);
+	return rc;
 }
 
 int expand_image(const struct expand_options *o, const char *path, struct err *err)
 {
-	struct expanding x = { .o = o, .path = path };
+	struct expanding x = { .o = o, .path = path, .bitmaps = BITMAPS_INIT };
 	CLEANUP(name_release) struct name member = { 0 };
 	CLEANUP(pool_close) struct pool *pool = NULL;
 	struct spool_identity as;

@@ -18,6 +18,8 @@ struct expand_options {
 	bool assume_idle;
 	/* Bytes of the disk's address space; may be NULL. */
 	void (*progress)(void *ctx, uint64_t done, uint64_t total);
+	/* What the image will not have any more: bitmaps that are not valid.  May be NULL. */
+	void (*problem)(void *ctx, const char *path, const struct err *why);
 	void *ctx;
 };
 

@@ -60,7 +60,7 @@ static int compare_stretch(struct side *a, struct side *b, uint64_t at, uint64_t
 	return 0;
 }
 
-int proof_compare_guests(struct image *old, struct image *copy, struct err *err)
+int proof_compare_guests(struct image *old, struct image *copy, proof_check *check, void *check_ctx, struct err *err)
 {
 	CLEANUP(free) uint8_t *buf = malloc(2 * PIECE);
 	struct side a = { .name = "the original", .img = old, .buf = buf };
@@ -76,7 +76,7 @@ int proof_compare_guests(struct image *old, struct image *copy, struct err *err)
 		if (step(&a, at, err) < 0 || step(&b, at, err) < 0)
 			return -1;
 		len = min_u64(min_u64(a.ext.offset + a.ext.len, b.ext.offset + b.ext.len), old->size) - at;
-		if (compare_stretch(&a, &b, at, len, err) < 0)
+		if (compare_stretch(&a, &b, at, len, err) < 0 || (check && check(check_ctx, at + len, old->size, err) < 0))
 			return -1;
 	}
 	return 0;
@@ -84,7 +84,7 @@ int proof_compare_guests(struct image *old, struct image *copy, struct err *err)
 
 /* ---- the process ---- */
 
-static int compare_files(struct errand_side *s, const void *new_format, struct err *err)
+static int compare_files(struct errand_side *s, const void *new_format, proof_check *check, void *check_ctx, struct err *err)
 {
 	int fd = STEAL_FD(s->second_fd);
 	CLEANUP(image_close) struct image *old = errand_open_image(s, err);
@@ -95,7 +95,7 @@ static int compare_files(struct errand_side *s, const void *new_format, struct e
 		return err_add(err, "the original");
 	if (!copy || image_open_chain(copy, &s->opener, err) < 0)
 		return err_add(err, "the new image");
-	return proof_compare_guests(old, copy, err);
+	return proof_compare_guests(old, copy, check, check_ctx, err);
 }
 
 int proof_same_guest(int old_fd, const char *old_format, int new_fd, const char *new_format, const char *path, const struct roots *roots,

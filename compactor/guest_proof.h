@@ -12,6 +12,6 @@ int proof_same_guest(int old_fd, const char *old_format, int new_fd, const char 
 		     const struct jail *jail, proof_check *check, void *check_ctx, struct err *err);
 
 /* What that process does, on images whose chains are open. */
-int proof_compare_guests(struct image *old, struct image *copy, struct err *err);
+int proof_compare_guests(struct image *old, struct image *copy, proof_check *check, void *check_ctx, struct err *err);
 
 #endif

@@ -30,7 +30,7 @@ struct punching {
 
 static int check(const struct punching *p, struct err *err)
 {
-	return p->h->check ? p->h->check(p->h->check_ctx, err) : 0;
+	return p->h->check ? p->h->check(p->h->check_ctx, 0, 0, err) : 0;
 }
 
 /* ---- two ways ---- */

@@ -30,6 +30,7 @@ struct mapped_image {
 	uint32_t certainty;	/* enum image_certainty */
 	uint32_t nr_snapshots, nr_bitmaps;
 	uint32_t pooled; /* its backing name is one of a pool */
+	uint32_t vm_state; /* some internal snapshot holds the state of a running machine */
 	char format[32], kind[32];
 };
 

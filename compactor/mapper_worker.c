@@ -82,7 +82,19 @@ static int take_extent(struct walk *w, const struct extent *e, struct err *err)
 	return add(w, &m, err);
 }
 
-static void take_info(struct mapped_image *i, const struct image *img, const struct image_choice *choice)
+/* What cannot be told counts as yes. */
+static bool has_vm_state(struct image *img)
+{
+	struct image_snapshot s;
+	uint64_t at = 0;
+
+	for (unsigned n = 0; n < img->info.nr_snapshots; n++)
+		if (!img->format->next_snapshot || img->format->next_snapshot(img, &at, &s, NULL) < 0 || s.vm_state_size)
+			return true;
+	return false;
+}
+
+static void take_info(struct mapped_image *i, struct image *img, const struct image_choice *choice)
 {
 	i->size = img->size;
 	i->span = img->span;
@@ -93,6 +105,7 @@ static void take_info(struct mapped_image *i, const struct image *img, const str
 	i->has_backing = img->info.backing_name[0] || img->info.backing_id[0];
 	i->nr_snapshots = img->info.nr_snapshots;
 	i->nr_bitmaps = img->info.nr_bitmaps;
+	i->vm_state = has_vm_state(img);
 	i->pooled = slice_parse(img->info.backing_name, &(struct slice){ 0 }) == 1;
 	i->certainty = choice->certainty;
 	snprintf(i->format, sizeof(i->format), "%s", img->format->name);

@@ -6,6 +6,7 @@
 #include <linux/openat2.h>
 #include <stdio.h>
 
+#include "compactor/seal.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 #include "scanner/image/qcow2_format.h"
@@ -14,19 +15,6 @@
 #define LOOK_ROOM ((size_t)64 << 10)
 
 /* ---- what an overlay says ---- */
-
-static int read_header(int fd, struct qcow2_header *ret, struct err *err)
-{
-	CLEANUP(free) uint8_t *cluster = malloc((size_t)1 << QCOW2_CLUSTER_BITS_MAX);
-	ssize_t len;
-
-	if (!cluster)
-		return err_set(err, ERR_MEMORY, "out of memory");
-	len = file_read_some(fd, cluster, LOOK_ROOM, 0, err);
-	if (len == LOOK_ROOM && be32_get(((const struct qcow2_header_disk *)(const void *)cluster)->cluster_bits) > 16)
-		len = file_read_some(fd, cluster, (size_t)1 << QCOW2_CLUSTER_BITS_MAX, 0, err);
-	return len < 0 ? -1 : qcow2_header_decode(cluster, (size_t)len, ret, err);
-}
 
 /* 1 = all of it is zeros. */
 static int is_zero(int fd, uint64_t offset, uint64_t len, struct err *err)
@@ -50,9 +38,16 @@ static int is_zero(int fd, uint64_t offset, uint64_t len, struct err *err)
 
 static int is_empty(int fd, const struct qcow2_header *h, struct err *err)
 {
-	if (h->nr_snapshots || h->nr_bitmaps)
+	if (h->nr_snapshots)
 		return 0;
 	return is_zero(fd, h->l1_offset, (uint64_t)h->l1_size * 8, err);
+}
+
+int overlay_is_empty(int fd, struct err *err)
+{
+	struct qcow2_header h;
+
+	return overlay_header(fd, &h, err) < 0 ? -1 : is_empty(fd, &h, err);
 }
 
 static int check_features(const struct qcow2_header *h, struct err *err)
@@ -74,7 +69,7 @@ int overlay_look(int fd, struct overlay_facts *ret, struct err *err)
 	struct qcow2_header h;
 	int rc;
 
-	if (read_header(fd, &h, err) < 0 || check_features(&h, err) < 0)
+	if (overlay_header(fd, &h, err) < 0 || check_features(&h, err) < 0)
 		return -1;
 	if (strcmp(h.backing_format, "qcow2") != 0 || !slice_parse(h.backing_name, &f.backing))
 		return err_set(err, ERR_REFUSED, "it does not stand on a pool");
@@ -95,8 +90,6 @@ int overlay_check_plain(const struct overlay_facts *f, struct err *err)
 {
 	if (f->nr_snapshots)
 		return err_set(err, ERR_UNSUPPORTED, "it has internal snapshots, which would be lost; delete them first (qemu-img snapshot -d)");
-	if (f->nr_bitmaps)
-		return err_set(err, ERR_UNSUPPORTED, "it has persistent bitmaps, which would be lost; remove them first (qemu-img bitmap --remove)");
 	return 0;
 }
 
@@ -167,9 +160,9 @@ int member_open_dir(const struct pool *p, const char *path, char *ret_base, stru
 }
 
 /* Never waits, and leaves no trace in the time of access where that is allowed. */
-static int open_file(int dirfd, const char *name, struct err *err)
+static int open_file(int dirfd, const char *name, int mode, struct err *err)
 {
-	int flags = O_RDWR | O_NOFOLLOW | O_NONBLOCK;
+	int flags = mode | O_NOFOLLOW | O_NONBLOCK;
 	struct err why = ERR_INIT;
 	int fd = file_open_beneath(dirfd, name, flags | O_NOATIME, RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV, &why);
 
@@ -234,13 +227,14 @@ static int check_standing(struct pool *p, struct member *m, struct err *err)
 	return 0;
 }
 
+/* Without `o` it is not held. */
 static int open_all(struct pool *p, const char *path, const struct hold_options *o, struct member *m, struct err *err)
 {
 	m->dirfd = member_open_dir(p, path, m->base, err);
 	if (m->dirfd < 0 || check_kind(m->dirfd, m->base, err) < 0)
 		return -1;
-	m->fd = open_file(m->dirfd, m->base, err);
-	if (m->fd < 0 || hold_take(&m->hold, m->fd, m->dirfd, m->base, o, err) < 0)
+	m->fd = open_file(m->dirfd, m->base, o ? O_RDWR : O_RDONLY, err);
+	if (m->fd < 0 || (o && hold_take(&m->hold, m->fd, m->dirfd, m->base, o, err) < 0))
 		return -1;
 	if (file_ops->fstat(m->fd, &m->st) < 0)
 		return err_errno(err, "cannot stat it");
@@ -249,7 +243,7 @@ static int open_all(struct pool *p, const char *path, const struct hold_options 
 	return check_standing(p, m, err);
 }
 
-int member_open(struct pool *p, const char *path, const struct hold_options *o, struct member *ret, struct err *err)
+static int open_member(struct pool *p, const char *path, const struct hold_options *o, struct member *ret, struct err *err)
 {
 	struct member m = MEMBER_INIT;
 	int rc = names_find_member(p, path, &m.name, err);
@@ -265,6 +259,16 @@ int member_open(struct pool *p, const char *path, const struct hold_options *o, 
 	}
 	*ret = m;
 	return 0;
+}
+
+int member_open(struct pool *p, const char *path, const struct hold_options *o, struct member *ret, struct err *err)
+{
+	return open_member(p, path, o, ret, err);
+}
+
+int member_open_beside(struct pool *p, const char *path, struct member *ret, struct err *err)
+{
+	return open_member(p, path, NULL, ret, err);
 }
 
 void member_release(struct member *m)
@@ -362,48 +366,24 @@ int member_note(struct pool *p, const char *path, const uint8_t *assumed, struct
 	return member_describe(p, &s, d, err) < 0 ? -1 : names_replace(p, n.number, &n, err);
 }
 
-struct number_search {
-	uint64_t number;
-	struct name *found;
-};
-
-static int look_for_number(void *ctx, const struct name *n, struct err *err)
-{
-	struct number_search *s = ctx;
-
-	if (n->number != s->number)
-		return 0;
-	return name_copy(n, s->found, err) < 0 ? -1 : 1;
-}
-
 int member_find_number(struct pool *p, uint64_t number, struct name *ret, struct err *err)
 {
-	return names_each(p, look_for_number, &(struct number_search){ number, ret }, err);
+	return names_find_number(p, number, ret, err);
 }
 
 /* ---- layers ---- */
 
-struct layer_search {
-	const uint8_t *sealed;
-	struct name_disk *found;
-};
-
-static int look_for_layer(void *ctx, const struct name *n, struct err *err)
-{
-	struct layer_search *s = ctx;
-
-	(void)err;
-	for (size_t i = 0; n->kind == NAME_VERSION && i < n->disks.nr; i++)
-		if (same_id(n->disks.items[i].sealed, s->sealed)) {
-			*s->found = n->disks.items[i];
-			return 1;
-		}
-	return 0;
-}
-
 int layer_find(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], struct name_disk *ret, struct err *err)
 {
-	return names_each(p, look_for_layer, &(struct layer_search){ sealed, ret }, err);
+	CLEANUP(name_release) struct name n = { .number = 0 };
+	int rc = names_find_sealed(p, sealed, &n, err);
+
+	for (size_t i = 0; rc > 0 && i < n.disks.nr; i++)
+		if (same_id(n.disks.items[i].sealed, sealed)) {
+			*ret = n.disks.items[i];
+			return 1;
+		}
+	return rc;
 }
 
 int layer_depth(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], unsigned *ret, struct err *err)
@@ -436,6 +416,11 @@ static int stand_on_sealed(struct pool *p, const struct name_disk *d, bool host_
 
 	if (file_ops->fstatat(p->dirs[POOL_SEALED], pool_id_file_name(d->sealed, name), &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return err_errno(err, "sealed overlay '%s'", name);
+	if (seal_was_written(p, d))
+		return err_set(err, ERR_STALE,
+			       "somebody wrote to what was sealed of '%s' afterwards; the next dedupscan compact --apply makes it another "
+			       "version, NAME.changed",
+			       d->path);
 	memcpy(ret->view, d->view, POOL_ID_SIZE);
 	memcpy(ret->below, d->sealed, POOL_ID_SIZE);
 	return sealed_backing(p, d->sealed, (uint64_t)st.st_size, host_cache, &ret->backing, err);

@@ -16,13 +16,15 @@ struct overlay_facts {
 	struct slice backing;
 	uint64_t size; /* of the disk */
 	uint32_t nr_snapshots, nr_bitmaps; /* internal ones */
-	bool empty;    /* it holds nothing: neither clusters nor snapshots nor bitmaps */
+	bool empty;    /* it holds nothing of its own to see: neither clusters nor snapshots */
 	struct overlay_options options; /* as which it was made */
 };
 
 /* ERR_REFUSED for what is no qcow2 image over a slice; ERR_UNSUPPORTED for one that is encrypted, corrupt, or has a data file. */
 int overlay_look(int fd, struct overlay_facts *ret, struct err *err);
-/* ERR_UNSUPPORTED for one with internal snapshots or persistent bitmaps: it is not to be sealed or written anew. */
+/* Any overlay: 1 = it holds nothing, 0, -1. */
+int overlay_is_empty(int fd, struct err *err);
+/* ERR_UNSUPPORTED for one with internal snapshots: it is not to be sealed or written anew. */
 int overlay_check_plain(const struct overlay_facts *f, struct err *err);
 
 /* What an overlay stands on. */
@@ -59,6 +61,8 @@ static inline const struct name_disk *member_disk(const struct member *m)
 /* Opens and holds the member at a path: ERR_BUSY names who has it open, ERR_USAGE: there is none at that path, ERR_STALE: it is
  * not what the pool has noted. */
 int member_open(struct pool *p, const char *path, const struct hold_options *o, struct member *ret, struct err *err);
+/* The same beside a guest that has it open: for reading only, and not held. */
+int member_open_beside(struct pool *p, const char *path, struct member *ret, struct err *err);
 void member_release(struct member *m);
 CLEANUP_DEFINE_RELEASE(struct member, member_release)
 

@@ -113,10 +113,12 @@ static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 
 /* ---- punching ---- */
 
-static int check(void *ctx, struct err *err)
+static int check(void *ctx, uint64_t done, uint64_t total, struct err *err)
 {
 	const struct punching *p = ctx;
 
+	(void)done;
+	(void)total;
 	if (!p->hold)
 		return compact_worked(p->c, 0, err);
 	if (stopper_says(p->c->o.stopper)) /* no sleep to keep the pace: whoever opens it waits for this */

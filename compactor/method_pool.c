@@ -5,8 +5,9 @@
 
 #include "compactor/compact_parts.h"
 #include "compactor/fold.h"
-#include "compactor/foreign.h"
 #include "compactor/guest_proof.h"
+#include "compactor/internal_snapshots.h"
+#include "compactor/pool/bitmaps.h"
 #include "compactor/pool/cluster_file.h"
 #include "compactor/pool/feed.h"
 #include "compactor/pool/finder.h"
@@ -18,38 +19,29 @@
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 #include "scanner/base/memory.h"
+#include "scanner/noted.h"
 
 /* An image enters the pool, and an overlay takes its place:
  *
- *	make	the guest's disk is imported; synced; a view of it is written, with its stub; the member's name is published; the
- *		new file is an overlay on the stub
+ *	make	the guest's disk is imported, and synced; its internal snapshots are, and are proven; a view of the disk is written, with
+ *		its stub; names of the snapshots and of the member are published; the new file is an overlay on the stub
  *	prove	what a guest sees through overlay, stub and view is read from the disk and compared with the original
  *	then	the two change places, as for any rewrite (replace.h)
  *
- * The name comes before the exchange, so that a collection that runs between two steps takes nothing that the image needs.  What an
- * import that was stopped has brought into the pool is found again by the next one. */
+ * Names come before the exchange, so that a collection that runs between two steps takes nothing that the image needs.  What an
+ * import that was stopped has brought into the pool is found again by the next one, and names that came too early are its own again:
+ * a member's is replaced, versions are forgotten while the image has its snapshots itself (forget_early()). */
 
 #define SETTLE_NS 1000000000ull
 #define WORTH 20 /* it pays when one byte in so many is saved */
+#define PASS 1e6 /* a reading of a disk, for whoever shows progress */
 
-/* Why an image cannot enter, NULL = it can. */
-static const char *why_not(const struct compaction *c, size_t image)
+static void left(void *ctx, const char *path, const struct err *why)
 {
-	const struct store_image *i = &c->store.images.items[image];
+	const struct compaction *c = ctx;
 
-	if (strcmp(i->format, "qcow2") != 0)
-		return "only qcow2 images enter the pool";
-	if (!i->certain)
-		return "its format is not certain, or it was not closed properly; --format NAME says what it is";
-	if (i->encrypted)
-		return "it is encrypted: equal data looks different in every image";
-	if (i->nr_files > 1)
-		return "its data lies in an external file";
-	if (i->nr_snapshots)
-		return "it has internal snapshots";
-	if (i->nr_bitmaps)
-		return "it has persistent bitmaps";
-	return foreign_keeper(i->path, FOREIGN_PROXMOX_STORAGES);
+	if (c->o.watch)
+		c->o.watch->problem(c->o.watch->ctx, path, why);
 }
 
 /* What the pool has in its index, for a moment: NULL where there is no pool, or somebody changes it. */
@@ -82,14 +74,32 @@ int compact_pool_prepare(struct compaction *c, struct err *err)
 	c->costs = calloc(c->store.images.nr + 1, sizeof(*c->costs));
 	if (!c->costs)
 		return err_set(err, ERR_MEMORY, "no memory for a plan");
+	compact_pool_find_children(c);
 	for (size_t n = 0; n < c->store.images.nr; n++) {
 		const struct store_image *i = &c->store.images.items[n];
+		char room[PATH_MAX + 128];
 
-		c->costs[n].wanted = !i->out && !i->fixed && !i->pooled && !why_not(c, n);
+		c->costs[n].wanted = !i->out && !i->fixed && !i->pooled &&
+				      !compact_pool_why_not(c, n, room, sizeof(room));
 		if (c->costs[n].wanted)
 			free(STEAL(c->plan->file_systems[i->fs].why_not)); /* it need not share anything */
 	}
 	return estimate(c, &how, err);
+}
+
+/* Its bitmaps come along, if they can. */
+static bool can_carry(struct compaction *c, size_t image, uint64_t *ret_bytes)
+{
+	const struct store_image *i = &c->store.images.items[image];
+	CLEANUP(bitmaps_release) struct bitmaps b = BITMAPS_INIT;
+	struct err why = ERR_INIT;
+	int fd = i->nr_bitmaps && strcmp(i->format, "qcow2") == 0 ? store_open(&c->store, i->first_file, &why) : -1;
+
+	if (fd >= 0 && bitmaps_read(fd, &b, &why) == 0)
+		*ret_bytes = b.stored;
+	if (why.kind)
+		compact_leave(c, image, why.text);
+	return !why.kind;
 }
 
 static int plan(struct compaction *c, struct plan_step *s, struct err *err)
@@ -97,15 +107,18 @@ static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 	const struct store_image *i = &c->store.images.items[s->image];
 	const struct plan_image *p = &c->plan->images[s->image];
 	const struct pool_cost *cost = &c->costs[s->image];
-	uint64_t takes = cost->fresh + cost->overhead, saving;
+	uint64_t takes, bitmaps = 0, saving;
+	char room[PATH_MAX + 128];
 
-	(void)err;
 	if (i->pooled)
 		return 0;
 	if (!cost->wanted) {
-		compact_leave(c, s->image, why_not(c, s->image));
+		compact_leave(c, s->image, compact_pool_why_not(c, s->image, room, sizeof(room)));
 		return 0;
 	}
+	if (!can_carry(c, s->image, &bitmaps))
+		return 0;
+	takes = cost->fresh + cost->overhead + bitmaps;
 	saving = p->used - min_u64(takes, p->used);
 	if ((saving + cost->given) * WORTH < p->used) {
 		compact_leave(c, s->image, i->packed && takes > p->used ? "it is compressed, and would be larger in the pool" :
@@ -116,9 +129,9 @@ static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 		return 0;
 	s->saving = saving;
 	s->later = c->o.keep_originals;
-	s->work = p->stored * 2;
+	s->work = p->stored * 2 * (1 + (uint64_t)i->nr_snapshots);
 	s->space = takes;
-	return 1;
+	return compact_pool_note(c, s, err) < 0 ? -1 : 1;
 }
 
 /* ---- the new file ---- */
@@ -129,12 +142,12 @@ struct entering {
 	struct import_options options;
 	struct pool *pool;
 	uint64_t size;	/* of the disk */
-	uint64_t fed;	/* bytes that were counted as work */
+	unsigned pass, nr_passes; /* readings of a disk: at hand, of all */
 	proof_check *check;
 	void *check_ctx;
 };
 
-/* Feeding takes some, in another process, too. */
+/* Half of what is left: the process that reads images takes some, too. */
 static size_t finder_memory(const struct compaction *c)
 {
 	return memory_left(c->o.memory) / 2;
@@ -144,6 +157,8 @@ static int take_size(void *ctx, uint64_t size, struct err *err)
 {
 	struct entering *e = ctx;
 
+	if (size % 512)
+		return err_set(err, ERR_UNSUPPORTED, "the size of its disk is no multiple of 512 bytes, as that of a qcow2 image's is");
 	e->size = size;
 	e->import = import_new(e->pool, size, &e->options, NULL, 0, err);
 	return e->import ? 0 : -1;
@@ -156,31 +171,63 @@ static int take_segment(void *ctx, uint64_t segment, const void *bytes, struct e
 	return import_segment(e->import, segment, bytes, err);
 }
 
+/* Some of the passes, of which so much is done. */
+static int check_passes(const struct entering *e, unsigned nr, uint64_t done, uint64_t total, struct err *err)
+{
+	double of = total ? (double)min_u64(done, total) / (double)total : 0;
+
+	return e->check(e->check_ctx, (uint64_t)(PASS * (e->pass + nr * of)), (uint64_t)(PASS * e->nr_passes), err);
+}
+
 static int take_progress(void *ctx, uint64_t address, uint64_t size, struct err *err)
 {
-	struct entering *e = ctx;
-	uint64_t half = e->c->step->work / 2, done = size ? (uint64_t)((double)half * (double)address / (double)size) : half;
+	return check_passes(ctx, 1, address, size, err);
+}
 
-	if (done > e->fed) {
-		compact_count(e->c, done - e->fed);
-		e->fed = done;
-	}
-	return e->check(e->check_ctx, err);
+static int check_snapshots(void *ctx, uint64_t done, uint64_t total, struct err *err)
+{
+	const struct entering *e = ctx;
+
+	return check_passes(e, e->nr_passes - e->pass, done, total, err);
+}
+
+static const struct store_image *image_of(const struct compaction *c)
+{
+	return &c->store.images.items[c->step->image];
+}
+
+static struct feed feed_of(const struct compaction *c)
+{
+	return (struct feed){
+		.roots = c->o.roots, .jail = c->o.jail, .stopper = c->o.stopper, .format = image_of(c)->format, .writable = true,
+	};
 }
 
 static int import_disk(struct entering *e, int old_fd, uint8_t ret_root[DIGEST_SIZE], struct err *err)
 {
-	struct compaction *c = e->c;
-	const struct store_image *i = &c->store.images.items[c->step->image];
-	struct feed f = {
-		.roots = c->o.roots, .jail = c->o.jail, .stopper = c->o.stopper, .format = i->format, .writable = true, .size = take_size,
-		.segment = take_segment, .progress = take_progress, .ctx = e,
-	};
+	struct feed f = feed_of(e->c);
 	struct import_stats stats;
 
-	if (feed_run(&f, old_fd, i->path, err) < 0)
+	f.size = take_size;
+	f.segment = take_segment;
+	f.progress = take_progress;
+	f.ctx = e;
+	if (feed_run(&f, old_fd, image_of(e->c)->path, err) < 0)
 		return -1;
 	return import_end(e->import, ret_root, &stats, err);
+}
+
+static int import_snapshots(struct entering *e, int old_fd, struct entered_snapshots *ret, struct err *err)
+{
+	const struct store_image *i = image_of(e->c);
+	struct feed how = feed_of(e->c);
+	const struct snapshots_entering s = {
+		.pool = e->pool, .how = &how, .import = e->options, .fd = old_fd, .path = i->path, .nr = i->nr_snapshots,
+		.check = check_snapshots, .check_ctx = e,
+	};
+
+	e->pass = 1;
+	return i->nr_snapshots ? snapshots_enter(&s, ret, err) : 0;
 }
 
 static int find_view(struct entering *e, const uint8_t root[DIGEST_SIZE], struct view *ret, struct err *err)
@@ -196,7 +243,7 @@ static int publish(struct compaction *c, const struct view *v, struct err *err)
 	CLEANUP(name_release) struct name n = { .kind = NAME_MEMBER, .made = time(NULL) };
 	CLEANUP(name_release) struct name old = { 0 };
 	struct name_disk d = { .size = v->disk_size, .folded = true };
-	const char *path = c->store.images.items[c->step->image].path;
+	const char *path = image_of(c)->path;
 	int rc;
 
 	if (strlen(path) >= sizeof(d.path))
@@ -212,39 +259,79 @@ static int publish(struct compaction *c, const struct view *v, struct err *err)
 	return rc ? names_replace(c->pool, old.number, &n, err) : names_publish(c->pool, &n, true, err);
 }
 
+static bool is_qcow2(const struct compaction *c)
+{
+	return strcmp(image_of(c)->format, "qcow2") == 0;
+}
+
+/* A new qcow2 image where something else was: names of other formats do not hide its header, that of a raw disk does. */
+static int note_format(const struct compaction *c, int new_fd, struct err *err)
+{
+	struct err why = ERR_INIT;
+
+	if (is_qcow2(c) || noted_set_qcow2(new_fd, &why) == 0 || strcmp(image_of(c)->format, "raw") != 0)
+		return 0;
+	return err_set(err, why.kind, "%s", why.text);
+}
+
+static int read_bitmaps(const struct compaction *c, int fd, struct bitmaps *ret, struct err *err)
+{
+	return is_qcow2(c) ? bitmaps_read(fd, ret, err) : 0;
+}
+
 static int make(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err)
 {
 	struct compaction *c = ctx;
 	struct entering e = {
-		.c = c, .pool = c->pool, .options = { .unit_bits = c->o.cluster_bits, .min_run = c->o.min_run }, .check = check,
-		.check_ctx = check_ctx,
+		.c = c, .pool = c->pool, .check = check,
+		.options = { .unit_bits = c->o.cluster_bits, .min_run = c->o.min_run, .bytes_last = true },
+		.check_ctx = check_ctx, .nr_passes = 1 + 2 * image_of(c)->nr_snapshots,
 	};
 	struct overlay_options how = { .compat = c->o.compat };
+	CLEANUP(bitmaps_release) struct bitmaps bitmaps = BITMAPS_INIT;
+	CLEANUP(entered_snapshots_release) struct entered_snapshots snapshots = { .list = VEC_INIT };
 	uint8_t root[DIGEST_SIZE];
 	struct slice backing;
+	struct err note = ERR_INIT;
 	struct view v;
-	int rc = import_disk(&e, old_fd, root, err);
+	int rc = read_bitmaps(c, old_fd, &bitmaps, err);
 
+	if (rc < 0)
+		return -1;
+	if (bitmaps_left_behind(&bitmaps, &note))
+		left(c, image_of(c)->path, &note);
+	rc = import_disk(&e, old_fd, root, err);
 	import_free(e.import);
 	if (rc < 0) {
 		pool_sync(c->pool, NULL); /* what there is of it need not be written again */
 		return -1;
 	}
-	if (pool_sync(c->pool, err) < 0 || find_view(&e, root, &v, err) < 0 || view_backing(c->pool, &v, false, &backing, err) < 0 ||
-	    publish(c, &v, err) < 0)
+	if (pool_sync(c->pool, err) < 0 || import_snapshots(&e, old_fd, &snapshots, err) < 0 || find_view(&e, root, &v, err) < 0 ||
+	    view_backing(c->pool, &v, false, &backing, err) < 0)
 		return -1;
-	return overlay_write(new_fd, v.disk_size, &backing, &how, err);
+	if (snapshots_publish(c->pool, image_of(c)->path, &snapshots, err) < 0 || publish(c, &v, err) < 0 || note_format(c, new_fd, err) < 0)
+		return -1;
+	if (overlay_write(new_fd, v.disk_size, &backing, &how, err) < 0)
+		return -1;
+	return bitmaps_append(&bitmaps, new_fd, check, check_ctx, err);
+}
+
+static int prove_bitmaps(const struct compaction *c, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err)
+{
+	CLEANUP(bitmaps_release) struct bitmaps bitmaps = BITMAPS_INIT;
+
+	return read_bitmaps(c, old_fd, &bitmaps, err) < 0 ? -1 : bitmaps_prove(&bitmaps, new_fd, check, check_ctx, err);
 }
 
 static int prove(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err)
 {
 	struct compaction *c = ctx;
-	const struct store_image *i = &c->store.images.items[c->step->image];
+	const struct store_image *i = image_of(c);
 
-	if (file_drop_cache(cluster_file_fd(c->pool->clusters), err) < 0 ||
+	if (prove_bitmaps(c, old_fd, new_fd, check, check_ctx, err) < 0 ||
+	    file_drop_cache(cluster_file_fd(c->pool->clusters), err) < 0 ||
 	    proof_same_guest(old_fd, i->format, new_fd, "qcow2", i->path, c->o.roots, c->o.jail, check, check_ctx, err) < 0)
 		return -1;
-	compact_count(c, c->step->work - c->step->work / 2);
 	return 0;
 }
 
@@ -279,7 +366,7 @@ static int admit_backing(struct compaction *c, const struct store_image *i, stru
 
 static int apply(struct compaction *c, struct err *err)
 {
-	const struct store_image *i = &c->store.images.items[c->step->image];
+	const struct store_image *i = image_of(c);
 	struct stat st;
 	int fd = store_open(&c->store, i->first_file, err);
 
@@ -308,14 +395,6 @@ static int workshop_for(void *ctx, const char *path, struct workshop **ret, cons
 	return compact_workshop(c, (size_t)(root - c->o.roots->list.items), true, ret, err) < 0 ? -1 : 1;
 }
 
-static void left(void *ctx, const char *path, const struct err *why)
-{
-	const struct compaction *c = ctx;
-
-	if (c->o.watch)
-		c->o.watch->problem(c->o.watch->ctx, path, why);
-}
-
 /* Images that were copied or moved to where they are become members. */
 static int adopt(struct compaction *c, struct err *err)
 {
@@ -327,6 +406,40 @@ static int adopt(struct compaction *c, struct err *err)
 	return 0;
 }
 
+/* Versions that were made of the internal snapshots of images which still have those, or have them again: something came between, or
+ * the original was put back. */
+static int forget_early(struct compaction *c, struct err *err)
+{
+	for (size_t n = 0; n < c->store.images.nr; n++) {
+		const struct store_image *i = &c->store.images.items[n];
+		CLEANUP(name_release) struct name version = { .number = 0 };
+		struct feed how = {
+			.roots = c->o.roots, .jail = c->o.jail, .stopper = c->o.stopper, .format = i->format,
+		};
+		int rc = i->pooled || i->out || !i->nr_snapshots ? 0 : names_find_version(c->pool, i->path, NULL, &version, err), fd;
+
+		if (rc < 0)
+			return -1;
+		fd = rc ? store_open(&c->store, i->first_file, NULL) : -1;
+		if (fd >= 0 && snapshots_forget(c->pool, &how, fd, i->path, i->nr_snapshots, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static int fold(struct compaction *c, const struct fold_options *o, struct err *err)
+{
+	struct folded folded = { 0 };
+	int rc = adopt(c, err) < 0 || forget_early(c, err) < 0 ? -1 : 0;
+
+	store_close_files(&c->store);
+	if (rc == 0)
+		rc = fold_sealed(c->pool, o, &folded, err);
+	c->plan->nr_folded = folded.nr_folded;
+	c->plan->folded = folded.bytes_stored;
+	return rc;
+}
+
 int compact_fold(struct compaction *c, struct err *err)
 {
 	struct fold_options o = {
@@ -335,16 +448,14 @@ int compact_fold(struct compaction *c, struct err *err)
 		.workshop = workshop_for, .problem = left, .ctx = c,
 	};
 	struct err why = ERR_INIT;
-	struct folded folded;
 
 	if (!c->pool && pool_home_open(c->o.roots, c->o.pool, true, false, finder_memory(c), &c->pool, &why) < 0) {
 		left(c, c->o.roots->list.items[0].path, &why); /* others use it, say; what is done in place can be done all the same */
+		c->plan->pool_in_use = why.kind == ERR_BUSY;
 		return 0;
 	}
 	store_close_files(&c->store);
-	if (!c->pool)
-		return 0;
-	return adopt(c, err) < 0 ? -1 : fold_sealed(c->pool, &o, &folded, err);
+	return c->pool ? fold(c, &o, err) : 0;
 }
 
 const struct method method_pool = { .id = PLAN_POOL, .plan = plan, .apply = apply };

@@ -32,10 +32,7 @@ static int make(void *ctx, int old_fd, int new_fd, proof_check *check, void *che
 	struct compaction *c = ctx;
 	const struct store_image *i = &c->store.images.items[c->step->image];
 
-	if (relayout_make(old_fd, new_fd, i->path, i->format, c->o.roots, c->o.jail, check, check_ctx, err) < 0)
-		return -1;
-	compact_count(c, c->step->work / 2);
-	return 0;
+	return relayout_make(old_fd, new_fd, i->path, i->format, c->o.roots, c->o.jail, check, check_ctx, err);
 }
 
 static int prove(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err)
@@ -43,10 +40,7 @@ static int prove(void *ctx, int old_fd, int new_fd, proof_check *check, void *ch
 	struct compaction *c = ctx;
 	const struct store_image *i = &c->store.images.items[c->step->image];
 
-	if (proof_same_image(old_fd, new_fd, i->path, i->format, c->o.roots, c->o.jail, check, check_ctx, err) < 0)
-		return -1;
-	compact_count(c, c->step->work - c->step->work / 2);
-	return 0;
+	return proof_same_image(old_fd, new_fd, i->path, i->format, c->o.roots, c->o.jail, check, check_ctx, err);
 }
 
 static int apply(struct compaction *c, struct err *err)

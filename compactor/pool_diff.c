@@ -3,19 +3,31 @@
 
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <stdio.h>
 
 #include "compactor/member.h"
 #include "compactor/pool/tree.h"
+#include "compactor/versions.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
 /* ---- what is meant ---- */
 
+/* By which path the pool knows the image that is at `path` now. */
+static int known_as(struct pool *p, const char *path, char ret[PATH_MAX], struct err *err)
+{
+	int rc = versions_moved_from(p, path, ret, err);
+
+	if (rc == 0)
+		snprintf(ret, PATH_MAX, "%s", path);
+	return rc < 0 ? -1 : 0;
+}
+
 /* An image to which nothing was written is what it stands on.  It is only looked at, so it may be open. */
-static int look_at_image(struct pool *p, const char *path, struct name_disk *ret, struct err *err)
+static int look_at_image(struct pool *p, const char *path, const char *known, struct name_disk *ret, struct err *err)
 {
 	CLEANUP(name_release) struct name n = { .number = 0 };
-	int rc = names_find_member(p, path, &n, err), dirfd, fd;
+	int rc = names_find_member(p, known, &n, err), dirfd, fd;
 	char base[NAME_MAX + 1];
 	struct overlay_facts f;
 	struct view v;
@@ -48,22 +60,24 @@ static int look_at_image(struct pool *p, const char *path, struct name_disk *ret
 	return rc < 0 ? -1 : 0;
 }
 
-static int find_version(struct pool *p, const char *path, const char *label, struct name_disk *ret, struct err *err)
+static int find_version(struct pool *p, const char *path, const char *known, const char *label, struct name_disk *ret, struct err *err)
 {
 	CLEANUP(name_release) struct name n = { .number = 0 };
-	int rc = names_find_version(p, path, label, &n, err);
+	int rc = names_find_version(p, known, label, &n, err);
 
 	if (rc <= 0)
 		return rc < 0 ? -1 : err_set(err, ERR_USAGE, "there is no version '%s' of '%s'", label, path);
-	*ret = *name_find_disk(&n, path);
+	*ret = *name_find_disk(&n, known);
 	return 0;
 }
 
 int pool_disk_find(struct pool *p, const char *path, const char *label, struct pool_disk *ret, struct err *err)
 {
+	char known[PATH_MAX];
 	struct name_disk d;
 
-	if ((label ? find_version(p, path, label, &d, err) : look_at_image(p, path, &d, err)) < 0)
+	if (known_as(p, path, known, err) < 0 ||
+	    (label ? find_version(p, path, known, label, &d, err) : look_at_image(p, path, known, &d, err)) < 0)
 		return -1;
 	if (!d.folded)
 		return err_set(err, ERR_REFUSED, "'%s%s%s' waits to be folded into the pool; dedupscan compact --apply does that",

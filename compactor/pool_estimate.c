@@ -55,17 +55,20 @@ static int take_duplicates(struct estimating *e, struct duplicates *d, struct er
 	return (int)nr;
 }
 
-/* Tables of the view for what it holds, nodes of the tree, the index for what is new. */
+/* Tables of the view for what it holds, nodes of the trees, the index for what is new.  Of an internal snapshot only what no layer before it
+ * has is known (scanner/image/image.h): a leaf for each such segment. */
 static int add_overhead(struct estimating *e, size_t image, struct err *err)
 {
 	const struct store_image *i = &e->s->images.items[image];
 	struct pool_cost *c = &e->costs[image];
-	uint64_t segments = 0, cluster = (uint64_t)1 << e->o->cluster_bits, disk = i->layer * BLOCK_SIZE, tables;
+	uint64_t segments = 0, all = 0, nr_layers = 1 + (uint64_t)i->nr_snapshots, cluster = (uint64_t)1 << e->o->cluster_bits, disk = i->layer * BLOCK_SIZE, tables;
 
-	if (catalog_count_live_segments(e->s->c, i->id, disk, &segments, err) < 0)
+	if (catalog_count_live_segments(e->s->c, i->id, disk, &segments, err) < 0 ||
+	    catalog_count_live_segments(e->s->c, i->id, disk * nr_layers, &all, err) < 0)
 		return -1;
 	tables = segments * max_u64(SEGMENT_SIZE / cluster * 8, 1) + disk / (cluster * cluster / 8) * 8;
-	c->overhead = round_up(tables, BLOCK_SIZE) + 3 * cluster + segments * NODE + c->fresh / BLOCK_SIZE * ENTRY + STUB + OVERLAY + NAME;
+	c->overhead = round_up(tables, BLOCK_SIZE) + 3 * cluster + all * NODE + c->fresh / BLOCK_SIZE * ENTRY + STUB + OVERLAY +
+		      nr_layers * NAME;
 	return 0;
 }
 

@@ -9,6 +9,7 @@
 
 struct pool_cost {
 	bool wanted;	  /* set by the caller: it is to enter */
+	const char *child; /* the caller's, too: the path of an image that stands on it; NULL = none is known */
 	uint64_t fresh;	  /* clusters, bytes: what nobody before it has, in runs long enough */
 	uint64_t shared;  /* bytes that others before it, or itself, have */
 	uint64_t given;	  /* bytes that others share with it */

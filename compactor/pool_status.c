@@ -134,7 +134,7 @@ static int count(struct counting *c, struct err *err)
 	s->nodes = nodes_bytes(c->p->nodes);
 	s->unreached = live.freed;
 	s->tables += live.tables;
-	s->distinct = live.live - min_u64(live.tables + POOL_GUARD_SIZE, live.live);
+	s->distinct = live.live - min_u64(live.tables, live.live);
 	s->file_size = (uint64_t)st.st_size;
 	s->on_disk = (uint64_t)st.st_blocks * 512;
 	return 0;

@@ -49,7 +49,7 @@ static int compare_bytes(int old_fd, int new_fd, uint64_t size, uint8_t *a, proo
 
 	for (uint64_t at = 0; at < size; at += n) {
 		n = (size_t)min_u64(PIECE, size - at);
-		if (check && check(check_ctx, err) < 0)
+		if (check && check(check_ctx, at, size, err) < 0)
 			return -1;
 		if (file_read(old_fd, a, n, at, err) < 0)
 			return err_add(err, "the original");
@@ -135,6 +135,8 @@ struct side {
 struct comparison {
 	struct side old, copy;
 	bool backed; /* a hole says something else than zeros */
+	proof_check *check;
+	void *check_ctx;
 };
 
 /* The extent at `at`, if it is not the one that is at hand. */
@@ -179,7 +181,7 @@ static int compare_stretch(struct comparison *c, uint64_t at, uint64_t len, stru
 		return 0;
 	for (; len; at += n, len -= n) {
 		n = (size_t)min_u64(len, PIECE);
-		if (compare_piece(c, at, n, err) < 0)
+		if (compare_piece(c, at, n, err) < 0 || (c->check && c->check(c->check_ctx, at + n, c->old.img->span, err) < 0))
 			return -1;
 	}
 	return 0;
@@ -201,13 +203,15 @@ static int walk(struct comparison *c, struct err *err)
 	return 0;
 }
 
-int proof_compare(struct image *old, struct image *copy, struct err *err)
+int proof_compare(struct image *old, struct image *copy, proof_check *check, void *check_ctx, struct err *err)
 {
 	CLEANUP(free) uint8_t *buf = malloc(2 * PIECE);
 	struct comparison c = {
 		.old = { .name = "the original", .img = old },
 		.copy = { .name = "the new file", .img = copy },
 		.backed = old->info.backing_name[0] || old->info.backing_id[0],
+		.check = check,
+		.check_ctx = check_ctx,
 	};
 
 	if (!buf)
@@ -221,7 +225,7 @@ int proof_compare(struct image *old, struct image *copy, struct err *err)
 
 /* ---- the process ---- */
 
-static int compare_files(struct errand_side *s, const void *arg, struct err *err)
+static int compare_files(struct errand_side *s, const void *arg, proof_check *check, void *check_ctx, struct err *err)
 {
 	int fd = STEAL_FD(s->second_fd);
 	CLEANUP(image_close) struct image *old = errand_open_image(s, err);
@@ -231,7 +235,7 @@ static int compare_files(struct errand_side *s, const void *arg, struct err *err
 	(void)arg;
 	if (!old)
 		return err_add(err, "the original");
-	return copy ? proof_compare(old, copy, err) : err_add(err, "the new file");
+	return copy ? proof_compare(old, copy, check, check_ctx, err) : err_add(err, "the new file");
 }
 
 int proof_same_image(int old_fd, int new_fd, const char *path, const char *format, const struct roots *roots,

@@ -11,12 +11,14 @@ struct image;
 struct jail;
 struct roots;
 
-/* Proofs that a new file says what the original says.  `check` as in replace.h, NULL = none.
+/* Proofs that a new file says what the original says.  `check` is called as they go, NULL = none.
  *
  * What a file system says of holes is not believed: they are read like anything else.  A difference is ERR_IO, as what was written is
  * not what is read; its text says where. */
 
-typedef int proof_check(void *ctx, struct err *err);
+/* Called often by what takes long, which gives up with its error when it fails: `done` of `total` bytes are done (0, 0 = who knows).
+ * Neither is to be trusted: they may come from a process in a jail. */
+typedef int proof_check(void *ctx, uint64_t done, uint64_t total, struct err *err);
 
 /* Byte by byte: equal sizes, equal bytes (holes read as zeros).  What was read leaves the page cache again.  `check` is called at
  * least for every MiB. */
@@ -31,6 +33,6 @@ int proof_same_image(int old_fd, int new_fd, const char *path, const char *forma
 		     const struct jail *jail, proof_check *check, void *check_ctx, struct err *err);
 
 /* What that process does. */
-int proof_compare(struct image *old, struct image *copy, struct err *err);
+int proof_compare(struct image *old, struct image *copy, proof_check *check, void *check_ctx, struct err *err);
 
 #endif

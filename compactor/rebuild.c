@@ -91,7 +91,7 @@ static int compare_clone(struct building *b, uint64_t at, uint64_t end, struct e
 
 	for (; at < end; at += n) {
 		n = (size_t)min_u64(PIECE, end - at);
-		if (b->r->check && b->r->check(b->r->check_ctx, err) < 0)
+		if (b->r->check && b->r->check(b->r->check_ctx, at, b->size, err) < 0)
 			return -1;
 		if (compare_piece(b, at, n, err) < 0)
 			return -1;
@@ -202,7 +202,7 @@ int rebuild_make(int old_fd, int new_fd, const struct rebuild *r, struct rebuild
 	b.got = buf + PIECE;
 	b.copy = (struct sparse_copy){
 		.from = old_fd, .to = new_fd, .drop_zeros = r->drop_zeros, .buf = buf + 2 * PIECE,
-		.check = r->check, .check_ctx = r->check_ctx,
+		.size = b.size, .check = r->check, .check_ctx = r->check_ctx,
 	};
 	if (file_truncate(new_fd, b.size, err) < 0 || make_moves(&b, err) < 0)
 		return -1;

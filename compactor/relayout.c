@@ -45,11 +45,14 @@ uint64_t relayout_size(const char *format, uint64_t file_size, uint64_t block_si
 
 /* ---- the process ---- */
 
-int relayout_write(struct image *old, int new_fd, struct err *err)
+int relayout_write(struct image *old, int new_fd, proof_check *check, void *check_ctx, struct err *err)
 {
 	const struct method *m = find_method(old->format->name, old->info.kind);
 	CLEANUP(free) uint8_t *buf = malloc(SPARSE_PIECE);
-	struct sparse_copy c = { .from = old->file.fd, .to = new_fd, .drop_zeros = true, .buf = buf };
+	struct sparse_copy c = {
+		.from = old->file.fd, .to = new_fd, .drop_zeros = true, .buf = buf, .size = old->file.size, .check = check,
+		.check_ctx = check_ctx,
+	};
 	uint64_t size;
 
 	if (!m)
@@ -62,7 +65,7 @@ int relayout_write(struct image *old, int new_fd, struct err *err)
 	return file_truncate(new_fd, size, err);
 }
 
-static int write_file(struct errand_side *s, const void *arg, struct err *err)
+static int write_file(struct errand_side *s, const void *arg, proof_check *check, void *check_ctx, struct err *err)
 {
 	CLEANUP(image_close) struct image *old = errand_open_image(s, err);
 	int fd;
@@ -73,7 +76,7 @@ static int write_file(struct errand_side *s, const void *arg, struct err *err)
 	fd = file_ops->fcntl(s->second_fd, F_DUPFD_CLOEXEC, (void *)(intptr_t)JAIL_WRITTEN);
 	if (fd != JAIL_WRITTEN)
 		return err_set(err, ERR_IO, "a worker has too many files");
-	return relayout_write(old, fd, err);
+	return relayout_write(old, fd, check, check_ctx, err);
 }
 
 /* ---- its parent ---- */

@@ -29,6 +29,6 @@ int relayout_make(int old_fd, int new_fd, const char *path, const char *format, 
 		  const struct jail *jail, proof_check *check, void *check_ctx, struct err *err);
 
 /* What that process does. */
-int relayout_write(struct image *old, int new_fd, struct err *err);
+int relayout_write(struct image *old, int new_fd, proof_check *check, void *check_ctx, struct err *err);
 
 #endif

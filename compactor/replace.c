@@ -30,10 +30,12 @@ struct job {
 
 /* What make() and prove() call while they work.  Now and then it has the disk begin with what was written, which would otherwise
  * all be left to one long sync in the end. */
-static int check(void *ctx, struct err *err)
+static int check(void *ctx, uint64_t done, uint64_t total, struct err *err)
 {
 	struct job *job = ctx;
 
+	(void)done;
+	(void)total;
 	if (++job->nr_checks % WRITE_OUT_EVERY == 0)
 		file_drop_cache(job->x.arriving.fd, NULL);
 	if (job->r->stopper && stopper_says(job->r->stopper))
@@ -251,7 +253,7 @@ static int look_again(struct job *job, struct err *err)
 		return err_add(err, "the new file");
 	if (check_unchanged(job, &r->expected, err) < 0 || check_path(job, err) < 0)
 		return -1;
-	return check(job, err);
+	return check(job, 0, 0, err);
 }
 
 /* ---- all of it ---- */

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "compactor/hold.h"
+#include "compactor/proof.h"
 #include "compactor/workshop.h"
 #include "scanner/base/schedule.h"
 #include "scanner/index/spool.h"
@@ -41,11 +42,9 @@ struct replacing {
 
 	/* Writes the new file.  Called with the original's only descriptor and an empty new file open for reading and
 	 * writing.  Calls *check often (within a second): when that fails it gives up with that error. */
-	int (*make)(void *ctx, int old_fd, int new_fd, int (*check)(void *check_ctx, struct err *err), void *check_ctx,
-		    struct err *err);
+	int (*make)(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err);
 	/* Compares what both files say, the new one read from the disk. */
-	int (*prove)(void *ctx, int old_fd, int new_fd, int (*check)(void *check_ctx, struct err *err), void *check_ctx,
-		     struct err *err);
+	int (*prove)(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err);
 	void *ctx;
 };
 

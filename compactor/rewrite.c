@@ -194,6 +194,8 @@ struct rewriting {
 	rewrite_call *make, *prove;
 	proof_check *check;
 	void *check_ctx;
+	uint64_t part;	  /* of the step's work: what is at hand, bytes */
+	uint64_t counted; /* of that */
 };
 
 static bool has_files_open(const struct store *s)
@@ -204,26 +206,49 @@ static bool has_files_open(const struct store *s)
 	return false;
 }
 
-/* Others settle meanwhile, one at a time: whoever opens this image waits. */
-static int check_and_settle(void *ctx, struct err *err)
+static void count_up_to(struct rewriting *r, uint64_t done, uint64_t total)
 {
-	const struct rewriting *r = ctx;
+	uint64_t to = total ? (uint64_t)((double)r->part * ((double)min_u64(done, total) / (double)total)) : 0;
 
-	if (r->check(r->check_ctx, err) < 0)
+	if (to <= r->counted)
+		return;
+	compact_count(r->c, to - r->counted);
+	r->counted = to;
+}
+
+/* Others settle meanwhile, one at a time: whoever opens this image waits. */
+static int check_and_settle(void *ctx, uint64_t done, uint64_t total, struct err *err)
+{
+	struct rewriting *r = ctx;
+
+	count_up_to(r, done, total);
+	if (r->check(r->check_ctx, done, total, err) < 0)
 		return -1;
 	if (!has_files_open(&r->c->store))
 		rewrite_settle(r->c);
 	return 0;
 }
 
+/* Making is half of the work, and proving the other half. */
+static void begin_part(struct rewriting *r, proof_check *check, void *check_ctx)
+{
+	r->check = check;
+	r->check_ctx = check_ctx;
+	r->part = r->c->step->work / 2 / r->c->store.images.items[r->c->step->image].nr_files;
+	r->counted = 0;
+}
+
 static int make_new(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err)
 {
 	struct rewriting *r = ctx;
+	int rc;
 
-	r->check = check;
-	r->check_ctx = check_ctx;
+	begin_part(r, check, check_ctx);
 	cache_loan_take(r->c->o.loan, new_fd, 0);
-	return r->make(r->c, old_fd, new_fd, check_and_settle, r, err);
+	rc = r->make(r->c, old_fd, new_fd, check_and_settle, r, err);
+	if (rc == 0)
+		count_up_to(r, 1, 1);
+	return rc;
 }
 
 /* From now on the new file is read. */
@@ -232,10 +257,11 @@ static int prove_new(void *ctx, int old_fd, int new_fd, proof_check *check, void
 	struct rewriting *r = ctx;
 	int rc;
 
-	r->check = check;
-	r->check_ctx = check_ctx;
+	begin_part(r, check, check_ctx);
 	store_close_files(&r->c->store);
 	rc = r->prove(r->c, old_fd, new_fd, check_and_settle, r, err);
+	if (rc == 0)
+		count_up_to(r, 1, 1);
 	cache_loan_return(r->c->o.loan, old_fd);
 	return rc;
 }
@@ -274,6 +300,7 @@ static int replace(struct compaction *c, size_t file, struct replacing *r, struc
 int rewrite_file(struct compaction *c, size_t file, rewrite_call *make, rewrite_call *prove, struct err *err)
 {
 	const char *name, *relative, *path = c->store.files.items[file].path;
+	uint64_t worked = c->step->worked;
 	struct spool_identity identity;
 	struct replacing r = {
 		.hold = { .assume_idle = c->o.assume_idle }, .keep = c->o.keep_originals,
@@ -296,6 +323,8 @@ int rewrite_file(struct compaction *c, size_t file, rewrite_call *make, rewrite_
 	r.name = name;
 	r.path = relative;
 	if (replace(c, file, &r, &identity, err) < 0) {
+		c->done -= c->step->worked - worked; /* nothing came of it */
+		c->step->worked = worked;
 		if (err && err->kind == ERR_FULL)
 			look_for_another_try(c, file);
 		return -1;

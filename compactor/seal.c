@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "compactor/exchange.h"
+#include "compactor/pool/bitmaps.h"
 #include "compactor/pool/cluster_file.h"
 #include "scanner/base/crc32c.h"
 #include "scanner/base/file.h"
@@ -21,19 +22,27 @@
  *  S2. The fresh overlay is written under the very name that it stands on, sealed/<id>.qcow2.  While it lies there nobody opens
  *      it; from the exchange on that name is the old overlay.  So there is no instant at which a guest sees other bytes [crash].
  *  S3. Before places change, the fresh overlay was read back from the disk, its name and its attributes are synced, and a version
- *      is published that says which inode is to be sealed [crash: a_wrong_order_is_caught].
- *  S4. What was sealed is told from what was not by inode number: of the file at sealed/<id>.qcow2 [crash].
+ *      is published, or promised, that says which inode is to be sealed [crash: a_wrong_order_is_caught].
+ *  S4. What was sealed is told from what was not by content: the fresh overlay stands on the name under which it was written, or has
+ *      it in its header (POOL_EXT_FRESH), and nothing else does.  So it is told in a copy of the store, too, where all inode numbers
+ *      are others [crash, tests/interop/pool_clones.py: copied].
  *  S5. A version has its label and no inode numbers only after all its disks were sealed, both directories synced, and nobody was
  *      found to write to what was sealed [crash: mistakes_of_a_recovery_are_caught].
  *  S6. What somebody wrote to either file is seen at the path: the fresh one stands on the old one.  So nothing is turned round but
- *      while both are held, and a recovery never turns anything round [crash: visits].  (A rollback's fresh overlay stands on
- *      something else; it is what the user wants at the path.)
+ *      while both are held, and a recovery never turns anything round [crash: visits; tests/crash/seal_openers.py].  (A rollback's fresh
+ *      overlay stands on something else; it is what the user wants at the path, and what was written to the old one is in the version
+ *      that is kept.  One that discards waits, and keeps it after all when somebody came.)
+ *  S7. Who found the old file before places changed, and opens it only after it was let go, is seen by nobody: nothing of his is lost
+ *      (S6), but the version has what he writes.  So a version notes when what was sealed was last written to, and is what it says only
+ *      while that is so: else it is not gone back to, and becomes NAME.changed when it is folded in [pool_clones.py: latecomer].  It is
+ *      not folded in while he has it open.
  *
  *	version      sealed/<id>        at the path        decision
  *	-----------  -----------------  -----------------  -----------------------------------------------------------------
  *	none         fresh              old                nothing reaches it: a recovery removes it
  *	pending      fresh, or nothing  old                the version goes, then the fresh overlay (to the quarantine if it
- *	                                                   holds something, or somebody has it)
+ *	                                                   holds something, or somebody has it); the old one is as it was, but
+ *	                                                   may be read-only: it gets its mode back from the fresh one
  *	pending      old                fresh, or other    sealed.  When all of the set are: the version is published.
  *	                                                   Else it loses its label, and keeps what was sealed
  *	settled      old                anything           done
@@ -41,6 +50,7 @@
  * Left out: a power cut that leaves half of a RENAME_EXCHANGE, which no journalling file system does. */
 
 #define PIECE ((size_t)64 << 10)
+#define LIBVIRT_PREFIX "trusted.libvirt.security."
 
 /* ---- writing the fresh one ---- */
 
@@ -48,7 +58,7 @@ static int create(struct pool *p, struct seal *s, struct err *err)
 {
 	char name[POOL_FILE_NAME_ROOM];
 
-	if (pool_new_id(s->id, err) < 0)
+	if (name_id_is_null(s->id) && pool_new_id(s->id, err) < 0)
 		return -1;
 	s->fresh_fd =
 		file_open(p->dirs[POOL_SEALED], pool_id_file_name(s->id, name), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600, err);
@@ -56,16 +66,29 @@ static int create(struct pool *p, struct seal *s, struct err *err)
 	return s->written ? 0 : -1;
 }
 
+static int check_hold(void *ctx, uint64_t done, uint64_t total, struct err *err)
+{
+	const struct seal *s = ctx;
+
+	(void)done;
+	(void)total;
+	return hold_whole(&s->member->hold, err);
+}
+
+/* Its disk is that of the sealed one, so the bitmaps say of it what they said; where it goes back to a version they would be wrong. */
 static int write_overlay(struct pool *p, struct seal *s, struct err *err)
 {
 	struct member *m = s->member;
+	struct overlay_options o = m->facts.options;
 	struct slice backing;
 
+	o.beside = s->id;
 	if (s->target)
-		return overlay_write(s->fresh_fd, s->target->size, &s->target->backing, &m->facts.options, err);
-	if (sealed_backing(p, s->id, (uint64_t)m->st.st_size, m->facts.options.host_cache, &backing, err) < 0)
+		return overlay_write(s->fresh_fd, s->target->size, &s->target->backing, &o, err);
+	if (sealed_backing(p, s->id, (uint64_t)m->st.st_size, m->facts.options.host_cache, &backing, err) < 0 ||
+	    overlay_write(s->fresh_fd, m->facts.size, &backing, &o, err) < 0)
 		return -1;
-	return overlay_write(s->fresh_fd, m->facts.size, &backing, &m->facts.options, err);
+	return bitmaps_append(&s->bitmaps, s->fresh_fd, check_hold, s, err);
 }
 
 /* A checksum of all its bytes. */
@@ -88,15 +111,15 @@ static int sum_up(int fd, uint32_t *ret, struct err *err)
 }
 
 /* What was written is what the disk has. */
-static int check_fresh(const struct seal *s, uint32_t written, struct err *err)
+static int check_fresh(struct seal *s, struct err *err)
 {
 	struct overlay_facts facts;
 	uint32_t sum;
 
 	if (file_drop_cache(s->fresh_fd, err) < 0 || sum_up(s->fresh_fd, &sum, err) < 0 ||
-	    overlay_look(s->fresh_fd, &facts, err) < 0)
+	    overlay_look(s->fresh_fd, &facts, err) < 0 || bitmaps_prove(&s->bitmaps, s->fresh_fd, check_hold, s, err) < 0)
 		return -1;
-	return sum == written ? 0 : err_set(err, ERR_IO, "a fresh overlay reads back otherwise than it was written");
+	return sum == s->sum ? 0 : err_set(err, ERR_IO, "a fresh overlay reads back otherwise than it was written");
 }
 
 static int set_attributes(struct seal *s, struct err *err)
@@ -107,31 +130,97 @@ static int set_attributes(struct seal *s, struct err *err)
 		return -1;
 	if (s->touch && file_ops->futimens(s->fresh_fd, now) < 0)
 		return err_errno(err, "cannot set its time");
-	if (file_ops->fsync(s->fresh_fd) < 0) /* with attributes and times, which is why it is no fdatasync(2) */
-		return err_errno(err, "cannot sync a fresh overlay");
-	return file_ops->fstat(s->fresh_fd, &s->fresh_st) < 0 ? err_errno(err, "cannot stat a fresh overlay") : 0;
+	return 0;
 }
 
-static int write_fresh(struct pool *p, struct seal *s, const struct hold_options *o, struct err *err)
+/* "+UID:+GID" */
+static void take_owner(struct attributes *a, const void *text, size_t len)
 {
-	char name[POOL_FILE_NAME_ROOM];
-	uint32_t sum;
+	char owner[32];
+	unsigned uid, gid;
 
-	if (attributes_read(s->member->fd, &s->attributes, err) < 0 ||
+	snprintf(owner, sizeof(owner), "%.*s", (int)len, (const char *)text);
+	if (sscanf(owner, "+%u:+%u", &uid, &gid) != 2)
+		return;
+	a->st.st_uid = uid;
+	a->st.st_gid = gid;
+}
+
+/* While a guest runs libvirt has the file, and notes whose it was, and is to be again, at the topmost one of its chain. */
+static void forget_guest(struct attributes *a, int aside_fd)
+{
+	size_t nr = 0;
+	char owner[32];
+	ssize_t len = file_ops->fgetxattr(aside_fd, LIBVIRT_PREFIX "dac", owner, sizeof(owner));
+
+	if (len > 0)
+		take_owner(a, owner, (size_t)len);
+	for (size_t i = 0; i < a->list.nr; i++) {
+		struct attribute x = a->list.items[i];
+
+		if (strncmp(x.name, LIBVIRT_PREFIX, strlen(LIBVIRT_PREFIX)) != 0) {
+			a->list.items[nr++] = x;
+			continue;
+		}
+		if (strcmp(x.name, LIBVIRT_PREFIX "dac") == 0)
+			take_owner(a, x.value, x.len);
+		free(x.name);
+		free(x.value);
+	}
+	a->list.nr = nr;
+}
+
+static int read_attributes(struct seal *s, struct err *err)
+{
+	if (attributes_read(s->member->fd, &s->attributes, err) < 0)
+		return -1;
+	if (s->live)
+		forget_guest(&s->attributes, s->aside_fd);
+	return 0;
+}
+
+static int write_fresh(struct pool *p, struct seal *s, struct err *err)
+{
+	if (!s->target && !s->live && bitmaps_read(s->member->fd, &s->bitmaps, err) < 0)
+		return -1;
+	if (read_attributes(s, err) < 0 ||
 	    attributes_may_enter(&s->attributes, p->dirs[POOL_SEALED], err) < 0 ||
 	    attributes_may_enter(&s->attributes, s->member->dirfd, err) < 0)
 		return -1;
 	if (create(p, s, err) < 0 || attributes_set_empty(&s->attributes, s->fresh_fd, err) < 0 || write_overlay(p, s, err) < 0 ||
-	    sum_up(s->fresh_fd, &sum, err) < 0)
+	    sum_up(s->fresh_fd, &s->sum, err) < 0)
 		return -1;
-	if (set_attributes(s, err) < 0 || file_sync_dir(p->dirs[POOL_SEALED], err) < 0 || check_fresh(s, sum, err) < 0)
-		return -1;
-	return hold_take(&s->fresh_hold, s->fresh_fd, p->dirs[POOL_SEALED], pool_id_file_name(s->id, name), o, err);
+	return set_attributes(s, err);
+}
+
+static int of_image(const struct seal *s, struct err *err)
+{
+	return err_add(err, "image '%s'", member_disk(s->member)->path);
+}
+
+int seal_begin(struct pool *p, struct seal *s, struct err *err)
+{
+	return write_fresh(p, s, err) < 0 ? of_image(s, err) : 0;
+}
+
+int seal_prove(struct pool *p, struct seal *s, const struct hold_options *o, struct err *err)
+{
+	char name[POOL_FILE_NAME_ROOM];
+
+	if (check_fresh(s, err) < 0 ||
+	    hold_take(&s->fresh_hold, s->fresh_fd, p->dirs[POOL_SEALED], pool_id_file_name(s->id, name), o, err) < 0)
+		return of_image(s, err);
+	return 0;
 }
 
 int seal_write(struct pool *p, struct seal *s, const struct hold_options *o, struct err *err)
 {
-	return write_fresh(p, s, o, err) < 0 ? err_add(err, "image '%s'", member_disk(s->member)->path) : 0;
+	CLEANUP(to_sync_release) struct to_sync sync = { 0 };
+
+	if (seal_begin(p, s, err) < 0 || to_sync_add(&sync, s->fresh_fd, true, err) < 0 ||
+	    to_sync_add(&sync, p->dirs[POOL_SEALED], false, err) < 0)
+		return -1;
+	return sync_all(&sync, err) < 0 ? of_image(s, err) : seal_prove(p, s, o, err);
 }
 
 /* ---- changing places ---- */
@@ -168,12 +257,29 @@ static int check_there(const struct seal *s, struct err *err)
 	return 0;
 }
 
+/* Both directories, and what is sealed: the user's data, which his guest may not have synced. */
 static int sync_places(struct pool *p, struct seal *seals, size_t nr, struct err *err)
 {
+	CLEANUP(to_sync_release) struct to_sync sync = { 0 };
+
 	for (size_t i = 0; i < nr; i++)
-		if (file_sync_dir(seals[i].member->dirfd, err) < 0)
-			return err_add(err, "image '%s'", member_disk(seals[i].member)->path);
-	return file_sync_dir(p->dirs[POOL_SEALED], err);
+		if (to_sync_add(&sync, seals[i].member->dirfd, false, err) < 0 || to_sync_add(&sync, seals[i].member->fd, false, err) < 0)
+			return -1;
+	return to_sync_add(&sync, p->dirs[POOL_SEALED], false, err) < 0 ? -1 : sync_all(&sync, err);
+}
+
+/* Nobody writes to it any more; who may read it is as it was. */
+static mode_t sealed_mode(const struct stat *st)
+{
+	return st->st_mode & 0444;
+}
+
+static int lock_all(struct seal *seals, size_t nr, struct err *err)
+{
+	for (size_t i = 0; i < nr; i++)
+		if (file_ops->fchmod(seals[i].member->fd, sealed_mode(&seals[i].member->st)) < 0)
+			return err_errno(err, "cannot make what is sealed read-only");
+	return 0;
 }
 
 static int all_whole(struct seal *seals, size_t nr, struct err *err)
@@ -191,7 +297,7 @@ static int change_all(struct pool *p, struct seal *seals, size_t nr, struct err 
 	for (size_t i = 0; i < nr; i++)
 		if (check_there(&seals[i], err) < 0 || change_places(p, &seals[i], err) < 0)
 			return err_add(err, "image '%s'", member_disk(seals[i].member)->path);
-	if (all_whole(seals, nr, err) < 0 || sync_places(p, seals, nr, err) < 0)
+	if (all_whole(seals, nr, err) < 0 || lock_all(seals, nr, err) < 0 || sync_places(p, seals, nr, err) < 0)
 		return -1;
 	return all_whole(seals, nr, err);
 }
@@ -202,7 +308,10 @@ static void turn_round(struct pool *p, struct seal *seals, size_t nr)
 	for (size_t i = 0; i < nr; i++) {
 		struct seal *s = &seals[i];
 
-		if (!s->moved || hold_whole(&s->fresh_hold, NULL) < 0 || change_places(p, s, NULL) < 0)
+		if (!s->moved || hold_whole(&s->fresh_hold, NULL) < 0)
+			continue;
+		file_ops->fchmod(s->member->fd, s->member->st.st_mode & 07777);
+		if (change_places(p, s, NULL) < 0)
 			continue;
 		if (hold_whole(&s->fresh_hold, NULL) < 0)
 			change_places(p, s, NULL);
@@ -244,6 +353,24 @@ int sealed_open(struct pool *p, const uint8_t id[POOL_ID_SIZE], struct err *err)
 	return err_add(err, "sealed overlay '%s'", name);
 }
 
+uint64_t seal_time_of(const struct stat *st)
+{
+	return (uint64_t)st->st_mtim.tv_sec * 1000000000u + (uint64_t)st->st_mtim.tv_nsec;
+}
+
+/* A copy may have whole seconds only. */
+bool seal_was_written(const struct pool *p, const struct name_disk *d)
+{
+	char name[POOL_FILE_NAME_ROOM];
+	struct stat st;
+	uint64_t now;
+
+	if (!d->written || file_ops->fstatat(p->dirs[POOL_SEALED], pool_id_file_name(d->sealed, name), &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return false;
+	now = seal_time_of(&st);
+	return now != d->written && now != d->written / 1000000000u * 1000000000u;
+}
+
 static bool same_content(const struct stat *a, const struct stat *b)
 {
 	return a->st_ino == b->st_ino && a->st_size == b->st_size && a->st_mtim.tv_sec == b->st_mtim.tv_sec &&
@@ -259,12 +386,6 @@ static void let_go(struct seal *s)
 	file_ops->close(STEAL_FD(s->fresh_fd));
 }
 
-/* Nobody writes to it any more; who may read it is as it was. */
-static mode_t sealed_mode(const struct stat *st)
-{
-	return st->st_mode & 0444;
-}
-
 static int check_sealed(struct pool *p, struct seal *s, struct err *err)
 {
 	struct stat st;
@@ -275,20 +396,19 @@ static int check_sealed(struct pool *p, struct seal *s, struct err *err)
 	rc = file_ops->fstat(fd, &st) < 0 ? err_errno(err, "cannot stat it") : 0;
 	if (rc == 0 && !same_content(&st, &s->member->st))
 		rc = err_set(err, ERR_BUSY, "somebody wrote to it while it was sealed");
-	if (rc == 0 && file_ops->fchmod(fd, sealed_mode(&st)) < 0)
+	if (rc == 0 && st.st_mode & 0222 && (file_ops->fchmod(fd, sealed_mode(&st)) < 0 || file_ops->fsync(fd) < 0))
 		rc = err_errno(err, "cannot make it read-only");
-	if (rc == 0 && file_ops->fsync(fd) < 0)
-		rc = err_errno(err, "cannot sync it");
 	file_ops->close(fd);
 	return rc;
 }
 
-/* Settled: who found the old file before places changed, and opened it only now, had a second to do so. */
+/* Who found the old file before places changed, and opened it only now, had so long to do it. */
 static int settle(struct pool *p, struct seal *seals, size_t nr, uint64_t settle_ns, struct err *err)
 {
 	for (size_t i = 0; i < nr; i++)
 		let_go(&seals[i]);
-	exchange_wait(settle_ns);
+	if (settle_ns)
+		exchange_wait(settle_ns);
 	for (size_t i = 0; i < nr; i++)
 		if (check_sealed(p, &seals[i], err) < 0)
 			return err_add(err, "image '%s' (it may have been sealed; nothing of it is lost)",
@@ -309,6 +429,16 @@ int seal_exchange(struct pool *p, struct seal *seals, size_t nr, uint64_t settle
 	return settle(p, seals, nr, settle_ns, err);
 }
 
+int seal_exchange_live(struct pool *p, struct seal *s, struct err *err)
+{
+	if (check_no_writer(s->member->fd, err) < 0 || check_there(s, err) < 0)
+		return err_add(err, "image '%s'", member_disk(s->member)->path);
+	s->tried = true;
+	if (change_places(p, s, err) < 0 || sync_places(p, s, 1, err) < 0)
+		return err_add(err, "image '%s'", member_disk(s->member)->path);
+	return settle(p, s, 1, 0, err);
+}
+
 void seal_release(struct pool *p, struct seal *s)
 {
 	char name[POOL_FILE_NAME_ROOM];
@@ -319,6 +449,7 @@ void seal_release(struct pool *p, struct seal *s)
 	if (s->written && !s->tried)
 		file_unlink(p->dirs[POOL_SEALED], pool_id_file_name(s->id, name), NULL);
 	attributes_release(&s->attributes);
+	bitmaps_release(&s->bitmaps);
 	*s = (struct seal)SEAL_INIT;
 }
 
@@ -343,15 +474,88 @@ static int is_untouched(struct pool *p, const char *name)
 	return untouched;
 }
 
-static int dispose(struct pool *p, const char *name, struct err *err)
+int sealed_dispose(struct pool *p, const char *name, struct err *err)
 {
 	if (is_untouched(p, name))
 		return file_unlink(p->dirs[POOL_SEALED], name, err);
 	return file_rename_to(p->dirs[POOL_SEALED], name, p->dirs[POOL_QUARANTINE], name, 0, err);
 }
 
-/* 1 = the disk's old overlay is what lies there; 0 = it is not, and nothing lies there any more. */
-static int was_sealed(struct pool *p, const struct name_disk *d, struct err *err)
+/* 1 = it was written for the path, not found there; 0; -1 = what lies there does not tell. */
+static int is_fresh(struct pool *p, const struct name_disk *d, const char *name)
+{
+	int fd = file_open_beneath(p->dirs[POOL_SEALED], name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK,
+				   RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV, NULL), rc = -1;
+	uint8_t below[POOL_ID_SIZE];
+	struct overlay_facts f;
+
+	if (fd < 0)
+		return -1;
+	if (overlay_look(fd, &f, NULL) == 0)
+		rc = overlay_was_beside(fd, d->sealed) ||
+		     (sealed_of_backing(p, &f.backing, below) && memcmp(below, d->sealed, POOL_ID_SIZE) == 0);
+	file_ops->close(fd);
+	return rc;
+}
+
+/* The image at the path stands on what was, or is to be, sealed. */
+static bool path_stands_on(struct pool *p, const struct name_disk *d)
+{
+	struct standing s;
+
+	return member_look(p, d->path, &s, NULL) > 0 && memcmp(s.below, d->sealed, POOL_ID_SIZE) == 0;
+}
+
+static bool path_is_old(struct pool *p, const struct name_disk *d)
+{
+	char base[NAME_MAX + 1];
+	int dirfd = member_open_dir(p, d->path, base, NULL);
+	struct stat st;
+	bool old = dirfd >= 0 && file_ops->fstatat(dirfd, base, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_ino == d->inode;
+
+	if (dirfd >= 0)
+		file_ops->close(dirfd);
+	return old;
+}
+
+/* S4.  Fresh overlays of earlier programs have no mark, and what was torn says nothing: there inode numbers do. */
+static bool lies_there(struct pool *p, const struct name_disk *d, const char *name, const struct stat *st)
+{
+	int fresh = is_fresh(p, d, name);
+
+	if (fresh > 0)
+		return false;
+	if (st->st_ino == d->inode)
+		return true;
+	return fresh == 0 ? !path_is_old(p, d) : path_stands_on(p, d);
+}
+
+/* What was to be sealed, and was not, gets its mode back, also where it seems to have it: a sync may have failed, or a power cut kept
+ * less than was done. */
+static int unlock(struct pool *p, const struct name_disk *d, const struct stat *fresh, struct err *err)
+{
+	char base[NAME_MAX + 1];
+	int dirfd = member_open_dir(p, d->path, base, NULL), fd, rc = 0;
+	struct standing s;
+	struct stat st;
+
+	if (dirfd < 0 || !(fresh->st_mode & 0222) || file_ops->fstatat(dirfd, base, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+	    !S_ISREG(st.st_mode) || sealed_mode(&st) != sealed_mode(fresh) || member_look(p, d->path, &s, NULL) <= 0 ||
+	    memcmp(s.below, d->below, POOL_ID_SIZE) != 0 || memcmp(s.view, d->view, POOL_ID_SIZE) != 0) {
+		if (dirfd >= 0)
+			file_ops->close(dirfd);
+		return 0;
+	}
+	fd = file_open(dirfd, base, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, err);
+	if (fd < 0 || file_ops->fchmod(fd, fresh->st_mode & 07777) < 0 || file_ops->fsync(fd) < 0)
+		rc = fd < 0 ? -1 : err_errno(err, "cannot set the mode of '%s'", d->path);
+	if (fd >= 0)
+		file_ops->close(fd);
+	file_ops->close(dirfd);
+	return rc;
+}
+
+int seal_was_done(struct pool *p, const struct name_disk *d, struct err *err)
 {
 	char name[POOL_FILE_NAME_ROOM];
 	struct stat st;
@@ -359,9 +563,9 @@ static int was_sealed(struct pool *p, const struct name_disk *d, struct err *err
 	pool_id_file_name(d->sealed, name);
 	if (file_ops->fstatat(p->dirs[POOL_SEALED], name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return errno == ENOENT ? 0 : err_errno(err, "cannot look at '%s'", name);
-	if (st.st_ino == d->inode)
+	if (lies_there(p, d, name, &st))
 		return 1;
-	return dispose(p, name, err);
+	return unlock(p, d, &st, err) < 0 ? -1 : sealed_dispose(p, name, err);
 }
 
 /* Where a process died before it had done so. */
@@ -390,7 +594,7 @@ static int keep_sealed(struct pool *p, struct name *n, bool *ret_all, struct err
 
 	for (size_t i = 0; i < n->disks.nr; i++) {
 		struct name_disk *d = &n->disks.items[i];
-		int rc = d->inode ? was_sealed(p, d, err) : 1;
+		int rc = d->inode ? seal_was_done(p, d, err) : 1;
 
 		if (rc < 0 || (rc > 0 && d->inode && make_read_only(p, d, err) < 0))
 			return -1;
@@ -490,12 +694,16 @@ static void know(struct sweep *s, const uint8_t id[POOL_ID_SIZE])
 		found->known = true;
 }
 
-static int look_at_name(void *ctx, const struct name *n, struct err *err)
+static int know_named(struct pool *p, struct sweep *s, struct err *err)
 {
-	(void)err;
-	for (size_t i = 0; i < n->disks.nr; i++) {
-		know(ctx, n->disks.items[i].sealed);
-		know(ctx, n->disks.items[i].below);
+	const struct name_row *rows;
+	size_t nr;
+
+	if (names_rows(p, &rows, &nr, err) < 0)
+		return -1;
+	for (size_t i = 0; i < nr; i++) {
+		know(s, rows[i].sealed);
+		know(s, rows[i].below);
 	}
 	return 0;
 }
@@ -519,7 +727,7 @@ int seal_sweep(struct pool *p, struct err *err)
 
 	if (rc == 0 && s.found.nr) {
 		qsort(s.found.items, s.found.nr, sizeof(*s.found.items), compare_swept);
-		rc = names_each(p, look_at_name, &s, err);
+		rc = know_named(p, &s, err);
 		if (rc == 0)
 			rc = remove_unknown(p, &s, err);
 	}

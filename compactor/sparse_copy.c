@@ -53,7 +53,7 @@ static int copy_data(struct sparse_copy *c, uint64_t from, uint64_t to, uint64_t
 
 	for (; len; from += n, to += n, len -= n) {
 		n = to_boundary(to, SPARSE_PIECE, len);
-		if (c->check && c->check(c->check_ctx, err) < 0)
+		if (c->check && c->check(c->check_ctx, to, c->size, err) < 0)
 			return -1;
 		if (file_read(c->from, c->buf, n, from, err) < 0)
 			return -1;

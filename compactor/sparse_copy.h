@@ -17,6 +17,7 @@ struct sparse_copy {
 	int from, to;	      /* `to` has only holes where something is copied to */
 	bool drop_zeros;      /* blocks of the new file that would be all zeros are left holes, too */
 	uint8_t *buf;	      /* of SPARSE_PIECE bytes */
+	uint64_t size;	      /* of the new file, about: what check is told that all is */
 	proof_check *check;   /* called for every piece; may be NULL */
 	void *check_ctx;
 	uint64_t written;     /* bytes, so far */

@@ -6,7 +6,6 @@
 #include <fts.h>
 #include <string.h>
 
-#include "compactor/member.h"
 #include "scanner/base/file.h"
 
 static int add(struct standing_ids *ids, const uint8_t id[POOL_ID_SIZE], bool sealed, uint32_t slot, struct err *err)
@@ -18,30 +17,33 @@ static int add(struct standing_ids *ids, const uint8_t id[POOL_ID_SIZE], bool se
 }
 
 /* The slot of the view that a slice of the cluster file is, or 0. */
-static uint32_t slot_of(const struct pool *p, const struct slice *s)
+static uint32_t slot_of(const struct slice *s)
 {
-	char name[POOL_FILE_NAME_ROOM];
-	size_t len = strlen(p->path);
-
-	if (strncmp(s->path, p->path, len) != 0 || s->path[len] != '/' || strcmp(s->path + len + 1, pool_id_file_name(p->uuid, name)) != 0)
-		return 0;
 	return s->offset % POOL_SLOT_SIZE || s->offset >= POOL_DATA_BEGIN ? 0 : (uint32_t)(s->offset / POOL_SLOT_SIZE);
 }
 
-/* What an open file stands on, if it is an overlay on the pool. */
+/* What an open file stands on, if that may be a pool, by whatever path it names it: it may have been moved. */
 static int add_backing(const struct pool *p, int fd, struct standing_ids *ret, struct err *err)
 {
 	uint8_t id[POOL_ID_SIZE];
 	struct slice s;
 	uint64_t size;
+	size_t len;
 
-	if (overlay_backing(fd, &s, &size, NULL) <= 0)
+	if (overlay_names(fd, &s, &size, NULL) <= 0)
 		return 0;
-	if (slot_of(p, &s))
-		return add(ret, (uint8_t[POOL_ID_SIZE]){ 0 }, false, slot_of(p, &s), err);
-	if (view_of_backing(p, &s, id))
+	switch (pool_file_parse(s.path, id, &len)) {
+	case POOL_TOP:
+		if (memcmp(id, p->uuid, sizeof(id)) != 0 || !slot_of(&s))
+			return 0;
+		return add(ret, (uint8_t[POOL_ID_SIZE]){ 0 }, false, slot_of(&s), err);
+	case POOL_VIEWS:
 		return add(ret, id, false, 0, err);
-	return sealed_of_backing(p, &s, id) ? add(ret, id, true, 0, err) : 0;
+	case POOL_SEALED:
+		return add(ret, id, true, 0, err);
+	default:
+		return 0;
+	}
 }
 
 /* One that went meanwhile stands on nothing. */
@@ -70,7 +72,9 @@ static int walk(const struct pool *p, FTS *fts, struct standing_ids *ret, struct
 			fts_set(fts, e, FTS_SKIP);
 		if (e->fts_info == FTS_DNR || e->fts_info == FTS_ERR || e->fts_info == FTS_NS) {
 			errno = e->fts_errno;
-			return errno == ENOENT ? 0 : err_errno(err, "cannot look at '%s', where something may stand on the pool", e->fts_path);
+			if (errno == ENOENT) /* it went meanwhile */
+				continue;
+			return err_errno(err, "cannot look at '%s', where something may stand on the pool", e->fts_path);
 		}
 		if (e->fts_info == FTS_F && S_ISREG(e->fts_statp->st_mode) && look_at(p, AT_FDCWD, e->fts_accpath, ret, err) < 0)
 			return -1;

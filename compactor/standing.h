@@ -6,7 +6,7 @@
 #include "scanner/base/vec.h"
 
 /* Who stands on a pool, whatever its names say: overlays that were copied, moved or restored from a backup, originals that wait in the
- * trash of a workshop. */
+ * trash of a workshop.  What overlays of other pools stand on is among it, which no pool here has. */
 
 struct standing_id {
 	uint8_t bytes[POOL_ID_SIZE];

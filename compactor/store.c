@@ -109,6 +109,7 @@ static int map_image(struct store *s, size_t image, int fd, struct mapped_image 
 	i->pooled = ret->pooled;
 	i->nr_snapshots = ret->nr_snapshots;
 	i->nr_bitmaps = ret->nr_bitmaps;
+	i->vm_state = ret->vm_state;
 	i->mixed = l.misaligned || ret->packed || ret->misaligned;
 	s->plan->images[image].misaligned = ret->misaligned + ret->packed;
 	return 0;

@@ -55,6 +55,7 @@ struct store_image {
 	bool certain;	 /* of its format: what a rewrite needs */
 	bool encrypted;
 	bool pooled;	 /* it stands on a pool */
+	bool vm_state;	 /* an internal snapshot holds the state of a machine */
 	uint32_t nr_snapshots, nr_bitmaps;
 	uint32_t rank;
 	uint32_t copy_of; /* STORE_NO_COPY, or the image that its file is a copy of, byte by byte, as it seems */

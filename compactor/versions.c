@@ -62,7 +62,7 @@ void path_list_release(struct path_list *l)
 
 /* ---- sealing ---- */
 
-static int check_depth(struct pool *p, const struct member *m, unsigned most, struct err *err)
+int versions_check_depth(struct pool *p, const struct member *m, unsigned most, struct err *err)
 {
 	unsigned depth;
 
@@ -76,64 +76,210 @@ static int check_depth(struct pool *p, const struct member *m, unsigned most, st
 		member_disk(m)->path);
 }
 
-static int add_pending(struct name *n, const struct seal *s, struct err *err)
+int versions_add_pending(struct name *n, const struct member *m, const uint8_t sealed[POOL_ID_SIZE], struct err *err)
 {
-	const struct member *m = s->member;
 	struct name_disk d = { .size = m->facts.size, .inode = m->st.st_ino };
 
 	snprintf(d.path, sizeof(d.path), "%s", member_disk(m)->path);
 	memcpy(d.view, m->standing.view, POOL_ID_SIZE);
 	memcpy(d.below, m->standing.below, POOL_ID_SIZE);
-	memcpy(d.sealed, s->id, POOL_ID_SIZE);
+	memcpy(d.sealed, sealed, POOL_ID_SIZE);
 	return vec_push(&n->disks, d) < 0 ? err_set(err, ERR_MEMORY, "out of memory") : 0;
 }
 
-static int write_all(struct pool *p, struct name *n, struct seal *seals, size_t nr, const struct versions_how *how, struct err *err)
+/* Sealing goes in two rounds of syncs.  In the first is all that is written: the fresh overlays, the version as it is pending, and, under
+ * other names, how it and its members are to be noted at the end.  In the second is what changes places, and what was sealed.  That ends
+ * well when the second is done: a recovery of what is pending comes to the same, so the renames by which names become what they are to
+ * be need no sync. */
+struct sealing {
+	struct pool *pool;
+	struct name *name; /* pending */
+	struct seal *seals;
+	size_t nr;
+	enum seal_end end;
+	const struct versions_how *how;
+
+	struct name *notes; /* the settled version, and the nr members behind it */
+	int *fds;	    /* of the pending version, and of those; -1 */
+	bool promised, kept;
+};
+
+static int sealing_init(struct sealing *x, struct err *err)
 {
-	for (size_t i = 0; i < nr; i++) {
-		if (!seals[i].target && check_depth(p, seals[i].member, how->sealed_max, err) < 0)
-			return -1;
-		if (seal_write(p, &seals[i], &how->hold, err) < 0 || add_pending(n, &seals[i], err) < 0)
-			return -1;
-	}
-	return names_publish(p, n, true, err);
+	x->notes = calloc(x->nr + 1, sizeof(*x->notes));
+	x->fds = malloc((x->nr + 2) * sizeof(*x->fds));
+	if (!x->notes || !x->fds)
+		return err_set(err, ERR_MEMORY, "out of memory");
+	for (size_t i = 0; i < x->nr + 2; i++)
+		x->fds[i] = -1;
+	return 0;
 }
 
-static int exchange(struct pool *p, const struct name *n, struct seal *seals, size_t nr, enum seal_end end,
-		    const struct versions_how *how, struct err *err)
+static void sealing_release(struct sealing *x)
 {
-	int rc = seal_exchange(p, seals, nr, how->settle_ns, err);
+	for (size_t i = 0; x->fds && i < x->nr + 2; i++)
+		if (x->fds[i] >= 0)
+			file_ops->close(x->fds[i]);
+	for (size_t i = 0; x->notes && i < x->nr + 1; i++)
+		name_release(&x->notes[i]);
+	free(x->notes);
+	free(x->fds);
+}
+CLEANUP_DEFINE_RELEASE(struct sealing, sealing_release)
+
+static int begin_all(struct sealing *x, struct err *err)
+{
+	for (size_t i = 0; i < x->nr; i++) {
+		const struct member *m = x->seals[i].member;
+
+		if (!x->seals[i].target && versions_check_depth(x->pool, m, x->how->sealed_max, err) < 0)
+			return -1;
+		if (seal_begin(x->pool, &x->seals[i], err) < 0 || versions_add_pending(x->name, m, x->seals[i].id, err) < 0)
+			return -1;
+		x->name->disks.items[x->name->disks.nr - 1].written = seal_time_of(&m->st);
+	}
+	return 0;
+}
+
+/* What a member is to be noted with. */
+static int describe_fresh(struct pool *p, const struct seal *s, struct name *ret, struct err *err)
+{
+	const struct member *m = s->member;
+	struct standing standing = { .size = m->facts.size };
+
+	if (s->target)
+		standing = *s->target;
+	else
+		memcpy(standing.below, s->id, POOL_ID_SIZE);
+	if (!s->target)
+		memcpy(standing.view, m->standing.view, POOL_ID_SIZE);
+	standing.size = round_up(standing.size, 512);
+	if (name_copy(&m->name, ret, err) < 0)
+		return -1;
+	return member_describe(p, &standing, &ret->disks.items[0], err);
+}
+
+static int write_notes(struct sealing *x, struct err *err)
+{
+	if (name_copy(x->name, &x->notes[0], err) < 0)
+		return -1;
+	for (size_t i = 0; i < x->notes[0].disks.nr; i++)
+		x->notes[0].disks.items[i].inode = 0;
+	for (size_t i = 0; i < x->nr; i++)
+		if (describe_fresh(x->pool, &x->seals[i], &x->notes[i + 1], err) < 0)
+			return -1;
+	for (size_t i = 0; i < x->nr + 1; i++)
+		if (names_rewrite(x->pool, &x->notes[i], &x->fds[i + 1], err) < 0)
+			return -1;
+	return 0;
+}
+
+static int sync_written(struct sealing *x, struct err *err)
+{
+	CLEANUP(to_sync_release) struct to_sync sync = { .list = VEC_INIT };
+
+	for (size_t i = 0; i < x->nr; i++)
+		if (to_sync_add(&sync, x->seals[i].fresh_fd, true, err) < 0)
+			return -1;
+	for (size_t i = 0; i < x->nr + 2; i++)
+		if (x->fds[i] >= 0 && to_sync_add(&sync, x->fds[i], true, err) < 0)
+			return -1;
+	if (to_sync_add(&sync, x->pool->dirs[POOL_SEALED], false, err) < 0 ||
+	    to_sync_add(&sync, x->pool->dirs[POOL_NAMES], false, err) < 0)
+		return -1;
+	return sync_all(&sync, err);
+}
+
+static int reread_all(struct sealing *x, struct err *err)
+{
+	for (size_t i = 0; i < x->nr; i++)
+		if (seal_prove(x->pool, &x->seals[i], &x->how->hold, err) < 0)
+			return -1;
+	for (size_t i = 0; i < x->nr + 2; i++) {
+		int fd = x->fds[i];
+
+		x->fds[i] = -1;
+		if (fd >= 0 && names_reread(x->pool, fd, i ? x->notes[i - 1].number : x->name->number, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+/* The first round.  The version is promised then, and nothing of the images has changed. */
+static int write_all(struct sealing *x, struct err *err)
+{
+	if (begin_all(x, err) < 0 || names_promise(x->pool, x->name, &x->fds[0], err) < 0)
+		return -1;
+	x->promised = true;
+	if ((x->end != SEAL_DISCARD && write_notes(x, err) < 0) || sync_written(x, err) < 0 || reread_all(x, err) < 0 ||
+	    names_keep(x->pool, x->name, err) < 0)
+		return -1;
+	x->kept = true;
+	return 0;
+}
+
+/* Members first: a version that is still pending is noted again, with them. */
+static int put_notes(struct sealing *x, struct err *err)
+{
+	for (size_t i = x->nr + 1; i-- > 0;)
+		if (names_put_rewritten(x->pool, &x->notes[i], err) < 0)
+			return -1;
+	return 0;
+}
+
+/* Who discards waits, as what a latecomer wrote would be lost. */
+static int change_and_note(struct sealing *x, struct err *err)
+{
+	enum seal_end end = x->end;
+	int rc = seal_exchange(x->pool, x->seals, x->nr, end == SEAL_DISCARD ? x->how->settle_ns : 0, err);
 	bool sealed;
 
+	if (rc == 0 && end != SEAL_DISCARD)
+		return put_notes(x, err);
 	if (rc < 0 && end == SEAL_DISCARD)
 		end = SEAL_AS_FOUND; /* what somebody had open is kept */
-	else if (rc < 0 && !seals[0].target)
+	else if (rc < 0 && !x->seals[0].target)
 		end = SEAL_FAILED;
-	if (seal_note(p, n->number, end, &sealed, rc == 0 ? err : NULL) < 0)
+	names_drop(x->pool, NULL);
+	if (seal_note(x->pool, x->name->number, end, &sealed, rc == 0 ? err : NULL) < 0)
 		return -1;
 	return rc == 0 && !sealed ? err_set(err, ERR_STALE, "what was sealed is not in the pool any more") : rc;
+}
+
+static void give_up(struct sealing *x)
+{
+	names_distrust(x->pool);
+	if (x->kept)
+		return;
+	names_drop(x->pool, NULL);
+	if (x->promised)
+		names_break(x->pool, x->name->number, NULL);
 }
 
 int versions_seal(struct pool *p, struct name *n, struct member *const *members, size_t nr, const struct standing *target,
 		  enum seal_end end, const struct versions_how *how, struct err *err)
 {
-	struct seal *seals = calloc(nr, sizeof(*seals));
+	CLEANUP(free) struct seal *seals = calloc(nr, sizeof(*seals));
+	CLEANUP(sealing_release) struct sealing x = {
+		.pool = p, .name = n, .seals = seals, .nr = nr, .end = end, .how = how,
+	};
 	int rc;
 
-	if (!seals)
-		return err_set(err, ERR_MEMORY, "out of memory");
+	if (!seals || sealing_init(&x, err) < 0)
+		return seals ? -1 : err_set(err, ERR_MEMORY, "out of memory");
 	for (size_t i = 0; i < nr; i++) {
 		seals[i] = (struct seal)SEAL_INIT;
 		seals[i].member = members[i];
 		seals[i].target = target;
 		seals[i].touch = target != NULL;
 	}
-	rc = write_all(p, n, seals, nr, how, err);
+	rc = write_all(&x, err);
 	if (rc == 0)
-		rc = exchange(p, n, seals, nr, end, how, err);
+		rc = change_and_note(&x, err);
+	if (rc < 0)
+		give_up(&x);
 	for (size_t i = 0; i < nr; i++)
 		seal_release(p, &seals[i]);
-	free(seals);
 	return rc;
 }
 
@@ -164,6 +310,8 @@ static int describe_layer(struct pool *p, const struct member *m, struct name_di
 			      : err_set(err, ERR_FORMAT, "no name of the pool '%s' knows what '%s' stands on", p->path,
 					member_disk(m)->path);
 	memcpy(layer.path, ret->path, sizeof(layer.path));
+	if (layer.folded || seal_was_written(p, &layer)) /* then what it is now is what is meant */
+		layer.written = 0;
 	if (layer.folded) {
 		memset(layer.sealed, 0, POOL_ID_SIZE);
 		memset(layer.below, 0, POOL_ID_SIZE);
@@ -218,7 +366,7 @@ static void set_release(struct set *s)
 }
 CLEANUP_DEFINE_RELEASE(struct set, set_release)
 
-static int check_new(struct pool *p, const struct snapshot_options *o, struct err *err)
+int versions_check_new(struct pool *p, const struct snapshot_options *o, struct err *err)
 {
 	if (versions_check_label(o->label, err) < 0)
 		return -1;
@@ -261,7 +409,7 @@ static int read_small(const char *path, struct name_file *ret, struct err *err)
 	return len < 0 ? -1 : rc;
 }
 
-static int add_files(const struct snapshot_options *o, struct name *n, struct err *err)
+int versions_add_files(const struct snapshot_options *o, struct name *n, struct err *err)
 {
 	for (size_t i = 0; i < o->nr_files; i++) {
 		struct name_file f = { .len = 0 };
@@ -318,7 +466,7 @@ int versions_snapshot(struct pool *p, const struct snapshot_options *o, struct s
 
 	if (!changed)
 		return err_set(err, ERR_MEMORY, "out of memory");
-	if (check_new(p, o, err) < 0 || open_set(p, o, &s, err) < 0 || add_files(o, &s.name, err) < 0 ||
+	if (versions_check_new(p, o, err) < 0 || open_set(p, o, &s, err) < 0 || versions_add_files(o, &s.name, err) < 0 ||
 	    sort_out(p, &s, changed, &nr_changed, err) < 0)
 		return -1;
 	snprintf(s.name.label, sizeof(s.name.label), "%s", o->label);
@@ -396,61 +544,4 @@ int versions_rollback(struct pool *p, const struct rollback_options *o, char ret
 	if (!o->discard)
 		memcpy(ret_kept, n.label, sizeof(n.label));
 	return 0;
-}
-
-/* ---- recovery ---- */
-
-/* What one look at all names finds to do. */
-struct to_do {
-	struct path_list pending;  /* the paths say nothing */
-	struct path_list standing; /* members on sealed overlays */
-	bool any_layer;
-};
-
-static int find_work(void *ctx, const struct name *n, struct err *err)
-{
-	struct to_do *w = ctx;
-	const struct name_disk *d = &n->disks.items[0];
-
-	if (n->kind == NAME_MEMBER)
-		return name_id_is_null(d->below) ? 0 : path_list_add(&w->standing, n->number, d->path, err);
-	w->any_layer |= !*n->label;
-	for (size_t i = 0; i < n->disks.nr; i++)
-		w->any_layer |= n->disks.items[i].folded && !name_id_is_null(n->disks.items[i].sealed);
-	return name_is_settled(n) ? 0 : path_list_add(&w->pending, n->number, "", err);
-}
-
-/* Of a repointing that died between the exchange and the note (versions_fold.c). */
-static int note_repointed(struct pool *p, const struct path_list *l, struct err *err)
-{
-	for (size_t i = 0; i < l->items.nr; i++)
-		if (member_note(p, l->items.items[i].path, NULL, err) < 0)
-			return -1;
-	return 0;
-}
-
-static int recover(struct pool *p, struct to_do *w, struct err *err)
-{
-	bool sealed;
-
-	if (names_drop(p, err) < 0 || names_each(p, find_work, w, err) < 0)
-		return -1;
-	for (size_t i = 0; i < w->pending.items.nr; i++)
-		if (seal_note(p, w->pending.items.items[i].number, SEAL_AS_FOUND, &sealed, err) < 0)
-			return -1;
-	if (seal_sweep(p, err) < 0 || clone_recover(p, err) < 0)
-		return -1;
-	if (!w->any_layer && w->pending.items.nr == 0)
-		return 0;
-	return note_repointed(p, &w->standing, err) < 0 ? -1 : versions_tidy(p, err);
-}
-
-int versions_recover(struct pool *p, struct err *err)
-{
-	struct to_do w = { .any_layer = false };
-	int rc = recover(p, &w, err);
-
-	path_list_release(&w.pending);
-	path_list_release(&w.standing);
-	return rc;
 }

@@ -7,6 +7,7 @@
 #include "compactor/pool/view.h"
 
 struct workshop;
+struct standing; /* compactor/member.h */
 
 /* Versions of the images of a pool: making them (snapshot), going back to one (rollback), listing and deleting them, and folding
  * into the pool what they sealed.
@@ -17,7 +18,7 @@ struct workshop;
 /* How images are changed. */
 struct versions_how {
 	struct hold_options hold;
-	uint64_t settle_ns;  /* how long to wait for openers who are on their way: a second, tests less */
+	uint64_t settle_ns;  /* how long to wait for openers who are on their way, where something would be lost: a second, tests less */
 	unsigned sealed_max; /* sealed overlays on each other; 0 = 1, so that chains are at most 4 deep */
 	int64_t now;	     /* seconds since 1970 */
 };
@@ -66,13 +67,14 @@ struct version_row {
 	const struct name *name;      /* a member, or a version */
 	const struct name_disk *disk; /* of it */
 	bool there;		      /* member: a file is at its path */
+	bool changed;		      /* version: somebody wrote to it after it was sealed; it is not what it was */
 	uint64_t own_bytes; /* of disk space: member, its overlay; version, the sealed overlay that waits to be folded in */
 };
 
 /* Members and versions with a label, in order of number, each disk a row; those at `path` only, unless NULL.  Until a call
- * returns other than 0; that is returned then. */
+ * returns other than 0; that is returned then.  `damaged` gets names that cannot be read; NULL = they are an error. */
 int versions_list(struct pool *p, const char *path, int (*call)(void *ctx, const struct version_row *row, struct err *err),
-		  void *ctx, struct err *err);
+		  int (*damaged)(void *ctx, uint64_t number, const struct err *why, struct err *err), void *ctx, struct err *err);
 
 /* ---- deleting ---- */
 
@@ -123,9 +125,19 @@ int versions_repoint(struct pool *p, struct workshop *w, const char *root_path, 
 
 /* ---- images that came and went ---- */
 
-/* Notes the image at a path as a member, if it is an overlay on this pool that no member is: it was copied or moved there.  1 =
- * done now, 0 = it is one already, or stands on no pool; -1. */
+/* Notes the image at a path as a member, if it is an overlay on this pool that no member is: it was copied or moved there.  When of
+ * the members that stand on the same exactly one is gone from its path, or one of the gone ones had the same name in another directory,
+ * then that was moved: it, and its versions, are at the new path from then on.  1 = done now, 0 = it is one already, or stands on no
+ * pool; -1. */
 int versions_adopt(struct pool *p, const char *path, struct err *err);
+/* The same for one that no member is and whose standing is known: its backing file's name may be wrong.  *ret_was is where it was, "" =
+ * it is new. */
+int versions_adopt_as(struct pool *p, const char *path, const struct standing *standing, char ret_was[PATH_MAX], struct err *err);
+/* Where the image at a path was when the pool knew it last: 1, 0 = it knows it at that path, or not at all; -1.  For who only reads. */
+int versions_moved_from(struct pool *p, const char *path, char ret[PATH_MAX], struct err *err);
+
+/* Has disks of versions, and then members, be known by other paths: `renamed` says which, NULL = the path stays. */
+int versions_rename(struct pool *p, const char *(*renamed)(void *ctx, const char *path), void *ctx, struct err *err);
 
 /* Members at whose paths nothing is, for certain, or whose paths others have by now.  Who forgets them (names_remove()) has to
  * know that they were not moved: whoever is adopted first is safe. */

@@ -11,6 +11,8 @@
 #include "scanner/base/file.h"
 #include "scanner/image/qcow2_format.h"
 
+#define CHANGED ".changed"
+
 /* What was sealed is folded into the pool in three steps, each whole by itself: its content is imported (by the caller), the
  * versions that have it are noted with its root, and the overlays that stand on it are made to stand on a view of that root.
  * Until the last one has done so the sealed overlay stays where it is. */
@@ -107,6 +109,15 @@ struct noting {
 	const struct view *view;
 };
 
+/* It is not what it was called. */
+static void call_changed(struct name *n)
+{
+	size_t len = strlen(n->label), most = sizeof(n->label) - sizeof(CHANGED);
+
+	if (len)
+		strcpy(n->label + (len < most ? len : most), CHANGED);
+}
+
 static int note_folded(void *ctx, const struct name *n, struct err *err)
 {
 	static const uint8_t none[POOL_ID_SIZE];
@@ -123,6 +134,9 @@ static int note_folded(void *ctx, const struct name *n, struct err *err)
 
 		if (d->folded || !pool_id_same(d->sealed, x->sealed))
 			continue;
+		if (seal_was_written(x->pool, d))
+			call_changed(&copy);
+		d->written = 0;
 		d->folded = changed = true;
 		memcpy(d->root, x->root, DIGEST_SIZE);
 		memcpy(d->view, x->view ? x->view->id : none, POOL_ID_SIZE);
@@ -200,7 +214,7 @@ static size_t end_of_extensions(const uint8_t *p, size_t len, uint32_t header_le
 	return at;
 }
 
-static int set_backing(int fd, const struct slice *backing, struct err *err)
+int versions_set_backing(int fd, const struct slice *backing, struct err *err)
 {
 	struct qcow2_header_disk d;
 	char name[QCOW2_NAME_MAX + 1];
@@ -224,7 +238,7 @@ static int set_backing(int fd, const struct slice *backing, struct err *err)
 	return file_write(fd, p, size, 0, err);
 }
 
-static int make(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct err *), void *check_ctx, struct err *err)
+static int make(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err)
 {
 	struct repointing *r = ctx;
 	CLEANUP(free) uint8_t *buf = malloc(SPARSE_PIECE);
@@ -244,11 +258,11 @@ static int make(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct e
 	if (layer_stand_on(r->pool, &r->layer, facts.options.host_cache, &r->target, err) < 0 ||
 	    sparse_copy(&c, 0, 0, (uint64_t)st.st_size, err) < 0 || file_truncate(new_fd, (uint64_t)st.st_size, err) < 0)
 		return -1;
-	return set_backing(new_fd, &r->target.backing, err);
+	return versions_set_backing(new_fd, &r->target.backing, err);
 }
 
 /* What one file has as data from `from` on must be in the other one. */
-static int compare_data(int a, int b, uint64_t from, uint64_t size, uint8_t *buf, int (*check)(void *, struct err *),
+static int compare_data(int a, int b, uint64_t from, uint64_t size, uint8_t *buf, proof_check *check,
 			void *check_ctx, struct err *err)
 {
 	uint64_t begin, end;
@@ -259,7 +273,7 @@ static int compare_data(int a, int b, uint64_t from, uint64_t size, uint8_t *buf
 			size_t n = (size_t)(end - begin < SPARSE_PIECE / 2 ? end - begin : SPARSE_PIECE / 2);
 
 			if (file_read(a, buf, n, begin, err) < 0 || file_read(b, buf + SPARSE_PIECE / 2, n, begin, err) < 0 ||
-			    check(check_ctx, err) < 0)
+			    check(check_ctx, begin, size, err) < 0)
 				return -1;
 			if (memcmp(buf, buf + SPARSE_PIECE / 2, n) != 0)
 				return err_set(err, ERR_FORMAT, "its copy differs");
@@ -269,7 +283,20 @@ static int compare_data(int a, int b, uint64_t from, uint64_t size, uint8_t *buf
 	return rc;
 }
 
-static int prove(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct err *), void *check_ctx, struct err *err)
+/* Their clusters lie where they lay. */
+static int same_bitmaps(int old_fd, int new_fd, struct err *err)
+{
+	struct qcow2_header a, b;
+
+	if (overlay_header(old_fd, &a, err) < 0 || overlay_header(new_fd, &b, err) < 0)
+		return -1;
+	if (a.nr_bitmaps == b.nr_bitmaps && a.bitmaps_offset == b.bitmaps_offset && a.bitmaps_size == b.bitmaps_size &&
+	    a.autoclear == b.autoclear)
+		return 0;
+	return err_set(err, ERR_FORMAT, "its copy has other persistent bitmaps");
+}
+
+static int prove(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err)
 {
 	struct repointing *r = ctx;
 	CLEANUP(free) uint8_t *buf = malloc(SPARSE_PIECE);
@@ -281,7 +308,7 @@ static int prove(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct 
 	if (!buf)
 		return err_set(err, ERR_MEMORY, "out of memory");
 	if (overlay_look(old_fd, &old, err) < 0 || overlay_look(new_fd, &new, err) < 0 ||
-	    file_read(new_fd, &d, sizeof(d), 0, err) < 0)
+	    same_bitmaps(old_fd, new_fd, err) < 0 || file_read(new_fd, &d, sizeof(d), 0, err) < 0)
 		return -1;
 	if (file_ops->fstat(old_fd, &a) < 0 || file_ops->fstat(new_fd, &b) < 0)
 		return err_errno(err, "cannot stat it");

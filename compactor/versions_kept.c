@@ -3,11 +3,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <time.h>
 
 #include "compactor/pool/qcow2_writer.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
+#include "scanner/image/image.h"
+#include "scanner/noted.h"
 
 /* Which versions there are, and which are to go. */
 
@@ -22,9 +25,12 @@ static bool is_version(const struct name *n)
 
 struct listing {
 	struct pool *pool;
-	const char *path;
+	const char *path, *now; /* where the pool knows the image; where it is, when that is another path */
+	struct path_list replaced; /* members whose path another one has by now */
 	int (*call)(void *ctx, const struct version_row *row, struct err *err);
+	int (*damaged)(void *ctx, uint64_t number, const struct err *why, struct err *err);
 	void *ctx;
+	unsigned nr_damaged;
 };
 
 /* Disk space of the member's file; false = none is there. */
@@ -51,6 +57,38 @@ static uint64_t sealed_bytes(struct pool *p, const struct name_disk *d)
 	return (uint64_t)st.st_blocks * BLOCK;
 }
 
+static int add_replaced(void *ctx, const struct name *newer, const struct name *n, struct err *err)
+{
+	(void)newer;
+	return path_list_add(ctx, n->number, "", err);
+}
+
+static bool is_replaced(const struct listing *l, uint64_t number)
+{
+	for (size_t i = 0; i < l->replaced.items.nr; i++)
+		if (l->replaced.items.items[i].number == number)
+			return true;
+	return false;
+}
+
+static int list_disk(const struct listing *l, const struct name *n, const struct name_disk *d, struct err *err)
+{
+	struct version_row row = { .name = n, .disk = d };
+	struct name_disk moved;
+
+	if (l->now) {
+		moved = *d;
+		snprintf(moved.path, sizeof(moved.path), "%s", l->now);
+		row.disk = &moved;
+	}
+	if (n->kind == NAME_MEMBER)
+		row.there = !is_replaced(l, n->number) && look_at_member(l->pool, row.disk->path, &row.own_bytes);
+	else
+		row.own_bytes = sealed_bytes(l->pool, d);
+	row.changed = n->kind == NAME_VERSION && seal_was_written(l->pool, d);
+	return l->call(l->ctx, &row, err);
+}
+
 static int list_name(void *ctx, const struct name *n, struct err *err)
 {
 	const struct listing *l = ctx;
@@ -58,41 +96,79 @@ static int list_name(void *ctx, const struct name *n, struct err *err)
 
 	if (n->kind != NAME_MEMBER && !is_version(n))
 		return 0;
-	for (size_t i = 0; rc == 0 && i < n->disks.nr; i++) {
-		struct version_row row = { .name = n, .disk = &n->disks.items[i] };
-
-		if (l->path && strcmp(row.disk->path, l->path) != 0)
-			continue;
-		if (n->kind == NAME_MEMBER)
-			row.there = look_at_member(l->pool, row.disk->path, &row.own_bytes);
-		else
-			row.own_bytes = sealed_bytes(l->pool, row.disk);
-		rc = l->call(l->ctx, &row, err);
-	}
+	for (size_t i = 0; rc == 0 && i < n->disks.nr; i++)
+		if (!l->path || strcmp(n->disks.items[i].path, l->path) == 0)
+			rc = list_disk(l, n, &n->disks.items[i], err);
 	return rc;
 }
 
-int versions_list(struct pool *p, const char *path, int (*call)(void *ctx, const struct version_row *row, struct err *err),
-		  void *ctx, struct err *err)
+static int list_damaged(void *ctx, uint64_t number, const struct err *why, struct err *err)
 {
-	return names_each(p, list_name, &(struct listing){ p, path, call, ctx }, err);
+	struct listing *l = ctx;
+
+	l->nr_damaged++;
+	return l->damaged(l->ctx, number, why, err);
 }
 
-/* ---- images that came and went ---- */
-
-/* A qcow2 image without any backing file: it was expanded, say.  One that is damaged may be a member. */
-static bool stands_alone(int dirfd, const char *base)
+static int find_moved(struct listing *l, char was[PATH_MAX], struct err *err)
 {
-	int fd = file_open(dirfd, base, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, NULL);
+	int rc = l->path ? versions_moved_from(l->pool, l->path, was, err) : 0;
+
+	if (rc > 0) {
+		l->now = l->path;
+		l->path = was;
+	}
+	return rc < 0 ? -1 : versions_each_replaced(l->pool, add_replaced, &l->replaced, err);
+}
+
+/* Where names are damaged it cannot be told what has moved. */
+int versions_list(struct pool *p, const char *path, int (*call)(void *ctx, const struct version_row *row, struct err *err),
+		  int (*damaged)(void *ctx, uint64_t number, const struct err *why, struct err *err), void *ctx, struct err *err)
+{
+	struct listing l = { .pool = p, .path = path, .call = call, .damaged = damaged, .ctx = ctx };
+	struct err why = ERR_INIT;
+	char was[PATH_MAX];
+	bool known = find_moved(&l, was, &why) == 0;
+	int rc = known || damaged ? names_each_or(p, list_name, damaged ? list_damaged : NULL, &l, err) : 0;
+
+	if (rc == 0 && !known && !l.nr_damaged)
+		rc = err_set(err, why.kind, "%s", why.text);
+	path_list_release(&l.replaced);
+	return rc;
+}
+
+/* ---- images that are gone ---- */
+
+/* A qcow2 image without any backing file: it was expanded, say. */
+static bool has_no_backing(int fd)
+{
 	struct qcow2_header_disk d;
 	struct slice s;
 	uint64_t size;
+
+	return overlay_backing(fd, &s, &size, NULL) == 0 && file_read(fd, &d, sizeof(d), 0, NULL) == 0 &&
+	       be64_get(d.backing_file_offset) == 0 && be32_get(d.backing_file_size) == 0;
+}
+
+/* An image of another format, by its name and what is in it, where no overlay was put: the original was put back, say. */
+static bool is_of_other_format(int fd, const char *path)
+{
+	struct image_file f = { .fd = fd, .path = (char *)(uintptr_t)path };
+	struct image_choice c;
+
+	return !noted_at_all(fd) && image_file_size(fd, &f.size, NULL) == 0 && image_choose(&f, &c, NULL) == 0 &&
+	       c.certainty == IMAGE_AGREED && strcmp(c.format->name, "qcow2") != 0;
+}
+
+/* What is damaged may be a member. */
+static bool stands_alone(int dirfd, const char *base)
+{
+	int fd = file_open(dirfd, base, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, NULL);
 	bool alone;
 
 	if (fd < 0)
 		return false;
-	alone = overlay_backing(fd, &s, &size, NULL) == 0 && file_read(fd, &d, sizeof(d), 0, NULL) == 0 &&
-		be64_get(d.backing_file_offset) == 0 && be32_get(d.backing_file_size) == 0;
+	alone = has_no_backing(fd) || is_of_other_format(fd, base);
 	file_ops->close(fd);
 	return alone;
 }
@@ -153,30 +229,6 @@ int versions_each_gone(struct pool *p, int (*call)(void *ctx, const struct name 
 	return rc;
 }
 
-int versions_adopt(struct pool *p, const char *path, struct err *err)
-{
-	CLEANUP(name_release) struct name n = { .kind = NAME_MEMBER };
-	CLEANUP(name_release) struct name old = { .number = 0 };
-	struct name_disk d = { .size = 0 };
-	struct standing standing;
-	int rc;
-
-	if (path[0] != '/' || strlen(path) >= sizeof(d.path))
-		return err_set(err, ERR_USAGE, "'%s' is no absolute path", path);
-	strcpy(d.path, path);
-	rc = names_find_member(p, path, &old, err);
-	if (rc)
-		return rc < 0 ? -1 : 0;
-	rc = member_look(p, path, &standing, err);
-	if (rc <= 0)
-		return rc;
-	if (member_describe(p, &standing, &d, err) < 0)
-		return -1;
-	if (vec_push(&n.disks, d) < 0)
-		return err_set(err, ERR_MEMORY, "out of memory");
-	return names_publish(p, &n, true, err) < 0 ? -1 : 1;
-}
-
 /* ---- tidying ---- */
 
 struct tidying {
@@ -212,6 +264,7 @@ static bool tidy_disks(const struct tidying *t, struct name *n)
 		if (d->folded && !name_id_is_null(d->sealed) && !needed) {
 			memset(d->sealed, 0, POOL_ID_SIZE);
 			memset(d->below, 0, POOL_ID_SIZE);
+			d->written = 0;
 			changed = true;
 		}
 		if (*n->label || needed)
@@ -236,10 +289,39 @@ static int tidy_name(void *ctx, const struct name *n, struct err *err)
 	return copy.disks.nr ? names_replace(t->pool, n->number, &copy, err) : names_remove(t->pool, n->number, err);
 }
 
+/* Whether there is anything that tidy_disks() would forget, as far as the rows of names tell. */
+static int needs_tidying(struct pool *p, struct err *err)
+{
+	struct pool_ids stood_on = { .items = VEC_INIT };
+	const struct name_row *rows;
+	size_t nr;
+	int rc = names_rows(p, &rows, &nr, err);
+
+	for (size_t i = 0; rc == 0 && i < nr; i++)
+		if (rows[i].number && !name_id_is_null(rows[i].below) &&
+		    (rows[i].flags & NAME_ROW_MEMBER || !name_id_is_null(rows[i].sealed)))
+			rc = pool_ids_add(&stood_on, rows[i].below, err);
+	pool_ids_sort(&stood_on);
+	for (size_t i = 0; rc == 0 && i < nr; i++) {
+		bool sealed = !name_id_is_null(rows[i].sealed);
+
+		if (!rows[i].number || rows[i].flags & (NAME_ROW_MEMBER | NAME_ROW_PENDING) ||
+		    (sealed && pool_ids_has(&stood_on, rows[i].sealed)))
+			continue;
+		rc = !rows[i].label || (sealed && rows[i].flags & NAME_ROW_FOLDED);
+	}
+	pool_ids_release(&stood_on);
+	return rc;
+}
+
 int versions_tidy(struct pool *p, struct err *err)
 {
 	struct tidying t = { .pool = p, .changed = true };
-	int rc = 0;
+	int rc = needs_tidying(p, err);
+
+	if (rc <= 0)
+		return rc;
+	rc = 0;
 
 	/* What goes may have stood on others. */
 	while (rc == 0 && t.changed) {

@@ -1,17 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "compactor/writer.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
+#include "scanner/base/vec.h"
 #include "scanner/image/qcow2_format.h"
 
 /*
  *	| header | L1 table | L2 | data ... | L2 | data ... | refcount table | refcount blocks |
  *
  * Each L2 table stands before the data that it leads to.  Since clusters come in order, it is complete when the next one begins,
- * and only that one is held in memory.  The file has no gaps between clusters: in the end all have a refcount of one. */
+ * and only that one is held in memory.  The file has no gaps between clusters: in the end all have a refcount of one, but for those
+ * with compressed data:
+ *
+ *	| L2 | pppppqq|qqqrrrrss|ssst....| L2 | ...	refcounts 3, 3, 2 of the host clusters between the tables
+ *
+ * These lie one behind the other, to the byte, and a host cluster is counted by each that has a part in it. */
 
 #define CLUSTER_DEFAULT ((uint64_t)64 << 10)
 #define REFCOUNT_ORDER 4
@@ -25,10 +32,10 @@ struct qcow2_writer {
 	size_t nr_l1;
 	uint64_t table; /* the one that is in l2, or NO_TABLE */
 	uint64_t refcount_offset, refcount_clusters;
-};
 
-static const char *const qcow2_kinds[] = { "3", "2", NULL };
-enum { VERSION_3, VERSION_2 };
+	uint64_t packed_at, packed_left; /* where the next compressed bytes go, and room there */
+	VEC(uint16_t) packed_counts;	 /* by host cluster: compressed ones in it; 0 = it holds something else */
+};
 
 static struct qcow2_writer *qcow2_of(struct writer *w)
 {
@@ -64,18 +71,29 @@ static void qcow2_release(struct writer *w)
 {
 	free(qcow2_of(w)->l1);
 	free(qcow2_of(w)->l2);
+	vec_release(&qcow2_of(w)->packed_counts);
 }
 
-/* An entry of either table; the file is not larger than a refcount table can tell. */
-static int add_cluster(struct writer *w, be64 *entry, struct err *err)
+/* One more cluster at the file's end, which is not larger than a refcount table can tell. */
+static int add_cluster(struct writer *w, struct err *err)
 {
 	uint64_t per_block = w->cluster_size / REFCOUNT_SIZE, clusters = w->file_end / w->cluster_size;
 
 	if (clusters / per_block + 2 >= QCOW2_REFTABLE_BYTES_MAX / sizeof(be64))
 		return err_set(err, ERR_UNSUPPORTED, "clusters of %llu bytes are too small for a qcow2 image with so much data",
 			       (unsigned long long)w->cluster_size);
-	*entry = be64_from(w->file_end | QCOW2_COPIED);
 	w->file_end += w->cluster_size;
+	return 0;
+}
+
+/* Of either table. */
+static int set_entry(struct writer *w, be64 *entry, struct err *err)
+{
+	uint64_t at = w->file_end;
+
+	if (add_cluster(w, err) < 0)
+		return -1;
+	*entry = be64_from(at | QCOW2_COPIED);
 	return 0;
 }
 
@@ -88,31 +106,90 @@ static int write_l2(struct qcow2_writer *q, struct err *err)
 {
 	if (q->table == NO_TABLE)
 		return 0;
-	return writer_write_table(&q->w, q->l2, (size_t)q->w.cluster_size, offset_in(q->l1[q->table]), err);
+	return writer_write_table(q->w.fd, q->l2, (size_t)q->w.cluster_size, offset_in(q->l1[q->table]), err);
 }
 
 static int begin_l2(struct qcow2_writer *q, uint64_t table, struct err *err)
 {
-	if (write_l2(q, err) < 0 || add_cluster(&q->w, &q->l1[table], err) < 0)
+	if (write_l2(q, err) < 0 || set_entry(&q->w, &q->l1[table], err) < 0)
 		return -1;
 	memset(q->l2, 0, (size_t)q->w.cluster_size);
 	q->table = table;
 	return 0;
 }
 
-static int qcow2_place(struct writer *w, uint64_t offset, uint64_t *ret_at, uint64_t *ret_len, struct err *err)
+/* The entry of the cluster at `offset`, in the table at hand. */
+static int find_entry(struct qcow2_writer *q, uint64_t offset, be64 **ret, struct err *err)
 {
-	struct qcow2_writer *q = qcow2_of(w);
-	uint64_t cluster = offset >> q->cluster_bits, inside = offset & (w->cluster_size - 1), table = cluster >> q->l2_bits;
-	be64 *entry = &q->l2[cluster & ((1u << q->l2_bits) - 1)];
+	uint64_t cluster = offset >> q->cluster_bits, table = cluster >> q->l2_bits;
 
 	if (table != q->table && begin_l2(q, table, err) < 0)
 		return -1;
-	if (be64_get(*entry) == 0 && add_cluster(w, entry, err) < 0)
-		return -1;
-	*ret_at = offset_in(*entry) + inside;
-	*ret_len = w->cluster_size - inside;
+	*ret = &q->l2[cluster & ((1u << q->l2_bits) - 1)];
 	return 0;
+}
+
+static int qcow2_place(struct writer *w, uint64_t offset, struct writer_place *ret, struct err *err)
+{
+	uint64_t inside = offset & (w->cluster_size - 1);
+	be64 *entry;
+
+	if (find_entry(qcow2_of(w), offset, &entry, err) < 0)
+		return -1;
+	if (be64_get(*entry) == 0 && set_entry(w, entry, err) < 0)
+		return -1;
+	ret->at = offset_in(*entry) + inside;
+	ret->len = w->cluster_size - inside;
+	return 0;
+}
+
+/* ---- compressed clusters ---- */
+
+/* Room for len bytes, at most a cluster, behind those that are there, or in clusters of their own. */
+static int make_room(struct qcow2_writer *q, size_t len, struct err *err)
+{
+	struct writer *w = &q->w;
+
+	if (len <= q->packed_left)
+		return 0;
+	if (q->packed_at + q->packed_left != w->file_end) {
+		q->packed_at = w->file_end;
+		q->packed_left = 0;
+	}
+	q->packed_left += w->cluster_size;
+	return add_cluster(w, err);
+}
+
+static int count_packed(struct qcow2_writer *q, uint64_t at, size_t len, struct err *err)
+{
+	uint64_t last = (at + len - 1) >> q->cluster_bits;
+
+	if (last * sizeof(uint16_t) >= WRITER_TABLE_MAX)
+		return err_set(err, ERR_UNSUPPORTED, "clusters of %llu bytes are too small for a qcow2 image with so much compressed data",
+			       (unsigned long long)q->w.cluster_size);
+	while (q->packed_counts.nr <= last)
+		if (vec_push(&q->packed_counts, 0) < 0)
+			return err_set(err, ERR_MEMORY, "no memory for the refcounts of %zu clusters", q->packed_counts.nr);
+	for (uint64_t i = at >> q->cluster_bits; i <= last; i++)
+		q->packed_counts.items[i]++;
+	return 0;
+}
+
+static int qcow2_add(struct writer *w, uint64_t offset, const void *packed, size_t len, struct err *err)
+{
+	struct qcow2_writer *q = qcow2_of(w);
+	uint64_t at, more;
+	be64 *entry;
+
+	assert(len < w->cluster_size);
+	if (find_entry(q, offset, &entry, err) < 0 || make_room(q, len, err) < 0)
+		return -1;
+	at = q->packed_at;
+	more = (at + len - 1) / WRITER_SECTOR - at / WRITER_SECTOR; /* sectors */
+	*entry = be64_from(at | more << (70 - q->cluster_bits) | QCOW2_COMPRESSED);
+	q->packed_at += len;
+	q->packed_left -= len;
+	return count_packed(q, at, len, err) < 0 ? -1 : file_write(w->fd, packed, len, at, err);
 }
 
 /* ---- refcounts ---- */
@@ -142,25 +219,33 @@ static int write_refcount_table(struct qcow2_writer *q, uint64_t nr_blocks, uint
 	return file_write(q->w.fd, table, (size_t)nr_blocks * sizeof(*table), q->refcount_offset, err);
 }
 
+static uint16_t refcount_of(const struct qcow2_writer *q, uint64_t cluster)
+{
+	return cluster < q->packed_counts.nr && q->packed_counts.items[cluster] ? q->packed_counts.items[cluster] : 1;
+}
+
 static int write_refcounts(struct qcow2_writer *q, struct err *err)
 {
 	struct writer *w = &q->w;
-	uint64_t used = w->file_end / w->cluster_size, per_block = w->cluster_size / REFCOUNT_SIZE, blocks, left, at;
+	uint64_t used = w->file_end / w->cluster_size, per_block = w->cluster_size / REFCOUNT_SIZE, blocks, at, nr;
 	CLEANUP(free) be16 *counts = malloc((size_t)w->cluster_size);
 
 	if (!counts)
 		return err_set(err, ERR_MEMORY, "no memory for a refcount block");
-	for (uint64_t i = 0; i < per_block; i++)
-		counts[i] = be16_from(1);
 	size_refcounts(w, used, &blocks, &q->refcount_clusters);
 	q->refcount_offset = w->file_end;
 	at = w->file_end + q->refcount_clusters * w->cluster_size;
 	w->file_end = at + blocks * w->cluster_size;
 	if (write_refcount_table(q, blocks, at, err) < 0)
 		return -1;
-	for (left = w->file_end / w->cluster_size; left; left -= min_u64(left, per_block), at += w->cluster_size)
-		if (file_write(w->fd, counts, (size_t)min_u64(left, per_block) * REFCOUNT_SIZE, at, err) < 0)
+	used = w->file_end / w->cluster_size;
+	for (uint64_t first = 0; first < used; first += nr, at += w->cluster_size) {
+		nr = min_u64(used - first, per_block);
+		for (uint64_t i = 0; i < nr; i++)
+			counts[i] = be16_from(refcount_of(q, first + i));
+		if (file_write(w->fd, counts, (size_t)nr * REFCOUNT_SIZE, at, err) < 0)
 			return -1;
+	}
 	return 0;
 }
 
@@ -169,7 +254,8 @@ static int write_refcounts(struct qcow2_writer *q, struct err *err)
 /* Behind it lie zeros: the end of the extensions. */
 static int write_header(const struct qcow2_writer *q, struct err *err)
 {
-	bool old = q->w.kind == VERSION_2;
+	bool old = q->w.format == &writer_qcow2_old, zstd = q->w.format == &writer_qcow2_zstd;
+	size_t len = old ? QCOW2_V2_LENGTH : zstd ? sizeof(struct qcow2_header_disk) : QCOW2_V3_LENGTH;
 	struct qcow2_header_disk h = {
 		.magic = QCOW2_MAGIC,
 		.version = be32_from(old ? 2 : 3),
@@ -180,31 +266,29 @@ static int write_header(const struct qcow2_writer *q, struct err *err)
 		.refcount_table_offset = be64_from(q->refcount_offset),
 		.refcount_table_clusters = be32_from((uint32_t)q->refcount_clusters),
 		.refcount_order = be32_from(REFCOUNT_ORDER),
-		.header_length = be32_from(QCOW2_V3_LENGTH),
+		.incompatible_features = be64_from(zstd ? QCOW2_COMPRESSION : 0),
+		.header_length = be32_from((uint32_t)len),
+		.compression_type = zstd ? QCOW2_ZSTD : QCOW2_ZLIB,
 	};
 
-	return file_write(q->w.fd, &h, old ? QCOW2_V2_LENGTH : QCOW2_V3_LENGTH, 0, err);
+	return file_write(q->w.fd, &h, len, 0, err);
 }
 
 static int qcow2_end(struct writer *w, struct err *err)
 {
 	struct qcow2_writer *q = qcow2_of(w);
 
-	if (write_l2(q, err) < 0 || writer_write_table(w, q->l1, q->nr_l1 * sizeof(*q->l1), w->cluster_size, err) < 0)
+	if (write_l2(q, err) < 0 || writer_write_table(w->fd, q->l1, q->nr_l1 * sizeof(*q->l1), w->cluster_size, err) < 0)
 		return -1;
 	return write_refcounts(q, err) < 0 ? -1 : write_header(q, err);
 }
 
-const struct writer_format writer_qcow2 = {
-	.name = "qcow2",
-	.kinds = qcow2_kinds,
-	.instance = sizeof(struct qcow2_writer),
-	.unit = 512,
-	.size_max = INT64_MAX - 511,
-	.cluster_min = (uint64_t)1 << QCOW2_CLUSTER_BITS_MIN,
-	.cluster_max = (uint64_t)1 << QCOW2_CLUSTER_BITS_MAX,
-	.begin = qcow2_begin,
-	.place = qcow2_place,
-	.end = qcow2_end,
-	.release = qcow2_release,
-};
+#define QCOW2_WRITER                                                                                                   \
+	.name = "qcow2", .instance = sizeof(struct qcow2_writer), .unit = WRITER_SECTOR, .size_max = INT64_MAX - 511,  \
+	.cluster_min = (uint64_t)1 << QCOW2_CLUSTER_BITS_MIN, .cluster_max = (uint64_t)1 << QCOW2_CLUSTER_BITS_MAX,    \
+	.begin = qcow2_begin, .place = qcow2_place, .end = qcow2_end, .release = qcow2_release
+
+const struct writer_format writer_qcow2 = { QCOW2_WRITER, .kind = "3" };
+const struct writer_format writer_qcow2_old = { QCOW2_WRITER, .kind = "2" };
+const struct writer_format writer_qcow2_zlib = { QCOW2_WRITER, .kind = "zlib", .method = PACK_DEFLATE, .add = qcow2_add };
+const struct writer_format writer_qcow2_zstd = { QCOW2_WRITER, .kind = "zstd", .method = PACK_ZSTD, .add = qcow2_add };

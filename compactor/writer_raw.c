@@ -10,11 +10,11 @@ static int raw_begin(struct writer *w, struct err *err)
 	return 0;
 }
 
-static int raw_place(struct writer *w, uint64_t offset, uint64_t *ret_at, uint64_t *ret_len, struct err *err)
+static int raw_place(struct writer *w, uint64_t offset, struct writer_place *ret, struct err *err)
 {
 	(void)err;
-	*ret_at = offset;
-	*ret_len = w->size - offset;
+	ret->at = offset;
+	ret->len = w->size - offset;
 	return 0;
 }
 

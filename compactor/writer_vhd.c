@@ -32,9 +32,6 @@ struct vhd_writer {
 	uint32_t bitmap_size;
 };
 
-static const char *const vhd_kinds[] = { "dynamic", "fixed", NULL };
-enum { DYNAMIC, FIXED };
-
 static struct vhd_writer *vhd_of(struct writer *w)
 {
 	return (struct vhd_writer *)w;
@@ -42,9 +39,9 @@ static struct vhd_writer *vhd_of(struct writer *w)
 
 /* ---- beginning ---- */
 
-static int begin_dynamic(struct vhd_writer *v, struct err *err)
+static int vhd_begin(struct writer *w, struct err *err)
 {
-	struct writer *w = &v->w;
+	struct vhd_writer *v = vhd_of(w);
 
 	if (!w->cluster_size)
 		w->cluster_size = BLOCK_DEFAULT;
@@ -64,12 +61,9 @@ static int begin_dynamic(struct vhd_writer *v, struct err *err)
 	return 0;
 }
 
-static int vhd_begin(struct writer *w, struct err *err)
+static int fixed_begin(struct writer *w, struct err *err)
 {
-	if (w->kind == DYNAMIC)
-		return begin_dynamic(vhd_of(w), err);
-	if (w->cluster_size)
-		return err_set(err, ERR_UNSUPPORTED, "a fixed VHD image has no blocks");
+	(void)err;
 	w->file_end = w->size;
 	return 0;
 }
@@ -96,23 +90,24 @@ static int add_block(struct vhd_writer *v, size_t block, struct err *err)
 	return 0;
 }
 
-static int vhd_place(struct writer *w, uint64_t offset, uint64_t *ret_at, uint64_t *ret_len, struct err *err)
+static int vhd_place(struct writer *w, uint64_t offset, struct writer_place *ret, struct err *err)
 {
 	struct vhd_writer *v = vhd_of(w);
-	uint64_t inside;
-	size_t block;
+	uint64_t inside = offset % w->cluster_size;
+	size_t block = (size_t)(offset / w->cluster_size);
 
-	if (w->kind == FIXED) {
-		*ret_at = offset;
-		*ret_len = w->size - offset;
-		return 0;
-	}
-	block = (size_t)(offset / w->cluster_size);
-	inside = offset % w->cluster_size;
 	if (be32_get(v->table[block]) == VHD_NO_BLOCK && add_block(v, block, err) < 0)
 		return -1;
-	*ret_at = (uint64_t)be32_get(v->table[block]) * VHD_SECTOR + v->bitmap_size + inside;
-	*ret_len = w->cluster_size - inside;
+	ret->at = (uint64_t)be32_get(v->table[block]) * VHD_SECTOR + v->bitmap_size + inside;
+	ret->len = w->cluster_size - inside;
+	return 0;
+}
+
+static int fixed_place(struct writer *w, uint64_t offset, struct writer_place *ret, struct err *err)
+{
+	(void)err;
+	ret->at = offset;
+	ret->len = w->size - offset;
 	return 0;
 }
 
@@ -141,20 +136,21 @@ static void set_geometry(struct vhd_footer_disk *d, uint64_t size)
 
 static int make_footer(const struct writer *w, struct vhd_footer_disk *ret, struct err *err)
 {
+	bool fixed = w->format == &writer_vhd_fixed;
 	time_t now = time(NULL);
 
 	*ret = (struct vhd_footer_disk){
 		.cookie = VHD_FOOTER_COOKIE,
 		.features = be32_from(VHD_RESERVED),
 		.version = be32_from(0x10000),
-		.header_offset = be64_from(w->kind == FIXED ? UINT64_MAX : VHD_FOOTER_SIZE),
+		.header_offset = be64_from(fixed ? UINT64_MAX : VHD_FOOTER_SIZE),
 		.time = be32_from(now > VHD_TIME_BASE ? (uint32_t)(now - VHD_TIME_BASE) : 0),
 		.creator = CREATOR,
 		.creator_version = be32_from(CREATOR_VERSION),
 		.creator_os = "Wi2k",
 		.original_size = be64_from(w->size),
 		.current_size = be64_from(w->size),
-		.type = be32_from(w->kind == FIXED ? VHD_FIXED : VHD_DYNAMIC),
+		.type = be32_from(fixed ? VHD_FIXED : VHD_DYNAMIC),
 	};
 	set_geometry(ret, w->size);
 	if (writer_make_guid(ret->id, false, err) < 0)
@@ -182,23 +178,31 @@ static int write_tables(struct vhd_writer *v, const struct vhd_footer_disk *foot
 	return file_write(v->w.fd, v->table, v->table_size, TABLE_OFFSET, err);
 }
 
+static int write_footer(struct writer *w, const struct vhd_footer_disk *footer, struct err *err)
+{
+	w->file_end += sizeof(*footer);
+	return file_write(w->fd, footer, sizeof(*footer), w->file_end - sizeof(*footer), err);
+}
+
 static int vhd_end(struct writer *w, struct err *err)
 {
 	struct vhd_footer_disk footer;
 
-	if (make_footer(w, &footer, err) < 0)
+	if (make_footer(w, &footer, err) < 0 || write_tables(vhd_of(w), &footer, err) < 0)
 		return -1;
-	if (w->kind == DYNAMIC && write_tables(vhd_of(w), &footer, err) < 0)
-		return -1;
-	if (file_write(w->fd, &footer, sizeof(footer), w->file_end, err) < 0)
-		return -1;
-	w->file_end += sizeof(footer);
-	return 0;
+	return write_footer(w, &footer, err);
+}
+
+static int fixed_end(struct writer *w, struct err *err)
+{
+	struct vhd_footer_disk footer;
+
+	return make_footer(w, &footer, err) < 0 ? -1 : write_footer(w, &footer, err);
 }
 
 const struct writer_format writer_vhd = {
 	.name = "vhd",
-	.kinds = vhd_kinds,
+	.kind = "dynamic",
 	.instance = sizeof(struct vhd_writer),
 	.unit = VHD_SECTOR,
 	.size_min = 1,
@@ -209,4 +213,16 @@ const struct writer_format writer_vhd = {
 	.place = vhd_place,
 	.end = vhd_end,
 	.release = vhd_release,
+};
+
+const struct writer_format writer_vhd_fixed = {
+	.name = "vhd",
+	.kind = "fixed",
+	.instance = sizeof(struct writer),
+	.unit = VHD_SECTOR,
+	.size_min = 1,
+	.size_max = DISK_MAX,
+	.begin = fixed_begin,
+	.place = fixed_place,
+	.end = fixed_end,
 };

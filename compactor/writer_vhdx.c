@@ -32,12 +32,14 @@ struct vhdx_writer {
 	size_t bat_size;	   /* bytes */
 };
 
-static const char *const vhdx_kinds[] = { "dynamic", "fixed", NULL };
-enum { DYNAMIC, FIXED };
-
 static struct vhdx_writer *vhdx_of(struct writer *w)
 {
 	return (struct vhdx_writer *)w;
+}
+
+static bool is_fixed(const struct vhdx_writer *v)
+{
+	return v->w.format == &writer_vhdx_fixed;
 }
 
 static uint64_t default_block(uint64_t size)
@@ -75,7 +77,7 @@ static int vhdx_begin(struct writer *w, struct err *err)
 		return err_set(err, ERR_MEMORY, "no memory for a table of %llu blocks", (unsigned long long)v->nr_blocks);
 	w->file_end = BAT_OFFSET + round_up(v->bat_size, VHDX_UNIT);
 	for (uint64_t i = 0; i < v->nr_blocks; i++)
-		if (w->kind == FIXED)
+		if (is_fixed(v))
 			add_block(v, i);
 		else
 			*bat_entry(v, i) = le64_from(VHDX_ZERO);
@@ -87,7 +89,7 @@ static void vhdx_release(struct writer *w)
 	free(vhdx_of(w)->bat);
 }
 
-static int vhdx_place(struct writer *w, uint64_t offset, uint64_t *ret_at, uint64_t *ret_len, struct err *err)
+static int vhdx_place(struct writer *w, uint64_t offset, struct writer_place *ret, struct err *err)
 {
 	struct vhdx_writer *v = vhdx_of(w);
 	uint64_t block = offset / w->cluster_size, inside = offset % w->cluster_size;
@@ -95,8 +97,8 @@ static int vhdx_place(struct writer *w, uint64_t offset, uint64_t *ret_at, uint6
 	(void)err;
 	if (le64_get(*bat_entry(v, block)) == VHDX_ZERO)
 		add_block(v, block);
-	*ret_at = (le64_get(*bat_entry(v, block)) & VHDX_BAT_OFFSET) + inside;
-	*ret_len = w->cluster_size - inside;
+	ret->at = (le64_get(*bat_entry(v, block)) & VHDX_BAT_OFFSET) + inside;
+	ret->len = w->cluster_size - inside;
 	return 0;
 }
 
@@ -160,7 +162,7 @@ static int write_metadata(const struct vhdx_writer *v, uint8_t *buf, struct err 
 		le32 logical, physical;
 	} values = {
 		.parameters = { le32_from((uint32_t)v->w.cluster_size),
-				le32_from(v->w.kind == FIXED ? VHDX_LEAVE_BLOCKS_ALLOCATED : 0) },
+				le32_from(is_fixed(v) ? VHDX_LEAVE_BLOCKS_ALLOCATED : 0) },
 		.size = le64_from(v->w.size),
 		.logical = le32_from(LOGICAL_SECTOR),
 		.physical = le32_from(PHYSICAL_SECTOR),
@@ -198,24 +200,17 @@ static int vhdx_end(struct writer *w, struct err *err)
 
 	if (!buf)
 		return err_set(err, ERR_MEMORY, "no memory for the tables of a VHDX image");
-	if (writer_write_table(w, v->bat, v->bat_size, BAT_OFFSET, err) < 0)
+	if (writer_write_table(w->fd, v->bat, v->bat_size, BAT_OFFSET, err) < 0)
 		return -1;
 	if (write_metadata(v, buf, err) < 0 || write_regions(v, buf + VHDX_TABLE_SIZE, err) < 0 || write_headers(w, err) < 0)
 		return -1;
 	return write_identifier(w, err);
 }
 
-const struct writer_format writer_vhdx = {
-	.name = "vhdx",
-	.kinds = vhdx_kinds,
-	.instance = sizeof(struct vhdx_writer),
-	.unit = LOGICAL_SECTOR,
-	.size_min = 1,
-	.size_max = VHDX_DISK_SIZE_MAX,
-	.cluster_min = VHDX_BLOCK_SIZE_MIN,
-	.cluster_max = VHDX_BLOCK_SIZE_MAX,
-	.begin = vhdx_begin,
-	.place = vhdx_place,
-	.end = vhdx_end,
-	.release = vhdx_release,
-};
+#define VHDX_WRITER                                                                                                    \
+	.name = "vhdx", .instance = sizeof(struct vhdx_writer), .unit = LOGICAL_SECTOR, .size_min = 1,                 \
+	.size_max = VHDX_DISK_SIZE_MAX, .cluster_min = VHDX_BLOCK_SIZE_MIN, .cluster_max = VHDX_BLOCK_SIZE_MAX,        \
+	.begin = vhdx_begin, .place = vhdx_place, .end = vhdx_end, .release = vhdx_release
+
+const struct writer_format writer_vhdx = { VHDX_WRITER, .kind = "dynamic" };
+const struct writer_format writer_vhdx_fixed = { VHDX_WRITER, .kind = "fixed" };

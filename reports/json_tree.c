@@ -291,6 +291,11 @@ uint64_t tree_get_size(struct tree_reader *r, const char *key)
 	return size_of(r, key, get(r, key));
 }
 
+bool tree_has(const struct tree_reader *r, const char *key)
+{
+	return !r->failed && json_object_get(r->at[r->depth], key);
+}
+
 uint64_t tree_get_maybe(struct tree_reader *r, const char *key)
 {
 	struct json_t *value = get(r, key);

@@ -81,6 +81,9 @@ size_t tree_enter_array(struct tree_reader *r, const char *key); /* how many ite
 void tree_enter_item(struct tree_reader *r, size_t index);	   /* which is an object */
 void tree_leave(struct tree_reader *r);
 
+/* For members that came later. */
+bool tree_has(const struct tree_reader *r, const char *key);
+
 uint64_t tree_get_size(struct tree_reader *r, const char *key); /* 0 to 2^63 - 1 */
 /* 0 for null */
 uint64_t tree_get_maybe(struct tree_reader *r, const char *key);

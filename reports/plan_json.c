@@ -10,7 +10,8 @@
 
 const struct plan_figure plan_figures[] = {
 	FIGURE(plan, min_run), FIGURE(plan, saving), FIGURE(plan, saving_later), FIGURE(plan, work), FIGURE(plan, rate, true),
-	FIGURE(plan, nr_seconds), FIGURE(plan, peak_memory, true), { NULL },
+	FIGURE(plan, nr_seconds), FIGURE(plan, peak_memory, true), FIGURE(plan, nr_folded, false, true), FIGURE(plan, folded, false, true),
+	{ NULL },
 };
 
 const struct plan_figure plan_fs_figures[] = {
@@ -101,6 +102,7 @@ static struct json_t *steps(const struct plan *p, bool *bad)
 		tree_bool(obj, "later", s->later, bad);
 		tree_text(obj, "state", plan_state_names[s->state], bad);
 		tree_text(obj, "why", s->why, bad);
+		tree_text(obj, "note", s->note, bad);
 		set_figures(obj, plan_step_figures, s, bad);
 		tree_append(array, obj, bad);
 	}
@@ -118,6 +120,7 @@ int plan_write_json(FILE *out, const struct plan *p, struct err *err)
 	tree_bool(root, "applied", p->applied, &bad);
 	tree_int(root, "keep_originals", p->keep_originals, &bad);
 	set_figures(root, plan_figures, p, &bad);
+	tree_bool(root, "pool_in_use", p->pool_in_use, &bad);
 	tree_set(root, "file_systems", file_systems(p, &bad), &bad);
 	tree_set(root, "images", images(p, &bad), &bad);
 	tree_set(root, "steps", steps(p, &bad), &bad);

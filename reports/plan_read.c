@@ -12,6 +12,8 @@ static void get_figures(struct tree_reader *r, const struct plan_figure *f, void
 	for (; f->name; f++) {
 		uint64_t *v = (void *)((char *)ret + f->offset);
 
+		if (f->later && !tree_has(r, f->name))
+			continue;
 		*v = f->maybe ? tree_get_maybe(r, f->name) : tree_get_size(r, f->name);
 	}
 }
@@ -99,6 +101,7 @@ static void get_step(struct tree_reader *r, const struct plan *p, struct plan_st
 	ret->later = tree_get_bool(r, "later");
 	ret->state = (enum plan_state)tree_get_word(r, "state", plan_state_names, PLAN_NR_STATES);
 	ret->why = tree_get_text(r, "why", true);
+	ret->note = tree_has(r, "note") ? tree_get_text(r, "note", true) : NULL;
 	get_figures(r, plan_step_figures, ret);
 }
 
@@ -134,6 +137,7 @@ static void get_plan(struct tree_reader *r, struct plan *ret)
 	ret->applied = tree_get_bool(r, "applied");
 	ret->keep_originals = (int64_t)tree_get_size(r, "keep_originals");
 	get_figures(r, plan_figures, ret);
+	ret->pool_in_use = tree_has(r, "pool_in_use") && tree_get_bool(r, "pool_in_use");
 	get_file_systems(r, ret);
 	get_images(r, ret);
 	get_steps(r, ret);

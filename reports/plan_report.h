@@ -35,6 +35,7 @@ struct plan_figure {
 	const char *name;
 	size_t offset; /* of its uint64_t in the struct */
 	bool maybe;    /* 0 is null: not known */
+	bool later;    /* plans of older programs do not have it */
 };
 
 /* Each ends with a name of NULL. */

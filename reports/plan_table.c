@@ -265,6 +265,15 @@ static void put_outcome(struct page *p)
 	fputs(".\n", p->out);
 }
 
+static void put_folded(struct page *p)
+{
+	if (p->p->nr_folded)
+		fprintf(p->out, "%" PRIu64 " sealed overlay%s entered the pool, which stored %s of %s.\n", p->p->nr_folded,
+			cell_plural(p->p->nr_folded), said(p, p->p->folded).s, p->p->nr_folded == 1 ? "it" : "them");
+	if (p->p->pool_in_use)
+		fputs("The pool was in use: what versions sealed was not folded into it.\n", p->out);
+}
+
 static void put_headline(struct page *p)
 {
 	if (p->p->nr_images) {
@@ -276,6 +285,7 @@ static void put_headline(struct page *p)
 	} else {
 		fputs("No disk images found.\n", p->out);
 	}
+	put_folded(p);
 	if (!p->p->complete)
 		fputs("INCOMPLETE: a scan was stopped, or images could not be read; this is not all.\n", p->out);
 }
@@ -398,6 +408,24 @@ static void put_left_alone(struct page *p)
 	}
 }
 
+/* Of what was not done there is nothing to know. */
+static void put_notes(struct page *p)
+{
+	static const char *const columns[] = { "#STEP", "<NOTE", "<IMAGE", NULL };
+	bool any = false;
+
+	for (size_t i = 0; i < p->p->nr_steps; i++) {
+		const struct plan_step *s = &p->p->steps[i];
+
+		if (!s->note || (p->p->applied && s->state != PLAN_DONE))
+			continue;
+		if (!any)
+			put_heads(p, columns);
+		any = true;
+		put_row(p, columns, image_of(p, s)->path, s->note, cell_number(i + 1).s, word(image_of(p, s)->format).s);
+	}
+}
+
 static void put_lost(struct page *p)
 {
 	static const char *const columns[] = { "<NOT SAVED", ">MISALIGNED", ">SHORT RUNS", ">PINNED", "<IMAGE", NULL };
@@ -471,6 +499,7 @@ static void put_tables(struct page *p)
 			put_planned_steps(p);
 		put_methods(p);
 	}
+	put_notes(p);
 	put_left_alone(p);
 	put_lost(p);
 	p->compact = false;

@@ -8,6 +8,7 @@
 
 #include "scanner/base/file.h"
 #include "scanner/base/proc.h"
+#include "scanner/noted.h"
 
 #define POLL_MS 100
 
@@ -25,10 +26,12 @@ struct talk {
 
 static int send_job(struct talk *t, int fd, const char *path)
 {
+	const char *format = t->e->format ? t->e->format : noted_format(fd);
+
 	t->m = (struct worker_message){ .kind = WORKER_JOB };
 	t->m.job.named = !t->e->met;
 	t->m.job.keep_cache = t->e->keep_cache;
-	snprintf(t->m.job.format, sizeof(t->m.job.format), "%s", t->e->format ? t->e->format : "");
+	snprintf(t->m.job.format, sizeof(t->m.job.format), "%s", format ? format : "");
 	snprintf(t->m.job.path, sizeof(t->m.job.path), "%s", path);
 	if (worker_send(t->proc.sock, &t->m, fd, NULL) < 0)
 		return -1;

@@ -20,8 +20,10 @@ void plan_release(struct plan *p)
 		free(p->images[i].format);
 		free(p->images[i].why_not);
 	}
-	for (size_t i = 0; i < p->nr_steps; i++)
+	for (size_t i = 0; i < p->nr_steps; i++) {
 		free(p->steps[i].why);
+		free(p->steps[i].note);
+	}
 	for (size_t i = 0; i < p->nr_file_systems; i++) {
 		free(p->file_systems[i].path);
 		free(p->file_systems[i].type);

@@ -40,6 +40,7 @@ struct plan_step {
 	uint64_t space;	      /* free space that it needs while it runs */
 	uint64_t nr_runs;     /* stretches to be shared or punched */
 	bool later;	      /* the saving becomes real only when the original leaves the trash */
+	char *note;	      /* what one has to know of the image when it is done; NULL = nothing */
 
 	/* what came of it */
 	enum plan_state state;
@@ -97,6 +98,8 @@ struct plan {
 	bool applied;	   /* it was carried out, as far as the states of its steps say */
 	uint64_t nr_seconds; /* how long that took */
 	uint64_t peak_memory;
+	uint64_t nr_folded, folded; /* sealed overlays that entered the pool when it was carried out, and the bytes it stored of them */
+	bool pool_in_use;  /* by somebody else, so that none could */
 };
 
 void plan_release(struct plan *p);

@@ -554,7 +554,8 @@ static int open_in_pool(const struct roots *r, const struct slice *s, char *ret_
 		snprintf(ret_path, PATH_MAX, "%s", s->path);
 		return open_regular(pool->dirfd, s->path + len + 1, RESOLVE_NO_XDEV, false, err);
 	}
-	return err_set(err, ERR_REFUSED, "'%s' is no file of a pool that was given", s->path);
+	return err_set(err, ERR_REFUSED, "'%s' is no file of a pool that was given; if its pool was moved, see dedupscan repoint",
+		       s->path);
 }
 
 int roots_open_named(const struct roots *r, enum image_role role, const char *name, const char *from_path,

@@ -11,6 +11,7 @@
 #include "scanner/base/memory.h"
 #include "scanner/cache_loan.h"
 #include "scanner/leash.h"
+#include "scanner/noted.h"
 #include "scanner/opening.h"
 #include "scanner/scan_parts.h"
 
@@ -560,6 +561,7 @@ static uint64_t frame_data(const struct scan *s)
 
 static int send_job(struct scan *s, struct reading *r, int digests_fd, struct err *err)
 {
+	const char *format = s->o->format ? s->o->format : noted_format(r->fd);
 	struct worker_message *m = &s->m;
 
 	*m = (struct worker_message){ .kind = WORKER_JOB };
@@ -569,7 +571,7 @@ static int send_job(struct scan *s, struct reading *r, int digests_fd, struct er
 	m->job.cache_room = cache_loan_take(s->o->loan, r->fd, r->file_used);
 	m->job.has_digests = digests_fd >= 0;
 	m->job.named = r->named;
-	snprintf(m->job.format, sizeof(m->job.format), "%s", s->o->format ? s->o->format : "");
+	snprintf(m->job.format, sizeof(m->job.format), "%s", format ? format : "");
 	snprintf(m->job.path, sizeof(m->job.path), "%s", r->path);
 	atomic_store(&shared_of(r)->stop, 0);
 	atomic_store(&shared_of(r)->address, 0);

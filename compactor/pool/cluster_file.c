@@ -11,9 +11,9 @@
 #include "scanner/base/crc32c.h"
 #include "scanner/base/file.h"
 
-/*	0	   64 KiB		   64 GiB    + 64 KiB
- *	| superblock | slot 1 | slot 2 | ... | guard | clusters and tables ... | gap | buffer |
- *							     written ->|     |<- base	 |<- end
+/*	0	   64 KiB		   64 GiB
+ *	| superblock | slot 1 | slot 2 | ... | clusters and tables ... | gap | buffer |
+ *						     written ->|     |<- base	 |<- end
  *
  * What is appended waits in the buffer, whose first byte belongs at `base`.  Between what was written and the buffer there may be
  * a gap that alignment left: it is not written, so it is a hole.  Who opens the file for writing begins at the next multiple of
@@ -23,13 +23,14 @@
  * the next; so that it still does when the last view goes, that one becomes a tombstone instead of a hole.  Where a file system
  * knows no holes all become tombstones, and all slots are read for this, once.
  *
- * A failed write is tried again with the next one: the buffer still has the bytes.  A failed sync is final.
+ * A failed write is tried again with the next one: the buffer still has the bytes.  (Of what is so long that it is written past the buffer
+ * nothing is appended then.)  A failed sync is final.
  *
  * The file's mode is 0444 at all times but for the moment in which a user other than root opens it for writing.  Not done yet: the
  * immutable flag, which belongs at the same two places, mode_open() and mode_close(), and in cluster_file_create(). */
 
-#define DATA_FIRST (POOL_DATA_BEGIN + POOL_GUARD_SIZE)
-#define BUFFER ((size_t)2 << 20)
+#define BUFFER ((size_t)512 << 10)
+#define LONG ((size_t)256 << 10) /* what is appended at once, and not worth a copy */
 #define ALIGN_MAX ((uint64_t)64 << 10)
 #define TOMBSTONE "ddsgone\n"
 #define MODE 0444
@@ -39,7 +40,6 @@ struct cluster_file {
 	bool writing;
 	bool dirty;  /* something was written or buffered since the last sync */
 	bool failed; /* a sync did */
-	bool unguarded; /* the guard is damaged */
 	char name[64];
 	uint8_t uuid[POOL_ID_SIZE];
 	uint64_t written, base;
@@ -57,8 +57,6 @@ static void superblock_encode(const uint8_t uuid[POOL_ID_SIZE], struct pool_supe
 		.slot_size = le64_from(POOL_SLOT_SIZE),
 		.nr_slots = le64_from(POOL_NR_SLOTS),
 		.data_begin = le64_from(POOL_DATA_BEGIN),
-		.guard_offset = le64_from(POOL_DATA_BEGIN),
-		.guard_size = le64_from(POOL_GUARD_SIZE),
 	};
 	memcpy(ret->magic, POOL_MAGIC, sizeof(ret->magic));
 	memcpy(ret->uuid, uuid, POOL_ID_SIZE);
@@ -81,8 +79,7 @@ int superblock_decode(const uint8_t p[sizeof(struct pool_superblock_disk)], bool
 		return err_set(err, ERR_UNSUPPORTED, "the pool has features that only a newer dedupscan can %s (0x%x, 0x%x)",
 			       writing ? "write" : "read", le32_get(d->incompatible), le32_get(d->read_only));
 	if (le32_get(d->version) != POOL_VERSION || le64_get(d->slot_size) != POOL_SLOT_SIZE ||
-	    le64_get(d->nr_slots) != POOL_NR_SLOTS || le64_get(d->data_begin) != POOL_DATA_BEGIN ||
-	    le64_get(d->guard_offset) != POOL_DATA_BEGIN || le64_get(d->guard_size) != POOL_GUARD_SIZE)
+	    le64_get(d->nr_slots) != POOL_NR_SLOTS || le64_get(d->data_begin) != POOL_DATA_BEGIN)
 		return err_set(err, ERR_FORMAT, "the superblock's fields are not valid");
 	if (memcmp(d->uuid, null, POOL_ID_SIZE) == 0)
 		return err_set(err, ERR_FORMAT, "the superblock has no id");
@@ -94,17 +91,12 @@ int superblock_decode(const uint8_t p[sizeof(struct pool_superblock_disk)], bool
 
 static int write_new(int fd, const uint8_t uuid[POOL_ID_SIZE], struct err *err)
 {
-	CLEANUP(free) uint8_t *p = calloc(1, POOL_GUARD_SIZE);
+	uint8_t block[BLOCK_SIZE] = { 0 };
 	struct pool_superblock_disk d;
 
-	if (!p)
-		return err_set(err, ERR_MEMORY, "out of memory");
 	superblock_encode(uuid, &d);
-	memcpy(p, &d, sizeof(d));
-	if (file_write(fd, p, BLOCK_SIZE, 0, err) < 0)
-		return -1;
-	memset(p, 0xff, POOL_GUARD_SIZE);
-	if (file_write(fd, p, POOL_GUARD_SIZE, POOL_DATA_BEGIN, err) < 0)
+	memcpy(block, &d, sizeof(d));
+	if (file_write(fd, block, sizeof(block), 0, err) < 0 || file_truncate(fd, POOL_DATA_BEGIN, err) < 0)
 		return -1;
 	if (file_ops->fchmod(fd, MODE) < 0) /* whatever the umask is */
 		return err_errno(err, "cannot set its mode");
@@ -199,19 +191,6 @@ static bool all_are(const uint8_t *p, size_t len, uint8_t byte)
 	return p[0] == byte && memcmp(p, p + 1, len - 1) == 0;
 }
 
-static int check_guard(int fd, struct err *err)
-{
-	CLEANUP(free) uint8_t *p = malloc(POOL_GUARD_SIZE);
-
-	if (!p)
-		return err_set(err, ERR_MEMORY, "out of memory");
-	if (file_read(fd, p, POOL_GUARD_SIZE, POOL_DATA_BEGIN, err) < 0)
-		return -1;
-	if (!all_are(p, POOL_GUARD_SIZE, 0xff))
-		return err_set(err, ERR_FORMAT, "the guard at offset %llu is damaged", (unsigned long long)POOL_DATA_BEGIN);
-	return 0;
-}
-
 static int remember_slot(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err)
 {
 	(void)header;
@@ -225,13 +204,8 @@ static int each_used_slot(struct cluster_file *f, int (*call)(void *, uint32_t, 
 
 static int prepare_writing(struct cluster_file *f, struct err *err)
 {
-	struct err why = ERR_INIT;
-
 	if (mode_close(f->fd, err) < 0)
 		return -1;
-	f->unguarded = check_guard(f->fd, &why) < 0;
-	if (f->unguarded && why.kind != ERR_FORMAT)
-		return err_set(err, why.kind, "%s", why.text);
 	f->next_slot = 1;
 	if (each_used_slot(f, remember_slot, &f->next_slot, err) < 0)
 		return -1;
@@ -249,7 +223,7 @@ static int prepare(struct cluster_file *f, struct err *err)
 		return err_errno(err, "cannot stat it");
 	if (!S_ISREG(st.st_mode))
 		return err_set(err, ERR_REFUSED, "not a regular file");
-	if ((uint64_t)st.st_size < DATA_FIRST)
+	if ((uint64_t)st.st_size < POOL_DATA_BEGIN)
 		return err_set(err, ERR_FORMAT, "too short for a cluster file: %lld bytes", (long long)st.st_size);
 	if (file_read(f->fd, superblock, sizeof(superblock), 0, err) < 0 ||
 	    superblock_decode(superblock, f->writing, f->uuid, err) < 0)
@@ -304,27 +278,7 @@ int cluster_file_fd(const struct cluster_file *f)
 static int check_writable(const struct cluster_file *f, struct err *err)
 {
 	assert(f->writing);
-	if (f->unguarded)
-		return err_set(err, ERR_FORMAT, "cluster file '%s': the guard at offset %llu is damaged; dedupscan pool repair mends it",
-			       f->name, (unsigned long long)POOL_DATA_BEGIN);
 	return f->failed ? err_set(err, ERR_IO, "cluster file '%s': a sync failed before; nothing more is written", f->name) : 0;
-}
-
-int cluster_file_mend_guard(struct cluster_file *f, struct err *err)
-{
-	CLEANUP(free) uint8_t *p = malloc(POOL_GUARD_SIZE);
-
-	assert(f->writing);
-	if (!f->unguarded)
-		return 0;
-	if (!p)
-		return err_set(err, ERR_MEMORY, "out of memory");
-	memset(p, 0xff, POOL_GUARD_SIZE);
-	if (file_write(f->fd, p, POOL_GUARD_SIZE, POOL_DATA_BEGIN, err) < 0 || file_sync(f->fd, f->name, err) < 0 ||
-	    file_drop_cache(f->fd, err) < 0 || check_guard(f->fd, err) < 0)
-		return -1;
-	f->unguarded = false;
-	return 0;
 }
 
 int cluster_file_flush(struct cluster_file *f, struct err *err)
@@ -367,9 +321,31 @@ static int pad(struct cluster_file *f, uint64_t align, struct err *err)
 	return 0;
 }
 
+static int append_short(struct cluster_file *f, const uint8_t *p, size_t len, struct err *err)
+{
+	for (size_t n; len; p += n, len -= n) {
+		if (f->used == BUFFER && cluster_file_flush(f, err) < 0)
+			return -1;
+		n = min_u64(len, BUFFER - f->used);
+		memcpy(f->buf + f->used, p, n);
+		f->used += n;
+	}
+	return 0;
+}
+
+/* Past the buffer. */
+static int append_long(struct cluster_file *f, const uint8_t *p, size_t len, struct err *err)
+{
+	if (cluster_file_flush(f, err) < 0)
+		return -1;
+	if (file_write(f->fd, p, len, f->base, err) < 0)
+		return err_add(err, "cluster file '%s'", f->name);
+	f->written = f->base += len;
+	return 0;
+}
+
 int cluster_file_append(struct cluster_file *f, const void *buf, size_t len, uint64_t align, uint64_t *ret, struct err *err)
 {
-	const uint8_t *p = buf;
 	uint64_t at = round_up(cluster_file_end(f), align);
 
 	assert(len && is_pow2(align) && align <= ALIGN_MAX);
@@ -379,15 +355,8 @@ int cluster_file_append(struct cluster_file *f, const void *buf, size_t len, uin
 		return err_set(err, ERR_FULL, "cluster file '%s' would grow past %llu bytes", f->name,
 			       (unsigned long long)POOL_FILE_MAX);
 	f->dirty = true;
-	if (pad(f, align, err) < 0)
+	if (pad(f, align, err) < 0 || (len < LONG ? append_short : append_long)(f, buf, len, err) < 0)
 		return -1;
-	for (size_t n; len; p += n, len -= n) {
-		if (f->used == BUFFER && cluster_file_flush(f, err) < 0)
-			return -1;
-		n = min_u64(len, BUFFER - f->used);
-		memcpy(f->buf + f->used, p, n);
-		f->used += n;
-	}
 	*ret = at;
 	return 0;
 }
@@ -423,7 +392,7 @@ int cluster_file_punch(struct cluster_file *f, uint64_t offset, uint64_t len, st
 	assert(offset % BLOCK_SIZE == 0 && len % BLOCK_SIZE == 0);
 	if (cluster_file_flush(f, err) < 0)
 		return -1;
-	if (offset < DATA_FIRST || !range_within(offset, len, f->base))
+	if (offset < POOL_DATA_BEGIN || !range_within(offset, len, f->base))
 		return err_set(err, ERR_FORMAT, "cluster file '%s' has no %llu bytes of clusters at offset %llu", f->name,
 			       (unsigned long long)len, (unsigned long long)offset);
 	f->dirty = true;

@@ -14,10 +14,9 @@
 
 struct cluster_file;
 
-/* Creates dirfd/name with superblock and guard, synced; the directory is the caller's to sync. */
+/* Creates dirfd/name with its superblock, synced; the directory is the caller's to sync. */
 int cluster_file_create(int dirfd, const char *name, const uint8_t uuid[POOL_ID_SIZE], struct err *err);
-/* Opens and checks it.  With a damaged guard nothing can be written but that: all calls that write are ERR_FORMAT before
- * cluster_file_mend_guard().  Where the last process died, what it appended stays as it is, reached by nothing. */
+/* Opens and checks it.  Where the last process died, what it appended stays as it is, reached by nothing. */
 struct cluster_file *cluster_file_open(int dirfd, const char *name, bool writing, struct err *err);
 void cluster_file_close(struct cluster_file *f);
 CLEANUP_DEFINE(struct cluster_file *, cluster_file_close)
@@ -29,7 +28,6 @@ int cluster_file_fd(const struct cluster_file *f);	 /* its own, for reading */
 /* Appends len bytes at the next multiple of `align` (a power of two, at most 64 KiB); *ret is where.  ERR_FULL when the file would
  * grow past POOL_FILE_MAX. */
 int cluster_file_append(struct cluster_file *f, const void *buf, size_t len, uint64_t align, uint64_t *ret, struct err *err);
-int cluster_file_mend_guard(struct cluster_file *f, struct err *err);
 /* Writes what is buffered. */
 int cluster_file_flush(struct cluster_file *f, struct err *err);
 int cluster_file_sync(struct cluster_file *f, struct err *err);

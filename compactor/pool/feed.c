@@ -18,7 +18,7 @@ struct feeding {
 	const struct feed *f;
 	bool sized;
 	uint64_t size, next; /* of the disk, 0 before it is said; the least segment that may come */
-	uint8_t *copy;
+	uint8_t *copy, *other; /* taking turns */
 };
 
 static bool all_zero(const uint8_t *p, size_t len)
@@ -31,10 +31,23 @@ static int lies(struct err *err)
 	return err_set(err, ERR_FORMAT, "the process that read it was stopped: it told of what cannot be");
 }
 
-static int take_size(struct feeding *g, uint64_t size, struct err *err)
+/* Its names are texts that end somewhere, whatever they say. */
+static void take_snapshot(const struct feeding *g, const struct feed_shared *s)
+{
+	struct image_snapshot *ret = g->f->ret_snapshot;
+
+	if (!g->f->snapshot || !ret)
+		return;
+	*ret = s->snapshot;
+	ret->id[sizeof(ret->id) - 1] = '\0';
+	ret->name[sizeof(ret->name) - 1] = '\0';
+}
+
+static int take_size(struct feeding *g, uint64_t size, const struct feed_shared *s, struct err *err)
 {
 	if (g->sized || size > IMAGE_SPAN_MAX)
 		return lies(err);
+	take_snapshot(g, s);
 	g->sized = true;
 	g->size = size;
 	return g->f->size(g->f->ctx, size, err);
@@ -50,6 +63,7 @@ static int progress(struct feeding *g, uint64_t address, struct err *err)
 static int take_segment(struct feeding *g, const struct feed_shared *s, uint32_t slot, struct err *err)
 {
 	uint64_t segment, inside;
+	uint8_t *p = g->copy;
 
 	if (slot >= FEED_SLOTS)
 		return lies(err);
@@ -58,10 +72,14 @@ static int take_segment(struct feeding *g, const struct feed_shared *s, uint32_t
 		return lies(err);
 	g->next = segment + 1;
 	inside = min_u64(g->size - segment * SEGMENT_SIZE, SEGMENT_SIZE);
-	memcpy(g->copy, s->bytes[slot], inside);
-	memset(g->copy + inside, 0, SEGMENT_SIZE - inside);
-	if ((g->f->own_only || !all_zero(g->copy, SEGMENT_SIZE)) && g->f->segment(g->f->ctx, segment, g->copy, err) < 0)
-		return -1;
+	memcpy(p, s->bytes[slot], inside);
+	memset(p + inside, 0, SEGMENT_SIZE - inside);
+	if (g->f->own_only || !all_zero(p, SEGMENT_SIZE)) {
+		g->copy = g->other;
+		g->other = p;
+		if (g->f->segment(g->f->ctx, segment, p, err) < 0)
+			return -1;
+	}
 	return progress(g, g->next * SEGMENT_SIZE, err);
 }
 
@@ -71,7 +89,7 @@ static int message(void *ctx, struct worker_message *m, int sock, void *shared, 
 	uint32_t slot = m->slot;
 
 	if (m->kind == WORKER_IMAGE)
-		return take_size(g, m->image.virtual_size, err);
+		return take_size(g, m->image.virtual_size, shared, err);
 	if (m->kind != WORKER_FRAME)
 		return lies(err);
 	if (take_segment(g, shared, slot, err) < 0)
@@ -114,20 +132,21 @@ static bool is_writable(int fd)
 
 int feed_run(const struct feed *f, int fd, const char *path, struct err *err)
 {
-	CLEANUP(free) uint8_t *copy = aligned_alloc(BLOCK_SIZE, SEGMENT_SIZE);
-	struct feeding g = { .f = f, .copy = copy };
+	CLEANUP(free) uint8_t *copies = aligned_alloc(BLOCK_SIZE, 2 * SEGMENT_SIZE);
+	struct feeding g = { .f = f, .copy = copies };
 	struct jail own = f->jail ? *f->jail : (struct jail){ .mode = JAIL_OFF };
-	bool own_only = f->own_only;
+	struct feed_told told = { .own_only = f->own_only, .snapshot = f->snapshot };
 	struct errand e = {
 		.roots = f->roots, .format = f->format, .jail = f->jail ? &own : NULL, .stopper = f->stopper,
-		.run = feed_process, .arg = &own_only, .shared_len = sizeof(struct feed_shared), .second_fd = -1,
+		.run = feed_process, .arg = &told, .shared_len = sizeof(struct feed_shared), .second_fd = -1,
 		.reads_backing = true, .message = message, .tick = tick, .delivered = delivered, .done = done, .ctx = &g,
 	};
 	struct err why = ERR_INIT;
 	int rc;
 
-	if (!copy)
+	if (!copies)
 		return err_set(err, ERR_MEMORY, "no memory for a segment");
+	g.other = copies + SEGMENT_SIZE;
 	own.writable |= is_writable(fd);
 	e.keep_cache = f->keep_cache && !own.writable;
 	rc = errand_run(&e, fd, path, &why, err);

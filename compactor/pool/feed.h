@@ -18,13 +18,15 @@ struct feed {
 	const char *format; /* as errand.h */
 	bool own_only; /* only segments of which the image's own file holds something: the rest is as in its backing file.  Their bytes
 			* still are what the guest sees, through the chain */
+	unsigned snapshot; /* the disk as it was at this internal snapshot, from 1 on; 0 = as it is now.  Not with own_only */
+	struct image_snapshot *ret_snapshot; /* with that: which it is, as the image says; there before size() is called */
 	bool writable;	 /* the image's descriptor is open for writing, as who replaces an image has it (jail.writable) */
 	bool keep_cache; /* leave the page cache as it was found; not of a file that is open for writing */
 
 	/* The disk's size, once, before any segment. */
 	int (*size)(void *ctx, uint64_t size, struct err *err);
 	/* SEGMENT_SIZE bytes, out of the process's reach, behind the disk's end zeros; not called for segments of zeros, unless own_only.
-	 * Ascending. */
+	 * Ascending.  They stay as they are until the next call has returned. */
 	int (*segment)(void *ctx, uint64_t segment, const void *bytes, struct err *err);
 	/* Ten times a second and for each segment: bytes of the disk's address space that are done.  May be NULL. */
 	int (*progress)(void *ctx, uint64_t address, uint64_t size, struct err *err);
@@ -35,7 +37,11 @@ struct feed {
  * image with wrong bytes or whose process failed is ERR_FORMAT or as it says; -1 with the callback's error when that failed. */
 int feed_run(const struct feed *f, int fd, const char *path, struct err *err);
 
-/* The process, for proc_start(); arg points to own_only, a bool. */
+/* The process, for proc_start(); arg points to what it is told besides. */
+struct feed_told {
+	bool own_only;
+	unsigned snapshot;
+};
 int feed_worker(int sock, void *shared, void *arg);
 /* What feed_run() starts: tests put a liar in its place, and feed_worker back. */
 extern int (*feed_process)(int sock, void *shared, void *arg);
@@ -47,6 +53,7 @@ struct feed_shared {
 	uint8_t bytes[FEED_SLOTS][SEGMENT_SIZE];
 	_Atomic uint64_t segments[FEED_SLOTS]; /* their numbers */
 	_Atomic uint64_t bytes_read, address;
+	struct image_snapshot snapshot; /* when WORKER_IMAGE is said */
 };
 
 #endif

@@ -15,7 +15,7 @@ struct reader {
 	struct errand_side side;
 	struct feed_shared *shared;
 	struct cache_keeper keeper;
-	bool own_only;
+	struct feed_told told;
 	bool busy[FEED_SLOTS]; /* the parent has it */
 	uint32_t slot;	       /* to be filled next, free */
 };
@@ -69,9 +69,9 @@ static int find_segment(struct reader *r, struct image *img, uint64_t from, uint
 	struct extent ext;
 
 	for (uint64_t at = from; at < img->size; at = ext.offset + ext.len) {
-		if ((r->own_only ? image_next_extent : image_next_guest_extent)(img, at, &ext, err) < 0)
+		if ((r->told.own_only ? image_next_extent : image_next_guest_extent)(img, at, &ext, err) < 0)
 			return -1;
-		if (ext.kind == EXTENT_DATA || ext.kind == EXTENT_PACKED || (ext.kind == EXTENT_ZERO && r->own_only)) {
+		if (ext.kind == EXTENT_DATA || ext.kind == EXTENT_PACKED || (ext.kind == EXTENT_ZERO && r->told.own_only)) {
 			*ret = at / SEGMENT_SIZE;
 			return 1;
 		}
@@ -121,7 +121,7 @@ static int read_disk(struct reader *r, struct image *img, struct err *err)
 
 		if (read_segment(r, img, segment, buf, err) < 0)
 			return -1;
-		if ((r->own_only || !all_zero(buf, SEGMENT_SIZE)) && send_slot(r, segment, err) < 0)
+		if ((r->told.own_only || !all_zero(buf, SEGMENT_SIZE)) && send_slot(r, segment, err) < 0)
 			return -1;
 	}
 	return rc;
@@ -138,6 +138,8 @@ static int read_image(struct reader *r, struct err *err)
 		return err_set(err, ERR_UNSUPPORTED, "it is encrypted: what the guest sees cannot be read");
 	if (img->info.total_size > img->size)
 		return err_set(err, ERR_UNSUPPORTED, "it holds several disks");
+	if (r->told.snapshot && image_show_snapshot(img, r->told.snapshot, &r->shared->snapshot, err) < 0)
+		return -1;
 	if (image_open_chain(img, &r->side.opener, err) < 0)
 		return -1;
 	cache_keeper_begin(&r->keeper, r->side.job.keep_cache);
@@ -155,7 +157,7 @@ int feed_worker(int sock, void *shared, void *arg)
 	if (!r || errand_begin(&r->side, sock, false) < 0)
 		return 1;
 	r->shared = shared;
-	r->own_only = *(const bool *)arg;
+	r->told = *(const struct feed_told *)arg;
 	rc = read_image(r, &why);
 	wait_for_all(r);
 	return errand_end(&r->side, rc < 0 ? &why : NULL);

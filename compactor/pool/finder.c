@@ -10,6 +10,7 @@
 #include <sys/random.h>
 
 #include "compactor/pool/finder_filter.h"
+#include "compactor/pool/pool_format.h"
 #include "scanner/base/bytes.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/crc32c.h"
@@ -18,11 +19,11 @@
 #include "scanner/index/sorter.h"
 #include "scanner/index/table.h"
 
-/*	index/finder	   which tables there are, oldest first, and how far they cover the nodes' file
+/*	index/finder	   which tables there are, oldest first, how far they cover the nodes' file, and which blocks they lack
  *	index/<n>.table	   sorted keys, each with one number
  *	index/<n>.filter   tells which keys are not in it
  *
- * All kinds share one space of keys, each with a constant of its own mixed in.  A key that was looked for and is in no table is the
+ * All kinds share one space of keys.  A key that was looked for and is in no table is the
  * usual case: the filters tell it without reading.
  *
  * What is pending lies in a hash table (with a seed: keys come from guests), which is sorted and written when it is full.  A new
@@ -42,7 +43,8 @@
 #define MERGE_ROOM ((size_t)64 * TABLE_PAGE)
 #define MANIFEST "finder"
 #define MANIFEST_MAGIC "ddsfind\n"
-#define MANIFEST_VERSION 1
+#define MANIFEST_VERSION 2 /* 1 had other keys */
+#define NUMBER_MASK (((uint64_t)1 << 62) - 1)
 #define NAME_ROOM 40
 
 struct manifest_disk {
@@ -52,8 +54,9 @@ struct manifest_disk {
 	uint8_t uuid[16];
 	le64 covered;
 	le64 next; /* number of the next table */
+	le64 lacks_begin, lacks_end;
 };
-_Static_assert(sizeof(struct manifest_disk) == 48, "layout");
+_Static_assert(sizeof(struct manifest_disk) == 64, "layout");
 
 struct manifest_table_disk {
 	le64 number, nr_keys, bytes;
@@ -74,6 +77,7 @@ struct finder {
 	bool writing;
 	uint8_t uuid[16];
 	uint64_t covered, next;
+	uint64_t lacks_begin, lacks_end;
 	bool changed; /* the manifest is not what it says on disk */
 	struct err failed;
 
@@ -99,11 +103,32 @@ static char *filter_name(uint64_t number, char buf[NAME_ROOM])
 	return buf;
 }
 
+/* Keys of a table are 104 bits, and what it takes for one depends on how far the next one is:
+ *
+ *	blocks	| zeros: 40 | 60 bits of the fingerprint | tag: 4 |
+ *	others	| 100 bits		      | tag: 4 |
+ *
+ * Blocks are most of it, and for them 60 bits do: in the largest pool one block of 300 million is taken for another one, which costs a
+ * comparison.  A node that another one hides is as good as lost: its key is not to be met by trying, nor by a block's. */
 static struct key key_of(enum finder_kind kind, unsigned unit_bits, uint64_t hi, uint64_t lo)
 {
-	uint64_t salt = (kind * 64 + unit_bits + 1) * UINT64_C(0x9e3779b97f4a7c15);
+	unsigned tag = kind << 2 | (unit_bits ? unit_bits / 2 - 5 : 0);
 
-	return (struct key){ hi ^ salt, (lo ^ salt << 20) & KEY_LO_MASK };
+	assert(kind < FINDER_NR_KINDS && (!unit_bits || (unit_bits >= 12 && unit_bits <= 16 && unit_bits % 2 == 0)));
+	if (kind == FINDER_BLOCK)
+		return (struct key){ hi >> 40, (hi >> 4 << 4 | tag) << 24 };
+	return (struct key){ hi, lo >> 28 << 28 | (uint64_t)tag << 24 };
+}
+
+/* Offsets of blocks count from where clusters begin, which makes them shorter. */
+static uint64_t short_number(enum finder_kind kind, uint64_t number)
+{
+	return kind == FINDER_BLOCK ? (number - POOL_DATA_BEGIN / BLOCK_SIZE) & NUMBER_MASK : number;
+}
+
+static uint64_t long_number(enum finder_kind kind, uint64_t number)
+{
+	return kind == FINDER_BLOCK ? (number + POOL_DATA_BEGIN / BLOCK_SIZE) & NUMBER_MASK : number;
 }
 
 /* ---- failing ---- */
@@ -496,21 +521,21 @@ int finder_add(struct finder *f, enum finder_kind kind, unsigned unit_bits, uint
 	uint64_t old;
 	int rc;
 
-	assert(f->writing && kind < FINDER_NR_KINDS && unit_bits < 64 && number >> 62 == 0);
+	assert(f->writing && number <= NUMBER_MASK);
 	if (f->failed.kind != ERR_NONE)
 		return failed_before(f, err);
 	if (make_room(f, err) < 0)
 		return -1;
 	slot = slot_of(f, key);
 	if (slot->value && !over)
-		return 0;
+		return 1;
 	if (!over) {
 		rc = tables_find(f, key, &old, err);
 		if (rc != 0)
-			return rc < 0 ? -1 : 0;
+			return rc;
 	}
 	f->nr += !slot->value;
-	*slot = (struct record){ key, number + 1 };
+	*slot = (struct record){ key, short_number(kind, number) + 1 };
 	return 0;
 }
 
@@ -519,19 +544,39 @@ int finder_get(struct finder *f, enum finder_kind kind, unsigned unit_bits, uint
 {
 	struct key key = key_of(kind, unit_bits, hi, lo);
 	const struct record *slot;
+	uint64_t number;
+	int rc;
 
 	if (f->failed.kind != ERR_NONE)
 		return failed_before(f, err);
 	slot = f->nr ? slot_of(f, key) : NULL;
-	if (!slot || !slot->value)
-		return tables_find(f, key, ret, err);
-	*ret = slot->value - 1;
+	if (slot && slot->value) {
+		number = slot->value - 1;
+	} else {
+		rc = tables_find(f, key, &number, err);
+		if (rc <= 0)
+			return rc;
+	}
+	*ret = long_number(kind, number);
 	return 1;
 }
 
 uint64_t finder_covered(const struct finder *f)
 {
 	return f->covered;
+}
+
+void finder_lacks(const struct finder *f, uint64_t *ret_begin, uint64_t *ret_end)
+{
+	*ret_begin = f->lacks_begin;
+	*ret_end = f->lacks_end;
+}
+
+void finder_set_lacks(struct finder *f, uint64_t begin, uint64_t end)
+{
+	f->lacks_begin = begin < end ? begin : 0;
+	f->lacks_end = begin < end ? end : 0;
+	f->changed = true;
 }
 
 uint64_t finder_bytes(const struct finder *f)
@@ -552,6 +597,8 @@ static size_t manifest_encode(const struct finder *f, uint8_t ret[MANIFEST_MAX])
 		.nr = le32_from((uint32_t)f->tables.nr),
 		.covered = le64_from(f->covered),
 		.next = le64_from(f->next),
+		.lacks_begin = le64_from(f->lacks_begin),
+		.lacks_end = le64_from(f->lacks_end),
 	};
 	size_t len = sizeof(d);
 
@@ -643,6 +690,8 @@ static bool manifest_decode(struct finder *f, const uint8_t *p, size_t len, stru
 	}
 	f->covered = le64_get(d->covered);
 	f->next = max_u64(le64_get(d->next), 1);
+	f->lacks_begin = le64_get(d->lacks_begin);
+	f->lacks_end = le64_get(d->lacks_end);
 	return true;
 }
 
@@ -726,6 +775,12 @@ static int clean(void *ctx, const char *name, struct err *err)
 	return file_unlink(c->f->dirfd, name, err);
 }
 
+static void forget_coverage(struct finder *f)
+{
+	f->covered = f->lacks_begin = 0;
+	f->lacks_end = UINT64_MAX;
+}
+
 static int open_tables(struct finder *f, bool *ret_whole, struct err *err)
 {
 	struct table_stats stats[TABLES_ROOM];
@@ -752,7 +807,7 @@ static int open_tables(struct finder *f, bool *ret_whole, struct err *err)
 	if (rc == 0 && c.others)
 		*ret_whole = false;
 	if (!*ret_whole)
-		f->covered = 0;
+		forget_coverage(f);
 	return 0;
 }
 
@@ -766,6 +821,7 @@ struct finder *finder_open(int dirfd, const uint8_t uuid[16], size_t memory, boo
 	f->dirfd = dirfd;
 	f->writing = writing;
 	f->next = 1;
+	f->lacks_end = UINT64_MAX;
 	f->filters_room = memory / 2;
 	/* Twice: when it grows, or for sorting. */
 	f->room_max = max_u64(memory / 4 / sizeof(struct record), ROOM_MIN);
@@ -804,7 +860,7 @@ int finder_clear(struct finder *f, struct err *err)
 	f->tables.nr = f->doomed.nr = 0;
 	memset(f->slots, 0, f->room * sizeof(*f->slots));
 	f->nr = 0;
-	f->covered = 0;
+	forget_coverage(f);
 	f->changed = true;
 	f->failed = ERR_INIT;
 	return file_each_name(f->dirfd, clean, &c, err) < 0 ? err_add(err, "index of the pool") : 0;

@@ -38,8 +38,8 @@ CLEANUP_DEFINE(struct finder *, finder_close)
 uint64_t finder_covered(const struct finder *f);
 
 /* `unit_bits` keeps units of different sizes apart (12, 14, 16; 0 for inner nodes); hi and lo are a fingerprint, or the
- * first 16 bytes of a digest as two little-endian numbers; of lo the upper 40 bits count.  A key that is there already keeps its
- * number, unless `over`. */
+ * first 16 bytes of a digest as two little-endian numbers.  Of a block's fingerprint the first 60 bits count, else 100.  0, or -1; a key
+ * that is there already keeps its number, and that is 1, unless `over`. */
 int finder_add(struct finder *f, enum finder_kind kind, unsigned unit_bits, uint64_t hi, uint64_t lo, uint64_t number, bool over,
 	       struct err *err);
 /* 1 and *ret, 0, or -1. */
@@ -47,6 +47,11 @@ int finder_get(struct finder *f, enum finder_kind kind, unsigned unit_bits, uint
 
 /* Writes what is pending as a table and makes it durable; `covered` as above.  Merges tables when there are many. */
 int finder_sync(struct finder *f, uint64_t covered, struct err *err);
+
+/* Blocks in [*ret_begin, *ret_end) of the cluster file may have no keys here, since tables were lost (compactor/pool/reindex.h makes them
+ * anew); where there is no list of tables that is all up to UINT64_MAX.  Empty = all have.  What is set is durable with finder_sync(). */
+void finder_lacks(const struct finder *f, uint64_t *ret_begin, uint64_t *ret_end);
+void finder_set_lacks(struct finder *f, uint64_t begin, uint64_t end);
 
 /* Forgets everything, on disk too: before it is built anew. */
 int finder_clear(struct finder *f, struct err *err);

@@ -14,6 +14,9 @@
  * other bytes, or none that can be read, those are damaged: the segment gets new ones and the leaf a new map, which heals all disks
  * that have it.
  *
+ * Digests are most of the work for what is new, and two at once take little longer than one.  So a segment that needs one waits for another
+ * one that does, or for whatever has to come behind it.
+ *
  * A node or cluster that cannot be read is as if it were not there; what cannot be written ends the import.
  */
 
@@ -36,18 +39,18 @@ struct fingerprint import_hint(const void *segment)
 	return isa->bytes(blocks, sizeof(blocks));
 }
 
-static int find_segment(struct import *i, struct fingerprint hint, struct err *err)
+static int find_segment(struct import *i, struct fingerprint hint, struct leaf *ret, struct err *err)
 {
 	struct err why = ERR_INIT;
-	int rc = nodes_find_segment(i->pool->nodes, hint, i->leaf.unit_bits, &i->found, &why);
+	int rc = nodes_find_segment(i->pool->nodes, hint, i->leaf.unit_bits, ret, &why);
 
 	return unless_damaged(rc, &why, err);
 }
 
-static int find_leaf(struct import *i, const uint8_t digest[DIGEST_SIZE], struct err *err)
+static int find_leaf(struct import *i, const uint8_t digest[DIGEST_SIZE], struct leaf *ret, struct err *err)
 {
 	struct err why = ERR_INIT;
-	int rc = nodes_find_leaf(i->pool->nodes, digest, i->leaf.unit_bits, &i->found, &why);
+	int rc = nodes_find_leaf(i->pool->nodes, digest, i->leaf.unit_bits, ret, &why);
 
 	i->heals = rc < 0;
 	return unless_damaged(rc, &why, err);
@@ -70,72 +73,108 @@ static uint64_t zeros_of(const struct leaf *l)
 	return ret;
 }
 
-/* The segment at hand is that of the leaf `found`. */
-static int take_found(struct import *i, uint64_t segment, struct err *err)
+/* The segment is that of a leaf. */
+static int take_leaf(struct import *i, uint64_t segment, const struct leaf *l, struct err *err)
 {
-	uint64_t zeros = zeros_of(&i->found);
+	uint64_t zeros = zeros_of(l);
 
 	i->stats.zeros += zeros;
 	i->stats.shared_segments += SEGMENT_SIZE - zeros;
-	go_on_behind(i, &i->found);
-	return tree_maker_add(i->maker, segment, i->found.digest, err);
+	go_on_behind(i, l);
+	return tree_maker_add(i->maker, segment, l->digest, err);
 }
 
 /* ---- leaves that are new ---- */
 
-static int make_leaf(struct import *i, uint64_t segment, struct err *err)
+static int make_leaf(struct import *i, struct err *err)
 {
 	struct nodes *n = i->pool->nodes;
 
+	i->leaf.nr_runs = 0;
+	i->leaf.hint = i->at->hint;
+	memcpy(i->leaf.digest, i->at->digest, DIGEST_SIZE);
 	if (import_match(i, err) < 0)
 		return -1;
 	nodes_set_limit(n, cluster_file_end(i->pool->clusters));
 	if ((i->heals ? nodes_replace_leaf : nodes_put_leaf)(n, &i->leaf, err) < 0)
 		return -1;
-	return tree_maker_add(i->maker, segment, i->leaf.digest, err);
+	return tree_maker_add(i->maker, i->at->number, i->leaf.digest, err);
 }
 
-static int take_by_digest(struct import *i, uint64_t segment, const uint8_t *bad, struct err *err)
+/* Its digest is known. */
+static int take_digested(struct import *i, struct segment *s, struct err *err)
 {
-	int rc;
+	int rc = find_leaf(i, s->digest, &i->twin, err);
 
-	digest_bytes(i->bytes, SEGMENT_SIZE, i->leaf.digest);
-	rc = find_leaf(i, i->leaf.digest, err);
 	if (rc < 0)
 		return -1;
-	if (rc > 0 && memcmp(i->leaf.digest, bad, DIGEST_SIZE) != 0 && import_same_bytes(i, &i->found)) {
-		i->stats.zeros -= SEGMENT_SIZE - (uint64_t)i->nr * i->unit; /* they are counted by what the leaf has */
-		return take_found(i, segment, err);
+	i->at = s;
+	if (rc > 0 && memcmp(s->digest, s->bad, DIGEST_SIZE) != 0 && import_same_bytes(i, &i->twin)) {
+		i->stats.zeros -= SEGMENT_SIZE - (uint64_t)s->nr * i->unit; /* they are counted by what the leaf has */
+		return take_leaf(i, s->number, &i->twin, err);
 	}
 	i->heals |= rc > 0;
-	return make_leaf(i, segment, err);
+	return make_leaf(i, err);
 }
 
-static int take_segment(struct import *i, uint64_t segment, struct err *err)
+/* ---- digesting ---- */
+
+static int wait_for_another(struct import *i, bool bytes_last, struct err *err)
 {
-	uint8_t bad[DIGEST_SIZE] = { 0 };
+	if (!bytes_last && !i->room && !(i->room = aligned_alloc(BLOCK_SIZE, SEGMENT_SIZE)))
+		return err_set(err, ERR_MEMORY, "no memory for a segment");
+	if (!bytes_last)
+		i->at->bytes = memcpy(i->room, i->at->bytes, SEGMENT_SIZE);
+	i->waits = i->at;
+	return 0;
+}
+
+static int take_both(struct import *i, struct segment *a, struct segment *b, struct err *err)
+{
+	digest_two(a->bytes, b->bytes, SEGMENT_SIZE, a->digest, b->digest);
+	return take_digested(i, a, err) < 0 ? -1 : take_digested(i, b, err);
+}
+
+/* Something comes behind it that needs no digest. */
+static int take_waiting(struct import *i, struct err *err)
+{
+	struct segment *s = STEAL(i->waits);
+
+	if (!s)
+		return 0;
+	digest_bytes(s->bytes, SEGMENT_SIZE, s->digest);
+	return take_digested(i, s, err);
+}
+
+static int take_segment(struct import *i, uint64_t number, const uint8_t *bytes, bool bytes_last, struct err *err)
+{
+	struct segment *s = &i->segments[i->waits == &i->segments[0]];
 	int rc;
 
-	i->leaf.nr_runs = 0;
-	i->leaf.hint = import_hint(i->bytes);
-	rc = find_segment(i, i->leaf.hint, err);
+	s->number = number;
+	s->bytes = bytes;
+	memset(s->bad, 0, DIGEST_SIZE);
+	i->at = s;
+	import_take_hint(i);
+	rc = find_segment(i, s->hint, &i->found, err);
 	if (rc < 0)
 		return -1;
 	if (rc > 0 && import_same_bytes(i, &i->found))
-		return take_found(i, segment, err);
+		return take_waiting(i, err) < 0 ? -1 : take_leaf(i, number, &i->found, err);
 	if (rc > 0)
-		memcpy(bad, i->found.digest, DIGEST_SIZE);
+		memcpy(s->bad, i->found.digest, DIGEST_SIZE);
 	import_take_units(i);
-	return i->nr ? take_by_digest(i, segment, bad, err) : 0;
+	if (!s->nr)
+		return take_waiting(i, err);
+	return i->waits ? take_both(i, STEAL(i->waits), s, err) : wait_for_another(i, bytes_last, err);
 }
 
 int import_segment(struct import *i, uint64_t segment, const void *bytes, struct err *err)
 {
 	assert(segment >= i->next && segment < i->nr_segments);
 	i->next = segment + 1;
-	i->bytes = bytes;
 	i->stats.bytes += SEGMENT_SIZE;
-	return take_segment(i, segment, err);
+	return take_segment(i, segment, bytes, i->bytes_last, err);
 }
 
 /* ---- segments of the base ---- */
@@ -151,20 +190,21 @@ static int read_base(struct import *i, uint64_t segment, const uint8_t digest[DI
 	if (tree_read_segment(i->pool->nodes, i->pool->clusters, digest, bytes, err) < 0)
 		return -1;
 	memset(bytes + inside, 0, SEGMENT_SIZE - inside);
-	i->bytes = bytes;
-	return take_segment(i, segment, err);
+	return take_segment(i, segment, bytes, false, err);
 }
 
 /* Where a leaf has smaller units than this disk is to have, or more bytes, it does not do. */
 static int take_base(struct import *i, uint64_t segment, const uint8_t digest[DIGEST_SIZE], struct err *err)
 {
 	bool cut = segment == i->nr_segments - 1 && i->size % SEGMENT_SIZE && i->base_size > i->size;
-	int rc = find_leaf(i, digest, err);
+	int rc = find_leaf(i, digest, &i->found, err);
 
 	if (rc < 0)
 		return -1;
 	if (!rc || cut)
 		return read_base(i, segment, digest, err);
+	if (take_waiting(i, err) < 0)
+		return -1;
 	go_on_behind(i, &i->found);
 	return tree_maker_add(i->maker, segment, digest, err);
 }
@@ -203,6 +243,7 @@ struct import *import_new(struct pool *pool, uint64_t size, const struct import_
 	i->size = size;
 	i->nr_segments = div_up(size, SEGMENT_SIZE);
 	i->base_size = base_size;
+	i->bytes_last = o->bytes_last;
 	if (digest_prepare(err) < 0)
 		return NULL;
 	if (base && !(i->base = tree_walk_new(pool->nodes, base, base_size, err)))
@@ -213,7 +254,7 @@ struct import *import_new(struct pool *pool, uint64_t size, const struct import_
 
 int import_end(struct import *i, uint8_t ret[DIGEST_SIZE], struct import_stats *ret_stats, struct err *err)
 {
-	if (tree_maker_end(i->maker, ret, err) < 0)
+	if (take_waiting(i, err) < 0 || tree_maker_end(i->maker, ret, err) < 0)
 		return -1;
 	*ret_stats = i->stats;
 	return 0;
@@ -226,5 +267,6 @@ void import_free(struct import *i)
 	tree_maker_free(i->maker);
 	tree_walk_free(i->base);
 	free(i->piece);
+	free(i->room);
 	free(i);
 }

@@ -14,7 +14,7 @@
 struct import_options {
 	unsigned unit_bits;	/* 12, 14, 16 */
 	uint64_t min_run;	/* bytes; shorter matches are stored again */
-	bool compare_nothing_else; /* unused, must be false */
+	bool bytes_last;	/* what import_segment() is given stays as it is until its next call has returned (feed.h) */
 };
 
 struct import_stats {
@@ -33,12 +33,16 @@ struct import;
  * (scanner/index/spool.h). */
 struct fingerprint import_hint(const void *segment);
 
+/* What units of `unit` bytes are found by; null for zeros. */
+void import_prints(const void *bytes, size_t unit, unsigned nr, struct fingerprint *ret);
+
 /* Of a disk of `size` bytes.  Where the pool holds a version of which this one differs a little, `base` is that root and `base_size` the
  * size of its disk: import_same() takes segments from it.  NULL = none. */
 struct import *import_new(struct pool *pool, uint64_t size, const struct import_options *o, const uint8_t *base, uint64_t base_size,
 			  struct err *err);
 
-/* The next segment that is not all zeros: SEGMENT_SIZE bytes, behind the disk's end zeros.  Segments ascend. */
+/* The next segment that is not all zeros: SEGMENT_SIZE bytes, behind the disk's end zeros.  Segments ascend.  What fails may be the segment
+ * before. */
 int import_segment(struct import *i, uint64_t segment, const void *bytes, struct err *err);
 /* All segments up to `segment` exclusive are as in the base. */
 int import_same(struct import *i, uint64_t segment, struct err *err);

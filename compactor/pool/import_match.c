@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <assert.h>
 #include <string.h>
 
 #include "compactor/pool/import_parts.h"
@@ -20,23 +21,29 @@
 
 #define GUESSES 8 /* so many units behind a run are tried before the finder is asked */
 
-static uint64_t data_begin(void)
-{
-	return POOL_DATA_BEGIN + POOL_GUARD_SIZE;
-}
-
 static const uint8_t *unit_at(const struct import *i, unsigned at)
 {
-	return i->bytes + (size_t)i->units[at] * i->unit;
+	return i->at->bytes + (size_t)i->at->units[at] * i->unit;
 }
 
 /* ---- clusters ---- */
+
+static uint64_t clusters_end(const struct import *i)
+{
+	return i->late.nr ? i->late.place + (uint64_t)i->late.nr * i->unit : cluster_file_end(i->pool->clusters);
+}
 
 /* Reads up to len bytes at a place: as many as can be had, 0 = not even the first unit, which is counted. */
 static size_t read_clusters(struct import *i, uint64_t place, size_t len)
 {
 	struct cluster_file *f = i->pool->clusters;
 
+	if (i->late.nr && place >= i->late.place) {
+		memcpy(i->piece, unit_at(i, i->late.first) + (place - i->late.place), len);
+		return len;
+	}
+	if (i->late.nr)
+		len = min_u64(len, i->late.place - place);
 	if (cluster_file_read(f, i->piece, len, place, NULL) == 0)
 		return len;
 	if (len > i->unit && cluster_file_read(f, i->piece, i->unit, place, NULL) == 0)
@@ -67,11 +74,11 @@ bool import_same_bytes(struct import *i, const struct leaf *leaf)
 	for (unsigned r = 0; r < leaf->nr_runs; r++, at = begin + len) {
 		begin = (size_t)leaf->runs[r].first << leaf->unit_bits;
 		len = (size_t)leaf->runs[r].nr << leaf->unit_bits;
-		if (!all_zero(i->bytes + at, begin - at) ||
-		    !same_run(i, i->bytes + begin, len, leaf->runs[r].place << leaf->unit_bits))
+		if (!all_zero(i->at->bytes + at, begin - at) ||
+		    !same_run(i, i->at->bytes + begin, len, leaf->runs[r].place << leaf->unit_bits))
 			return false;
 	}
-	return all_zero(i->bytes + at, SEGMENT_SIZE - at);
+	return all_zero(i->at->bytes + at, SEGMENT_SIZE - at);
 }
 
 /* ---- matches ---- */
@@ -79,7 +86,7 @@ bool import_same_bytes(struct import *i, const struct leaf *leaf)
 /* How many units from `at` on, at most max, are as the clusters from `place` on. */
 static unsigned same_forwards(struct import *i, unsigned at, uint64_t place, unsigned max)
 {
-	uint64_t end = cluster_file_end(i->pool->clusters);
+	uint64_t end = clusters_end(i);
 	size_t step = i->unit * i->min_run, got;
 	unsigned nr = 0;
 
@@ -101,7 +108,7 @@ static unsigned same_backwards(struct import *i, unsigned at, uint64_t place, un
 {
 	unsigned nr = 0;
 
-	max = (unsigned)min_u64(max, (place - data_begin()) / i->unit);
+	max = (unsigned)min_u64(max, (place - POOL_DATA_BEGIN) / i->unit);
 	while (nr < max && read_clusters(i, place - (uint64_t)(nr + 1) * i->unit, i->unit) &&
 	       memcmp(unit_at(i, at - nr - 1), i->piece, i->unit) == 0)
 		nr++;
@@ -115,7 +122,7 @@ static void put(struct import *i, unsigned at, uint64_t place)
 {
 	struct leaf *l = &i->leaf;
 	struct run *last = l->nr_runs ? &l->runs[l->nr_runs - 1] : NULL;
-	uint32_t unit = i->units[at];
+	uint32_t unit = i->at->units[at];
 
 	place >>= l->unit_bits;
 	if (last && last->first + last->nr == unit && last->place + last->nr == place)
@@ -143,36 +150,55 @@ static void share(struct import *i, unsigned nr, uint64_t place)
 static int stored(struct import *i, unsigned at, uint64_t place, struct err *err)
 {
 	bool over = i->heals || i->wrong[at];
-	struct fingerprint f = i->prints[at];
-	uint64_t number;
-	int rc;
+	struct fingerprint f = i->at->prints[at];
+	int rc = finder_add(i->pool->finder, FINDER_BLOCK, i->leaf.unit_bits, f.hi, f.lo, place / BLOCK_SIZE, over, err);
 
 	put(i, at, place);
 	i->stats.stored += i->unit;
-	rc = over ? 0 : finder_get(i->pool->finder, FINDER_BLOCK, i->leaf.unit_bits, f.hi, f.lo, &number, err);
 	i->stats.short_matches += rc > 0 ? i->unit : 0;
-	if (rc != 0)
-		return rc < 0 ? -1 : 0;
-	return finder_add(i->pool->finder, FINDER_BLOCK, i->leaf.unit_bits, f.hi, f.lo, place / BLOCK_SIZE, over, err);
+	return rc < 0 ? -1 : 0;
 }
 
-/* Stores all up to `end`, in pieces that have no zeros in between. */
-static int store(struct import *i, unsigned end, struct err *err)
+/* Appends what is late, in one go. */
+static int append_late(struct import *i, struct err *err)
 {
 	uint64_t place;
-	unsigned nr;
 
+	if (!i->late.nr)
+		return 0;
+	if (cluster_file_append(i->pool->clusters, unit_at(i, i->late.first), i->late.nr * i->unit, i->unit, &place, err) < 0)
+		return -1;
+	assert(place == i->late.place);
+	i->late.nr = 0;
+	return 0;
+}
+
+/* Stores the unit that is decided next.  Where it will lie is known: nobody else appends. */
+static int store_unit(struct import *i, struct err *err)
+{
+	unsigned at = i->done;
+	bool goes_on = i->late.nr && i->late.first + i->late.nr == at && i->at->units[at - 1] + 1 == i->at->units[at];
+
+	if (!goes_on) {
+		if (append_late(i, err) < 0)
+			return -1;
+		i->late.first = at;
+		i->late.place = round_up(cluster_file_end(i->pool->clusters), i->unit);
+	}
+	if (stored(i, at, i->late.place + (uint64_t)i->late.nr * i->unit, err) < 0)
+		return -1;
+	i->late.nr++;
+	i->done++;
+	return 0;
+}
+
+static int store(struct import *i, unsigned end, struct err *err)
+{
 	i->follows += i->follows ? (uint64_t)(end - i->done) * i->unit : 0;
 	i->goes_on &= i->done == end;
-	for (; i->done < end; i->done += nr) {
-		for (nr = 1; i->done + nr < end && i->units[i->done + nr] == i->units[i->done] + nr; nr++)
-			;
-		if (cluster_file_append(i->pool->clusters, unit_at(i, i->done), nr * i->unit, i->unit, &place, err) < 0)
+	while (i->done < end)
+		if (store_unit(i, err) < 0)
 			return -1;
-		for (unsigned k = 0; k < nr; k++)
-			if (stored(i, i->done + k, place + (uint64_t)k * i->unit, err) < 0)
-				return -1;
-	}
 	return 0;
 }
 
@@ -186,7 +212,7 @@ struct match {
 /* What is as at `place`, where the unit `at` may lie, and around it. */
 static bool extend(struct import *i, unsigned at, uint64_t place, struct match *ret)
 {
-	unsigned after = same_forwards(i, at, place, i->nr - at), before;
+	unsigned after = same_forwards(i, at, place, i->at->nr - at), before;
 
 	if (!after)
 		return false;
@@ -211,12 +237,12 @@ static bool guess(struct import *i, unsigned at, struct match *ret)
 static int find(struct import *i, unsigned at, struct match *ret, struct err *err)
 {
 	uint64_t number, damaged = i->stats.damaged;
-	int rc = finder_get(i->pool->finder, FINDER_BLOCK, i->leaf.unit_bits, i->prints[at].hi, i->prints[at].lo, &number, err);
+	int rc = finder_get(i->pool->finder, FINDER_BLOCK, i->leaf.unit_bits, i->at->prints[at].hi, i->at->prints[at].lo, &number, err);
 
 	if (rc <= 0)
 		return rc;
 	*ret = (struct match){ at, 0, 0 };
-	if (number <= POOL_FILE_MAX / BLOCK_SIZE && number * BLOCK_SIZE % i->unit == 0 && number * BLOCK_SIZE >= data_begin())
+	if (number <= POOL_FILE_MAX / BLOCK_SIZE && number * BLOCK_SIZE % i->unit == 0 && number * BLOCK_SIZE >= POOL_DATA_BEGIN)
 		extend(i, at, number * BLOCK_SIZE, ret);
 	i->wrong[at] = !ret->nr;
 	if (!ret->nr && damaged == i->stats.damaged)
@@ -246,25 +272,42 @@ static int look(struct import *i, unsigned at, unsigned *ret_next, struct err *e
 
 /* ---- a segment ---- */
 
+void import_prints(const void *bytes, size_t unit, unsigned nr, struct fingerprint *ret)
+{
+	const struct fingerprint_isa *isa = fingerprint_best();
+
+	if (unit == BLOCK_SIZE)
+		isa->blocks(bytes, nr, ret);
+	for (unsigned u = 0; unit != BLOCK_SIZE && u < nr; u++) {
+		const uint8_t *p = (const uint8_t *)bytes + u * unit;
+
+		ret[u] = all_zero(p, unit) ? (struct fingerprint){ 0 } : isa->bytes(p, unit);
+	}
+}
+
+void import_take_hint(struct import *i)
+{
+	struct segment *s = i->at;
+
+	i->isa->blocks(s->bytes, SEGMENT_BLOCKS, s->prints);
+	s->hint = i->isa->bytes(s->prints, sizeof(s->prints));
+}
+
 void import_take_units(struct import *i)
 {
 	unsigned nr = (unsigned)(SEGMENT_SIZE / i->unit);
+	struct segment *s = i->at;
 
-	if (i->unit == BLOCK_SIZE)
-		i->isa->blocks(i->bytes, nr, i->prints);
-	for (unsigned u = 0; i->unit != BLOCK_SIZE && u < nr; u++) {
-		const uint8_t *p = i->bytes + u * i->unit;
-
-		i->prints[u] = all_zero(p, i->unit) ? (struct fingerprint){ 0 } : i->isa->bytes(p, i->unit);
-	}
-	i->nr = 0;
+	if (i->unit != BLOCK_SIZE) /* else the hint is made of them */
+		import_prints(s->bytes, i->unit, nr, s->prints);
+	s->nr = 0;
 	for (unsigned u = 0; u < nr; u++) {
-		if (fingerprint_is_null(i->prints[u]))
+		if (fingerprint_is_null(s->prints[u]))
 			continue;
-		i->prints[i->nr] = i->prints[u];
-		i->units[i->nr++] = (uint16_t)u;
+		s->prints[s->nr] = s->prints[u];
+		s->units[s->nr++] = (uint16_t)u;
 	}
-	i->stats.zeros += (uint64_t)(nr - i->nr) * i->unit;
+	i->stats.zeros += (uint64_t)(nr - s->nr) * i->unit;
 }
 
 int import_match(struct import *i, struct err *err)
@@ -272,13 +315,14 @@ int import_match(struct import *i, struct err *err)
 	unsigned at, nr;
 
 	memset(i->wrong, false, sizeof(i->wrong));
+	i->late.nr = 0;
 	i->done = 0;
 	/* What goes on where the last run ended is no run of its own, however short. */
-	nr = i->goes_on ? same_forwards(i, 0, i->follows, i->nr) : 0;
+	nr = i->goes_on ? same_forwards(i, 0, i->follows, i->at->nr) : 0;
 	if (nr)
 		share(i, nr, i->follows);
-	for (at = i->done + i->min_run - 1; at < i->nr;)
+	for (at = i->done + i->min_run - 1; at < i->at->nr;)
 		if (look(i, at, &at, err) < 0)
 			return -1;
-	return store(i, i->nr, err);
+	return store(i, i->at->nr, err) < 0 ? -1 : append_late(i, err);
 }

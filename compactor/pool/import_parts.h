@@ -14,6 +14,18 @@
 
 #define IMPORT_PIECE ((size_t)128 << 10) /* clusters are read so many bytes at a time */
 
+/* One that came, and is in no leaf as a whole as far as is known. */
+struct segment {
+	uint64_t number;
+	const uint8_t *bytes;
+	struct fingerprint hint;
+	uint8_t digest[DIGEST_SIZE];
+	uint8_t bad[DIGEST_SIZE]; /* of a leaf that has its hint and other bytes; null = none */
+	unsigned nr;		  /* units of it that are not zeros */
+	uint16_t units[SEGMENT_BLOCKS];
+	struct fingerprint prints[SEGMENT_BLOCKS]; /* of each, too */
+};
+
 struct import {
 	struct pool *pool;
 	const struct fingerprint_isa *isa;
@@ -32,15 +44,23 @@ struct import {
 	bool goes_on;
 	unsigned guesses;
 
-	/* the segment at hand */
-	const uint8_t *bytes;
-	unsigned nr; /* units of it that are not zeros */
-	uint16_t units[SEGMENT_BLOCKS];
-	struct fingerprint prints[SEGMENT_BLOCKS]; /* of each, too */
-	bool wrong[SEGMENT_BLOCKS]; /* what the finder said of it has other bytes */
+	/* The segment at hand, and one before it that waits so that two can be digested at once; NULL = none.  `room`: for its bytes, unless
+	 * these last by themselves. */
+	struct segment segments[2], *at, *waits;
+	uint8_t *room;
+	bool bytes_last;
+
+	bool wrong[SEGMENT_BLOCKS]; /* what the finder said of a unit has other bytes */
 	bool heals;		    /* the clusters that its digest has are damaged */
-	unsigned done;		    /* so many of nr are decided */
-	struct leaf leaf, found; /* the one being made; one that is there */
+	unsigned done;		    /* so many of the segment's units are decided */
+
+	/* Units of the segment at hand that are stored, but not appended yet: nr from `first` on, without zeros in between, at `place`. */
+	struct {
+		unsigned first, nr;
+		uint64_t place;
+	} late;
+	struct leaf leaf; /* the one being made */
+	struct leaf found, twin; /* ones that are there: of the hint, of the digest */
 };
 
 /* Whether the segment at hand has the bytes that the leaf's map says. */
@@ -49,7 +69,10 @@ bool import_same_bytes(struct import *i, const struct leaf *leaf);
 /* What was shared last ends at `end`. */
 void import_shared_to(struct import *i, uint64_t end);
 
-/* Takes prints of the units of the segment at hand. */
+/* Takes prints of the blocks of the segment at hand, and its hint of them. */
+void import_take_hint(struct import *i);
+
+/* Takes prints of its units, behind that. */
 void import_take_units(struct import *i);
 
 /* Makes the map of the segment at hand: shares what is there, stores the rest. */

@@ -19,15 +19,17 @@
  *	sealed -
  *	below -
  *	inode 0
+ *	written 1795000000123456789	ns since 1970; this line only where it is noted
  *	file /etc/libvirt/qemu/web1.xml	these two for each file
  *	bytes <domain>%0A...
  *	crc 01234567			CRC-32C of all before this line, 8 hex digits
  *
  * In paths, labels and bytes a byte that is no printable ASCII, and %, is written %XX, and no other byte is.  Numbers are decimal,
  * hex digits of ids and checksums small, those of %XX capitals.  So what can be read has one way to be written, and reading takes
- * no other. */
+ * no other.  A name with a line "written" is of version 2, others are of version 1. */
 
 #define TITLE "dedupscan-name 1\n"
+#define TITLE_WRITTEN "dedupscan-name 2\n"
 #define TITLE_ANY "dedupscan-name "
 #define CRC_LINE (4 + 8 + 1)
 
@@ -114,6 +116,8 @@ static int check_disk(const struct name *n, const struct name_disk *d, struct er
 		return bad(err, "a root of what is not folded in");
 	if (n->kind == NAME_VERSION && !d->folded && is_null(d->sealed, POOL_ID_SIZE))
 		return bad(err, "a version of nothing");
+	if (d->written && is_null(d->sealed, POOL_ID_SIZE))
+		return bad(err, "a time of what was not sealed");
 	if (d->inode && (d->folded || is_null(d->sealed, POOL_ID_SIZE)))
 		return bad(err, "a disk that is being sealed, and is not");
 	return 0;
@@ -175,12 +179,22 @@ static void write_disk(FILE *f, const struct name_disk *d)
 	write_id(f, "sealed", d->sealed);
 	write_id(f, "below", d->below);
 	fprintf(f, "inode %" PRIu64 "\n", d->inode);
+	if (d->written)
+		fprintf(f, "written %" PRIu64 "\n", d->written);
+}
+
+static bool any_written(const struct name *n)
+{
+	for (size_t i = 0; i < n->disks.nr; i++)
+		if (n->disks.items[i].written)
+			return true;
+	return false;
 }
 
 static void write_all(FILE *f, const struct name *n)
 {
-	fprintf(f, TITLE "kind %s\nnumber %" PRIu64 "\nmade %" PRId64 "\n", n->kind == NAME_MEMBER ? "member" : "version",
-		n->number, n->made);
+	fprintf(f, "%skind %s\nnumber %" PRIu64 "\nmade %" PRId64 "\n", any_written(n) ? TITLE_WRITTEN : TITLE,
+		n->kind == NAME_MEMBER ? "member" : "version", n->number, n->made);
 	write_escaped(f, "label", n->label, strlen(n->label));
 	for (size_t i = 0; i < n->disks.nr; i++)
 		write_disk(f, &n->disks.items[i]);
@@ -372,7 +386,13 @@ static int read_disk(struct reader *r, struct name *n)
 		return -1;
 	if (read_id(r, "view", d->view) < 0 || read_id(r, "sealed", d->sealed) < 0 || read_id(r, "below", d->below) < 0)
 		return -1;
-	return read_number(r, "inode", &d->inode);
+	if (read_number(r, "inode", &d->inode) < 0)
+		return -1;
+	if (!comes(r, "written"))
+		return 0;
+	if (read_number(r, "written", &d->written) < 0)
+		return -1;
+	return d->written ? 0 : bad(r->err, "a time that is none");
 }
 
 static int read_file(struct reader *r, struct name *n)
@@ -430,7 +450,8 @@ static int check_ends(const char *text, size_t len, struct err *err)
 
 	if (len < strlen(TITLE_ANY) || memcmp(text, TITLE_ANY, strlen(TITLE_ANY)) != 0)
 		return bad(err, "it begins otherwise");
-	if (len < strlen(TITLE) || memcmp(text, TITLE, strlen(TITLE)) != 0)
+	if (len < strlen(TITLE) ||
+	    (memcmp(text, TITLE, strlen(TITLE)) != 0 && memcmp(text, TITLE_WRITTEN, strlen(TITLE_WRITTEN)) != 0))
 		return err_set(err, ERR_UNSUPPORTED, "written by a newer dedupscan");
 	if (len < strlen(TITLE) + CRC_LINE)
 		return bad(err, "it is cut");
@@ -447,6 +468,8 @@ int name_decode(const char *text, size_t len, struct name *ret, struct err *err)
 		return -1;
 	if (read_all(&r, &n) < 0)
 		return -1;
+	if (any_written(&n) != (memcmp(text, TITLE_WRITTEN, strlen(TITLE_WRITTEN)) == 0))
+		return bad(err, "its version is not that of its lines");
 	*ret = n;
 	memset(&n, 0, sizeof(n));
 	return 0;

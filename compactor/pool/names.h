@@ -28,6 +28,7 @@ struct name_disk {
 				       * others stand on it; null = none */
 	uint8_t below[POOL_ID_SIZE];  /* the sealed overlay that the member's, or the version's sealed one, stands on; null = none */
 	uint64_t inode; /* of the image while it is being sealed (compactor/seal.h), when the version is none yet; 0 = it is settled */
+	uint64_t written; /* when the sealed overlay was last written to before it was sealed, ns since 1970; 0 = that is not noted */
 };
 
 struct name_file {
@@ -51,15 +52,34 @@ CLEANUP_DEFINE_RELEASE(struct name, name_release)
 #define NAME_FILES_MAX 256
 #define NAME_FILE_MAX (1u << 20)
 
-/* Gives it the next number and publishes it: written beside, synced, renamed, directory synced.  With `sync` false it is only
- * written beside: names_sync() syncs and publishes all that wait, names_drop() forgets them. */
+/* Gives it the next number and publishes it: written beside, synced, read back, renamed; and the directory synced, unless `sync` is
+ * false: then that is up to the caller. */
 int names_publish(struct pool *p, struct name *n, bool sync, struct err *err);
-/* With `whole_fs` by one sync of the file system, which is for many: it takes as long as others have things to write, too. */
-int names_sync(struct pool *p, bool whole_fs, struct err *err);
-int names_drop(struct pool *p, struct err *err);
 /* Publishes n in the place of number `old`, atomically: the new file replaces the old one, n has its number. */
 int names_replace(struct pool *p, uint64_t old, struct name *n, struct err *err);
 int names_remove(struct pool *p, uint64_t number, struct err *err);
+
+/* For who has other things to sync at the same time: a promise is a name that is written, and appears later.
+ *
+ *	names_promise()		gives it the next number and writes it; *ret_fd is to be synced, and the directory
+ *	names_reread()		once that was done: what the disk has is what was written; closes the descriptor
+ *	names_keep()		now it is a name: a rename, which nobody needs to sync
+ *
+ * A promise outlives the process and power cuts, when it is synced; versions_recover() decides about it.  names_break() takes one
+ * back. */
+int names_promise(struct pool *p, struct name *n, int *ret_fd, struct err *err);
+/* The same for what is to take the place of the name that has n's number; that is no promise: it is gone with the process. */
+int names_rewrite(struct pool *p, const struct name *n, int *ret_fd, struct err *err);
+int names_reread(struct pool *p, int fd, uint64_t number, struct err *err); /* fd -1: a promise, whose descriptor was closed */
+int names_keep(struct pool *p, const struct name *n, struct err *err);
+int names_put_rewritten(struct pool *p, const struct name *n, struct err *err);
+int names_break(struct pool *p, uint64_t number, struct err *err);
+/* Removes what names_rewrite() wrote, also other processes that died. */
+int names_drop(struct pool *p, struct err *err);
+/* Promises that are neither kept nor broken, synced now, for who gave them may have died before he did; n is NULL for one that is not
+ * whole: it never was. */
+int names_each_promise(struct pool *p, int (*call)(void *ctx, uint64_t number, const struct name *n, struct err *err), void *ctx,
+		       struct err *err);
 
 /* All names in order of number, until a call returns other than 0; that is returned then.  A file that cannot be read is an
  * error, and so is one that does not decode: nothing is passed over. */
@@ -71,6 +91,31 @@ int names_each_or(struct pool *p, int (*call)(void *ctx, const struct name *n, s
  * NULL): 1, 0, -1. */
 int names_find_member(struct pool *p, const char *path, struct name *ret, struct err *err);
 int names_find_version(struct pool *p, const char *path, const char *label, struct name *ret, struct err *err);
+/* The first version with a disk that this overlay was sealed for; the name of a number: 1, 0, -1. */
+int names_find_sealed(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], struct name *ret, struct err *err);
+int names_find_number(struct pool *p, uint64_t number, struct name *ret, struct err *err);
+
+/* What names are found by: a row for each disk of each name, in no order.  Rows are remembered while the pool is open, and from one
+ * process to the next in index/names, so that one of many names is found without reading all.  They say where to look; what is
+ * told of a name is read from its own file. */
+struct name_row {
+	uint64_t number; /* 0 = none */
+	uint64_t path;	 /* a hash of it */
+	uint32_t label;	 /* as well; 0 = it has none */
+	uint32_t flags;
+	uint8_t sealed[POOL_ID_SIZE], below[POOL_ID_SIZE];
+};
+#define NAME_ROW_MEMBER 1
+#define NAME_ROW_PENDING 2 /* one of its disks is being sealed */
+#define NAME_ROW_FOLDED 4
+/* Valid until a name is changed, or looked for. */
+int names_rows(struct pool *p, const struct name_row **ret, size_t *ret_nr, struct err *err);
+/* They were saved by one who left nothing to be finished: there are no promises. */
+bool names_are_tidy(const struct pool *p);
+/* Somebody failed: whoever comes next has to look at everything. */
+void names_distrust(struct pool *p);
+/* Saves them for the next process, and forgets them. */
+void names_forget(struct pool *p);
 
 int name_copy(const struct name *n, struct name *ret, struct err *err);
 bool name_is_settled(const struct name *n); /* no disk of it is being sealed */

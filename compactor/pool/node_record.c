@@ -120,7 +120,7 @@ size_t leaf_encode(const struct leaf *leaf, uint8_t ret[POOL_NODE_PAYLOAD_MAX])
 static const uint8_t *run_decode(const uint8_t *p, const uint8_t *end, unsigned unit_bits, const struct run *before, struct run *ret,
 				 struct err *err)
 {
-	const uint64_t units = SEGMENT_SIZE >> unit_bits, first_place = (POOL_DATA_BEGIN + POOL_GUARD_SIZE) >> unit_bits;
+	const uint64_t units = SEGMENT_SIZE >> unit_bits, first_place = POOL_DATA_BEGIN >> unit_bits;
 	uint64_t at = before ? before->first + before->nr : 0, skip, nr, place;
 
 	p = varint_get(p, end, &skip);

@@ -1,4 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "compactor/pool/qcow2_writer.h"
@@ -12,12 +15,22 @@
  *
  * All but the beginnings of the first three is a hole, so it takes 12 KiB.  With extended L2 entries a cluster has 32 parts of 2 KiB,
  * each of which shows the backing file until it is written to: 8 MiB of small writes all over the disk take 8.5 MB instead of 120.
- * (libvirt looks for the backing file's name in the first 32 KiB only.) */
+ * (libvirt looks for the backing file's name in the first 32 KiB only.)
+ *
+ * Another backing file's name is written into the header's cluster, which two writes do.  What holds at every instant [broken by
+ * tests/crash/test_repoint_cuts.c]:
+ *
+ *  O1. The header names the old file or the new one, and the bytes of that name are on the disk: the new name is written in sectors that
+ *      have neither header nor extensions nor the old name, synced, and read back from the disk, before the header leads to it.
+ *  O2. What leads to it, offset and length, is 12 bytes of the first sector, written by one call, and a sector is written whole or not at
+ *      all. */
 
 #define CLUSTER_BITS 16
 #define CLUSTER_SIZE ((uint64_t)1 << CLUSTER_BITS)
 #define REFCOUNT_ORDER 4 /* 16 bits */
 #define REFCOUNTS_PER_BLOCK (CLUSTER_SIZE / 2)
+#define SECTOR 512u
+#define NAME_END_MAX ((size_t)32 << 10)
 
 /* ---- writing ---- */
 
@@ -38,7 +51,7 @@ static int write_refcounts(int fd, const struct qcow2_header *h, struct err *err
 	return file_truncate(fd, nr * CLUSTER_SIZE, err);
 }
 
-static int write_header(int fd, const struct qcow2_header *h, const char *backing, struct err *err)
+static int write_header(int fd, const struct qcow2_header *h, const uint8_t *beside, const char *backing, struct err *err)
 {
 	uint8_t p[BLOCK_SIZE] = { 0 };
 	size_t at = h->header_length;
@@ -46,6 +59,8 @@ static int write_header(int fd, const struct qcow2_header *h, const char *backin
 	qcow2_header_encode(h, p);
 	at += qcow2_extension_encode(p + at, QCOW2_EXT_BACKING_FORMAT, "qcow2", 5);
 	at += qcow2_feature_names_encode(p + at);
+	if (beside)
+		at += qcow2_extension_encode(p + at, POOL_EXT_FRESH, beside, POOL_ID_SIZE);
 	at += qcow2_extension_encode(p + at, QCOW2_EXT_END, NULL, 0);
 	qcow2_backing_encode(p, at, backing);
 	return file_write(fd, p, at + strlen(backing), 0, err);
@@ -72,14 +87,15 @@ int overlay_write(int fd, uint64_t disk_size, const struct slice *backing, const
 	if (disk_size > INT64_MAX || l1_bytes > QCOW2_L1_BYTES_MAX)
 		return err_set(err, ERR_UNSUPPORTED, "a disk of %llu GiB is too large for an overlay",
 			       (unsigned long long)(disk_size / GIB));
-	if (slice_format(&s, name, sizeof(name), err) < 0 || write_header(fd, &h, name, err) < 0)
+	if (slice_format(&s, name, sizeof(name), err) < 0 || write_header(fd, &h, o->beside, name, err) < 0)
 		return -1;
 	return write_refcounts(fd, &h, err);
 }
 
 /* ---- reading ---- */
 
-static int read_header(int fd, struct qcow2_header *ret, struct err *err)
+/* What the file has of its first cluster, to be freed, and its size. */
+static uint8_t *read_cluster(int fd, size_t *ret_size, size_t *ret_len, struct err *err)
 {
 	struct qcow2_header_disk d;
 	CLEANUP(free) uint8_t *cluster = NULL;
@@ -87,22 +103,173 @@ static int read_header(int fd, struct qcow2_header *ret, struct err *err)
 	unsigned bits = QCOW2_CLUSTER_BITS_MIN;
 
 	if (len < 0)
-		return -1;
+		return NULL;
 	if (len == sizeof(d) && be32_get(d.cluster_bits) <= QCOW2_CLUSTER_BITS_MAX)
 		bits = (unsigned)max_u64(be32_get(d.cluster_bits), bits); /* what is wrong with it, decoding says */
-	cluster = malloc((size_t)1 << bits);
+	*ret_size = (size_t)1 << bits;
+	cluster = calloc(1, *ret_size);
 	if (!cluster)
-		return err_set(err, ERR_MEMORY, "no memory for a qcow2 header");
-	len = file_read_some(fd, cluster, (size_t)1 << bits, 0, err);
-	return len < 0 ? -1 : qcow2_header_decode(cluster, (size_t)len, ret, err);
+		return err_null(err, ERR_MEMORY, "no memory for a qcow2 header");
+	len = file_read_some(fd, cluster, *ret_size, 0, err);
+	*ret_len = len < 0 ? 0 : (size_t)len;
+	return len < 0 ? NULL : STEAL(cluster);
+}
+
+int overlay_header(int fd, struct qcow2_header *ret, struct err *err)
+{
+	size_t size, len;
+	CLEANUP(free) uint8_t *cluster = read_cluster(fd, &size, &len, err);
+
+	return cluster ? qcow2_header_decode(cluster, len, ret, err) : -1;
 }
 
 int overlay_backing(int fd, struct slice *ret, uint64_t *ret_disk_size, struct err *err)
 {
 	struct qcow2_header h;
 
-	if (read_header(fd, &h, err) < 0)
+	if (overlay_header(fd, &h, err) < 0)
 		return -1;
 	*ret_disk_size = round_down(h.size, 512);
 	return strcmp(h.backing_format, "qcow2") == 0 ? slice_parse(h.backing_name, ret) : 0;
+}
+
+int overlay_names(int fd, struct slice *ret, uint64_t *ret_disk_size, struct err *err)
+{
+	struct qcow2_header h;
+
+	if (overlay_header(fd, &h, err) < 0)
+		return -1;
+	*ret_disk_size = round_down(h.size, 512);
+	if (strcmp(h.backing_format, "qcow2") != 0)
+		return 0;
+	if (slice_parse(h.backing_name, ret))
+		return 1;
+	*ret = (struct slice){ .size = 0 };
+	return h.backing_name[0] == '/' && snprintf(ret->path, sizeof(ret->path), "%s", h.backing_name) < (int)sizeof(ret->path);
+}
+
+/* ---- another backing file ---- */
+
+/* The extension of a type, NULL = there is none; what it holds lies within the cluster. */
+static const struct qcow2_extension_disk *find_extension(const uint8_t *p, size_t size, uint32_t type)
+{
+	const struct qcow2_header_disk *d = (const void *)p;
+	size_t at = be32_get(d->version) < 3 ? QCOW2_V2_LENGTH : be32_get(d->header_length);
+
+	while (at + sizeof(struct qcow2_extension_disk) <= size) {
+		const struct qcow2_extension_disk *x = (const void *)(p + at);
+
+		if (be32_get(x->type) == QCOW2_EXT_END || qcow2_extension_bytes(be32_get(x->length)) > size - at)
+			return NULL;
+		if (be32_get(x->type) == type)
+			return x;
+		at += qcow2_extension_bytes(be32_get(x->length));
+	}
+	return NULL;
+}
+
+bool overlay_was_beside(int fd, const uint8_t id[POOL_ID_SIZE])
+{
+	size_t size, len;
+	CLEANUP(free) uint8_t *cluster = read_cluster(fd, &size, &len, NULL);
+	const struct qcow2_extension_disk *x;
+	struct qcow2_header h;
+
+	if (!cluster || qcow2_header_decode(cluster, len, &h, NULL) < 0)
+		return false;
+	x = find_extension(cluster, size, POOL_EXT_FRESH);
+	return x && be32_get(x->length) == POOL_ID_SIZE && memcmp(x + 1, id, POOL_ID_SIZE) == 0;
+}
+
+/* 0 = they have no end: then what comes behind them would be one more. */
+static size_t end_of_extensions(const uint8_t *p, size_t size)
+{
+	const struct qcow2_header_disk *d = (const void *)p;
+	size_t at = be32_get(d->version) < 3 ? QCOW2_V2_LENGTH : be32_get(d->header_length);
+
+	while (at + sizeof(struct qcow2_extension_disk) <= size) {
+		const struct qcow2_extension_disk *x = (const void *)(p + at);
+
+		if (be32_get(x->type) == QCOW2_EXT_END)
+			return at + sizeof(*x);
+		if (qcow2_extension_bytes(be32_get(x->length)) > size - at)
+			break;
+		at += qcow2_extension_bytes(be32_get(x->length));
+	}
+	return 0;
+}
+
+/* Where O1 lets a name of len bytes lie. */
+static int find_place(const uint8_t *p, size_t size, size_t len, size_t *ret, struct err *err)
+{
+	const struct qcow2_header_disk *d = (const void *)p;
+	uint64_t old = be64_get(d->backing_file_offset), old_end = old + be32_get(d->backing_file_size);
+	size_t end = end_of_extensions(p, size), at = round_up(end, SECTOR);
+
+	if (at + len > round_down(old, SECTOR))
+		at = max_u64(at, round_up(old_end, SECTOR));
+	if (!end || end > old || at + len > min_u64(size, NAME_END_MAX))
+		return err_set(err, ERR_UNSUPPORTED,
+			       "its header has no room for another backing file's name; qemu-img rebase -u can name it");
+	*ret = at;
+	return 0;
+}
+
+/* Who does not know a feature cannot know what depends on the header, either. */
+static int check_features(const struct qcow2_header *h, struct err *err)
+{
+	if (h->incompatible & QCOW2_CORRUPT)
+		return err_set(err, ERR_UNSUPPORTED, "it is marked as corrupt");
+	if (h->incompatible & ~QCOW2_INCOMPATIBLE_KNOWN || h->autoclear & ~(QCOW2_BITMAPS_VALID | QCOW2_DATA_FILE_RAW))
+		return err_set(err, ERR_UNSUPPORTED, "it has features that are not known here");
+	return h->backing_name[0] ? 0 : err_set(err, ERR_UNSUPPORTED, "it has no backing file");
+}
+
+static int check_bytes(int fd, const void *wanted, size_t len, uint64_t at, struct err *err)
+{
+	uint8_t got[QCOW2_NAME_MAX];
+
+	if (file_drop_cache(fd, err) < 0 || file_read(fd, got, len, at, err) < 0)
+		return -1;
+	return memcmp(got, wanted, len) == 0 ? 0 : err_set(err, ERR_IO, "its header reads back otherwise than it was written");
+}
+
+static int write_bytes(int fd, const void *p, size_t len, uint64_t at, struct err *err)
+{
+	if (file_write(fd, p, len, at, err) < 0 || file_sync(fd, "image", err) < 0)
+		return -1;
+	return check_bytes(fd, p, len, at, err);
+}
+
+/* What the header has as offset and length of the name.  One that reads back otherwise is put back: nothing is lost by that. */
+struct place {
+	be64 offset;
+	be32 size;
+};
+static_assert(sizeof(struct place) == 12, "backing_file_offset and backing_file_size");
+#define PLACE offsetof(struct qcow2_header_disk, backing_file_offset)
+
+static int change_place(int fd, const struct place *from, const struct place *to, struct err *err)
+{
+	if (write_bytes(fd, to, sizeof(*to), PLACE, err) == 0)
+		return 0;
+	write_bytes(fd, from, sizeof(*from), PLACE, NULL);
+	return -1;
+}
+
+int overlay_repoint(int fd, const struct slice *backing, struct err *err)
+{
+	char name[QCOW2_NAME_MAX + 1];
+	size_t size, len, at = 0;
+	CLEANUP(free) uint8_t *cluster = read_cluster(fd, &size, &len, err);
+	struct place from, to;
+	struct qcow2_header h;
+
+	if (!cluster || qcow2_header_decode(cluster, len, &h, err) < 0 || check_features(&h, err) < 0 ||
+	    slice_format(backing, name, sizeof(name), err) < 0 || find_place(cluster, size, strlen(name), &at, err) < 0)
+		return -1;
+	memcpy(&from, cluster + PLACE, sizeof(from));
+	to.offset = be64_from(at);
+	to.size = be32_from((uint32_t)strlen(name));
+	return write_bytes(fd, name, strlen(name), at, err) < 0 ? -1 : change_place(fd, &from, &to, err);
 }

@@ -11,8 +11,10 @@
 
 #include "compactor/pool/cluster_file.h"
 #include "compactor/pool/finder.h"
+#include "compactor/pool/names.h"
 #include "compactor/pool/nodes.h"
 #include "compactor/pool/view.h"
+#include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
 /* A new pool is made whole under another name and gets its own by one rename, which takes the place of an empty directory and of
@@ -97,6 +99,31 @@ char *pool_id_file_name(const uint8_t id[POOL_ID_SIZE], char buf[POOL_FILE_NAME_
 	return strcat(pool_id_text(id, buf), ".qcow2");
 }
 
+enum pool_dir pool_file_parse(const char *path, uint8_t ret_id[POOL_ID_SIZE], size_t *ret_len)
+{
+	static const enum pool_dir known[] = { POOL_VIEWS, POOL_SEALED };
+	char text[POOL_ID_TEXT_ROOM], name[POOL_FILE_NAME_ROOM];
+	const char *slash = strrchr(path, '/');
+	uint8_t id[POOL_ID_SIZE];
+
+	if (!slash)
+		return POOL_NR_DIRS;
+	snprintf(text, sizeof(text), "%s", slash + 1);
+	if (!pool_id_parse(text, id) || strcmp(pool_id_file_name(id, name), slash + 1) != 0)
+		return POOL_NR_DIRS;
+	memcpy(ret_id, id, sizeof(id));
+	*ret_len = (size_t)(slash - path);
+	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++) {
+		size_t len = strlen(dirs[known[i]].name);
+
+		if (*ret_len <= len || path[*ret_len - len - 1] != '/' || strncmp(slash - len, dirs[known[i]].name, len) != 0)
+			continue;
+		*ret_len -= len + 1;
+		return known[i];
+	}
+	return POOL_TOP;
+}
+
 static char *nodes_name(const uint8_t id[POOL_ID_SIZE], char buf[NODES_ROOM])
 {
 	return strcat(pool_id_text(id, buf), ".nodes");
@@ -138,6 +165,18 @@ static int sync_and_close(int fd, struct err *err)
 	return rc;
 }
 
+/* Of a pool that holds nothing it lacks nothing. */
+static int make_index(int fd, const uint8_t uuid[POOL_ID_SIZE], struct err *err)
+{
+	bool whole;
+	CLEANUP(finder_close) struct finder *f = finder_open(fd, uuid, 0, true, &whole, err);
+
+	if (!f)
+		return -1;
+	finder_set_lacks(f, 0, 0);
+	return finder_sync(f, 0, err);
+}
+
 static int fill_new(int top, const uint8_t uuid[POOL_ID_SIZE], struct err *err)
 {
 	char name[POOL_FILE_NAME_ROOM], nodes[NODES_ROOM];
@@ -149,7 +188,7 @@ static int fill_new(int top, const uint8_t uuid[POOL_ID_SIZE], struct err *err)
 
 		if (fd < 0)
 			return -1;
-		rc = i == POOL_TREES ? make_file(fd, nodes_name(uuid, nodes), err) : 0;
+		rc = i == POOL_TREES ? make_file(fd, nodes_name(uuid, nodes), err) : i == POOL_INDEX ? make_index(fd, uuid, err) : 0;
 		if (sync_and_close(fd, rc == 0 ? err : NULL) < 0 || rc < 0)
 			return -1;
 	}
@@ -336,15 +375,19 @@ static int open_clusters(struct pool *p, struct err *err)
 	return 0;
 }
 
-/* What the finder has lost is added again by nodes_open(), so it must be empty then. */
+/* What the finder has lost of nodes is added again by nodes_open(), so it must be empty then.  Blocks that come from now on have keys. */
 static int open_finder(struct pool *p, struct err *err)
 {
+	uint64_t begin, end;
 	bool whole;
 
 	p->finder = finder_open(p->dirs[POOL_INDEX], p->uuid, p->memory, true, &whole, err);
-	if (!p->finder)
+	if (!p->finder || (!whole && finder_clear(p->finder, err) < 0))
 		return -1;
-	return whole ? 0 : finder_clear(p->finder, err);
+	finder_lacks(p->finder, &begin, &end);
+	if (end > cluster_file_end(p->clusters))
+		finder_set_lacks(p->finder, max_u64(begin, POOL_DATA_BEGIN), cluster_file_end(p->clusters));
+	return 0;
 }
 
 static int sync_clusters(void *ctx, struct err *err)
@@ -421,6 +464,7 @@ void pool_close(struct pool *p)
 	if (!p)
 		return;
 	view_forget(p);
+	names_forget(p);
 	nodes_close(p->nodes);
 	finder_close(p->finder);
 	cluster_file_close(p->clusters);

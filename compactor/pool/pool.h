@@ -28,6 +28,7 @@ struct pool {
 	struct views *views;   /* what view_find() remembers, NULL = nothing */
 	uint64_t nr_damaged;   /* records of nodes that were passed over */
 	uint64_t next_name;    /* names.c; 0 = not looked up yet */
+	struct name_rows *rows; /* what names are found by, NULL = not looked up yet */
 };
 
 /* Makes a new pool at dirfd/name (mode 0711; nothing may be there but an empty directory), which is complete or not there at all. */
@@ -55,5 +56,10 @@ char *pool_id_text(const uint8_t id[POOL_ID_SIZE], char buf[POOL_ID_TEXT_ROOM]);
 bool pool_id_parse(const char *text, uint8_t ret[POOL_ID_SIZE]); /* the whole text */
 #define POOL_FILE_NAME_ROOM (POOL_ID_TEXT_ROOM + 6)
 char *pool_id_file_name(const uint8_t id[POOL_ID_SIZE], char buf[POOL_FILE_NAME_ROOM]);
+
+/* What file of a pool, of whichever and wherever it is, a path would be: a stub (POOL_VIEWS), a sealed overlay, or a cluster file
+ * (POOL_TOP), and its id; POOL_NR_DIRS = none.  Ids are random: who has one has that file, or a copy of it.  *ret_len is how much of the
+ * path is the pool's. */
+enum pool_dir pool_file_parse(const char *path, uint8_t ret_id[POOL_ID_SIZE], size_t *ret_len);
 
 #endif

@@ -9,6 +9,7 @@
 
 #include "compactor/pool/cluster_file.h"
 #include "compactor/pool/names.h"
+#include "compactor/pool/reindex.h"
 #include "compactor/pool/tree.h"
 #include "compactor/pool/view.h"
 #include "scanner/base/checked.h"
@@ -19,10 +20,12 @@
  * (Judy1 of their offsets), whose data is read in the order of the file of nodes.  Where something is damaged, a second walk over all
  * disks finds which of them it hits, and where. */
 
+#define CHECKED "checked"
+#define CIRCLE ((uint64_t)1 << 32)
+
 const char *const pool_part_names[POOL_NR_PARTS] = {
-	[POOL_SUPERBLOCK] = "superblock", [POOL_SLOT] = "header of a view", [POOL_TABLES] = "tables of a view", [POOL_STUB] = "stub",
-	[POOL_NODE] = "node", [POOL_DATA] = "data", [POOL_NAME_FILE] = "name", [POOL_FINDER] = "index",
-	[POOL_SEALED_FILE] = "sealed overlay",
+	[POOL_SLOT] = "header of a view", [POOL_TABLES] = "tables of a view", [POOL_STUB] = "stub", [POOL_NODE] = "node",
+	[POOL_DATA] = "data", [POOL_NAME_FILE] = "name", [POOL_FINDER] = "index", [POOL_SEALED_FILE] = "sealed overlay",
 };
 
 /* A disk that is kept. */
@@ -53,6 +56,8 @@ struct checking {
 	struct judyset seen;	 /* records: offset / 8 */
 	uint8_t *buf;		 /* a segment */
 	uint64_t nr_leaves, nr_read;
+	uint32_t sector; /* of the data that is read */
+	uint64_t sector_size;
 };
 
 static int no_memory(struct err *err)
@@ -202,20 +207,15 @@ static int ignore_name(void *ctx, uint64_t number, const struct err *why, struct
 	return 0;
 }
 
-static int check_guard(struct checking *c, struct err *err)
+static int check_finder(struct checking *c, struct err *err)
 {
 	struct err why = ERR_INIT;
+	bool lacks;
 
-	if (cluster_file_read(c->p->clusters, c->buf, POOL_GUARD_SIZE, POOL_DATA_BEGIN, &why) == 0) {
-		size_t i = 0;
-
-		while (i < POOL_GUARD_SIZE && c->buf[i] == 0xff)
-			i++;
-		if (i == POOL_GUARD_SIZE)
-			return 0;
-		err_set(&why, ERR_FORMAT, "the guard behind the slots is damaged");
-	}
-	return tell(c, POOL_SUPERBLOCK, NULL, 0, 0, &why, true, err);
+	if (pool_lacks_keys(c->p, &lacks, err) < 0)
+		return -1;
+	err_set(&why, ERR_FORMAT, "keys of blocks are missing, so what enters the pool shares whole segments only");
+	return lacks ? tell(c, POOL_FINDER, NULL, 0, 0, &why, true, err) : 0;
 }
 
 /* ---- views ---- */
@@ -366,12 +366,33 @@ static int check_trees(struct checking *c, struct err *err)
 
 /* ---- data ---- */
 
-/* A share of the segments is chosen by their digests, another one for each seed. */
+/* Segments lie on a circle, at the first 32 bits of their digests, which are as good as random.  A check reads those in a sector of it, which
+ * begins where the one before ended. */
+
+static uint32_t read_sector(const struct checking *c)
+{
+	int fd = file_open(c->p->dirs[POOL_TOP], CHECKED, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, NULL);
+	char text[16] = "";
+	ssize_t len = fd < 0 ? -1 : file_read_some(fd, text, sizeof(text) - 1, 0, NULL);
+
+	if (fd >= 0)
+		file_ops->close(fd);
+	return len == 9 ? (uint32_t)strtoul(text, NULL, 16) : 0;
+}
+
+static int write_sector(const struct checking *c, struct err *err)
+{
+	char text[16];
+	int len = snprintf(text, sizeof(text), "%08x\n", (unsigned)(c->sector + c->sector_size));
+
+	if (file_write_atomic(c->p->dirs[POOL_TOP], CHECKED, text, (size_t)len, 0600, err) < 0)
+		return err_add(err, "how far the data was read cannot be noted");
+	return 0;
+}
+
 static bool is_chosen(const struct checking *c, const struct leaf *leaf)
 {
-	uint64_t mixed = (le64_load(leaf->digest) ^ c->o->seed) * 0x9E3779B97F4A7C15ull;
-
-	return (mixed >> 32) % 100 < c->o->percent;
+	return (uint32_t)(le32_load(leaf->digest) - c->sector) < c->sector_size;
 }
 
 static int read_leaf(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err)
@@ -457,6 +478,17 @@ static int tell_bad(struct checking *c, struct err *err)
 
 /* ---- the whole ---- */
 
+static int check_data(struct checking *c, struct err *err)
+{
+	bool all = c->o->percent >= 100;
+
+	c->sector = all ? 0 : read_sector(c);
+	c->sector_size = all ? CIRCLE : (uint64_t)(c->o->percent / 100 * (double)CIRCLE) + 1;
+	if (nodes_each(c->p->nodes, read_leaf, c, err) < 0)
+		return -1;
+	return all ? 0 : write_sector(c, err);
+}
+
 /* Damage that nothing which is kept has to do with. */
 static int check_passed_over(struct checking *c, struct err *err)
 {
@@ -471,12 +503,12 @@ static int check_passed_over(struct checking *c, struct err *err)
 
 static int check(struct checking *c, struct err *err)
 {
-	if (check_guard(c, err) < 0 || cluster_file_each_slot(c->p->clusters, take_slot, c, err) < 0 ||
+	if (cluster_file_each_slot(c->p->clusters, take_slot, c, err) < 0 ||
 	    names_each_or(c->p, take_name, bad_name, c, err) < 0 || check_views(c, err) < 0 || check_trees(c, err) < 0)
 		return -1;
-	if (c->o->read_data && nodes_each(c->p->nodes, read_leaf, c, err) < 0)
+	if (c->o->read_data && check_data(c, err) < 0)
 		return -1;
-	return tell_bad(c, err) < 0 ? -1 : check_passed_over(c, err);
+	return tell_bad(c, err) < 0 || check_passed_over(c, err) < 0 ? -1 : check_finder(c, err);
 }
 
 int pool_check(struct pool *p, const struct pool_check_options *o, struct pool_checked *ret, struct err *err)

@@ -8,9 +8,9 @@
 #include "scanner/base/schedule.h"
 
 /* Is a pool whole?  Structure always: superblock, slots, the tables of every view against its tree, stubs, nodes reached from names and
- * views (each proven by its digest), names.  With `read_data` every distinct segment that is kept is read and proven. */
+ * views (each proven by its digest), names, whether the index has all keys.  With `read_data` every distinct segment that is kept is read and proven. */
 
-enum pool_part { POOL_SUPERBLOCK, POOL_SLOT, POOL_TABLES, POOL_STUB, POOL_NODE, POOL_DATA, POOL_NAME_FILE, POOL_FINDER, POOL_SEALED_FILE, POOL_NR_PARTS };
+enum pool_part { POOL_SLOT, POOL_TABLES, POOL_STUB, POOL_NODE, POOL_DATA, POOL_NAME_FILE, POOL_FINDER, POOL_SEALED_FILE, POOL_NR_PARTS };
 extern const char *const pool_part_names[POOL_NR_PARTS]; /* "superblock", "header of a view", ... */
 
 struct pool_damage {
@@ -23,8 +23,7 @@ struct pool_damage {
 
 struct pool_check_options {
 	bool read_data;
-	unsigned percent; /* of the data, 1-100; a different share each time by `seed` */
-	uint64_t seed;
+	double percent; /* of the data, above 0; with less than 100 it is another share each time, see below */
 	struct stopper *stopper;
 	int (*damage)(void *ctx, const struct pool_damage *d, struct err *err);
 	void (*progress)(void *ctx, const char *stage, uint64_t done, uint64_t total); /* may be NULL */
@@ -36,16 +35,19 @@ struct pool_checked {
 	uint64_t bytes_read, nr_damages;
 };
 
-/* 0 also when there is damage, which is told.  The pool may be open for reading only. */
+/* 0 also when there is damage, which is told.  The pool may be open for reading only.
+ *
+ * Shares of the data follow on each other: as many checks as make 100 percent read all that was there all the time.  How far they are is in
+ * the pool's file `checked`, which is written when one has come to its end. */
 int pool_check(struct pool *p, const struct pool_check_options *o, struct pool_checked *ret, struct err *err);
 
 /* Repair: rebuilds what can be rebuilt from what is whole, writes anew, moves what it replaces into quarantine/, removes nothing that
  * guests may have open.
  *
- *	guard		is always the same
  *	nodes		from the tables and data of a view of the same root
  *	slots, tables	a view is written anew from its tree, under its old id
  *	stubs		from the headers
+ *	index		keys of blocks, from the clusters (compactor/pool/reindex.h)
  *
  * Damaged data heals when an image that has it is imported again (compactor/pool/import.h); repair then writes views anew that still led
  * to the old bytes.  Names are not made up. */
@@ -54,6 +56,7 @@ struct pool_repair_options {
 	bool assume_idle; /* where there are no leases nobody has a stub open */
 	struct stopper *stopper;
 	int (*tell)(void *ctx, const struct pool_damage *d, bool repaired, struct err *err);
+	void (*progress)(void *ctx, const char *stage, uint64_t done, uint64_t total); /* may be NULL */
 	void *ctx;
 };
 int pool_repair(struct pool *p, const struct pool_repair_options *o, uint64_t *ret_repaired, uint64_t *ret_left, struct err *err);

@@ -33,10 +33,6 @@
 #define POOL_DATA_BEGIN (POOL_SLOT_SIZE * POOL_NR_SLOTS) /* 64 GiB */
 #define POOL_FILE_MAX ((uint64_t)12 << 40) /* ext4 ends at 16 TiB */
 
-/* The guard: 64 KiB of 0xFF at POOL_DATA_BEGIN, a refcount block that says that all is in use.  (No view needs it: their refcounts lead
- * nowhere, see compactor/pool/qcow2_writer.h.) */
-#define POOL_GUARD_SIZE ((uint64_t)64 << 10)
-
 /* Clusters of views, and the unit of the maps of segments that serve them: 4, 16 or 64 KiB. */
 #define POOL_UNIT_BITS_MIN 12
 #define POOL_UNIT_BITS_MAX 16
@@ -51,11 +47,11 @@ struct pool_superblock_disk {
 	le32 read_only;	   /* features without which nobody may write; 0 so far */
 	uint8_t uuid[POOL_ID_SIZE];
 	uint8_t reserved[4];
-	le64 slot_size, nr_slots, data_begin, guard_offset, guard_size;
+	le64 slot_size, nr_slots, data_begin;
 	le32 crc; /* CRC-32C of all before */
 	uint8_t padding[4];
 };
-static_assert(sizeof(struct pool_superblock_disk) == 88, "superblock of a pool");
+static_assert(sizeof(struct pool_superblock_disk) == 72, "superblock of a pool");
 #define POOL_MAGIC "ddspool\n" /* must not be qcow2's: libvirt looks at the beginning of the file */
 #define POOL_VERSION 1
 
@@ -63,6 +59,9 @@ static_assert(sizeof(struct pool_superblock_disk) == 88, "superblock of a pool")
  * extension is zeros, as many as make the header's cluster full. */
 #define POOL_EXT_VIEW 0x64647376u /* "ddsv" */
 #define POOL_EXT_STUB 0x64647373u /* "ddss" */
+/* And of an overlay that was written for the path of one that is being sealed: the id under which that is to be.  So the two are told
+ * apart, wherever they are, and also in a copy. */
+#define POOL_EXT_FRESH 0x64647366u /* "ddsf" */
 struct pool_view_disk {
 	uint8_t id[POOL_ID_SIZE]; /* of view and stub */
 	uint8_t root[DIGEST_SIZE];

@@ -10,13 +10,14 @@
 #include "compactor/pool/import.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/pool_check.h"
+#include "compactor/pool/reindex.h"
 #include "compactor/pool/tree.h"
 #include "compactor/pool/view.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
-/* How it works: from the bottom up, as each is made from what lies below it: the guard; trees, from views whose tables are good; slots and
- * tables, from trees; stubs, from slots.
+/* How it works: from the bottom up, as each is made from what lies below it: trees, from views whose tables are good; slots and tables, from
+ * trees; stubs, from slots.  What takes long, and that nothing needs to be read, comes last: the index.
  *
  * A view that is written anew takes a new slot, and its stub takes the place of the old one, which goes to quarantine/.  Guests may have
  * that open, and the old tables with it: so the old slot stays until a collection finds that nobody has.  Of a slot whose header says
@@ -49,7 +50,7 @@ static int no_memory(struct err *err)
 	return err_set(err, ERR_MEMORY, "no memory to repair a pool");
 }
 
-/* `why` has no kind when it is, or in a dry run could be, repaired. */
+/* `why` has no kind when it is, or in a dry run could be, repaired; else `what` may be NULL. */
 static int tell(struct repairing *r, enum pool_part part, const char *what, const struct err *why, struct err *err)
 {
 	struct pool_damage d = { .part = part, .repairable = why->kind == ERR_NONE };
@@ -61,34 +62,12 @@ static int tell(struct repairing *r, enum pool_part part, const char *what, cons
 	}
 	if (why->kind == ERR_NONE)
 		err_set(&d.what, ERR_FORMAT, "%s", what);
+	else if (!what)
+		d.what = *why;
 	else
 		err_set(&d.what, why->kind, "%s: %s", what, why->text);
 	*(d.repairable ? &r->repaired : &r->left) += 1;
 	return r->o->tell ? r->o->tell(r->o->ctx, &d, d.repairable, err) : 0;
-}
-
-/* ---- the guard ---- */
-
-static bool guard_is_good(struct repairing *r)
-{
-	size_t i = 0;
-
-	if (cluster_file_read(r->p->clusters, r->buf, POOL_GUARD_SIZE, POOL_DATA_BEGIN, NULL) < 0)
-		return false;
-	while (i < POOL_GUARD_SIZE && r->buf[i] == 0xff)
-		i++;
-	return i == POOL_GUARD_SIZE;
-}
-
-static int repair_guard(struct repairing *r, struct err *err)
-{
-	struct err why = ERR_INIT;
-
-	if (guard_is_good(r))
-		return 0;
-	if (!r->o->dry_run)
-		cluster_file_mend_guard(r->p->clusters, &why);
-	return tell(r, POOL_SUPERBLOCK, "the guard behind the slots", &why, err);
 }
 
 /* ---- what there is ---- */
@@ -151,10 +130,11 @@ static int take_name(void *ctx, const struct name *n, struct err *err)
 
 static int bad_name(void *ctx, uint64_t number, const struct err *why, struct err *err)
 {
-	char what[64];
+	struct err told = ERR_INIT;
 
-	snprintf(what, sizeof(what), "names/%llu", (unsigned long long)number);
-	return tell(ctx, POOL_NAME_FILE, what, why, err);
+	(void)number;
+	err_set(&told, why->kind, "%s; put it back from a backup, or move it away, and what it kept may go", why->text);
+	return tell(ctx, POOL_NAME_FILE, NULL, &told, err);
 }
 
 /* ---- quarantine ---- */
@@ -347,7 +327,7 @@ static int write_anew(struct repairing *r, const struct view *v, const char *kep
 static int repair_view(struct repairing *r, const struct whole_view *w, struct err *err)
 {
 	const struct view *v = &w->view;
-	char text[POOL_ID_TEXT_ROOM], name[POOL_FILE_NAME_ROOM], kept[VIEW_KEPT_STUB_ROOM];
+	char text[POOL_ID_TEXT_ROOM], name[POOL_FILE_NAME_ROOM], kept[VIEW_KEPT_STUB_ROOM], what[POOL_ID_TEXT_ROOM + 48], old[PATH_MAX];
 	struct err why = ERR_INIT;
 	bool there, dying;
 
@@ -365,9 +345,10 @@ static int repair_view(struct repairing *r, const struct whole_view *w, struct e
 	}
 	if (view_check_stub(r->p, v, POOL_VIEWS, NULL) == 0 || (!there && view_check_stub(r->p, v, POOL_TRASH, NULL) == 0))
 		return 0;
+	snprintf(what, sizeof(what), "%s%s", text, view_stub_elsewhere(r->p, v, old) ? ": it names the pool by another path" : "");
 	if (!r->o->dry_run)
 		view_write_stub(r->p, v, kept, &why);
-	return tell(r, POOL_STUB, text, &why, err);
+	return tell(r, POOL_STUB, what, &why, err);
 }
 
 /* Where guests have its old stub open, they have its old tables, too, and nobody knows any more where those are. */
@@ -418,15 +399,34 @@ static int repair_views(struct repairing *r, struct err *err)
 	return 0;
 }
 
+/* ---- the index ---- */
+
+static int repair_index(struct repairing *r, struct err *err)
+{
+	const struct reindex_options o = { .stopper = r->o->stopper, .progress = r->o->progress, .ctx = r->o->ctx };
+	struct err why = ERR_INIT;
+	bool lacks;
+
+	if (pool_lacks_keys(r->p, &lacks, err) < 0)
+		return -1;
+	if (!lacks)
+		return 0;
+	if (!r->o->dry_run)
+		pool_reindex(r->p, &o, &why);
+	return tell(r, POOL_FINDER, "keys of blocks are missing", &why, err);
+}
+
 /* ---- the whole ---- */
 
 static int repair(struct repairing *r, struct err *err)
 {
-	if (repair_guard(r, err) < 0 || cluster_file_each_slot(r->p->clusters, take_slot, r, err) < 0 ||
+	if (cluster_file_each_slot(r->p->clusters, take_slot, r, err) < 0 ||
 	    names_each_or(r->p, take_name, bad_name, r, err) < 0 || repair_trees(r, err) < 0 || tell_lost_trees(r, err) < 0 ||
 	    repair_views(r, err) < 0)
 		return -1;
-	return r->o->dry_run ? 0 : pool_sync(r->p, err);
+	if (!r->o->dry_run && pool_sync(r->p, err) < 0)
+		return -1;
+	return repair_index(r, err);
 }
 
 int pool_repair(struct pool *p, const struct pool_repair_options *o, uint64_t *ret_repaired, uint64_t *ret_left, struct err *err)

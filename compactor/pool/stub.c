@@ -216,16 +216,52 @@ static int compare_stub(int fd, const struct pool *p, const struct view *v, stru
 	return check_rest(fd, &g, err);
 }
 
-int view_check_stub(const struct pool *p, const struct view *v, enum pool_dir dir, struct err *err)
+static int open_stub(const struct pool *p, const struct view *v, enum pool_dir dir, struct err *err)
 {
 	char name[POOL_FILE_NAME_ROOM];
-	int fd = file_open(p->dirs[dir], pool_id_file_name(v->id, name), O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, err), rc;
+
+	return file_open(p->dirs[dir], pool_id_file_name(v->id, name), O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, err);
+}
+
+/* It would be right if the pool were where it says. */
+static bool is_elsewhere(int fd, const struct pool *p, const struct view *v, char ret[PATH_MAX])
+{
+	struct pool there = *p;
+	struct slice s;
+	uint64_t size;
+
+	if (overlay_backing(fd, &s, &size, NULL) <= 0)
+		return false;
+	*strrchr(s.path, '/') = '\0';
+	there.path = s.path;
+	if (strcmp(s.path, p->path) == 0 || compare_stub(fd, &there, v, NULL) < 0)
+		return false;
+	snprintf(ret, PATH_MAX, "%s", s.path);
+	return true;
+}
+
+bool view_stub_elsewhere(const struct pool *p, const struct view *v, char ret[PATH_MAX])
+{
+	int fd = open_stub(p, v, POOL_VIEWS, NULL);
+	bool elsewhere = fd >= 0 && is_elsewhere(fd, p, v, ret);
+
+	if (fd >= 0)
+		file_ops->close(fd);
+	return elsewhere;
+}
+
+int view_check_stub(const struct pool *p, const struct view *v, enum pool_dir dir, struct err *err)
+{
+	char name[POOL_FILE_NAME_ROOM], path[PATH_MAX];
+	int fd = open_stub(p, v, dir, err), rc;
 
 	if (fd < 0)
 		return -1;
 	rc = compare_stub(fd, p, v, err);
+	if (rc < 0 && is_elsewhere(fd, p, v, path))
+		rc = err_set(err, ERR_STALE, "it names the pool by another path, '%s'; dedupscan repoint mends that", path);
 	file_ops->close(fd);
-	return rc < 0 ? err_add(err, "stub '%s'", name) : 0;
+	return rc < 0 ? err_add(err, "stub '%s'", pool_id_file_name(v->id, name)) : 0;
 }
 
 static int write_stub(int fd, const struct pool *p, const struct view *v, struct err *err)

@@ -56,3 +56,24 @@ int tree_read_segment(struct nodes *nodes, struct cluster_file *clusters, const 
 	return err_set(err, why.kind == ERR_MEMORY ? ERR_MEMORY : ERR_IO, "segment %s of a pool cannot be read: %s",
 		       digest_text(digest, text), why.text);
 }
+
+/* From whatever map there is. */
+static bool read_any(struct nodes *nodes, struct cluster_file *clusters, const uint8_t digest[DIGEST_SIZE], void *buf)
+{
+	struct leaf leaf;
+
+	return nodes_find_leaf(nodes, digest, POOL_UNIT_BITS_MIN, &leaf, NULL) > 0 && tree_read_leaf(clusters, &leaf, buf, NULL) == 0;
+}
+
+int tree_read_two(struct nodes *nodes, struct cluster_file *clusters, const uint8_t digests[2][DIGEST_SIZE], void *const bufs[2],
+		  struct err *err)
+{
+	uint8_t got[2][DIGEST_SIZE] = { 0 };
+
+	if (read_any(nodes, clusters, digests[0], bufs[0]) && read_any(nodes, clusters, digests[1], bufs[1]))
+		digest_two(bufs[0], bufs[1], SEGMENT_SIZE, got[0], got[1]);
+	for (int i = 0; i < 2; i++)
+		if (memcmp(got[i], digests[i], DIGEST_SIZE) != 0 && tree_read_segment(nodes, clusters, digests[i], bufs[i], err) < 0)
+			return -1;
+	return 0;
+}

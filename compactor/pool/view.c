@@ -409,7 +409,7 @@ static int add_table(const struct checking *c, struct mapping *m, uint64_t index
 		if (!entry)
 			continue;
 		if (entry % cluster_size(c->v) || !range_within(entry, cluster_size(c->v), c->v->slice_size) ||
-		    origin + entry < POOL_DATA_BEGIN + POOL_GUARD_SIZE)
+		    origin + entry < POOL_DATA_BEGIN)
 			return err_set(err, ERR_FORMAT, "an entry of L2 table %llu is damaged", (unsigned long long)index);
 		rc = add_unit(m, index * nr + i, (origin + entry) >> c->v->cluster_bits, err);
 		if (rc)

@@ -2,6 +2,8 @@
 #ifndef DEDUPSCAN_VIEW_H
 #define DEDUPSCAN_VIEW_H
 
+#include <limits.h>
+
 #include "compactor/pool/nodes.h"
 #include "compactor/pool/pool.h"
 #include "scanner/image/slice.h"
@@ -50,8 +52,11 @@ int view_each_map(struct pool *p, const struct view *v, int (*call)(void *ctx, u
 /* Compares the tables with the tree's maps: 0, or ERR_FORMAT saying where they differ. */
 int view_check(struct pool *p, const struct view *v, struct err *err);
 
-/* Whether the stub of a view is what view_write_stub() would write, in views/ or trash/: 0, or ERR_FORMAT and others. */
+/* Whether the stub of a view is what view_write_stub() would write, in views/ or trash/: 0, or ERR_FORMAT, ERR_STALE and others. */
 int view_check_stub(const struct pool *p, const struct view *v, enum pool_dir dir, struct err *err);
+/* Whether a stub is whole, but names the pool by another path, and which: the pool was moved or copied.  (What view_check_stub() calls
+ * ERR_STALE.) */
+bool view_stub_elsewhere(const struct pool *p, const struct view *v, char ret[PATH_MAX]);
 
 /* Writes the view of a tree anew, tables, header and stub, under an id that it had: that leads to the new one from then on.  Its old slot
  * stays, with all that it leads to: guests may have it open.  A collection removes it. */
@@ -71,6 +76,7 @@ bool view_of_backing(const struct pool *p, const struct slice *s, uint8_t ret_id
 struct overlay_options {
 	bool compat;	 /* plain qcow2 of version 3 with clusters of 64 KiB; else with extended L2 entries */
 	bool host_cache; /* as struct slice */
+	const uint8_t *beside; /* the id of what it is written beside (POOL_EXT_FRESH), NULL = none */
 };
 
 /* Writes an empty overlay of `disk_size` bytes whose backing file is `backing`, into a new file open for writing: header, refcounts,
@@ -79,5 +85,17 @@ int overlay_write(int fd, uint64_t disk_size, const struct slice *backing, const
 
 /* Reads what an overlay has as its backing file: 1 and *ret when that is a slice, 0, or -1 (it is no qcow2, or damaged). */
 int overlay_backing(int fd, struct slice *ret, uint64_t *ret_disk_size, struct err *err);
+/* Whether it was written beside that id. */
+bool overlay_was_beside(int fd, const uint8_t id[POOL_ID_SIZE]);
+/* The same, but that a plain absolute name counts, too: as a slice of 0 bytes that is not read-only. */
+int overlay_names(int fd, struct slice *ret, uint64_t *ret_disk_size, struct err *err);
+
+/* Has an overlay say that another file is its backing file, in place; nothing else of it changes, and whatever happens meanwhile it names
+ * the old one or the new one.  `fd` is open for writing, and nobody else has it open.  ERR_UNSUPPORTED: its header has no room for both
+ * names, or something that is not known here. */
+int overlay_repoint(int fd, const struct slice *backing, struct err *err);
+/* The header of any qcow2 image (scanner/image/qcow2_format.h). */
+struct qcow2_header;
+int overlay_header(int fd, struct qcow2_header *ret, struct err *err);
 
 #endif

@@ -71,7 +71,7 @@ static int check_run(const struct view_tables *t, const struct run *r, struct er
 	unsigned bits = t->leaf.unit_bits;
 	uint64_t nr = SEGMENT_SIZE >> bits;
 
-	if (range_within(r->first, r->nr, nr) && r->place >= (POOL_DATA_BEGIN + POOL_GUARD_SIZE) >> bits &&
+	if (range_within(r->first, r->nr, nr) && r->place >= POOL_DATA_BEGIN >> bits &&
 	    range_within(r->place, r->nr, t->end >> bits))
 		return 0;
 	return err_set(err, ERR_FORMAT, "the map of segment %llu leaves the cluster file", (unsigned long long)t->segment);

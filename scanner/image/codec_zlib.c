@@ -3,6 +3,7 @@
 
 #include <limits.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <zlib.h>
 
 /* An image knows the length of its compressed data only to a sector, so the stream may end before the input does;
@@ -36,4 +37,43 @@ int codec_zlib_decode(enum codec_zlib_wrap wrap, int window_bits, const void *sr
 	rc = inflate_all(&z, err);
 	inflateEnd(&z);
 	return rc;
+}
+
+/* ---- encoding ---- */
+
+#define LEVEL 6
+#define MEMORY_LEVEL 8
+
+struct codec_zlib_encoder {
+	z_stream z;
+};
+
+struct codec_zlib_encoder *codec_zlib_encoder_new(enum codec_zlib_wrap wrap, int window_bits, struct err *err)
+{
+	struct codec_zlib_encoder *e = calloc(1, sizeof(*e));
+
+	if (e && deflateInit2(&e->z, LEVEL, Z_DEFLATED, wrap == CODEC_ZLIB_RAW ? -window_bits : window_bits, MEMORY_LEVEL,
+			      Z_DEFAULT_STRATEGY) == Z_OK)
+		return e;
+	free(e);
+	return err_null(err, ERR_MEMORY, "no memory to compress clusters");
+}
+
+void codec_zlib_encoder_free(struct codec_zlib_encoder *e)
+{
+	if (e)
+		deflateEnd(&e->z);
+	free(e);
+}
+
+size_t codec_zlib_encode(struct codec_zlib_encoder *e, const void *src, size_t len, void *ret, size_t room)
+{
+	z_stream *z = &e->z;
+
+	deflateReset(z);
+	z->next_in = (void *)(uintptr_t)src;
+	z->avail_in = (uInt)len;
+	z->next_out = ret;
+	z->avail_out = (uInt)room;
+	return deflate(z, Z_FINISH) == Z_STREAM_END ? room - z->avail_out : 0;
 }

@@ -4,9 +4,10 @@
 
 #include <stddef.h>
 
+#include "scanner/base/cleanup.h"
 #include "scanner/base/err.h"
 
-/* Deflate, for the clusters and grains of disk images.  The only user of zlib in this folder. */
+/* Deflate, for the clusters and grains of disk images.  The only user of zlib. */
 
 enum codec_zlib_wrap {
 	CODEC_ZLIB_RAW,	   /* bare deflate (RFC 1951), as in qcow2 */
@@ -18,5 +19,14 @@ enum codec_zlib_wrap {
  * broken or short. */
 int codec_zlib_decode(enum codec_zlib_wrap wrap, int window_bits, const void *src, size_t src_len, void *ret,
 		      size_t len, struct err *err);
+
+/* For one thread at a time. */
+struct codec_zlib_encoder;
+struct codec_zlib_encoder *codec_zlib_encoder_new(enum codec_zlib_wrap wrap, int window_bits, struct err *err);
+void codec_zlib_encoder_free(struct codec_zlib_encoder *e);
+CLEANUP_DEFINE(struct codec_zlib_encoder *, codec_zlib_encoder_free)
+
+/* Makes a stream of the len bytes at `src`.  Returns its length, or 0 when it is longer than `room`. */
+size_t codec_zlib_encode(struct codec_zlib_encoder *e, const void *src, size_t len, void *ret, size_t room);
 
 #endif

@@ -44,3 +44,36 @@ int codec_zstd_decode(struct codec_zstd *z, const void *src, size_t src_len, voi
 	}
 	return 0;
 }
+
+/* ---- encoding ---- */
+
+#define LEVEL ZSTD_CLEVEL_DEFAULT
+
+struct codec_zstd_encoder {
+	ZSTD_CCtx *cctx;
+};
+
+struct codec_zstd_encoder *codec_zstd_encoder_new(struct err *err)
+{
+	CLEANUP(codec_zstd_encoder_free) struct codec_zstd_encoder *e = calloc(1, sizeof(*e));
+
+	if (e)
+		e->cctx = ZSTD_createCCtx();
+	if (!e || !e->cctx)
+		return err_null(err, ERR_MEMORY, "no memory for a zstd encoder");
+	return STEAL(e);
+}
+
+void codec_zstd_encoder_free(struct codec_zstd_encoder *e)
+{
+	if (e)
+		ZSTD_freeCCtx(e->cctx);
+	free(e);
+}
+
+size_t codec_zstd_encode(struct codec_zstd_encoder *e, const void *src, size_t len, void *ret, size_t room)
+{
+	size_t n = ZSTD_compressCCtx(e->cctx, ret, room, src, len, LEVEL);
+
+	return ZSTD_isError(n) ? 0 : n;
+}

@@ -7,7 +7,7 @@
 #include "scanner/base/cleanup.h"
 #include "scanner/base/err.h"
 
-/* Zstandard, for compressed clusters.  The only user of zstd in this folder. */
+/* Zstandard, for compressed clusters.  The only user of zstd. */
 
 struct codec_zstd;
 
@@ -19,5 +19,14 @@ CLEANUP_DEFINE(struct codec_zstd *, codec_zstd_free)
  * frames in a row are taken as one.  The output serves as the window, so a frame that asks for a large one gets no
  * memory for it.  ERR_FORMAT when the data is broken, short, or more than len bytes. */
 int codec_zstd_decode(struct codec_zstd *z, const void *src, size_t src_len, void *ret, size_t len, struct err *err);
+
+/* For one thread at a time. */
+struct codec_zstd_encoder;
+struct codec_zstd_encoder *codec_zstd_encoder_new(struct err *err);
+void codec_zstd_encoder_free(struct codec_zstd_encoder *e);
+CLEANUP_DEFINE(struct codec_zstd_encoder *, codec_zstd_encoder_free)
+
+/* Makes a frame of the len bytes at `src`.  Returns its length, or 0 when it is longer than `room`. */
+size_t codec_zstd_encode(struct codec_zstd_encoder *e, const void *src, size_t len, void *ret, size_t room);
 
 #endif

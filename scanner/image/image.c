@@ -107,6 +107,16 @@ struct image *image_open(int fd, const char *path, const struct image_format *fo
 	return choose_and_open(&file, format, opener, ret_choice, err);
 }
 
+int image_show_snapshot(struct image *img, unsigned nr, struct image_snapshot *ret, struct err *err)
+{
+	if (!img->format->show_snapshot || nr == 0 || nr > img->info.nr_snapshots)
+		return err_set(err, ERR_USAGE, "it has no internal snapshot %u", nr);
+	if (img->format->show_snapshot(img, nr, ret, err) < 0 || check_opened(img, err) < 0)
+		return -1;
+	img->last = (struct extent){ 0 };
+	return 0;
+}
+
 struct image *image_open_inside(const struct image *img, const char *name, uint64_t base, uint64_t size,
 				struct err *err)
 {
@@ -173,16 +183,17 @@ static bool has_backing(const struct image *img)
 	return img->info.backing_name[0] || img->info.backing_id[0];
 }
 
+/* Slices are in whole sectors, files need not be: QEMU has the rest of the last one as zeros. */
 static int look_at_slice(struct image_file *file, const struct slice *s, const char *path, struct err *err)
 {
 	if (image_file_look(file, err) < 0)
 		return -1;
-	if (!range_within(s->offset, s->size, file->size))
+	if (!range_within(s->offset, s->size, round_up(file->size, 512)))
 		return err_set(err, ERR_FORMAT, "the slice of %llu bytes at offset %llu ends past the end of '%s'",
 			       (unsigned long long)s->size, (unsigned long long)s->offset, path);
 	file->inside = true;
 	file->base = s->offset;
-	file->size = s->size;
+	file->size = s->offset > file->size ? 0 : min_u64(s->size, file->size - s->offset);
 	return 0;
 }
 

@@ -152,6 +152,10 @@ struct image_format {
 	int (*next_snapshot)(struct image *img, uint64_t *at, struct image_snapshot *ret, struct err *err);
 	int (*next_bitmap)(struct image *img, uint64_t *at, struct image_bitmap *ret, struct err *err);
 
+	/* Sets `size`, `span` and `layer` anew: layer 0 is the nr-th internal snapshot, from 1 on, and there is no other.  *ret is which
+	 * that is.  NULL when the format has none. */
+	int (*show_snapshot)(struct image *img, unsigned nr, struct image_snapshot *ret, struct err *err);
+
 	/* Frees what open() allocated, but not img, its files or its parts.  NULL when there is nothing. */
 	void (*release)(struct image *img);
 };
@@ -265,6 +269,10 @@ int image_choose(const struct image_file *f, struct image_choice *ret, struct er
  * NULL means as image_choose() says; what it said goes to *ret_choice unless NULL. */
 struct image *image_open(int fd, const char *path, const struct image_format *format, const struct image_opener *opener,
 			 struct image_choice *ret_choice, struct err *err);
+
+/* Before anything is read: both views become those of the nr-th internal snapshot, 1 to info.nr_snapshots, as if the disk were that: of
+ * the same backing chain, and without the state of the machine.  *ret is which it is. */
+int image_show_snapshot(struct image *img, unsigned nr, struct image_snapshot *ret, struct err *err);
 
 /* Opens the backing chain of an image that image_open() gave, for the guest view.  Loops, chains of more than
  * IMAGE_CHAIN_MAX, names that the opener refuses and backing files that are not the one that the image was made on (by

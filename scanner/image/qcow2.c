@@ -575,6 +575,24 @@ static int next_snapshot(struct image *img, uint64_t *at, struct image_snapshot 
 	return 0;
 }
 
+static int show_snapshot(struct image *img, unsigned nr, struct image_snapshot *ret, struct err *err)
+{
+	struct qcow2 *q = qcow2_of(img);
+	uint64_t at = 0;
+
+	for (unsigned i = 1; i <= nr; i++)
+		if (next_snapshot(img, &at, ret, err) < 0)
+			return err_add(err, "snapshot %u", i);
+	if (ret->disk_size > IMAGE_SPAN_MAX)
+		return err_set(err, ERR_UNSUPPORTED, "snapshot %u spans 4 PiB or more", nr);
+	q->layers[0] = q->layers[nr];
+	q->nr_layers = 1;
+	q->h.size = ret->disk_size;
+	q->w.begin = q->w.end = 0;
+	set_span(q, ret->disk_size);
+	return 0;
+}
+
 static int next_bitmap(struct image *img, uint64_t *at, struct image_bitmap *ret, struct err *err)
 {
 	struct qcow2 *q = qcow2_of(img);
@@ -735,6 +753,7 @@ const struct image_format image_format_qcow2 = {
 	.next_extent = next_qcow2_extent,
 	.read_packed = read_packed,
 	.next_snapshot = next_snapshot,
+	.show_snapshot = show_snapshot,
 	.next_bitmap = next_bitmap,
 	.release = release_qcow2,
 };

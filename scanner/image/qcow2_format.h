@@ -155,6 +155,7 @@ static_assert(sizeof(struct qcow2_bitmap_disk) == 24, "qcow2 bitmap directory en
 
 #define QCOW2_BITMAP_IN_USE 1u /* was not saved properly */
 #define QCOW2_BITMAP_AUTO 2u   /* records all writes */
+#define QCOW2_BITMAP_EXTRA_COMPATIBLE 4u /* may be used without knowing its extra data */
 #define QCOW2_BITMAP_DIRECTORY_MAX ((uint64_t)64 << 20)
 
 /* The header and its extensions, decoded. */

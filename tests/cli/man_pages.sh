@@ -48,7 +48,7 @@ assert_eq "$(comm -13 "$scan" "$compact")" "$(man_options contrib/man/dedupscan-
 assert_eq "$(cat "$recover")" "$(man_options contrib/man/dedupscan-recover.1)" "options of dedupscan-recover(1)"
 
 assert_eq "$(cat "$verify")" "$(man_options contrib/man/dedupscan-verify.1)" "options of dedupscan-verify(1)"
-for command in clone expand restore pool; do
+for command in clone expand repoint restore pool; do
 	assert_eq "$("$DEDUPSCAN" "$command" --help | help_options)" "$(man_options "contrib/man/dedupscan-$command.1")" "options of dedupscan-$command(1)"
 done
 for command in snapshot rollback list diff delete prune; do

@@ -81,7 +81,7 @@ says 2 "dedupscan: no directory above 'S/a.qcow2' holds a pool; --pool DIR says 
 
 # ---- wrong use ----
 
-for command in clone snapshot rollback diff delete prune restore expand pool; do
+for command in clone snapshot rollback diff delete prune restore expand repoint pool; do
 	wrong "too few arguments" "$command"
 	wrong "unrecognized option '--nonsense'" "$command" --nonsense
 	run 0 "$command" --help
@@ -310,14 +310,66 @@ assert_has "$output" "^1 damages repaired, 0 left$"
 run 0 pool check --read-data "$STORE"
 same "$STORE/c.qcow2" "$TMP/a.raw" raw
 
+# verify --pool is the same
+run 0 pool check --read-data "$STORE"
+whole=$output
+says 0 "$whole" verify --pool --read-data --no-idle "$STORE"
+says 0 "$whole" verify --read-data --pool "$POOL"
+says 0 "$whole" verify --pool="$POOL" --read-data=100%
+assert_has "$(cd "$STORE" && "$DEDUPSCAN" verify --pool)" ", 0 B of data read: 0 damages$"
+[ ! -e "$POOL/checked" ] || fail "noted what was read, which was all"
+says 2 "dedupscan: 'T/nowhere' holds no pool" verify --pool "$(mkdir "$TMP/nowhere" && echo "$TMP/nowhere")"
+rmdir "$TMP/nowhere"
+for share in 0 0% 101% -5% x 5%% ''; do
+	says 2 "dedupscan: '$share' is no share of the data; 5% is, for example
+dedupscan: try 'dedupscan --help'" verify --pool "--read-data=$share" "$STORE"
+done
+wrong "unrecognized option '--record'" verify --pool --record "$TMP/digests" "$STORE"
+segments=$(grep -oE '[0-9]+ segments' <<<"$whole" | grep -oE '[0-9]+')
+read=0
+for _ in 1 2 3 4; do
+	run 0 pool check --read-data=25% "$STORE"
+	read=$((read + $(grep -oE '[0-9]+ segments' <<<"$output" | grep -oE '[0-9]+')))
+done
+assert_eq "$segments" "$read" "segments that four quarters have"
+grep -qxE '[0-9a-f]{8}' "$POOL/checked" || fail "not noted how far the data was read"
+
+# an index that was lost is told of, and made anew
+find "$POOL/index" -type f -delete
+run 1 verify --pool "$STORE"
+assert_has "$output" "^index: keys of blocks are missing, .*; repair can rebuild it$"
+run 0 pool repair "$STORE"
+assert_has "$output" "^index: keys of blocks are missing"
+assert_has "$output" "^1 damages repaired, 0 left$"
+says 0 "$whole" verify --pool --read-data "$STORE"
+
+# a name that is damaged: what can be told is told, and nothing is removed
+name=$(find "$POOL/names" -type f | sort -V | head -1)
+cp "$name" "$TMP/name"
+printf x | dd of="$name" bs=1 seek=40 conv=notrunc status=none
+run 1 list "$STORE"
+assert_has "$output" "^dedupscan: 'names/${name##*/}': .*; dedupscan pool repair tells what to do$"
+assert_has "$output" "S/n-02.qcow2$"
+for command in "pool status" "pool collect" "pool collect --drop-missing"; do
+	# shellcheck disable=SC2086 # several words
+	run 3 $command "$STORE"
+	assert_has "$output" "'names/${name##*/}': .*; dedupscan pool repair tells what to do$"
+done
+run 1 pool repair "$STORE"
+assert_has "$output" "^name: 'names/${name##*/}': .*; put it back from a backup, or move it away"
+assert_has "$output" "left as it is$"
+cp "$TMP/name" "$name"
+says 0 "$whole" verify --pool --read-data "$STORE"
+
 # data that is damaged: nothing repairs that, and nobody gets wrong bytes without being told
 clusters=$(find "$POOL" -maxdepth 1 -name '*.qcow2')
 chmod 644 "$clusters"
-printf 'damaged' | dd of="$clusters" bs=1 seek=$(((64 << 30) + 65536 + 100000)) conv=notrunc status=none
+printf 'damaged' | dd of="$clusters" bs=1 seek=$(((64 << 30) + 100000)) conv=notrunc status=none
 chmod 444 "$clusters"
 run 0 pool check "$STORE"
 run 1 pool check --read-data "$STORE"
 assert_has "$output" "; hits 'S/.*at [0-9]+, [0-9]+ bytes"
+says 1 "$output" verify --pool --read-data "$STORE"
 run 3 restore "$STORE/c.qcow2" "$TMP/damaged.raw"
 [ ! -e "$TMP/damaged.raw" ] || fail "damaged data was restored"
 

@@ -15,7 +15,7 @@ make_image() # NAME PATTERN
 	qemu-img convert -O raw "$STORE/$1" "$TMP/$1.raw"
 }
 
-# fresh MODE: three images in a pool
+# fresh MODE [OPTION]...: three images in a pool
 fresh()
 {
 	rm -rf "$STORE" "$CATALOG"
@@ -24,7 +24,7 @@ fresh()
 		make_image "$i.qcow2" "$((i + 10))"
 		chmod "$1" "$STORE/$i.qcow2"
 	done
-	"$DEDUPSCAN" compact --no-idle --catalog "$CATALOG" --method pool --apply --keep-originals 0 "$STORE" >/dev/null
+	"$DEDUPSCAN" compact --no-idle --catalog "$CATALOG" --method pool --apply --keep-originals 0 "${@:2}" "$STORE" >/dev/null
 }
 
 collect()
@@ -65,7 +65,19 @@ mv "$STORE/1.qcow2" "$STORE/moved.qcow2"
 collect --drop-missing
 says moved.qcow2 1
 
+# The pool is elsewhere: a directory that is named is looked through, too.
+mkdir "$TMP/other"
+fresh 644 --pool "$TMP/other/pool"
+mv "$STORE/1.qcow2" "$STORE/moved.qcow2"
+"$DEDUPSCAN" pool collect --drop-missing --pool "$TMP/other/pool" "$STORE" >/dev/null
+"$DEDUPSCAN" pool collect --drop-missing --pool "$TMP/other/pool" "$STORE" >/dev/null
+says moved.qcow2 1
+rm -rf "$TMP/other"
+
 # What really nobody needs goes.
+fresh 644
+mv "$STORE/1.qcow2" "$STORE/moved.qcow2"
+collect --drop-missing
 rm "$STORE/moved.qcow2"
 collect --drop-missing
 assert_eq 2 "$(find "$POOL/views" -type f | wc -l)" "views"

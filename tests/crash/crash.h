@@ -52,6 +52,7 @@ struct crash_workflow {
 	/* Whether something may be there after a recovery; NULL = anything. */
 	bool (*belongs)(void *ctx, const char *path, const struct stat *st);
 	const char *root; /* NULL = everything may be opened */
+	bool other_times; /* the images' times change, and with them their attributes, which are not looked at */
 
 	struct sim_options options;
 	struct sim_cuts cuts;

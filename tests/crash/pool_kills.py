@@ -9,6 +9,7 @@ The oracle: every image that was there is there and its guest sees what it saw (
 collections and a check of all data end well and find no damage; guests still see it then; and the command comes to its end when it is
 run again."""
 
+import json
 import os
 import random
 import shutil
@@ -23,8 +24,16 @@ NR_POINTS = int(os.environ.get("CRASH_POINTS") or (3000 if LONG else 90))
 POOL = lib.POOL
 
 
-def guest(path):
-    return lib.digest_of(lib.guest_raw(path, path + ".guest"))
+IMAGES = (".qcow2", ".raw", ".vmdk")
+
+
+def guest(path, snapshot=None):
+    """Whatever its name says: images of other formats become qcow2 images."""
+    with open(path, "rb") as f:
+        form = "qcow2" if f.read(4) == b"QFI\xfb" else lib.format_of(path)
+    more = ["-l", f"snapshot.name={snapshot}"] if snapshot else []
+    run("qemu-img", "convert", "-U", "-f", form, *more, "-O", "raw", path, path + ".guest")
+    return lib.digest_of(path + ".guest")
 
 
 class Store:
@@ -32,7 +41,7 @@ class Store:
 
     def __init__(self, folder):
         self.path, self.states, self.catalog = os.path.join(folder, "store"), os.path.join(folder, "states"), os.path.join(folder, "catalog")
-        self.folder = folder
+        self.folder, self.away = folder, os.path.join(folder, "away")
         os.makedirs(self.path)
         os.makedirs(self.states)
         rng = random.Random(crash.SEED)
@@ -51,7 +60,45 @@ class Store:
         return os.path.join(self.path, name + ".qcow2")
 
     def images(self):
-        return sorted(n for n in os.listdir(self.path) if n.endswith(".qcow2"))
+        return sorted(n for n in os.listdir(self.path) if n.endswith(IMAGES))
+
+    def others(self):
+        """Of other formats, and one with internal snapshots; the others stay."""
+        guest(self.image("a"))
+        raw = self.image("a") + ".guest"
+        shutil.copyfile(raw, os.path.join(self.path, "d.raw"))
+        run("qemu-img", "convert", "-f", "raw", "-O", "vmdk", raw, os.path.join(self.path, "e.vmdk"))
+        lab = self.image("lab")
+        run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, lab)
+        for i, name in enumerate(("first", "second")):
+            self.write("lab", 20 + i)
+            run("qemu-img", "snapshot", "-c", name, lab)
+        self.write("lab", 30)
+        self.snapshots = {n: guest(lab, n) for n in ("first", "second")}
+
+    def look_at_snapshots(self):
+        """In the image, or as versions of it."""
+        lab = self.image("lab")
+        if not os.path.exists(lab):
+            return
+        inside = json.loads(run("qemu-img", "info", "-U", "--output=json", lab)).get("snapshots", [])
+        for name, digest in self.snapshots.items():
+            if inside:
+                now = guest(lab, name)
+            else:
+                out = os.path.join(self.folder, "out.raw")
+                well([DEDUPSCAN, "restore", "--format", "raw", f"{lab}@{name}", out])
+                now = lib.digest_of(out)
+                os.unlink(out)
+            if now != digest:
+                raise Wrong(f"snapshot {name} was {digest[:12]}, is {now[:12]}")
+
+    def count_versions(self):
+        """When all is done each is there once."""
+        listed = well([DEDUPSCAN, "list", self.path]).out
+        for name in self.snapshots:
+            if listed.count(name) != 1:
+                raise Wrong(f"version {name} is there {listed.count(name)} times: {listed}")
 
     def guests(self):
         return {n: guest(os.path.join(self.path, n)) for n in self.images()}
@@ -90,8 +137,11 @@ class Workflow:
 
 
 def make_states(s):
-    """fresh -> member -> written -> sealed -> folded -> loose"""
+    """fresh -> member -> written -> sealed -> folded -> loose; and fresh -> others"""
     s.keep("fresh")
+    s.others()
+    s.keep("others")
+    s.again("fresh")
     well(s.compact("--method", "pool"))
     s.keep("member")
     s.write("a", 7)
@@ -108,10 +158,22 @@ def make_states(s):
     s.keep("loose")
 
 
+def make_moved(s):
+    """All names another path, which a link leads from, so that there is something to be compared."""
+    s.again("sealed")
+    os.rename(s.path, s.away)
+    well([DEDUPSCAN, "repoint", s.away])
+    os.rename(s.away, s.path)
+    os.symlink(s.path, s.away)
+    s.keep("moved")
+
+
 def workflows(s):
     a, new = s.image("a"), os.path.join(s.path, "new.qcow2")
     return [
         Workflow("enter", "fresh", s.compact("--method", "pool")),
+        Workflow("enter other formats", "others", s.compact("--method", "pool", "--to-qcow2")),
+        Workflow("enter snapshots", "others", s.compact("--method", "pool", "--snapshots=to-versions")),
         Workflow("clone", "written", [DEDUPSCAN, "clone", a, new], (2,)),
         Workflow("clones of a version", "folded", [DEDUPSCAN, "clone", "--count", "5", a + "@v1", new], (0, 2)),
         Workflow("snapshot", "written", [DEDUPSCAN, "snapshot", "v1", a, s.image("b")], (2, 3)),
@@ -119,6 +181,7 @@ def workflows(s):
         Workflow("rollback", "folded", [DEDUPSCAN, "rollback", a + "@v1"], may_become=("a.qcow2",)),
         Workflow("expand", "member", [DEDUPSCAN, "expand", "--keep-originals", "0", a], (1,)),
         Workflow("delete", "folded", [DEDUPSCAN, "delete", a + "@v1"], (2,)),
+        Workflow("repoint", "moved", [DEDUPSCAN, "repoint", s.path]),
         Workflow("collect", "loose", [DEDUPSCAN, "pool", "collect", s.path]),
         Workflow("restore", "folded", [DEDUPSCAN, "restore", "--format", "vhdx", a + "@v1", os.path.join(s.path, "out.vhdx")], (3,)),
     ]
@@ -129,15 +192,28 @@ def look(s, w, before, after):
     for name, digest in before.items():
         if now.get(name) != digest and not (name in w.may_become and now.get(name) == after[name]):
             raise Wrong(f"{name} was {digest[:12]}, is {str(now.get(name))[:12]}")
+    s.look_at_snapshots()
     for name in now.keys() - before.keys():
         if now[name] not in (after.get(name), *before.values(), *after.values()):
             raise Wrong(f"{name} came, and is like nothing else")
+
+
+def look_without_link(s, w, before, after):
+    """Nothing names the other path any more."""
+    os.rename(s.away, s.away + ".not")
+    look(s, w, before, after)
+    os.rename(s.away + ".not", s.away)
 
 
 def oracle(s, w, before, after, complete):
     look(s, w, before, after)
     well([DEDUPSCAN, "recover", s.path])
     look(s, w, before, after)
+    if w.state == "moved":
+        for _ in range(2):
+            well([DEDUPSCAN, "pool", "collect", s.path])
+        well(w.command)
+        look_without_link(s, w, before, after)
     if os.path.isdir(os.path.join(s.path, POOL)):
         well([DEDUPSCAN, "pool", "collect", s.path])
         well([DEDUPSCAN, "pool", "check", "--read-data", s.path])
@@ -149,6 +225,8 @@ def oracle(s, w, before, after, complete):
     well([DEDUPSCAN, "pool", "collect", s.path])
     well([DEDUPSCAN, "pool", "check", "--read-data", s.path])
     look(s, w, before, after)
+    if w.name == "enter snapshots":
+        s.count_versions()
     if done.status == 0 and set(s.images()) != set(after):
         raise Wrong(f"in the end there are {s.images()}")
 
@@ -182,7 +260,7 @@ def judge_the_oracle(s, w, before, after):
         if name.endswith(".qcow2"):
             path = os.path.join(s.path, POOL, name)
             at = lib.extents_on_disk(path)[-1][0]
-            subprocess.run(["fallocate", "-p", "-o", str((64 << 30) + 64 * KIB), "-l", str(64 * KIB), path], check=True)
+            subprocess.run(["fallocate", "-p", "-o", str(64 << 30), "-l", str(64 * KIB), path], check=True)
             print(f"planted at {at}" if at < 0 else "", end="")
     if traced([DEDUPSCAN, "pool", "check", "--read-data", s.path]).status != 1:
         fail("the oracle does not see a lost cluster")
@@ -195,6 +273,7 @@ def main():
     with crash.memory_folder(tmp) as memory, lib.FileSystem("ext4", memory, 700) as e:
         s = Store(e.path)
         make_states(s)
+        make_moved(s)
         known, rng, began, nr, missed = [], random.Random(crash.SEED), time.monotonic(), 0, 0
         for w in workflows(s):
             try:

@@ -149,6 +149,7 @@ struct sim_cuts {
 	unsigned pairs_max;  /* pairs of lost changes tried for each sync; 0 = 500, UINT_MAX = all */
 	bool every_point;    /* try all for every entry of the log, not only before syncs */
 	bool weak_renames;   /* also renames of which one half is on the disk (no journalling file system does that) */
+	bool whole_sectors;  /* what lies within a sector of 512 bytes is there or not, never something else */
 	bool sync_keeps_name; /* a sync of a new file saves its name, too: as ext4, XFS and btrfs happen to do */
 	unsigned from;	     /* the first entry of the log after which power fails */
 };

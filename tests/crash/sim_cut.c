@@ -254,13 +254,19 @@ static void try_torn(struct cutter *c, unsigned i, uint64_t unit)
 		}
 }
 
+static bool in_one_sector(const struct op *op)
+{
+	return op->offset / 512 == (op->offset + op->len - 1) / 512;
+}
+
 static void try_parts(struct cutter *c, unsigned i)
 {
 	const struct op *op = &c->s->log.items[i];
 
 	if (op->kind == OP_WRITE) {
 		try_one(c, "size without data", i, HOW_SIZE, 0);
-		try_one(c, "size with garbage", i, HOW_GARBAGE, 0);
+		if (!c->o->whole_sectors || !in_one_sector(op))
+			try_one(c, "size with garbage", i, HOW_GARBAGE, 0);
 		try_torn(c, i, 512);
 		try_torn(c, i, PAGE);
 	}

@@ -17,6 +17,11 @@ static struct disk version = { .size = SEGMENT_SIZE, .pieces = { { 0, 64 * KIB, 
 static struct disk unnamed = { .size = SEGMENT_SIZE, .pieces = { { 0, 64 * KIB, 4 }, { 256 * KIB, 64 * KIB, 2 } } };
 static struct disk dying = { .size = SEGMENT_SIZE, .pieces = { { 4096, 64 * KIB, 5 } } };
 static struct disk dead = { .size = SEGMENT_SIZE, .pieces = { { 4096, 64 * KIB, 6 } } };
+/* Their clusters lie in a stretch that is mostly dead, between others that live. */
+static struct disk bulk = { .size = SEGMENT_SIZE, .pieces = { { 4096, 700 * KIB, 7 } } };
+static struct disk scattered[2] = { { .size = SEGMENT_SIZE, .pieces = { { 0, 12 * KIB, 8 } } },
+				    { .size = SEGMENT_SIZE, .pieces = { { 0, 8 * KIB, 9 } } } };
+static struct disk between = { .size = SEGMENT_SIZE, .pieces = { { 0, 4 * KIB, 10 } } };
 static struct view kept_view, unnamed_view, dying_view;
 
 static const uint8_t sealed_ids[2][POOL_ID_SIZE] = { { 0xa }, { 0xb } };
@@ -40,21 +45,27 @@ static void seal(const uint8_t id[POOL_ID_SIZE])
 	file_close(fd, name, NULL);
 }
 
+static struct collected collected;
+
 static int collect_once(struct err *err)
 {
 	const struct collect_options o = { .memory = MIB };
-	struct collected c;
 
-	return pool_collect(pool, &o, &c, err);
+	return pool_collect(pool, &o, &collected, err);
 }
 
 static void set_up(void *ctx, struct sim *s)
 {
 	struct err err = ERR_INIT;
+	uint64_t names[2];
 
 	(void)ctx;
 	assert_int_equal(pool_create(sim_root(s), "pool", &err), 0);
 	assert_int_equal(use_pool(s, true, &err), 0);
+	import(&bulk);
+	import(&scattered[0]);
+	import(&between);
+	import(&scattered[1]);
 	import(&dead);
 	import(&kept);
 	import(&dying);
@@ -62,10 +73,15 @@ static void set_up(void *ctx, struct sim *s)
 	kept_view = view_of(&kept);
 	member_of("kept", &kept, &kept_view);
 	version_of("version", &version);
+	for (int i = 0; i < 2; i++)
+		names[i] = version_of("scattered", &scattered[i]);
+	version_of("between", &between);
 	dying_view = view_of(&dying);
 	seal(sealed_ids[0]);
 	if (collect_once(&err) < 0)
 		fail_msg("%s", err.text);
+	for (int i = 0; i < 2; i++)
+		forget(names[i]);
 	import(&dead);
 	import(&unnamed);
 	unnamed_view = view_of(&unnamed);
@@ -87,8 +103,8 @@ static int collect(void *ctx, struct sim *s, struct err *err)
 static int compare(const struct disk *d, struct err *err)
 {
 	CLEANUP(tree_walk_free) struct tree_walk *w = tree_walk_new(pool->nodes, d->root, d->size, err);
-	static uint8_t is[SEGMENT_SIZE], should[2][SEGMENT_SIZE];
-	uint8_t digest[DIGEST_SIZE], *bytes = should[d == &version];
+	static uint8_t is[SEGMENT_SIZE], should[3][SEGMENT_SIZE];
+	uint8_t digest[DIGEST_SIZE], *bytes = should[d == &version ? 1 : d == &between ? 2 : 0];
 	uint64_t segment;
 	struct leaf leaf;
 
@@ -105,7 +121,7 @@ static int compare(const struct disk *d, struct err *err)
 
 static int expect_kept(struct err *err)
 {
-	if (compare(&kept, err) < 0 || compare(&version, err) < 0)
+	if (compare(&kept, err) < 0 || compare(&version, err) < 0 || compare(&between, err) < 0)
 		return err_add(err, "what is kept cannot be read");
 	return view_check(pool, &kept_view, err) < 0 || view_check_stub(pool, &kept_view, POOL_VIEWS, err) < 0 ?
 		       err_add(err, "the view that is kept is damaged") : 0;
@@ -165,6 +181,8 @@ static int check(void *ctx, struct sim *s, struct crash_moment m, struct err *er
 		rc = -1;
 	if (rc == 0 && nodes_bytes(pool->nodes) != nodes)
 		rc = err_set(err, ERR_FORMAT, "another collection finds more");
+	if (rc == 0 && (collected.freed || collected.small > 64 * KIB))
+		rc = err_set(err, ERR_FORMAT, "%d bytes were left to free, %d stay", (int)collected.freed, (int)collected.small);
 	close_pool();
 	return rc;
 }
@@ -360,7 +378,7 @@ static void flip_in_file(struct sim *s, const char *path, uint64_t at)
 	file_close(fd, path, NULL);
 }
 
-/* A node that a view's tables can make again; a table of another view; a stub; a header. */
+/* A node that a view's tables can make again; a table of another view; a stub; a header; keys of blocks. */
 static void set_up_damage(void *ctx, struct sim *s)
 {
 	char name[POOL_FILE_NAME_ROOM], path[100], clusters[100];
@@ -373,6 +391,7 @@ static void set_up_damage(void *ctx, struct sim *s)
 	member_of("other", &version, &other);
 	snprintf(clusters, sizeof(clusters), "pool/%s", pool_id_file_name(pool->uuid, name));
 	snprintf(path, sizeof(path), "pool/views/%s", pool_id_file_name(kept_view.id, name));
+	assert_int_equal(file_unlink(pool->dirs[POOL_INDEX], "finder", NULL), 0);
 	close_pool();
 	flip_in_file(s, path, 60);
 	flip_in_file(s, clusters, other.slot * POOL_SLOT_SIZE + other.slice_size - 2 * BLOCK_SIZE + 5); /* the L1 table */

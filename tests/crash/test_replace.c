@@ -108,7 +108,7 @@ static void visit(void *ctx, struct sim *s, int fd)
 
 /* ---- the work ---- */
 
-static int make(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct err *), void *check_ctx, struct err *err)
+static int make(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err)
 {
 	const struct work *w = ctx;
 	char text[LEN];
@@ -119,13 +119,13 @@ static int make(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct e
 		text[i] = upper(text[i]);
 	if (w->how == OTHER_CONTENT)
 		text[5000] = '!';
-	if (file_write(new_fd, text, 5000, 0, err) < 0 || check(check_ctx, err) < 0)
+	if (file_write(new_fd, text, 5000, 0, err) < 0 || check(check_ctx, 0, 0, err) < 0)
 		return -1;
 	if (w->how == FAILS_IN_MAKE)
 		return err_set(err, ERR_FORMAT, "it cannot be made");
 	if (file_write(new_fd, text + 5000, LEN - 5000, 5000, err) < 0)
 		return -1;
-	return check(check_ctx, err);
+	return check(check_ctx, 0, 0, err);
 }
 
 /* What does not stand is an error of the work, in the end. */
@@ -163,7 +163,7 @@ static int settle(const struct work *k, enum replace_settle how, struct err *err
 	return why.kind ? -1 : 0;
 }
 
-static int prove(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct err *), void *check_ctx, struct err *err)
+static int prove(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err)
 {
 	const struct work *w = ctx;
 	char a[LEN], b[LEN];
@@ -181,7 +181,7 @@ static int prove(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct 
 		return err_errno(err, "cannot chmod");
 	if (w->how == FAILS_IN_PROOF)
 		return err_set(err, ERR_FORMAT, "it is not the same");
-	return check(check_ctx, err);
+	return check(check_ctx, 0, 0, err);
 }
 
 static struct workshop *open_shop(struct sim *s, bool create, struct err *err)

@@ -3,6 +3,7 @@
 #include "tests/unit/tree_help.h"
 
 #include "compactor/clone.h"
+#include "compactor/pool/bitmaps.h"
 #include "compactor/seal.h"
 #include "compactor/versions.h"
 #include "scanner/base/file.h"
@@ -11,12 +12,13 @@
 /* Snapshots, clones and rollbacks through kills, errors, visits and power cuts: the invariants S1 to S6 at the top of seal.c,
  * and those of clone.c.
  *
- * The guest of an overlay sees, of each byte from DATA on, what the first file of the chain has that is not 0. */
+ * The guest of an overlay sees, of each byte from DATA on, what the first file of the chain has that is not 0.  The images have a bitmap,
+ * which goes with what is at the path as long as the disk stays the same. */
 
 #define POOL "/p"
 #define SIZE ((uint64_t)64 << 20)
 #define L1 (3 * 65536)
-#define DATA (4 * 65536)
+#define DATA (7 * 65536) /* before it lie bits, their table and directory */
 #define LEN 5000
 #define NR_MANY 16 /* that share one sync of the file system */
 
@@ -45,6 +47,7 @@ static const char *const dirs[POOL_NR_DIRS] = {
 
 static void close_pool(struct pool *p)
 {
+	names_forget(p);
 	for (unsigned i = 0; i < POOL_NR_DIRS; i++)
 		if (p->dirs[i] >= 0)
 			file_ops->close(p->dirs[i]);
@@ -76,6 +79,26 @@ static void write_as_guest(int fd, char c, size_t at, size_t len)
 	assert_int_equal(file_ops->pwrite(fd, text, len, DATA + (off_t)at), (ssize_t)len);
 }
 
+/* From a file that has just enough of an image. */
+static void add_bitmap(struct sim *s, int fd)
+{
+	struct bitmaps b = { .fd = file_open(sim_root(s), "bits", O_RDWR | O_CREAT, 0600, NULL), .cluster_bits = 16, .size = SIZE };
+	const struct bitmap m = {
+		.name = "day", .extra = (const uint8_t *)"day", .name_len = 3, .flags = QCOW2_BITMAP_AUTO, .granularity_bits = 16,
+		.table_offset = 65536, .table_size = 1, .nr_bits = SIZE >> 16,
+	};
+
+	b.file_size = 3 * 65536;
+	assert_int_equal(file_ops->pwrite(b.fd, "\0\0\0\0\0\2\0\0", 8, 65536), 8);
+	assert_int_equal(file_ops->pwrite(b.fd, "some bits", 9, 2 * 65536), 9);
+	assert_int_equal(file_truncate(b.fd, b.file_size, NULL), 0);
+	assert_int_equal(vec_push(&b.list, m), 0);
+	assert_int_equal(bitmaps_append(&b, fd, NULL, NULL, NULL), 0);
+	file_ops->close(b.fd);
+	bitmaps_release(&b);
+	assert_int_equal(file_unlink(sim_root(s), "bits", NULL), 0);
+}
+
 static void make_image(struct sim *s, struct pool *p, const char *name, const char *path, char c)
 {
 	struct view v = { .disk_size = SIZE, .slice_size = 1 << 20, .slot = 1 };
@@ -91,6 +114,7 @@ static void make_image(struct sim *s, struct pool *p, const char *name, const ch
 	strcpy(d.path, path);
 	if (view_backing(p, &v, false, &backing, &err) < 0 || overlay_write(fd, SIZE, &backing, &o, &err) < 0)
 		fail_msg("%s", err.text);
+	add_bitmap(s, fd);
 	write_as_guest(fd, c, 0, LEN);
 	assert_int_equal(file_ops->fsetxattr(fd, "user.owner", "me", 2, 0), 0);
 	assert_int_equal(file_ops->fchown(fd, 1000, 1001), 0);
@@ -276,14 +300,36 @@ static int look(struct sim *s, const char *path, char text[LEN], struct err *err
 	return 0;
 }
 
+/* 1 = it has its bitmap, 0 = it has none, -1 = something else. */
+static int look_at_bitmap(struct sim *s, const char *path, struct err *err)
+{
+	CLEANUP(bitmaps_release) struct bitmaps b = BITMAPS_INIT;
+	CLEANUP(free) uint8_t *bits = malloc(BITMAPS_PIECE);
+	int fd = file_open(sim_root(s), path + 1, O_RDONLY, 0, err), rc;
+
+	if (fd < 0)
+		return -1;
+	rc = bitmaps_read(fd, &b, err);
+	if (rc == 0 && b.list.nr)
+		rc = bitmaps_bits(&b, &b.list.items[0], 0, bits, err) < 0 ? -1 : 1;
+	if (rc > 0 && (memcmp(bits, "some bits", 10) != 0 || b.list.items[0].flags != QCOW2_BITMAP_AUTO))
+		rc = err_set(err, ERR_FORMAT, "the bitmap of '%s' has other bits", path);
+	file_ops->close(fd);
+	return rc;
+}
+
 static int view(void *ctx, struct sim *s, const char *path, uint64_t *ret, struct err *err)
 {
 	uint64_t h = 1;
 	char text[LEN];
+	int rc;
 
 	(void)ctx;
 	if (look(s, path, text, err) < 0)
 		return -1;
+	rc = look_at_bitmap(s, path, err);
+	if (rc <= 0)
+		return rc < 0 ? -1 : err_set(err, ERR_FORMAT, "'%s' has no bitmap any more", path);
 	for (size_t i = 0; i < LEN; i++)
 		h = (h ^ (uint8_t)text[i]) * UINT64_C(0x100000001b3);
 	*ret = h;
@@ -403,9 +449,12 @@ static int check_rollback(struct checking *c, struct err *err)
 {
 	struct err why = ERR_INIT;
 	bool before = check_text(c, "/d/img", 'e', &why) == 0;
+	int bitmap = look_at_bitmap(c->s, "/d/img", err);
 
-	if (!before && check_text(c, "/d/img", 'd', err) < 0)
+	if (bitmap < 0 || (!before && check_text(c, "/d/img", 'd', err) < 0))
 		return -1;
+	if (bitmap != before)
+		return err_set(err, ERR_FORMAT, "the image %s a bitmap", bitmap ? "was rolled back, and has" : "is as before, and has not");
 	if (check_text(c, "/d/other", 'o', err) < 0)
 		return -1;
 	if (c->m.done && before)
@@ -493,7 +542,7 @@ static void assert_passes(const struct crash_workflow *w)
 		if (i == 2 && !w->visit)
 			continue;
 		if (tries[i](w, &r) < 0)
-			fail_msg("%s", r.text);
+			{ if (getenv("SHOW")) fputs(r.text, stderr); fail_msg("%s", r.text); }
 		print_message("%s: %llu calls, %llu changes; %llu kills and %llu in recoveries, %llu errors, %llu visits, %llu "
 			      "cuts, %llu "
 			      "after errors, %llu and %llu in recoveries\n",
@@ -534,7 +583,7 @@ static void many_clones_pass_kills(void **state)
 	(void)state;
 	w.cut_again = 0;
 	if (crash_try_kills(&w, &r) < 0)
-		fail_msg("%s", r.text);
+		{ if (getenv("SHOW")) fputs(r.text, stderr); fail_msg("%s", r.text); }
 	crash_report_release(&r);
 }
 
@@ -573,19 +622,36 @@ static int find_new(void *ctx, const struct name *n, struct err *err)
 	return 1;
 }
 
-/* The call by which it is looked whether somebody writes to the first disk: three before its fchmod(2), the last but one of all. */
+/* The call by which it is looked whether somebody writes to the first disk: a lease, the second last of those that are taken; to each
+ * belong a call before, and one that lets go of it. */
 static unsigned call_that_looks(struct sim *s)
 {
 	unsigned nr = 0;
 
 	for (unsigned i = sim_nr_calls(s); i > 0; i--)
-		if (sim_call_kind(s, i) == SIM_CHMOD && ++nr == 2)
-			return i - 3;
+		if (sim_call_kind(s, i) == SIM_FCNTL && ++nr == 5)
+			return i;
 	return 0;
 }
 
+/* S7: he came too late to be seen, and writes. */
+static bool is_told_as_changed(struct sim *s, int fd)
+{
+	struct pool p;
+	struct name n;
+	bool told;
+
+	write_as_guest(fd, '#', 7, 1);
+	assert_int_equal(open_pool(s, &p, NULL), 0);
+	assert_int_equal(names_find_version(&p, "/d/img", "new", &n, NULL), 1);
+	told = seal_was_written(&p, &n.disks.items[0]) && !seal_was_written(&p, &n.disks.items[1]);
+	name_release(&n);
+	close_pool(&p);
+	return told;
+}
+
 /* Somebody finds the image before it is sealed and opens it before call `at`.  1 = there were fewer calls. */
-static int try_late(struct work *k, unsigned at, unsigned *ret_nr_kept_out)
+static int try_late(struct work *k, unsigned at, unsigned *ret_nr_kept_out, unsigned *ret_nr_too_late)
 {
 	struct sim *s = sim_new(NULL);
 	struct err err = ERR_INIT;
@@ -611,24 +677,30 @@ static int try_late(struct work *k, unsigned at, unsigned *ret_nr_kept_out)
 	if (rc < 0 && err.kind != ERR_BUSY)
 		fail_msg("%s", err.text);
 	*ret_nr_kept_out += rc < 0;
-	if (*sealed && fd >= 0 && at <= call_that_looks(s) && file_ops->fstat(fd, &a) == 0 && sim_stat(s, sealed, &b) == 0 && a.st_ino == b.st_ino)
-		fail_msg("before call %u: it is a version, and somebody has it open", at);
+	if (*sealed && fd >= 0 && file_ops->fstat(fd, &a) == 0 && sim_stat(s, sealed, &b) == 0 && a.st_ino == b.st_ino) {
+		if (at <= call_that_looks(s))
+			fail_msg("before call %u: it is a version, and somebody has it open", at);
+		if (!is_told_as_changed(s, fd))
+			fail_msg("before call %u: somebody wrote to a version, and nothing tells", at);
+		++*ret_nr_too_late;
+	}
 	rc = sim_nr_calls(s) < at;
 	sim_use(NULL);
 	sim_free(s);
 	return rc;
 }
 
-/* S5 */
+/* S5, S7 */
 static void what_somebody_has_open_becomes_no_version(void **state)
 {
 	struct work k = { .job = SNAPSHOT };
-	unsigned nr = 0;
+	unsigned nr = 0, nr_too_late = 0;
 
 	(void)state;
-	for (unsigned at = 1; try_late(&k, at, &nr) == 0; at++)
+	for (unsigned at = 1; try_late(&k, at, &nr, &nr_too_late) == 0; at++)
 		;
 	assert_true(nr > 10);
+	assert_true(nr_too_late > 1);
 }
 
 /* ---- mistakes ---- */
@@ -673,10 +745,10 @@ static const struct order {
 	const char *words;
 } orders[] = {
 	{ SNAPSHOT, "sync /p/sealed/", "sync /d", 0, "b: image '/d/img'" }, /* the fresh overlay is synced after the exchange */
-	{ SNAPSHOT, "exchange /d/img", "rename /p/names/3.new", 0, "is noted as on" },
-	{ SNAPSHOT, "rename /p/names/3.new /p/names/3", "datasync /p/names/3.new", 0, "no name of dedupscan" },
-	{ CLONE, "rename /p/sealed/4-", "rename /p/names/4.new", 0, "1 clones, and 2 members" },
-	{ CLONE, "sync /p/sealed/4-", "sync /d", 1, "c1' is no overlay" },
+	{ SNAPSHOT, "exchange /d/img", "sync /p/names/3.made", 0, "is noted as on" },
+	{ SNAPSHOT, "rename /p/names/3.made /p/names/3", "sync /p/names/3.made", 0, "no name of dedupscan" },
+	{ CLONE, "rename /p/sealed/4-", "sync /p/names/4.made", 0, "1 clones, and 2 members" },
+	{ CLONE, "rename /p/sealed/4-", "sync /p/sealed/4-", 0, "c1' is no" },
 }, *order;
 
 static void move_in_log(void *ctx, struct sim *s)

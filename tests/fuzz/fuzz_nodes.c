@@ -61,7 +61,7 @@ static void look_at_map(const struct leaf *l)
 		const struct run *r = &l->runs[i];
 
 		must(r->nr > 0 && r->first >= at);
-		must(r->place << l->unit_bits >= POOL_DATA_BEGIN + POOL_GUARD_SIZE && (r->place + r->nr) << l->unit_bits <= POOL_FILE_MAX);
+		must(r->place << l->unit_bits >= POOL_DATA_BEGIN && (r->place + r->nr) << l->unit_bits <= POOL_FILE_MAX);
 		at = r->first + r->nr;
 	}
 	must(at << l->unit_bits <= SEGMENT_SIZE);

@@ -61,7 +61,7 @@ static bool compared(struct image *old, struct image *copy)
 
 	if (old->span > 64 * MIB)
 		return false;
-	if (proof_compare(old, copy, &err) < 0)
+	if (proof_compare(old, copy, NULL, NULL, &err) < 0)
 		must(err.kind == ERR_REFUSED || err.kind == ERR_FORMAT);
 	return err.kind == ERR_NONE;
 }
@@ -72,7 +72,7 @@ static void try_image(int fd, const char *format)
 	struct image *old = open_image(fd, format, &err), *copy;
 	int new_fd = file_of(NULL, 0);
 
-	if (!old || relayout_write(old, new_fd, &err) < 0) {
+	if (!old || relayout_write(old, new_fd, NULL, NULL, &err) < 0) {
 		must(err.kind != ERR_NONE && err.text[0]);
 		image_close(old);
 		close(new_fd);

@@ -20,6 +20,7 @@ class Qcow2:
     def __init__(self, version=3, bits=9, size=32768, features=0, crypt=0, compression=0, l1_size=1):
         self.version, self.bits, self.size, self.features = version, bits, size, features
         self.crypt, self.compression = crypt, compression
+        self.autoclear = 0
         self.cluster = 1 << bits
         self.refcounts = self.cluster if bits < 14 else 0  # nobody reads it: spare the room
         self.bytes = bytearray(self.refcounts + self.cluster)
@@ -72,7 +73,7 @@ class Qcow2:
                                         self.crypt, self.l1_size, self.l1, self.refcounts, 1, len(self.snapshots),
                                         snapshots)
         if self.version > 2:
-            head += struct.pack(">QQQIIB7x", self.features, 1, 0, 4, length, self.compression)
+            head += struct.pack(">QQQIIB7x", self.features, 1, self.autoclear, 4, length, self.compression)
         head += self.extensions + bytes(8) + self.backing
         assert len(head) <= self.cluster, len(head)
         self.bytes[:len(head)] = head
@@ -134,6 +135,34 @@ def named():
     q.extension(0x23852875, struct.pack(">IIQQ", len(bitmaps), 0, len(directory), q.add(directory)))
     q.extension(0x12345678, b"unknown")
     return q
+
+
+def with_bitmaps(q, *bitmaps):
+    """Each is a name, flags, granularity bits, extra data and table entries: bytes are a cluster's."""
+    directory = b""
+    for name, flags, bits, extra, entries in bitmaps:
+        entries = [q.add(e) if isinstance(e, bytes) else e for e in entries]
+        table = q.add(b"".join(struct.pack(">Q", e) for e in entries))
+        entry = struct.pack(">QIIBBHI", table, len(entries), flags, 1, bits, len(name), len(extra)) + extra + name
+        directory += entry + bytes(-len(entry) % 8)
+    q.extension(0x23852875, struct.pack(">IIQQ", len(bitmaps), 0, len(directory), q.add(directory)))
+    q.autoclear = 1
+    return q
+
+
+def bitmaps_seeds():
+    some = b"\x80\0\xff".ljust(400, b"\1")
+    yield "one", with_bitmaps(Qcow2(), (b"day", 2, 9, b"", [b"\x81"])).done()
+    yield "three", with_bitmaps(Qcow2(bits=9, size=4096 * 512 * 3), (b"day", 2, 9, b"", [some, 1, 0]), (b"in use", 1, 16, b"", [1] * 5),
+                                (b"odd", 4, 10, b"extra data", [1, some[:100]])).done()
+    yield "clusters-64k", with_bitmaps(Qcow2(bits=14, size=1 << 32), (b"a", 2, 12, b"", [b"\5" * 16384, 1, 0, 1, 0, 0, 1, 1])).done()[:70000]
+    yield "ones", with_bitmaps(Qcow2(size=1 << 35), (b"a", 2, 16, b"", [1] * 128), (b"b", 0, 17, b"", [1] * 63 + [0])).done()
+    ignored = with_bitmaps(Qcow2(), (b"day", 2, 9, b"", [b"\x81"]))
+    ignored.autoclear = 0
+    yield "ignored", ignored.done()
+    yield "twice", with_bitmaps(Qcow2(), (b"day", 2, 9, b"", [1]), (b"day", 0, 9, b"", [0])).done()
+    yield "tail", with_bitmaps(Qcow2(), (b"day", 2, 9, b"", [b"\xff" * 9])).done()
+    yield "cut", with_bitmaps(Qcow2(), (b"day", 2, 9, b"", [b"\xff" * 8])).done()[:-200]
 
 
 def data_file():
@@ -522,7 +551,7 @@ def inner(level, children):
 
 def nodes_seeds():
     """Files of nodes: maps of all units, trees, transactions, and some that are torn or make no sense."""
-    begin = (64 << 30) + 65536
+    begin = 64 << 30
     fine, coarse = leaf(1, [(0, 3, begin >> 12), (2, 9, 40), (0, 1, 3)]), leaf(1, [(4, 28, begin >> 16)], 16)
     many = leaf(2, [(0, 1, begin >> 12)] + [(0, 1, 2 + 2 * (i % 50)) for i in range(511)])
     low, low_node = inner(1, {0: b"\1" * 32, 127: b"\2" * 32})
@@ -542,7 +571,7 @@ def nodes_seeds():
 def pool_superblock_seeds():
     """Superblocks without their checksums, which the target adds; and ids as text."""
     def superblock(magic=b"ddspool\n", version=1, incompatible=0, read_only=0, uuid=bytes(range(16)), slot=1 << 16, begin=64 << 30):
-        return magic + struct.pack("<III16s4xQQQQQ8x", version, incompatible, read_only, uuid, slot, 1 << 20, begin, begin, 1 << 16)
+        return magic + struct.pack("<III16s4xQQQ8x", version, incompatible, read_only, uuid, slot, 1 << 20, begin)
 
     yield "plain", superblock()
     yield "newer", superblock(version=2)
@@ -559,8 +588,8 @@ def pool_superblock_seeds():
 
 def finder_seeds():
     """Lists of tables (first byte 0) and filters (1) without their checksums, which the target adds."""
-    def tables(*entries, version=1, nr=None, uuid=bytes(range(1, 17)), covered=7, next=2):
-        head = b"\0ddsfind\n" + struct.pack("<II16sQQ", version, len(entries) if nr is None else nr, uuid, covered, next)
+    def tables(*entries, version=1, nr=None, uuid=bytes(range(1, 17)), covered=7, next=2, lacks=(0, 0)):
+        head = b"\0ddsfind\n" + struct.pack("<II16sQQQQ", version, len(entries) if nr is None else nr, uuid, covered, next, *lacks)
         return head + b"".join(struct.pack("<QQQ", *e) for e in entries) + bytes(4)
 
     def filter(bits, nr=None):
@@ -574,6 +603,8 @@ def finder_seeds():
     yield "twice", tables((1, 50, 4176), (1, 50, 4176))
     yield "beyond-next", tables((1, 50, 4176), next=1)
     yield "last", tables(next=2**64 - 1)
+    yield "lacks", tables((1, 50, 4176), lacks=(64 << 30, 65 << 30))
+    yield "lacks-less-than-nothing", tables((1, 50, 4176), lacks=(2**64 - 1, 1))
     yield "many", tables(nr=2**32 - 1)
     yield "newer", tables(version=2)
     yield "foreign", tables((1, 50, 4176), uuid=bytes(16))
@@ -612,6 +643,21 @@ def view_seeds():
         yield f"{bits}-{size}-{slice_size}", bytes(head.ljust(4096, b"\0"))
 
 
+def repoint_seeds():
+    def overlay(version=3, bits=12, name=b"/plain", kind=b"qcow2"):
+        q = plain(version, bits)
+        q.backing = name
+        q.extension(0xE2792ACA, kind)
+        return q.done()
+
+    slice = b'json:{"file":{"driver":"raw","offset":0,"size":24576,"file":{"driver":"file","filename":"/%s/views/x.qcow2"}}}'
+    for title, data in {"plain": overlay(), "v2": overlay(version=2), "slice": overlay(name=slice % b"pool"), "raw": overlay(kind=b"raw"),
+                        "small": overlay(bits=9), "2k": overlay(bits=11), "64k": overlay(bits=16), "long": overlay(name=slice % (b"a" * 800)),
+                        "named": named().done(), "none": plain(3, 12).done()}.items():
+        yield title, b"\x14" + data[:70000]
+        yield title + "-long", b"\xff" + data[:70000]
+
+
 def any_seeds():
     """For targets whose inputs need no form."""
     yield "empty", b""
@@ -623,7 +669,7 @@ def any_seeds():
 def main():
     _, name, folder = sys.argv
     random.seed(1)
-    for title, content in {"qcow2": qcow2_seeds, "vhd": vhd_seeds, "vhdx": vhdx_seeds, "vdi": vdi_seeds, "ova": ova_seeds, "vmdk": vmdk_seeds, "plan": plan_seeds, "relayout": relayout_seeds, "names": names_seeds, "nodes": nodes_seeds, "pool_superblock": pool_superblock_seeds, "finder": finder_seeds, "slice": slice_seeds, "view": view_seeds}.get(name, any_seeds)():
+    for title, content in {"qcow2": qcow2_seeds, "bitmaps": bitmaps_seeds, "vhd": vhd_seeds, "vhdx": vhdx_seeds, "vdi": vdi_seeds, "ova": ova_seeds, "vmdk": vmdk_seeds, "plan": plan_seeds, "relayout": relayout_seeds, "names": names_seeds, "nodes": nodes_seeds, "pool_superblock": pool_superblock_seeds, "finder": finder_seeds, "slice": slice_seeds, "view": view_seeds, "repoint": repoint_seeds}.get(name, any_seeds)():
         with open(os.path.join(folder, title), "wb") as f:
             f.write(content)
 

@@ -223,21 +223,28 @@ def differences(s):
 
 
 def moves(s):
-    """An image that was moved is adopted, and only then is the old name forgotten."""
+    """An image that was moved is adopted, and its versions with it; a clone may take the old path."""
     a, b = s.add("a"), f"{s.top}/b.qcow2"
     s.write(a)
     s.snapshot("v", a)
     os.rename(a, b)
     s.models[b] = s.models.pop(a)
+    s.versions[b, "v"] = s.versions.pop((a, "v"))
     expect(s.tool("adopt", b), "1")
     expect(s.tool("adopt", b), "0")
-    expect(s.tool("forget"), f"gone {a}")
+    if s.tool("forget") or a in s.tool("list"):
+        raise Failed(f"{a} is known still")
     s.check()
+    s.check_versions()
     s.write(b)
     s.fold()
     s.check()
-    s.clone(a, "v", a)  # the version is still that of the old path
+    s.clone(b, "v", a)
+    os.unlink(a)
+    s.clone(b, "v", a)  # in the place of one that is gone
     s.check()
+    if s.tool("list").count(f" {a} ") != 1:
+        raise Failed(f"{a} is a member more than once")
 
 
 def in_use(s):

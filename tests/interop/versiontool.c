@@ -139,7 +139,7 @@ static int print_row(void *ctx, const struct version_row *row, struct err *err)
 
 static int run_list(struct pool *p, char **args, struct err *err)
 {
-	return versions_list(p, args[0], print_row, NULL, err);
+	return versions_list(p, args[0], print_row, NULL, NULL, err);
 }
 
 static int run_delete(struct pool *p, char **args, struct err *err)
@@ -176,7 +176,7 @@ struct folding {
 
 static int take_size(void *ctx, uint64_t size, struct err *err)
 {
-	const struct import_options o = { .unit_bits = 12, .min_run = 16 * KIB };
+	const struct import_options o = { .unit_bits = 12, .min_run = 16 * KIB, .bytes_last = true };
 	struct folding *f = ctx;
 
 	f->size = size;

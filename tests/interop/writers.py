@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Images of all formats made by our writers of random raw disks, read by QEMU, by us, and where they are by libvhdi and libvmdk.
+"""Images of all formats and kinds made by our writers of random raw disks, read by QEMU, by us, and where they are by libvhdi and libvmdk.
 
-Of each: what qemu-img info says, qemu-img check, the bytes, how much space the file takes, and where the bytes lie in it; then QEMU writes
-to it, as a guest would, and all is looked at again.  Every tenth disk is a giant, of which only the data and what is around it are read."""
+Of each: what qemu-img info says, qemu-img check, the bytes, how much space the files take, and where the bytes lie in them; a stream is read
+from its beginning to its end, as who imports it does; then QEMU writes to it, as a guest would, and all is looked at again.  Every tenth disk
+is a giant, of which only the data and what is around it are read."""
 
 import json
 import os
 import random
 import shutil
+import struct
 import subprocess
 import sys
 import types
+import zlib
 
 import lib_random
 from lib_random import IMGTOOL, Failed, must_fail, our_extents, our_info, run
@@ -26,10 +29,14 @@ SECTOR, BLOCK = 512, 4096
 RAW_MAX = 15 * TIB  # ext4 has files of 16 TiB at most
 
 QEMU = {"raw": "raw", "qcow2": "qcow2", "vmdk": "vmdk", "vhd": "vpc", "vhdx": "vhdx"}
-KINDS = {"raw": [None], "qcow2": [None, "3", "2"], "vmdk": [None, "monolithicSparse"], "vhd": [None, "dynamic", "fixed"],
-         "vhdx": [None, "dynamic", "fixed"]}
-CLUSTERS = {"raw": (1, 0), "qcow2": (9, 21), "vmdk": (13, 21), "vhd": (12, 25), "vhdx": (20, 25)}  # as powers of two
-GIANT = {"raw": RAW_MAX, "qcow2": 64 * TIB, "vmdk": 2 * TIB, "vhd": 2040 * GIB, "vhdx": 64 * TIB}
+SPLIT, SPLIT_FLAT, FLAT, STREAM = "twoGbMaxExtentSparse", "twoGbMaxExtentFlat", "monolithicFlat", "streamOptimized"
+EXTENT = 2047 * MIB  # of split ones
+KINDS = {"raw": [None], "qcow2": [None, "3", "2", "zlib", "zstd"], "vmdk": [None, "monolithicSparse", FLAT, SPLIT, SPLIT_FLAT, STREAM],
+         "vhd": [None, "dynamic", "fixed"], "vhdx": [None, "dynamic", "fixed"]}
+CLUSTERS = {"raw": (1, 0), "qcow2": (9, 21), "vmdk": (13, 21), "vhd": (12, 25), "vhdx": (20, 25),  # as powers of two
+            SPLIT: (13, 20), STREAM: (13, 16), FLAT: (1, 0), SPLIT_FLAT: (1, 0), "fixed": (1, 0)}
+GIANT = {"raw": RAW_MAX, "qcow2": 64 * TIB, "vmdk": 2 * TIB, "vhd": 2040 * GIB, "vhdx": 64 * TIB, FLAT: RAW_MAX,
+         SPLIT: 20 * GIB, SPLIT_FLAT: 20 * GIB}  # a file for each 2 GiB
 
 mounts = None  # whether vmdkmount works here
 
@@ -42,15 +49,19 @@ class Disk:
         self.raw, self.path = os.path.join(folder, "disk.raw"), os.path.join(folder, f"größe.{form}")
         self.sectors = {}  # written ones, by number
         self.giant = size > 100 * MIB
+        self.packed = kind in ("zlib", "zstd", STREAM)
         self.whole = -(-size // SECTOR) * SECTOR  # what a format of sectors makes of it
 
     def fill(self, rng):
         last = (min(self.size, RAW_MAX) - 1) // SECTOR
+        noise = self.packed and not self.giant and rng.random() < 0.5  # becomes smaller by about a half, or not at all
         for _ in range(rng.choice([0, 1, 2, 5, 12])):
             first = rng.choice([0, last, rng.randrange(last + 1), rng.randrange(last + 1)])
             first = rng.choice([first, first // 8 * 8, first // 128 * 128])
             for i in range(first, min(last + 1, first + rng.choice([1, 3, 8, 20, 128, 300, 3000]))):
                 self.sectors[i] = rng.choice([bytes(SECTOR)] * 2 + [bytes([i % 255 + 1]) * SECTOR] * 3)
+                if noise:
+                    self.sectors[i] = rng.randbytes(SECTOR) if i // 512 % 2 else rng.randbytes(SECTOR // 2) + self.sectors[i][SECTOR // 2:]
             if rng.random() < 0.5:  # zeros that are there, in whole blocks
                 at = rng.randrange(first, last + 1) // 8 * 8
                 self.sectors.update({i: bytes(SECTOR) for i in range(at, min(at + 256, last + 1))})
@@ -69,6 +80,10 @@ class Disk:
         options += ["-c", str(self.cluster)] if self.cluster else []
         options += ["-z"] if not self.giant and rng.random() < 0.3 else []
         run(WRITERTOOL, *options, self.form, self.raw, self.path)
+
+    def files(self):
+        folder, name = os.path.split(self.path)
+        return [os.path.join(folder, n) for n in os.listdir(folder) if n == name or (self.form == "vmdk" and n.startswith(name[:-5] + "-"))]
 
     def data(self):
         """The blocks of the disk that are not all zeros."""
@@ -91,7 +106,9 @@ def check_info(d):
     more = info.get("format-specific", {}).get("data", {})
     if d.form == "qcow2" and more["compat"] != ("0.10" if d.kind == "2" else "1.1"):
         raise Failed(f"QEMU says version {more['compat']}")
-    if d.form == "vmdk" and more["create-type"] != "monolithicSparse":
+    if d.form == "qcow2" and more.get("compression-type", "zlib") != ("zstd" if d.kind == "zstd" else "zlib"):
+        raise Failed(f"QEMU says {more['compression-type']}")
+    if d.form == "vmdk" and more["create-type"] != (d.kind or "monolithicSparse"):
         raise Failed(f"QEMU says {more['create-type']}")
     ours = our_info(d.path, d.form)
     if int(ours["size"]) != (d.size if d.form == "raw" else d.whole) or (d.kind and d.form != "qcow2" and ours["kind"] != d.kind):
@@ -140,7 +157,7 @@ def check_libyal(d):
         return 0
     if d.form == "vhd" and vhd_libyal.pyvhdi:
         found = vhd_libyal.libvhdi_bytes([types.SimpleNamespace(path=d.path, parent=None, size=d.whole)])
-    elif d.form == "vmdk" and mounts:
+    elif d.form == "vmdk" and d.kind != FLAT and mounts:
         found = vmdk_libyal.libvmdk_bytes(d.path, os.path.dirname(d.path))
     else:
         return 0
@@ -160,19 +177,23 @@ def check_space(d):
     limit = (len(data) + 2 * touched + 4 * tables) * BLOCK + fixed + 400 * KIB
     if d.form == "qcow2":
         limit += 2 * cluster  # the last refcount block and the end of the refcount table
-    taken = os.stat(d.path).st_blocks * 512
+    if d.form == "vmdk":
+        limit += len(d.files()) * 64 * KIB
+    taken = sum(os.stat(path).st_blocks * 512 for path in d.files())
     if taken > limit:
         raise Failed(f"the file takes {taken} bytes for {len(data)} blocks of data in {touched} clusters, not at most {limit}")
 
 
 def check_places(d):
     """Blocks of the disk lie on blocks of the file, in the same order."""
-    if d.form == "qcow2" and d.cluster and d.cluster < BLOCK:
+    if d.packed or (d.form == "qcow2" and d.cluster and d.cluster < BLOCK):
         return
-    before = -1
+    before, part = -1, 0
     for begin, _, kind, _, offset in our_extents("map", d.path, d.form):
         if kind != "data":
             continue
+        if d.kind in (SPLIT, SPLIT_FLAT) and begin // EXTENT != part:
+            before, part = -1, begin // EXTENT
         if (offset - begin) % BLOCK:
             raise Failed(f"what is at {begin} of the disk lies at {offset} of the file")
         if offset <= before:
@@ -180,8 +201,92 @@ def check_places(d):
         before = offset
 
 
+# ---- streams ----
+
+def inflated(data):
+    z = zlib.decompressobj()
+    out = z.decompress(data)
+    if not z.eof or z.unused_data:
+        raise Failed("a grain has no whole stream in it")
+    return out
+
+
+class Stream:
+    """A stream, read as it comes: markers, each with what it says that follows."""
+
+    def __init__(self, path):
+        with open(path, "rb") as f:
+            self.bytes = f.read()
+        self.header = self.decode(self.bytes[:SECTOR])
+        self.grains, self.tables, self.last = {}, {}, -1  # where grains are, and tables, in sectors
+        self.new = {}  # grains since the last table
+        self.directory = None
+
+    @staticmethod
+    def decode(sector):
+        h = dict(zip(("magic", "version", "flags", "capacity", "grain", "descriptor", "descriptor_size", "gtes", "rgd", "gd", "overhead", "unclean",
+                      "newlines", "compression"), struct.unpack("<4sIIQQQQIQQQB4sH433x", sector)))
+        if (h["magic"], h["version"], h["flags"], h["compression"], h["gtes"]) != (b"KDMV", 3, 0x30001, 1, 512):
+            raise Failed(f"header {h}")
+        return h
+
+    def grain(self, at, lba, size):
+        sectors = self.header["grain"]
+        if lba % sectors or lba <= self.last:
+            raise Failed(f"the grain of sector {lba} comes after that of {self.last}")
+        if len(inflated(self.bytes[at * SECTOR + 12:at * SECTOR + 12 + size])) != sectors * SECTOR:
+            raise Failed(f"the grain of sector {lba} has another size")
+        self.last = lba
+        self.new[lba // sectors] = at
+        return at + -(-(12 + size) // SECTOR)
+
+    def table(self, at, nr):
+        entries = struct.unpack("<512I", self.bytes[at * SECTOR:(at + nr) * SECTOR])
+        first = min(self.new) // 512 * 512
+        if {first + i: e for i, e in enumerate(entries) if e} != self.new:
+            raise Failed(f"the table at sector {at} is not of the grains before it")
+        self.tables[first // 512] = at
+        self.grains.update(self.new)
+        self.new = {}
+
+    def directory_of(self, at, nr):
+        entries = struct.unpack(f"<{nr * 128}I", self.bytes[at * SECTOR:(at + nr) * SECTOR])
+        if {i: e for i, e in enumerate(entries) if e} != self.tables or self.new:
+            raise Failed("the directory is not of the tables before it")
+        self.directory = at
+
+    def footer(self, at):
+        f = self.decode(self.bytes[at * SECTOR:(at + 1) * SECTOR])
+        if f != {**self.header, "gd": self.directory} or self.header["gd"] != (1 << 64) - 1:
+            raise Failed(f"footer {f}, header {self.header}")
+
+    def read(self):
+        at = self.header["overhead"]
+        while True:
+            value, size, kind = struct.unpack("<QII", self.bytes[at * SECTOR:at * SECTOR + 16])
+            if size:
+                at = self.grain(at, value, size)
+                continue
+            if kind == 0:
+                if value or (at + 1) * SECTOR != len(self.bytes):
+                    raise Failed(f"the stream ends at sector {at + 1} of {len(self.bytes) / SECTOR}")
+                return
+            {1: self.table, 2: self.directory_of, 3: lambda at, _: self.footer(at)}[kind](at + 1, value)
+            at += 1 + value
+
+
+def check_stream(d):
+    if d.kind == STREAM:
+        try:
+            Stream(d.path).read()
+        except (struct.error, zlib.error, KeyError, ValueError) as e:
+            raise Failed(f"the stream is broken: {e}") from e
+
+
 def use(rng, d):
     """What a guest does."""
+    if d.kind == STREAM:  # nobody writes to it
+        return
     commands = []
     with open(d.raw, "r+b") as f:
         f.truncate(d.whole)
@@ -201,13 +306,14 @@ def use(rng, d):
 def random_disk(rng, folder):
     form = rng.choice(["raw", "qcow2", "qcow2", "qcow2", "vmdk", "vmdk", "vhd", "vhd", "vhdx", "vhdx"])
     kind = rng.choice(KINDS[form])
-    low, high = CLUSTERS[form]
-    cluster = rng.choice([None, 1 << rng.randint(low, high)]) if high and kind != "fixed" else None
+    low, high = CLUSTERS.get(kind) or CLUSTERS[form]
+    cluster = rng.choice([None, 1 << rng.randint(low, high)]) if high else None
     size = rng.choice([rng.randrange(1, 30) * SECTOR, rng.randrange(1, 30000) * SECTOR, rng.randrange(1, 20) * MIB,
                        rng.randrange(1, 200000)])
     if rng.random() < 0.1:
         cluster = None if cluster and form != "vhd" else cluster and 2 * MIB
-        size = rng.choice([GIANT[form], rng.randrange(GIB, GIANT[form])])
+        giant = GIANT.get(kind) or GIANT[form]
+        size = rng.choice([giant, rng.randrange(GIB, giant)])
         if form != "raw" and kind == "fixed":
             size = min(size, 4 * GIB)  # QEMU needs the file
     return Disk(folder, form, size, kind, cluster)
@@ -217,6 +323,7 @@ def check_disk(d, exact=True):
     check_info(d)
     check_check(d, exact)
     check_bytes(d)
+    check_stream(d)
     return check_libyal(d)
 
 
@@ -246,14 +353,16 @@ def patch(path, at, data):
         f.write(data)
 
 
-def plain(folder, form, **more):
+def plain(folder, form, noise=None, **more):
     d = Disk(folder, form, 8 * MIB + SECTOR, **more)
     d.sectors = {i: bytes([i % 255 + 1]) * SECTOR for i in range(800, 1200)}
+    if noise:
+        d.sectors = {i: noise.randbytes(SECTOR // 2) + bytes(SECTOR // 2) for i in range(800, 8000)}
     with open(d.raw, "wb") as f:
         f.seek(800 * SECTOR)
         f.write(b"".join(d.sectors.values()))
         f.truncate(d.size)
-    run(WRITERTOOL, form, d.raw, d.path)
+    run(WRITERTOOL, *(["-k", d.kind] if d.kind else []), form, d.raw, d.path)
     check_disk(d)
     check_space(d)
     check_places(d)
@@ -288,6 +397,15 @@ def control(folder):
     d = plain(folder, "qcow2", kind="3")
     patch(d.path, os.path.getsize(d.path) - 64 * KIB + 2, b"\0\0")  # the refcount of the second cluster
     must_fail("refcounts", check_check, d)
+    for kind in ("zlib", "zstd"):
+        plain(folder, "qcow2", random.Random(1), kind=kind)
+        d = plain(folder, "qcow2", kind=kind)
+        patch(d.path, os.path.getsize(d.path) - 64 * KIB + 6, b"\0\1")  # and of that with the compressed data
+        must_fail("refcounts", check_check, d)
+    for at, byte in ((-512, b"\1"), (-1020, b"\2"), (-1524, b"\1"), (-1536 - 512, b"\1"), (65536 + 3, b"\1"), (65536 + 12, b"\0"), (4, b"\1")):
+        d = plain(folder, "vmdk", kind=STREAM)
+        patch(d.path, at % os.path.getsize(d.path) if at < 0 else at, byte)
+        must_fail(f"the stream at {at}", check_stream, d)
     d = plain(folder, "vhd")
     run("qemu-img", "convert", "-f", "raw", "-O", "vpc", "-o", "force_size=on", d.raw, d.path)
     must_fail("places", check_places, d)

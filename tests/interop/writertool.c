@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +10,8 @@
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
-/* writertool [-k KIND] [-c CLUSTER] [-s SIZE] [-p PIECE] [-z] FORMAT RAW NEW: a raw image becomes one of another format, for tests.
+/* writertool [-k KIND] [-c CLUSTER] [-s SIZE] [-p PIECE] [-z] FORMAT RAW NEW: a raw image becomes one of another format, for tests; there may
+ * be old files where the new ones come.
  *
  * -s: the disk is larger than the raw image; -p: as many bytes are put at once, whole sectors; -z: holes of the raw image are put,
  * too. */
@@ -21,7 +23,21 @@ struct job {
 	bool zeros;
 	const struct writer_format *format;
 	const char *from, *to;
+	int part; /* another file of the image, or -1 */
 };
+
+/* Beside the image. */
+static int create_part(void *ctx, const char *name, struct err *err)
+{
+	struct job *job = ctx;
+	const char *slash = strrchr(job->to, '/');
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%.*s%s", slash ? (int)(slash + 1 - job->to) : 0, job->to, name);
+	if (job->part >= 0)
+		close(job->part);
+	return job->part = file_open(AT_FDCWD, path, O_RDWR | O_CREAT | O_TRUNC, 0600, err);
+}
 
 static int put_stretch(struct writer *w, int from, uint64_t at, uint64_t end, uint8_t *buf, size_t piece, struct err *err)
 {
@@ -56,7 +72,7 @@ static int put_all(struct writer *w, const struct job *job, int from, uint64_t s
 	return rc < 0 ? -1 : 0;
 }
 
-static int run(const struct job *job, struct err *err)
+static int run(struct job *job, struct err *err)
 {
 	CLEANUP(close_fd) int from = file_open(AT_FDCWD, job->from, O_RDONLY, 0, err), to = -1;
 	CLEANUP(writer_free) struct writer *w = NULL;
@@ -67,6 +83,8 @@ static int run(const struct job *job, struct err *err)
 		return -1;
 	if (file_stat(from, &st) < 0)
 		return err_errno(err, "cannot look at it");
+	job->how.create = create_part;
+	job->how.ctx = job;
 	w = writer_new(job->format, to, slash ? slash + 1 : job->to, job->size ? job->size : (uint64_t)st.st_size, &job->how, err);
 	if (!w || put_all(w, job, from, (uint64_t)st.st_size, err) < 0)
 		return -1;
@@ -75,7 +93,7 @@ static int run(const struct job *job, struct err *err)
 
 int main(int argc, char **argv)
 {
-	struct job job = { .piece = 4 << 20 };
+	struct job job = { .piece = 4 << 20, .part = -1 };
 	struct err err = ERR_INIT;
 	int c;
 

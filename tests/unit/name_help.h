@@ -51,6 +51,8 @@ static inline struct name_disk any_disk(struct name_source *s, enum name_kind ki
 		d.root[i] = (uint8_t)s->next(s);
 	if (kind == NAME_VERSION && !d.folded && s->next(s) % 4 == 0)
 		d.inode = s->next(s);
+	if (!name_id_is_null(d.sealed) && s->next(s) % 2)
+		d.written = s->next(s);
 	return d;
 }
 

@@ -31,7 +31,7 @@ static inline void digest_of(uint64_t number, uint8_t ret[DIGEST_SIZE])
 /* At most nr_runs runs of any length, with and without zeros between them; `map` makes another map of the same segment. */
 static inline struct leaf leaf_of(uint64_t number, unsigned unit_bits, unsigned nr_runs, uint64_t map)
 {
-	const uint64_t units = SEGMENT_SIZE >> unit_bits, begin = (POOL_DATA_BEGIN + POOL_GUARD_SIZE) >> unit_bits;
+	const uint64_t units = SEGMENT_SIZE >> unit_bits, begin = POOL_DATA_BEGIN >> unit_bits;
 	struct leaf l = { .unit_bits = unit_bits, .hint = { number + 1, number } };
 	uint64_t random = mixed(number ^ map << 48 ^ unit_bits), at = 0;
 

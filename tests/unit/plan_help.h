@@ -79,6 +79,7 @@ static inline void plan_any_step(struct plan_source *s, const struct plan *p, st
 	ret->state = (enum plan_state)(s->next(s) % PLAN_NR_STATES);
 	ret->later = s->next(s) % 2;
 	ret->why = plan_maybe_text(s);
+	ret->note = plan_maybe_text(s);
 }
 
 /* Has at least one of each kind when it has images. */
@@ -91,6 +92,7 @@ static inline struct plan plan_any(struct plan_source *s)
 		.keep_originals = (int64_t)plan_any_size(s),
 		.complete = s->next(s) % 2,
 		.applied = s->next(s) % 2,
+		.pool_in_use = s->next(s) % 2,
 	};
 
 	plan_any_figures(s, plan_figures, &p);

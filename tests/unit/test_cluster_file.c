@@ -9,7 +9,7 @@
 #include "scanner/base/file.h"
 
 #define NAME "c.qcow2"
-#define FIRST (POOL_DATA_BEGIN + POOL_GUARD_SIZE)
+#define FIRST POOL_DATA_BEGIN
 #define NOBODY 65534
 
 static const uint8_t uuid[POOL_ID_SIZE] = { 0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0x4c, 0xdc, 0x8e, 0xef, 1, 2, 3, 4, 5, 6 };
@@ -110,7 +110,6 @@ static void a_new_file_is_what_the_format_says(void **state)
 {
 	static const uint8_t magic[] = "ddspool\n\1\0\0\0\0\0\0\0\0\0\0\0";
 	uint8_t b[BLOCK_SIZE], expected[BLOCK_SIZE] = { 0 };
-	static uint8_t guard[POOL_GUARD_SIZE];
 	struct stat st;
 	int fd;
 
@@ -121,25 +120,22 @@ static void a_new_file_is_what_the_format_says(void **state)
 	st = stat_it();
 	assert_int_equal(st.st_size, FIRST);
 	assert_int_equal(st.st_mode, S_IFREG | 0444);
-	assert_true((uint64_t)st.st_blocks * 512 <= 2 * POOL_GUARD_SIZE);
+	assert_true((uint64_t)st.st_blocks * 512 <= 2 * BLOCK_SIZE);
 	fd = open(in_tree(NAME), O_RDONLY);
 	assert_int_equal(read(fd, b, sizeof(b)), sizeof(b));
 	memcpy(expected, magic, 20);
 	memcpy(expected + 20, uuid, 16);
 	memcpy(expected + 40, "\0\0\1\0\0\0\0\0" "\0\0\x10\0\0\0\0\0"
-	       "\0\0\0\0\x10\0\0\0" "\0\0\0\0\x10\0\0\0" "\0\0\1\0\0\0\0\0", 40);
-	le32_store(expected + 80, crc32c_baseline(0, expected, 80));
+	       "\0\0\0\0\x10\0\0\0", 24);
+	le32_store(expected + 64, crc32c_baseline(0, expected, 64));
 	assert_memory_equal(b, expected, sizeof(b));
-	assert_int_equal(pread(fd, guard, sizeof(guard), POOL_DATA_BEGIN), sizeof(guard));
-	for (size_t i = 0; i < sizeof(guard); i++)
-		assert_int_equal(guard[i], 0xff);
 	close(fd);
 	assert_int_equal(access(in_tree(NAME ".new"), F_OK), -1);
 }
 
 static void what_is_not_right_is_refused(void **state)
 {
-	uint8_t b[88], bad[88], id[POOL_ID_SIZE];
+	uint8_t b[72], bad[72], id[POOL_ID_SIZE];
 	int fd;
 
 	(void)state;
@@ -149,7 +145,7 @@ static void what_is_not_right_is_refused(void **state)
 	close(fd);
 	assert_int_equal(superblock_decode(b, true, id, NULL), 0);
 	assert_memory_equal(id, uuid, sizeof(id));
-	for (size_t i = 0; i < 84; i++) {
+	for (size_t i = 0; i < 68; i++) {
 		memcpy(bad, b, sizeof(b));
 		bad[i] ^= 1;
 		assert_int_equal(superblock_decode(bad, false, id, NULL), -1);
@@ -158,8 +154,8 @@ static void what_is_not_right_is_refused(void **state)
 			expect_refused(false, ERR_FORMAT, i < 8 ? "no superblock" : "checksum");
 		}
 		if (i >= 36) { /* also with a right checksum */
-			le32_store(bad + 80, crc32c(0, bad, 80));
-			assert_int_equal(superblock_decode(bad, false, id, NULL), i < 40 || i >= 80 ? 0 : -1);
+			le32_store(bad + 64, crc32c(0, bad, 64));
+			assert_int_equal(superblock_decode(bad, false, id, NULL), i < 40 || i >= 64 ? 0 : -1);
 		}
 	}
 	memcpy(bad, b, sizeof(b));
@@ -168,48 +164,26 @@ static void what_is_not_right_is_refused(void **state)
 	expect_refused(false, ERR_UNSUPPORTED, "newer dedupscan (version 2)");
 	memcpy(bad, b, sizeof(b));
 	bad[12] = 1;
-	le32_store(bad + 80, crc32c(0, bad, 80));
+	le32_store(bad + 64, crc32c(0, bad, 64));
 	overwrite(0, bad, sizeof(bad));
 	expect_refused(false, ERR_UNSUPPORTED, "newer dedupscan can read");
 	memcpy(bad, b, sizeof(b));
 	bad[16] = 1;
-	le32_store(bad + 80, crc32c(0, bad, 80));
+	le32_store(bad + 64, crc32c(0, bad, 64));
 	overwrite(0, bad, sizeof(bad));
 	expect_refused(true, ERR_UNSUPPORTED, "newer dedupscan can write");
 	cluster_file_close(open_it(false));
 	memcpy(bad, b, sizeof(b));
 	memset(bad + 20, 0, 16);
-	le32_store(bad + 80, crc32c(0, bad, 80));
+	le32_store(bad + 64, crc32c(0, bad, 64));
 	overwrite(0, bad, sizeof(bad));
 	expect_refused(false, ERR_FORMAT, "no id");
 }
 
-/* Until it is mended. */
-static void expect_unguarded(void)
-{
-	CLEANUP(cluster_file_close) struct cluster_file *f = open_it(true);
-	struct err err = ERR_INIT;
-	uint64_t at;
-
-	assert_int_equal(cluster_file_append(f, "x", 1, 4096, &at, &err), -1);
-	assert_int_equal(err.kind, ERR_FORMAT);
-	assert_non_null(strstr(err.text, "the guard"));
-	assert_int_equal(cluster_file_sync(f, NULL), -1);
-	assert_int_equal(cluster_file_mend_guard(f, NULL), 0);
-	assert_int_equal(cluster_file_append(f, "x", 1, 4096, &at, NULL), 0);
-	assert_int_equal(cluster_file_sync(f, NULL), 0);
-	cluster_file_close(STEAL(f));
-	f = open_it(true);
-	assert_int_equal(cluster_file_sync(f, NULL), 0);
-}
-
-static void damaged_guards_and_other_files_are_refused(void **state)
+static void other_files_are_refused(void **state)
 {
 	(void)state;
 	create();
-	overwrite(FIRST - 1, "\xfe", 1);
-	expect_unguarded();
-	cluster_file_close(open_it(false)); /* what is there can still be read */
 	assert_int_equal(truncate(in_tree(NAME), FIRST - 1), 0);
 	expect_refused(false, ERR_FORMAT, "too short");
 	assert_int_equal(unlink(in_tree(NAME)), 0);
@@ -440,14 +414,12 @@ static void punching_makes_holes_in_the_data_only(void **state)
 		assert_int_equal(block[5], at < 4096 || at >= 65536 + 4096 ? 'x' : 0);
 	}
 	for (int i = 0; i < 3; i++) {
-		const uint64_t offsets[] = { POOL_DATA_BEGIN, FIRST + 65536, 65536 };
+		const uint64_t offsets[] = { FIRST - 4096, FIRST + 65536, 65536 };
 		struct err err = ERR_INIT;
 
 		assert_int_equal(cluster_file_punch(f, offsets[i], 2 * 65536, &err), -1);
 		assert_int_equal(err.kind, ERR_FORMAT);
 	}
-	cluster_file_close(f);
-	f = open_it(true); /* the guard is whole */
 	cluster_file_close(f);
 }
 
@@ -497,13 +469,48 @@ static void appends_become_few_large_writes(void **state)
 	create();
 	f = open_it(true);
 	count();
-	for (int i = 0; i < 10 * 512; i++)
+	for (int i = 0; i < 10 * 128; i++)
 		append(f, cluster, sizeof(cluster), 4096);
 	assert_int_equal(cluster_file_sync(f, NULL), 0);
 	assert_int_equal(nr_writes, 10);
 	assert_int_equal(nr_syncs, 1);
 	assert_int_equal(cluster_file_sync(f, NULL), 0); /* nothing to do */
 	assert_int_equal(nr_syncs, 1);
+	cluster_file_close(f);
+}
+
+static void long_ones_are_written_at_once_behind_what_waits(void **state)
+{
+	CLEANUP(free) uint8_t *p = calloc(1, SEGMENT_SIZE);
+	uint8_t got[6];
+	struct cluster_file *f;
+	uint64_t at;
+
+	(void)state;
+	create();
+	f = open_it(true);
+	memset(p, 'p', SEGMENT_SIZE);
+	count();
+	assert_int_equal(append(f, p, SEGMENT_SIZE, 4096), FIRST);
+	assert_int_equal(nr_writes, 1);
+	append(f, "short", 5, 4096);
+	assert_int_equal(nr_writes, 1);
+	fail_write = 3;
+	assert_int_equal(cluster_file_append(f, p, SEGMENT_SIZE, 65536, &at, NULL), -1);
+	assert_int_equal(nr_writes, 3);
+	at = cluster_file_end(f); /* nothing was appended */
+	assert_in_range(at, FIRST + SEGMENT_SIZE + 5, FIRST + SEGMENT_SIZE + 65536);
+	assert_int_equal(append(f, p, SEGMENT_SIZE, 65536), FIRST + SEGMENT_SIZE + 65536);
+	assert_int_equal(nr_writes, 4);
+	append(f, "end", 4, 1);
+	assert_int_equal(cluster_file_read(f, got, 6, FIRST + 2 * SEGMENT_SIZE + 65536 - 2, NULL), 0);
+	assert_memory_equal(got, "ppend", 6);
+	cluster_file_close(f);
+	f = open_it(false);
+	assert_int_equal(cluster_file_read(f, got, 6, FIRST + SEGMENT_SIZE, NULL), 0);
+	assert_memory_equal(got, "short", 6);
+	assert_int_equal(cluster_file_read(f, got, 2, FIRST + 2 * SEGMENT_SIZE + 65536 - 2, NULL), 0);
+	assert_memory_equal(got, "pp", 2);
 	cluster_file_close(f);
 }
 
@@ -649,7 +656,7 @@ static void slots_are_given_out_once(void **state)
 	publish(f, 6, 'd');
 	expect_slots(f, "6d ");
 	cluster_file_close(f);
-	assert_true((uint64_t)stat_it().st_blocks * 512 < POOL_GUARD_SIZE + 5 * BLOCK_SIZE);
+	assert_true((uint64_t)stat_it().st_blocks * 512 < 5 * BLOCK_SIZE);
 }
 
 static void a_call_ends_the_walk(void **state)
@@ -733,7 +740,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cluster_test(a_new_file_is_what_the_format_says),
 		cluster_test(what_is_not_right_is_refused),
-		cluster_test(damaged_guards_and_other_files_are_refused),
+		cluster_test(other_files_are_refused),
 		cluster_test(its_mode_is_put_right),
 		cluster_test(users_that_are_not_root_write_to_their_own),
 		cluster_test(what_was_appended_is_read_wherever_it_is),
@@ -743,6 +750,7 @@ int main(void)
 		cluster_test(a_full_file_says_so),
 		cluster_test(punching_makes_holes_in_the_data_only),
 		cluster_test(appends_become_few_large_writes),
+		cluster_test(long_ones_are_written_at_once_behind_what_waits),
 		cluster_test(a_failed_write_is_tried_again),
 		cluster_test(a_failed_sync_is_final),
 		cluster_test(headers_are_written_behind_a_sync_and_synced),

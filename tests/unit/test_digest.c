@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "scanner/base/checked.h"
+#include "scanner/base/cleanup.h"
 #include "scanner/chunk/digest.h"
 
 static struct digest_tree tree;
@@ -30,6 +31,51 @@ static void is_sha256(void **state)
 	expect_text(d, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 	digest_bytes("", 0, d);
 	expect_text(d, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+}
+
+static void expect_two(const uint8_t *a, const uint8_t *b, size_t len)
+{
+	uint8_t wanted[DIGEST_SIZE], other[DIGEST_SIZE], got[DIGEST_SIZE], got_other[DIGEST_SIZE];
+
+	digest_bytes(a, len, wanted);
+	digest_bytes(b, len, other);
+	digest_two(a, b, len, got, got_other);
+	if (memcmp(got, wanted, DIGEST_SIZE) != 0 || memcmp(got_other, other, DIGEST_SIZE) != 0)
+		fail_msg("%zu bytes", len);
+}
+
+static void expect_two_of_all_lengths(void)
+{
+	CLEANUP(free) uint8_t *p = malloc(2 * SEGMENT_SIZE + 64);
+	uint32_t state = 1;
+
+	for (size_t i = 0; i < 2 * SEGMENT_SIZE + 64; i++)
+		p[i] = (uint8_t)((state = state * 1664525 + 1013904223) >> 24);
+	for (size_t len = 0; len < 400; len++) /* all ends, in all alignments */
+		expect_two(p + len % 61, p + 1000 + len % 59, len);
+	expect_two(p + 3, p + 3, 4096);
+	expect_two(p, p + SEGMENT_SIZE, SEGMENT_SIZE);
+	expect_two(p + SEGMENT_SIZE + 1, p + 1, SEGMENT_SIZE - 1);
+}
+
+static void two_at_once_are_each_what_it_is_alone(void **state)
+{
+	(void)state;
+	if (!digest_two_at_once) {
+		print_message("this processor has no instructions for SHA-256\n");
+		skip();
+	}
+	expect_two_of_all_lengths();
+}
+
+static void so_are_two_one_after_the_other(void **state)
+{
+	void (*at_once)(const void *, const void *, size_t, uint8_t *, uint8_t *) = digest_two_at_once;
+
+	(void)state;
+	digest_two_at_once = NULL;
+	expect_two_of_all_lengths();
+	digest_two_at_once = at_once;
 }
 
 static void takes_hex_of_either_case_and_nothing_else(void **state)
@@ -147,6 +193,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(is_sha256),
+		cmocka_unit_test(two_at_once_are_each_what_it_is_alone),
+		cmocka_unit_test(so_are_two_one_after_the_other),
 		cmocka_unit_test(takes_hex_of_either_case_and_nothing_else),
 		cmocka_unit_test(is_null_for_zeros_of_any_size),
 		cmocka_unit_test(is_as_defined_whatever_is_null),

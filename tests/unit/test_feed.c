@@ -296,6 +296,12 @@ static void wait_for_answer(struct liar *l)
 	assert_true(proc_recv(l->side.sock, l->side.m, sizeof(*l->side.m), &fd, NULL) > 0);
 }
 
+static void says_names_without_end(struct liar *l)
+{
+	memset(&l->shared->snapshot, 'x', sizeof(l->shared->snapshot));
+	say_size(l, SEGMENT_SIZE);
+}
+
 static void says_no_size(struct liar *l)
 {
 	(void)l;
@@ -360,6 +366,34 @@ static void what_cannot_be_is_not_believed(void **state)
 		expect_error(&err, ERR_FORMAT, "what cannot be");
 		assert_int_equal(seen.nr, lies[i] == goes_back);
 	}
+}
+
+static void names_of_snapshots_end_somewhere(void **state)
+{
+	struct image_snapshot s;
+
+	(void)state;
+	disk(SEGMENT_SIZE);
+	feed_process = liar;
+	lie = says_names_without_end;
+	feed.snapshot = 1;
+	feed.ret_snapshot = &s;
+	must_run();
+	assert_int_equal(strlen(s.id), sizeof(s.id) - 1);
+	assert_int_equal(strlen(s.name), sizeof(s.name) - 1);
+}
+
+static void a_disk_without_snapshots_shows_none(void **state)
+{
+	struct image_snapshot s;
+
+	(void)state;
+	disk(SEGMENT_SIZE);
+	feed.snapshot = 1;
+	feed.ret_snapshot = &s;
+	assert_int_equal(run(), -1);
+	assert_non_null(strstr(err.text, "no internal snapshot 1"));
+	assert_int_equal(seen.nr_sizes, 0);
 }
 
 static void fills_it_all(struct liar *l)
@@ -469,6 +503,8 @@ int main(void)
 		feed_test(a_stop_ends_it),
 		feed_test(an_image_of_another_format_is_told),
 		feed_test(what_cannot_be_is_not_believed),
+		feed_test(names_of_snapshots_end_somewhere),
+		feed_test(a_disk_without_snapshots_shows_none),
 		feed_test(what_lies_behind_the_end_is_zeros),
 		feed_test(bytes_are_out_of_its_reach),
 		feed_test(zeros_are_not_passed_on),

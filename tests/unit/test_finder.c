@@ -5,6 +5,8 @@
 
 #include "compactor/pool/finder.h"
 #include "compactor/pool/finder_filter.h"
+#include "scanner/base/bytes.h"
+#include "scanner/base/crc32c.h"
 #include "scanner/base/file.h"
 #include "scanner/index/judymap.h"
 
@@ -270,18 +272,52 @@ static void chosen_keys_cost_nothing_but_themselves(void **state)
 
 	(void)state;
 	for (uint64_t i = 0; i < 30000; i++) {
-		assert_int_equal(finder_add(f, FINDER_BLOCK, 12, 1, i << 24, i, true, NULL), 0);
+		assert_int_equal(finder_add(f, FINDER_BLOCK, 12, UINT64_C(1) << 40 | i << 4, 1, i, true, NULL), 0);
 		add(f, i, i, true);
 	}
 	assert_int_equal(finder_sync(f, 1, NULL), 0);
 	for (uint64_t i = 0; i < 30000; i++) {
-		int rc = finder_get(f, FINDER_BLOCK, 12, 1, i << 24, &number, NULL);
+		int rc = finder_get(f, FINDER_BLOCK, 12, UINT64_C(1) << 40 | i << 4, 1, &number, NULL);
 
 		assert_true(rc >= 0 && (rc == 0 || number == i));
 		found += (uint64_t)rc;
 		assert_int_equal(get(f, i), i);
 	}
 	assert_true(found > 0);
+	finder_close(f);
+}
+
+/* Who could give a block the key of a node would have the node not found any more. */
+static void no_block_stands_in_the_way_of_a_node(void **state)
+{
+	struct finder *f = open_whole(MUCH);
+	const uint64_t hi = 5, lo = 0x123456789abcdef0; /* the 104 bits of the block's key are alike, but for what tells the kind */
+	uint64_t number;
+
+	(void)state;
+	for (unsigned unit = 12; unit <= 16; unit += 2)
+		for (enum finder_kind kind = FINDER_NODE; kind < FINDER_NR_KINDS; kind++) {
+			assert_int_equal(finder_add(f, kind, unit, hi, lo, unit, true, NULL), 0);
+			for (uint64_t last = 0; last < 256; last++)
+				assert_int_equal(finder_add(f, FINDER_BLOCK, unit, hi << 40 | lo >> 32 << 8 | last, lo, 1, true, NULL), 0);
+			assert_int_equal(finder_get(f, kind, unit, hi, lo, &number, NULL), 1);
+			assert_int_equal(number, unit);
+		}
+	finder_close(f);
+}
+
+/* Most of an index is blocks. */
+static void a_block_takes_eleven_bytes_at_most(void **state)
+{
+	struct finder *f = open_whole(MUCH);
+	const uint64_t nr = 100000, first = ((uint64_t)64 << 30) / BLOCK_SIZE;
+
+	(void)state;
+	random_state = 1;
+	for (uint64_t i = 0; i < nr; i++)
+		assert_int_equal(finder_add(f, FINDER_BLOCK, 12, random_u64(), random_u64(), first + i, false, NULL), 0);
+	assert_int_equal(finder_sync(f, 1, NULL), 0);
+	assert_in_range(finder_bytes(f), 8 * nr, 11 * nr);
 	finder_close(f);
 }
 
@@ -340,6 +376,25 @@ static void whatever_byte_of_the_list_is_wrong_it_is_noticed(void **state)
 		finder_close(finder_open(scratch, uuid, MUCH, false, &whole, NULL));
 		assert_false(whole);
 	}
+	expect_not_whole();
+}
+
+/* Their keys are others. */
+static void tables_of_another_version_are_not_taken(void **state)
+{
+	uint8_t bytes[200];
+	ssize_t len;
+	int fd;
+
+	(void)state;
+	make_some();
+	fd = openat(scratch, "finder", O_RDWR | O_CLOEXEC);
+	len = pread(fd, bytes, sizeof(bytes), 0);
+	assert_in_range(len, 52, sizeof(bytes) - 1);
+	bytes[8]--;
+	le32_store(bytes + len - 4, crc32c(0, bytes, (size_t)len - 4));
+	assert_int_equal(pwrite(fd, bytes, (size_t)len, 0), len);
+	close(fd);
 	expect_not_whole();
 }
 
@@ -574,7 +629,10 @@ int main(void)
 		finder_test(a_sync_of_nothing_writes_nothing),
 		finder_test(clearing_forgets_all),
 		finder_test(chosen_keys_cost_nothing_but_themselves),
+		finder_test(no_block_stands_in_the_way_of_a_node),
+		finder_test(a_block_takes_eleven_bytes_at_most),
 		finder_test(whatever_byte_of_the_list_is_wrong_it_is_noticed),
+		finder_test(tables_of_another_version_are_not_taken),
 		finder_test(tables_of_another_pool_are_not_taken),
 		finder_test(a_table_that_is_missing_is_noticed),
 		finder_test(a_table_that_is_cut_or_another_is_noticed),

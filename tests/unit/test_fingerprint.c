@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/unit/index_help.h"
 
+#ifdef __x86_64__
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
 #include <xxhash.h> /* the distribution's library, not the copies built in */
 
 #include "scanner/chunk/fingerprint.h"
@@ -139,6 +143,45 @@ static void the_best_is_one_that_runs_and_the_baseline_always_does(void **state)
 	assert_true(fingerprint_isa_runs(*isa));
 }
 
+#ifdef __x86_64__
+/* What of the registers holds something other than zeros: bit 2, the upper halves of 256 bits; bit 6, those of 512. */
+__attribute__((target("xsave"))) static uint64_t in_use(void)
+{
+	return _xgetbv(1) & (1 << 2 | 1 << 6);
+}
+
+static bool can_tell(void)
+{
+	unsigned a, b, c, d;
+
+	return __builtin_cpu_supports("avx") && __get_cpuid_count(13, 1, &a, &b, &c, &d) && (a & 1 << 2);
+}
+
+static void check_upper_halves(const struct fingerprint_isa *isa)
+{
+	struct fingerprint f[BLOCKS];
+
+	fill(room, sizeof(room));
+	isa->blocks(room, BLOCKS, f);
+	if (in_use())
+		fail_msg("%s: blocks leave 0x%x", isa->name, (unsigned)in_use());
+	isa->bytes(room, sizeof(room));
+	if (in_use())
+		fail_msg("%s: bytes leave 0x%x", isa->name, (unsigned)in_use());
+}
+
+/* What comes after them may be code that is slow then, in other libraries. */
+static void leave_the_upper_halves_of_registers_clean(void **state)
+{
+	(void)state;
+	if (!can_tell()) {
+		print_message("this processor does not tell\n");
+		skip();
+	}
+	each_isa(check_upper_halves);
+}
+#endif
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -148,6 +191,9 @@ int main(void)
 		cmocka_unit_test(a_single_bit_anywhere_is_not_zero),
 		cmocka_unit_test(nothing_is_read_beside_the_blocks),
 		cmocka_unit_test(the_best_is_one_that_runs_and_the_baseline_always_does),
+#ifdef __x86_64__
+		cmocka_unit_test(leave_the_upper_halves_of_registers_clean),
+#endif
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -138,10 +138,12 @@ static void long_runs_are_gathered_and_cut(void **state)
 /* D4: between the look and the punch somebody writes: the second look sees it. */
 static int write_fd;
 
-static int write_on_third(void *ctx, struct err *err)
+static int write_on_third(void *ctx, uint64_t done, uint64_t total, struct err *err)
 {
 	int *nr = ctx;
 
+	(void)done;
+	(void)total;
 	(void)err;
 	if (++*nr == 3) /* two pieces were looked at */
 		put(write_fd, 'w', MIB + 5000, 1);
@@ -168,10 +170,12 @@ static void what_is_written_meanwhile_stays(void **state)
 	close(h.fd);
 }
 
-static int count_down(void *ctx, struct err *err)
+static int count_down(void *ctx, uint64_t done, uint64_t total, struct err *err)
 {
 	int *left = ctx;
 
+	(void)done;
+	(void)total;
 	return (*left)-- ? 0 : err_set(err, ERR_CANCELED, "stopped");
 }
 

@@ -563,7 +563,7 @@ static void what_goes_on_behind_a_change_needs_no_finder(void **state)
 
 static void places_that_cannot_be_are_passed_over(void **state)
 {
-	static const uint64_t places[] = { 0, 1, POOL_DATA_BEGIN / BLOCK_SIZE, UINT64_MAX >> 2, UINT64_MAX / BLOCK_SIZE,
+	static const uint64_t places[] = { 0, 1, POOL_DATA_BEGIN / BLOCK_SIZE - 1, UINT64_MAX >> 2, UINT64_MAX / BLOCK_SIZE,
 					   (uint64_t)1 << 40, POOL_FILE_MAX / BLOCK_SIZE };
 	struct fingerprint f;
 

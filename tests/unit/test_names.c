@@ -10,9 +10,11 @@
 /* Names of a pool: their text, and the directory they lie in. */
 
 static struct pool pool;
+static struct file_ops ops;
 
 static void open_names(void)
 {
+	names_forget(&pool);
 	pool = (struct pool){ .path = tree, .writing = true };
 	if (mkdir(in_tree("names"), 0700) < 0)
 		assert_int_equal(errno, EEXIST);
@@ -23,6 +25,7 @@ static void open_names(void)
 /* As another process would. */
 static void open_again(void)
 {
+	names_forget(&pool);
 	close(pool.dirs[POOL_NAMES]);
 	open_names();
 }
@@ -198,12 +201,42 @@ static void other_ways_to_write_it_are_refused(void **state)
 	}
 }
 
+/* Version 2 is what has that line, and nothing else. */
+static void when_it_was_written_is_told(void **state)
+{
+	static const char head[] = "kind version\nnumber 1\nmade 1\nlabel v\ndisk /a\nsize 1\nroot -\nview -\nsealed " ID
+				   "\nbelow -\ninode 0\n";
+	struct err err = ERR_INIT;
+	struct name n = version("v", "/a");
+	char text[1024], *encoded;
+
+	(void)state;
+	snprintf(text, sizeof(text), "dedupscan-name 2\n%swritten 1795000000123456789\n", head);
+	assert_int_equal(decode_with_crc(text, &err), 0);
+	text[15] = '1';
+	assert_int_equal(decode_with_crc(text, &err), -1);
+	snprintf(text, sizeof(text), "dedupscan-name 2\n%s", head);
+	assert_int_equal(decode_with_crc(text, &err), -1);
+	text[15] = '1';
+	assert_int_equal(decode_with_crc(text, &err), 0);
+	snprintf(text, sizeof(text), "dedupscan-name 2\n%swritten 0\n", head);
+	assert_int_equal(decode_with_crc(text, &err), -1);
+	n.number = 1;
+	n.disks.items[0].sealed[0] = 1;
+	n.disks.items[0].written = 77;
+	encoded = encode(&n);
+	assert_memory_equal(encoded, "dedupscan-name 2\n", 17);
+	assert_non_null(strstr(encoded, "\ninode 0\nwritten 77\ncrc "));
+	free(encoded);
+	name_release(&n);
+}
+
 static void a_newer_one_is_told(void **state)
 {
 	struct err err = ERR_INIT;
 
 	(void)state;
-	assert_int_equal(decode_with_crc("dedupscan-name 2\nanything\n", &err), -1);
+	assert_int_equal(decode_with_crc("dedupscan-name 3\nanything\n", &err), -1);
 	assert_int_equal(err.kind, ERR_UNSUPPORTED);
 }
 
@@ -326,29 +359,266 @@ static void a_replaced_name_keeps_its_number(void **state)
 	name_release(&n);
 }
 
-static void many_are_published_at_once_or_not(void **state)
+/* ---- promises ---- */
+
+static int add_promise(void *ctx, uint64_t number, const struct name *n, struct err *err)
 {
-	struct name n = member("/a");
+	char *text = ctx;
+
+	(void)err;
+	sprintf(text + strlen(text), "%d%s ", (int)number, n ? "" : "?");
+	return 0;
+}
+
+static const char *promises(void)
+{
+	static char text[256];
+
+	*text = '\0';
+	assert_int_equal(names_each_promise(&pool, add_promise, text, NULL), 0);
+	return text;
+}
+
+static void a_promise_is_no_name_until_it_is_kept(void **state)
+{
+	struct name n = member("/a"), got;
+	int fd;
 
 	(void)state;
 	open_names();
-	for (unsigned i = 0; i < 5; i++)
-		assert_int_equal(names_publish(&pool, &n, false, NULL), 0);
-	assert_int_equal(n.number, 5);
+	assert_int_equal(names_promise(&pool, &n, &fd, NULL), 0);
+	assert_int_equal(n.number, 1);
 	assert_string_equal(all(), "");
-	assert_int_equal(names_sync(&pool, true, NULL), 0);
-	assert_string_equal(all(), "1m 2m 3m 4m 5m ");
-	assert_int_equal(names_publish(&pool, &n, false, NULL), 0);
-	assert_int_equal(names_drop(&pool, NULL), 0);
-	assert_int_equal(names_sync(&pool, true, NULL), 0);
-	assert_string_equal(all(), "1m 2m 3m 4m 5m ");
-	assert_int_equal(names_publish(&pool, &n, false, NULL), 0);
-	open_again(); /* it died */
-	assert_int_equal(publish(member("/b")), 6);
-	assert_string_equal(all(), "1m 2m 3m 4m 5m 6m ");
-	assert_int_equal(access(in_tree("names/7.new"), F_OK), -1);
+	assert_string_equal(promises(), "1 ");
+	assert_int_equal(names_find_member(&pool, "/a", &got, NULL), 0);
+	assert_int_equal(names_reread(&pool, fd, 1, NULL), 0);
+	assert_int_equal(names_reread(&pool, -1, 1, NULL), 0);
+	assert_int_equal(names_keep(&pool, &n, NULL), 0);
+	assert_string_equal(all(), "1m ");
+	assert_string_equal(promises(), "");
+	assert_int_equal(names_find_member(&pool, "/a", &got, NULL), 1);
+	name_release(&got);
 	name_release(&n);
 }
+
+static void a_promise_outlives_the_process_and_keeps_its_number(void **state)
+{
+	struct name n = member("/a");
+	int fd;
+
+	(void)state;
+	open_names();
+	assert_int_equal(names_promise(&pool, &n, &fd, NULL), 0);
+	close(fd);
+	open_again();
+	assert_int_equal(names_drop(&pool, NULL), 0);
+	assert_string_equal(promises(), "1 ");
+	assert_int_equal(publish(member("/b")), 2);
+	assert_int_equal(names_break(&pool, 1, NULL), 0);
+	assert_string_equal(promises(), "");
+	assert_int_equal(names_break(&pool, 1, NULL), 0);
+	assert_string_equal(all(), "2m ");
+	name_release(&n);
+}
+
+static void a_promise_that_is_not_whole_is_told(void **state)
+{
+	struct name n = member("/a");
+	int fd;
+
+	(void)state;
+	open_names();
+	assert_int_equal(names_promise(&pool, &n, &fd, NULL), 0);
+	assert_int_equal(ftruncate(fd, 40), 0);
+	assert_string_equal(promises(), "1? ");
+	assert_int_equal(names_reread(&pool, fd, 1, NULL), -1);
+	assert_int_equal(truncate(in_tree("names/1.made"), 0), 0);
+	assert_string_equal(promises(), "1? ");
+	name_release(&n);
+}
+
+static void what_is_rewritten_is_gone_with_the_process(void **state)
+{
+	struct name n = version("old", "/a");
+	int fd;
+
+	(void)state;
+	open_names();
+	assert_int_equal(names_publish(&pool, &n, true, NULL), 0);
+	strcpy(n.label, "new");
+	assert_int_equal(names_rewrite(&pool, &n, &fd, NULL), 0);
+	assert_int_equal(names_reread(&pool, fd, 1, NULL), 0);
+	assert_string_equal(all(), "1vold ");
+	open_again();
+	assert_int_equal(names_drop(&pool, NULL), 0);
+	assert_int_equal(access(in_tree("names/1.new"), F_OK), -1);
+	assert_int_equal(names_rewrite(&pool, &n, &fd, NULL), 0);
+	close(fd);
+	assert_int_equal(names_put_rewritten(&pool, &n, NULL), 0);
+	assert_string_equal(all(), "1vnew ");
+	name_release(&n);
+}
+
+/* ---- rows ---- */
+
+static unsigned nr_opened;
+
+static int count_opens(int dirfd, const char *name, int flags, mode_t mode)
+{
+	nr_opened += dirfd == pool.dirs[POOL_NAMES] && *name >= '0' && *name <= '9';
+	return file_ops_os.openat(dirfd, name, flags, mode);
+}
+
+static void open_with_index(void)
+{
+	open_names();
+	if (mkdir(in_tree("index"), 0700) < 0)
+		assert_int_equal(errno, EEXIST);
+	pool.dirs[POOL_INDEX] = open(in_tree("index"), O_RDONLY | O_DIRECTORY);
+	assert_true(pool.dirs[POOL_INDEX] >= 0);
+	ops = file_ops_os;
+	ops.openat = count_opens;
+	file_ops = &ops;
+	nr_opened = 0;
+}
+
+static void close_with_index(void)
+{
+	names_forget(&pool);
+	close(pool.dirs[POOL_NAMES]);
+	close(pool.dirs[POOL_INDEX]);
+	file_ops = &file_ops_os;
+}
+
+/* How many names are read to find one of NR, by the next process. */
+#define NR 50
+static unsigned names_read_to_find(const char *path, int found)
+{
+	struct name n;
+	unsigned nr;
+
+	open_with_index();
+	assert_int_equal(names_find_member(&pool, path, &n, NULL), found);
+	if (found)
+		name_release(&n);
+	nr = nr_opened;
+	close_with_index();
+	return nr;
+}
+
+static void make_many(void)
+{
+	struct name n = member("/other");
+	struct name got;
+	char path[16];
+
+	open_with_index();
+	assert_int_equal(names_find_member(&pool, "/other", &got, NULL), 0);
+	for (unsigned i = 1; i <= NR; i++) {
+		snprintf(path, sizeof(path), "/%u", i);
+		strcpy(n.disks.items[0].path, path);
+		assert_int_equal(names_publish(&pool, &n, true, NULL), 0);
+	}
+	name_release(&n);
+	close_with_index();
+}
+
+static void one_of_many_is_found_without_reading_all(void **state)
+{
+	struct name n = member("/new");
+
+	(void)state;
+	make_many();
+	assert_int_equal(names_read_to_find("/7", 1), 1);
+	assert_int_equal(names_read_to_find("/none", 0), 0);
+	open_with_index();
+	strcpy(n.disks.items[0].path, "/renamed");
+	assert_int_equal(names_replace(&pool, 9, &n, NULL), 0);
+	assert_int_equal(names_remove(&pool, 8, NULL), 0);
+	close_with_index();
+	assert_true(names_read_to_find("/renamed", 1) >= NR - 1); /* it did not look for any before it wrote */
+	open_with_index();
+	assert_int_equal(names_find_member(&pool, "/9", NULL, NULL), 0);
+	assert_int_equal(names_remove(&pool, 7, NULL), 0);
+	close_with_index();
+	assert_int_equal(names_read_to_find("/renamed", 1), 1);
+	assert_int_equal(names_read_to_find("/7", 0), 0);
+	assert_int_equal(names_read_to_find("/8", 0), 0);
+	assert_int_equal(names_read_to_find("/50", 1), 1);
+	name_release(&n);
+}
+
+static void rows_of_who_died_are_not_believed(void **state)
+{
+	struct name n = member("/late"), got;
+
+	(void)state;
+	make_many();
+	open_with_index();
+	assert_int_equal(names_find_member(&pool, "/1", &got, NULL), 1);
+	name_release(&got);
+	assert_int_equal(names_publish(&pool, &n, true, NULL), 0);
+	pool.writing = false; /* it dies: nothing is saved */
+	close_with_index();
+	assert_int_equal(names_read_to_find("/late", 1), NR + 2);
+	name_release(&n);
+}
+
+static void rows_of_another_directory_or_boot_are_not_believed(void **state)
+{
+	struct stat st;
+	int fd;
+
+	(void)state;
+	make_many();
+	assert_int_equal(names_read_to_find("/1", 1), 1);
+	assert_int_equal(rename(in_tree("names/1"), in_tree("moved")), 0);
+	assert_int_equal(names_read_to_find("/1", 0), NR - 1);
+	assert_int_equal(rename(in_tree("moved"), in_tree("names/1")), 0);
+	assert_int_equal(names_read_to_find("/1", 1), NR + 1);
+	open_with_index();
+	assert_int_equal(names_find_member(&pool, "/none", NULL, NULL), 0);
+	assert_int_equal(names_drop(&pool, NULL), 0);
+	close_with_index();
+	assert_int_equal(names_read_to_find("/1", 1), 1);
+	fd = open(in_tree("index/names"), O_RDWR);
+	assert_int_equal(fstat(fd, &st), 0);
+	for (off_t at = 0; at < st.st_size; at += 13) {
+		char c, d;
+
+		assert_int_equal(pread(fd, &c, 1, at), 1);
+		d = c ^ 4;
+		assert_int_equal(pwrite(fd, &d, 1, at), 1);
+		assert_int_equal(names_read_to_find("/1", 1), NR + 1);
+		assert_int_equal(pwrite(fd, &c, 1, at), 1);
+	}
+	close(fd);
+}
+
+static void promises_are_not_forgotten_over_rows(void **state)
+{
+	struct name n = member("/a"), got;
+	int fd;
+
+	(void)state;
+	make_many();
+	open_with_index();
+	assert_int_equal(names_find_member(&pool, "/1", &got, NULL), 1);
+	name_release(&got);
+	assert_true(names_are_tidy(&pool));
+	assert_int_equal(names_promise(&pool, &n, &fd, NULL), 0);
+	close(fd);
+	close_with_index();
+	open_with_index();
+	assert_int_equal(names_find_member(&pool, "/1", &got, NULL), 1);
+	name_release(&got);
+	assert_false(names_are_tidy(&pool));
+	assert_string_equal(promises(), "51 ");
+	close_with_index();
+	name_release(&n);
+}
+
+/* ---- the rest ---- */
 
 static void nothing_is_passed_over(void **state)
 {
@@ -359,11 +629,11 @@ static void nothing_is_passed_over(void **state)
 	assert_int_equal(rename(in_tree("names/1"), in_tree("names/1.bak")), 0);
 	assert_non_null(strstr(all(), "'1.bak' does not belong into the names of a pool"));
 	assert_int_equal(rename(in_tree("names/1.bak"), in_tree("names/3")), 0);
-	assert_non_null(strstr(all(), "name '3' says that it is another"));
+	assert_non_null(strstr(all(), "'names/3' says that it is another"));
 	assert_int_equal(rename(in_tree("names/3"), in_tree("names/1")), 0);
 	assert_string_equal(all(), "1m 2m ");
 	assert_int_equal(truncate(in_tree("names/1"), 50), 0);
-	assert_non_null(strstr(all(), "name '1': no name of dedupscan: "));
+	assert_non_null(strstr(all(), "'names/1': no name of dedupscan: "));
 	assert_int_equal(unlink(in_tree("names/1")), 0);
 	assert_int_equal(symlink("2", in_tree("names/1")), 0);
 	assert_non_null(strstr(all(), "pool '"));
@@ -371,7 +641,6 @@ static void nothing_is_passed_over(void **state)
 
 /* What is done must be on the disk before names_publish() returns, and a name whole before it appears. */
 static char order[256];
-static struct file_ops ops;
 
 static int watch_fdatasync(int fd)
 {
@@ -385,12 +654,6 @@ static int watch_fsync(int fd)
 	return file_ops_os.fsync(fd);
 }
 
-static int watch_syncfs(int fd)
-{
-	strcat(order, "all ");
-	return file_ops_os.syncfs(fd);
-}
-
 static int watch_rename(int a, const char *from, int b, const char *to, unsigned flags)
 {
 	strcat(order, "rename ");
@@ -400,13 +663,13 @@ static int watch_rename(int a, const char *from, int b, const char *to, unsigned
 static void syncs_come_in_order(void **state)
 {
 	struct name n = member("/a");
+	int fd;
 
 	(void)state;
 	open_names();
 	ops = file_ops_os;
 	ops.fdatasync = watch_fdatasync;
 	ops.fsync = watch_fsync;
-	ops.syncfs = watch_syncfs;
 	ops.renameat2 = watch_rename;
 	file_ops = &ops;
 	*order = '\0';
@@ -414,18 +677,15 @@ static void syncs_come_in_order(void **state)
 	assert_string_equal(order, "sync rename dir ");
 	*order = '\0';
 	assert_int_equal(names_publish(&pool, &n, false, NULL), 0);
-	assert_int_equal(names_publish(&pool, &n, false, NULL), 0);
-	assert_string_equal(order, "");
-	assert_int_equal(names_sync(&pool, true, NULL), 0);
-	assert_string_equal(order, "all rename rename dir ");
-	assert_int_equal(names_publish(&pool, &n, false, NULL), 0);
-	assert_int_equal(names_publish(&pool, &n, false, NULL), 0);
+	assert_string_equal(order, "sync rename ");
 	*order = '\0';
-	assert_int_equal(names_sync(&pool, false, NULL), 0);
-	assert_string_equal(order, "sync sync rename rename dir ");
+	assert_int_equal(names_promise(&pool, &n, &fd, NULL), 0);
+	assert_int_equal(names_reread(&pool, fd, n.number, NULL), 0);
+	assert_int_equal(names_keep(&pool, &n, NULL), 0);
+	assert_string_equal(order, "rename ");
 	*order = '\0';
 	assert_int_equal(names_remove(&pool, 1, NULL), 0);
-	assert_int_equal(names_remove(&pool, 5, NULL), 0);
+	assert_int_equal(names_remove(&pool, 3, NULL), 0);
 	assert_string_equal(order, "dir rename dir ");
 	file_ops = &file_ops_os;
 	name_release(&n);
@@ -437,6 +697,7 @@ int main(void)
 		cmocka_unit_test(what_is_written_comes_back),
 		cmocka_unit_test(the_text_is_as_documented),
 		cmocka_unit_test(other_ways_to_write_it_are_refused),
+		cmocka_unit_test(when_it_was_written_is_told),
 		cmocka_unit_test(a_newer_one_is_told),
 		cmocka_unit_test(every_flipped_bit_and_every_cut_is_seen),
 		cmocka_unit_test(long_files_are_refused),
@@ -444,7 +705,14 @@ int main(void)
 		tree_test(a_version_that_is_being_sealed_is_not_found),
 		tree_test(no_number_is_given_twice),
 		tree_test(a_replaced_name_keeps_its_number),
-		tree_test(many_are_published_at_once_or_not),
+		tree_test(a_promise_is_no_name_until_it_is_kept),
+		tree_test(a_promise_outlives_the_process_and_keeps_its_number),
+		tree_test(a_promise_that_is_not_whole_is_told),
+		tree_test(what_is_rewritten_is_gone_with_the_process),
+		tree_test(one_of_many_is_found_without_reading_all),
+		tree_test(rows_of_who_died_are_not_believed),
+		tree_test(rows_of_another_directory_or_boot_are_not_believed),
+		tree_test(promises_are_not_forgotten_over_rows),
 		tree_test(nothing_is_passed_over),
 		tree_test(syncs_come_in_order),
 	};

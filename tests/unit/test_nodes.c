@@ -120,7 +120,7 @@ static void a_map_is_decoded_as_it_was_encoded(void **state)
 
 static void the_longest_map_fits(void **state)
 {
-	const uint64_t begin = (POOL_DATA_BEGIN + POOL_GUARD_SIZE) / BLOCK_SIZE, end = POOL_FILE_MAX / BLOCK_SIZE;
+	const uint64_t begin = POOL_DATA_BEGIN / BLOCK_SIZE, end = POOL_FILE_MAX / BLOCK_SIZE;
 	static struct leaf leaf = { .unit_bits = 12, .nr_runs = SEGMENT_BLOCKS }, got;
 	uint8_t buf[POOL_NODE_PAYLOAD_MAX];
 
@@ -144,7 +144,7 @@ static int decode_runs(unsigned bits, unsigned nr, const struct run *runs)
 
 static void maps_that_cannot_be_are_refused(void **state)
 {
-	const uint64_t b = (POOL_DATA_BEGIN + POOL_GUARD_SIZE) >> 14, e = POOL_FILE_MAX >> 14;
+	const uint64_t b = POOL_DATA_BEGIN >> 14, e = POOL_FILE_MAX >> 14;
 
 	(void)state;
 	assert_int_equal(decode_runs(14, 1, (struct run[]){ { 0, 128, b } }), 0);

@@ -290,6 +290,39 @@ static void an_incomplete_scan_is_told(void **state)
 	expect_has(table(p, usual), "INCOMPLETE: a scan was stopped");
 }
 
+static void what_a_step_makes_of_an_image_is_told_unless_it_was_not_done(void **state)
+{
+	struct sample s;
+	struct plan *p = sample(&s);
+
+	(void)state;
+	expect_has_not(table(p, usual), "NOTE");
+	s.steps[1].note = (char *)"it becomes something else";
+	expect_has(table(p, usual), "STEP  NOTE");
+	expect_has(table(p, usual), "  /srv/vm/web-03.raw: it becomes something else\n");
+	p = applied_sample(&s);
+	s.steps[1].note = (char *)"it becomes something else"; /* and was skipped */
+	expect_has_not(table(p, usual), "NOTE");
+	s.steps[1].state = PLAN_DONE;
+	expect_has(table(p, usual), "it becomes something else\n");
+}
+
+static void what_was_folded_into_the_pool_is_told(void **state)
+{
+	struct sample s;
+	struct plan *p = applied_sample(&s);
+
+	(void)state;
+	expect_has_not(table(p, usual), "pool");
+	p->nr_folded = 1;
+	expect_has(table(p, usual), "1 sealed overlay entered the pool, which stored 0 B of it.\n");
+	p->nr_folded = 2;
+	p->folded = 3 * MIB;
+	expect_has(table(p, usual), "2 sealed overlays entered the pool, which stored 3.0 MiB of them.\n");
+	p->pool_in_use = true;
+	expect_has(table(p, usual), "The pool was in use");
+}
+
 static void an_unknown_rate_tells_no_time(void **state)
 {
 	struct sample s;
@@ -522,6 +555,17 @@ static void what_is_wrong_is_named_with_its_line(void **state)
 	expect_refused("\"path\": \"/srv/vm/db.vhd\"", "\"path\": null", ERR_FORMAT, "'images[1].path' must be a string");
 	expect_refused("\"path\": \"/srv/vm/db.vhd\"", "\"path\": \"\"", ERR_FORMAT, "'images[1].path' is empty");
 	expect_refused("\"/srv/vm/db.vhd\"", "\"/srv/vm/z\"", ERR_FORMAT, "'images[2].path' is not in order");
+}
+
+static void what_older_programs_did_not_know_may_be_missing(void **state)
+{
+	(void)state;
+	assert_int_equal(read_changed("\"nr_folded\"", "\"x\"").kind, ERR_NONE);
+	assert_int_equal(read_changed("\"pool_in_use\"", "\"x\"").kind, ERR_NONE);
+	assert_int_equal(read_changed("\"note\"", "\"x\"").kind, ERR_NONE);
+	expect_refused("\"nr_folded\": 0", "\"nr_folded\": null", ERR_FORMAT, "'nr_folded' must be an integer");
+	expect_refused("\"pool_in_use\": false", "\"pool_in_use\": 0", ERR_FORMAT, "'pool_in_use' must be true or false");
+	expect_refused("\"note\": null", "\"note\": 1", ERR_FORMAT, "'steps[0].note' must be a string");
 }
 
 static void indices_lead_nowhere_else(void **state)
@@ -788,6 +832,8 @@ int main(void)
 		cmocka_unit_test(without_utf8_it_is_ascii),
 		cmocka_unit_test(nothing_to_do_is_said),
 		cmocka_unit_test(an_incomplete_scan_is_told),
+		cmocka_unit_test(what_a_step_makes_of_an_image_is_told_unless_it_was_not_done),
+		cmocka_unit_test(what_was_folded_into_the_pool_is_told),
 		cmocka_unit_test(an_unknown_rate_tells_no_time),
 		cmocka_unit_test(space_is_what_is_needed_beyond_what_was_saved_by_then),
 		cmocka_unit_test(originals_keep_the_space_of_later_steps),
@@ -798,6 +844,7 @@ int main(void)
 		cmocka_unit_test(every_member_comes_back),
 		cmocka_unit_test(paths_come_back_byte_by_byte),
 		cmocka_unit_test(what_is_wrong_is_named_with_its_line),
+		cmocka_unit_test(what_older_programs_did_not_know_may_be_missing),
 		cmocka_unit_test(indices_lead_nowhere_else),
 		cmocka_unit_test(identities_are_digits),
 		cmocka_unit_test(times_are_times),

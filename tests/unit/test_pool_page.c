@@ -168,7 +168,7 @@ static void the_header_of_the_page_says_what_the_page_says(void **state)
 	assert_int_equal(v.disk_size, 0x400000);
 	assert_int_equal(v.generation, 1);
 	assert_int_equal(v.cluster_bits, 12);
-	assert_int_equal(v.slice_size, 0x1000016000);
+	assert_int_equal(v.slice_size, 0x1000006000);
 }
 
 /* ---- nodes ---- */
@@ -228,10 +228,10 @@ static void the_nodes_of_the_page_say_what_the_page_says(void **state)
 	at += record_at(&b, at);
 	assert_int_equal(node_record_inner(b.data + at, &inner, NULL), 0);
 	assert_int_equal(leaves[0].nr_runs, 2);
-	assert_run(&leaves[0].runs[0], 0, 2, 0x1000010);
-	assert_run(&leaves[0].runs[1], 256, 16, 0x1000012);
+	assert_run(&leaves[0].runs[0], 0, 2, 0x1000000);
+	assert_run(&leaves[0].runs[1], 256, 16, 0x1000002);
 	assert_int_equal(leaves[1].nr_runs, 1);
-	assert_run(&leaves[1].runs[0], 2, 16, 0x1000012);
+	assert_run(&leaves[1].runs[0], 2, 16, 0x1000002);
 	assert_memory_equal(inner.digest, root, sizeof(root));
 	assert_memory_equal(inner.children[0], leaves[0].digest, DIGEST_SIZE);
 	assert_memory_equal(inner.children[1], leaves[1].digest, DIGEST_SIZE);

@@ -570,6 +570,51 @@ static void vm_state_lies_behind_the_disk(void **state)
 	image_close(img);
 }
 
+/* All of it, whatever the disk has of it now. */
+static void a_snapshot_can_be_shown_as_the_disk(void **state)
+{
+	struct disk d = plain_disk();
+	struct image_snapshot s;
+	struct err err = ERR_INIT;
+	struct image *img;
+
+	(void)state;
+	set_l2(&d, 3, 0, 8 * d.cluster);
+	set_l2(&d, 3, 1, 9 * d.cluster);
+	set_l2(&d, 6, 0, 8 * d.cluster);
+	set_l2(&d, 6, 1, 10 * d.cluster);
+	add_snapshot(&d, 6, 0);
+	be64_store(d.p + 4 * d.cluster + 48, MIB + 8192 + 100); /* a larger disk */
+	img = opened(&d, NULL);
+	assert_int_equal(image_show_snapshot(img, 2, &s, &err), -1);
+	expect_error(&err, ERR_USAGE, "no internal snapshot 2");
+	assert_int_equal(image_show_snapshot(img, 0, &s, NULL), -1);
+	assert_int_equal(image_show_snapshot(img, 1, &s, NULL), 0);
+	assert_int_equal(s.disk_size, MIB + 8192 + 100);
+	assert_int_equal(img->size, MIB + 8192);
+	assert_int_equal(img->span, img->size);
+	expect_guest_bytes(img, 0, 4096, 8);
+	expect_guest_bytes(img, 4096, 4096, 10);
+	expect_guest_bytes(img, 8192, MIB, 0);
+	image_close(img);
+}
+
+static void a_snapshot_of_an_impossible_size_is_not_shown(void **state)
+{
+	struct disk d = plain_disk();
+	struct image_snapshot s;
+	struct err err = ERR_INIT;
+	struct image *img;
+
+	(void)state;
+	add_snapshot(&d, 6, 0);
+	be64_store(d.p + 4 * d.cluster + 48, UINT64_MAX);
+	img = opened(&d, NULL);
+	assert_int_equal(image_show_snapshot(img, 1, &s, &err), -1);
+	expect_error(&err, ERR_UNSUPPORTED, "spans 4 PiB or more");
+	image_close(img);
+}
+
 static void refuses_broken_snapshots(void **state)
 {
 	struct disk d = plain_disk();
@@ -994,6 +1039,8 @@ int main(void)
 		cmocka_unit_test(data_under_a_later_zero_flag_belongs_to_the_snapshot),
 		cmocka_unit_test(a_snapshot_with_the_same_l2_table_is_a_hole),
 		cmocka_unit_test(vm_state_lies_behind_the_disk),
+		cmocka_unit_test(a_snapshot_can_be_shown_as_the_disk),
+		cmocka_unit_test(a_snapshot_of_an_impossible_size_is_not_shown),
 		cmocka_unit_test(refuses_broken_snapshots),
 		cmocka_unit_test(layers_together_stay_below_four_pib),
 		cmocka_unit_test(reads_an_external_data_file),

@@ -256,10 +256,12 @@ static void other_failures_end_it(void **state)
 	close(copy);
 }
 
-static int count_down(void *ctx, struct err *err)
+static int count_down(void *ctx, uint64_t done, uint64_t total, struct err *err)
 {
 	int *left = ctx;
 
+	(void)done;
+	(void)total;
 	return (*left)-- ? 0 : err_set(err, ERR_CANCELED, "stopped");
 }
 

@@ -112,7 +112,7 @@ static void make_vhd(void)
 static int relayout(int old, int copy, const char *format, struct err *err)
 {
 	struct image *img = must_open(fcntl(old, F_DUPFD_CLOEXEC, 0), format, NULL);
-	int rc = relayout_write(img, copy, err);
+	int rc = relayout_write(img, copy, NULL, NULL, err);
 
 	image_close(img);
 	return rc;
@@ -352,9 +352,11 @@ static void it_is_done_in_a_jail(void **state)
 	expect_error(&err, ERR_USAGE, "'vhdd' is no format");
 }
 
-static int always_stop(void *ctx, struct err *err)
+static int always_stop(void *ctx, uint64_t done, uint64_t total, struct err *err)
 {
 	(void)ctx;
+	(void)done;
+	(void)total;
 	return err_set(err, ERR_CANCELED, "stopped");
 }
 
@@ -389,11 +391,40 @@ static void it_stops_when_it_is_told_to(void **state)
 	close(copy);
 }
 
-static int kill_child(void *ctx, struct err *err)
+/* Stops it when it has come further three times. */
+static int stop_on_third(void *ctx, uint64_t done, uint64_t total, struct err *err)
+{
+	uint64_t *seen = ctx;
+
+	if (done <= seen[0])
+		return 0;
+	assert_int_equal(total, (uint64_t)1 << 36);
+	assert_true(done <= total);
+	seen[0] = done;
+	return ++seen[1] == 3 ? err_set(err, ERR_CANCELED, "stopped") : 0;
+}
+
+static void it_tells_how_far_it_is(void **state)
+{
+	int old = long_image(), copy = open(in_tree("old"), O_RDWR);
+	struct err err = ERR_INIT;
+	uint64_t seen[2] = { 0 };
+
+	(void)state;
+	assert_int_equal(proof_same_image(old, copy, "old", "vdi", &roots, &jail, stop_on_third, seen, &err), -1);
+	expect_error(&err, ERR_CANCELED, "stopped");
+	assert_int_equal(seen[1], 3);
+	close(old);
+	close(copy);
+}
+
+static int kill_child(void *ctx, uint64_t done, uint64_t total, struct err *err)
 {
 	FILE *f = fopen("/proc/thread-self/children", "r");
 	int pid = 0;
 
+	(void)done;
+	(void)total;
 	(void)err;
 	if (!f || fscanf(f, "%d", &pid) != 1)
 		fail_msg("no child");
@@ -604,6 +635,7 @@ int main(void)
 		relayout_test(it_applies_to_few),
 		relayout_test(it_is_done_in_a_jail),
 		relayout_test(it_stops_when_it_is_told_to),
+		relayout_test(it_tells_how_far_it_is),
 		relayout_test(a_process_that_is_killed_proves_nothing),
 		relayout_test(every_write_may_find_no_space),
 		relayout_test(only_one_descriptor_can_be_written_to),

@@ -2,9 +2,11 @@
 #include "tests/unit/image_help.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <sys/stat.h>
 
-#include "compactor/writer.h"
+#include "compactor/writer_vmdk_parts.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 #include "scanner/image/qcow2_format.h"
@@ -15,7 +17,10 @@ static const struct kind {
 	uint64_t cluster_size;
 } kinds[] = {
 	{ "raw", NULL, 0 },	    { "qcow2", "3", 0 },   { "qcow2", "2", 512 },	  { "qcow2", NULL, 2 << 20 },
+	{ "qcow2", "zlib", 0 },	    { "qcow2", "zlib", 512 }, { "qcow2", "zstd", 0 },	  { "qcow2", "zstd", 2 << 20 },
 	{ "vmdk", NULL, 0 },	    { "vmdk", NULL, 8192 }, { "vmdk", "monolithicSparse", 1 << 20 },
+	{ "vmdk", "streamOptimized", 0 }, { "vmdk", "streamOptimized", 8192 }, { "vmdk", "monolithicFlat", 0 },
+	{ "vmdk", "twoGbMaxExtentSparse", 0 }, { "vmdk", "twoGbMaxExtentFlat", 0 },
 	{ "vhd", "dynamic", 0 },    { "vhd", NULL, 4096 },  { "vhd", NULL, 16 << 20 },	  { "vhd", "fixed", 0 },
 	{ "vhdx", "dynamic", 0 },   { "vhdx", NULL, 1 << 20 }, { "vhdx", "fixed", 0 },
 };
@@ -28,10 +33,61 @@ static uint64_t any(uint64_t below)
 	return (seed >> 20) % below;
 }
 
+/* ---- the other files of an image ---- */
+
+static struct {
+	char name[300];
+	int fd;
+} parts[64];
+static size_t nr_parts;
+
+static int create_part(void *ctx, const char *name, struct err *err)
+{
+	(void)ctx;
+	(void)err;
+	assert_true(nr_parts < ARRAY_SIZE(parts));
+	if (nr_parts) { /* who writes to that one by its number now writes to another file */
+		int old = parts[nr_parts - 1].fd;
+
+		parts[nr_parts - 1].fd = fcntl(old, F_DUPFD, 100);
+		close(old);
+	}
+	snprintf(parts[nr_parts].name, sizeof(parts[0].name), "%s", name);
+	return parts[nr_parts++].fd = file_of("", 0);
+}
+
+static int open_part(void *ctx, enum image_role role, const char *name, const char *from_path, char *ret_path, struct err *err)
+{
+	(void)ctx;
+	(void)from_path;
+	assert_int_equal(role, IMAGE_EXTENT);
+	snprintf(ret_path, PATH_MAX, "/%s", name);
+	for (size_t i = 0; i < nr_parts; i++)
+		if (strcmp(parts[i].name, name) == 0)
+			return dup(parts[i].fd);
+	return err_set(err, ERR_IO, "there is no '%s'", name);
+}
+
+static const struct image_opener opener = { .open = open_part };
+
+static void forget_parts(void)
+{
+	while (nr_parts)
+		close(parts[--nr_parts].fd);
+}
+
+static bool is_packed(const struct kind *k)
+{
+	return k->kind && (k->kind[0] == 'z' || strcmp(k->kind, "streamOptimized") == 0);
+}
+
+/* ---- writing ---- */
+
 static struct writer *begin(const struct kind *k, int fd, uint64_t size, struct err *err)
 {
-	struct writer_options o = { k->cluster_size, k->kind };
+	struct writer_options o = { .cluster_size = k->cluster_size, .kind = k->kind, .create = create_part };
 
+	forget_parts();
 	return writer_new(writer_format_by_name(k->format), fd, "disk", size, &o, err);
 }
 
@@ -72,13 +128,20 @@ static uint64_t space(int fd)
 
 /* ---- what is written is read ---- */
 
+static void fill(uint8_t *p, size_t len)
+{
+	memset(p, (int)(1 + any(255)), len);
+	for (size_t i = 0; i < len && len % 3 == 0; i++) /* what cannot be compressed */
+		p[i] = (uint8_t)(1 + any(255));
+}
+
 /* Sectors of data, of zeros, and such as are not put. */
 static void put_at_random(struct writer *w, uint8_t *model, size_t size)
 {
 	for (size_t at = 0, n; at < size; at += n) {
 		n = min_u64((1 + any(any(2) ? 8 : 2000)) * WRITER_SECTOR, size - at);
 		if (any(3) == 0)
-			memset(model + at, (int)(1 + any(255)), n);
+			fill(model + at, n);
 		if (model[at] || any(2))
 			must_put(w, at, model + at, n);
 	}
@@ -86,7 +149,7 @@ static void put_at_random(struct writer *w, uint8_t *model, size_t size)
 
 static void expect_bytes(int fd, const char *format, const uint8_t *model, size_t size)
 {
-	CLEANUP(image_close) struct image *img = must_open(fd, format, NULL);
+	CLEANUP(image_close) struct image *img = must_open(fd, format, &opener);
 	struct err err = ERR_INIT;
 	struct extent ext;
 	uint8_t *buf = malloc(size);
@@ -147,6 +210,26 @@ static void other_disks_are_rounded_up_to_a_sector(void **state)
 	}
 }
 
+static void disks_of_no_bytes(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+		bool can = strcmp(kinds[i].format, "raw") == 0 || strcmp(kinds[i].format, "qcow2") == 0;
+		int fd = file_of("", 0);
+		struct image *img;
+
+		if (can) {
+			must_end(must_begin(&kinds[i], fd, 0));
+			img = must_open(fd, kinds[i].format, NULL);
+			assert_int_equal(img->size, 0);
+			image_close(img);
+		} else {
+			assert_null(begin(&kinds[i], fd, 0, NULL));
+			close(fd);
+		}
+	}
+}
+
 /* ---- space ---- */
 
 static void zeros_take_no_space(void **state)
@@ -201,7 +284,7 @@ static void blocks_of_the_disk_are_blocks_of_the_file(void **state)
 		int fd = file_of("", 0);
 		struct writer *w = must_begin(&kinds[i], fd, 64 * MIB);
 
-		if (kinds[i].cluster_size == 512) {
+		if (kinds[i].cluster_size == 512 || is_packed(&kinds[i])) {
 			writer_free(w);
 			close(fd);
 			continue;
@@ -209,7 +292,7 @@ static void blocks_of_the_disk_are_blocks_of_the_file(void **state)
 		for (uint64_t at = 3 * MIB; at < 60 * MIB; at += 5 * MIB)
 			must_put(w, at, bytes, sizeof(bytes));
 		must_end(w);
-		img = must_open(fd, kinds[i].format, NULL);
+		img = must_open(fd, kinds[i].format, &opener);
 		for (uint64_t at = 3 * MIB; at < 60 * MIB; at += 5 * MIB) {
 			assert_int_equal(image_next_extent(img, at, &ext, &err), 0);
 			assert_int_equal(ext.kind, EXTENT_DATA);
@@ -230,6 +313,9 @@ static void the_last_sector_of_the_largest_disks(void **state)
 		{ { "raw", NULL, 0 }, (uint64_t)3 << 50 }, { { "qcow2", NULL, 0 }, (uint64_t)2 << 50 },
 		{ { "qcow2", NULL, 2 << 20 }, (uint64_t)3 << 50 },	   { { "vmdk", NULL, 0 }, 2 * TIB },
 		{ { "vhd", NULL, 0 }, 2040 * GIB },			   { { "vhdx", NULL, 0 }, 64 * TIB },
+		{ { "vhd", "fixed", 0 }, 2040 * GIB },			   { { "qcow2", "zlib", 0 }, (uint64_t)2 << 50 },
+		{ { "vmdk", "streamOptimized", 0 }, 2 * TIB },		   { { "vmdk", "monolithicFlat", 0 }, 62 * TIB },
+		{ { "vmdk", "twoGbMaxExtentSparse", 0 }, 100 * GIB },	   { { "vmdk", "twoGbMaxExtentFlat", 0 }, 100 * GIB },
 	};
 	uint8_t sector[512];
 
@@ -246,7 +332,7 @@ static void the_last_sector_of_the_largest_disks(void **state)
 		must_put(w, giants[i].size - 512, sector, sizeof(sector));
 		must_end(w);
 		assert_true(space(fd) <= 21 * MIB);
-		img = must_open(fd, giants[i].kind.format, NULL);
+		img = must_open(fd, giants[i].kind.format, &opener);
 		assert_int_equal(img->size, giants[i].size);
 		assert_int_equal(image_next_extent(img, img->size - 512, &ext, &err), 0);
 		assert_int_equal(image_read_extent(&ext, img->size - 512, sector, 512, &err), 0);
@@ -261,7 +347,8 @@ static void a_file_does_not_grow_past_what_its_format_can_say(void **state)
 		struct kind kind;
 		uint64_t end;
 	} full[] = {
-		{ { "qcow2", NULL, 512 }, 128 * GIB }, { { "vmdk", NULL, 0 }, 2 * TIB }, { { "vhd", NULL, 0 }, 2 * TIB },
+		{ { "qcow2", NULL, 512 }, 128 * GIB }, { { "qcow2", "zlib", 512 }, 128 * GIB }, { { "qcow2", "zstd", 0 }, 2 * TIB },
+		{ { "vmdk", "streamOptimized", 0 }, 2 * TIB }, { { "vhd", NULL, 0 }, 2 * TIB },
 	};
 	uint8_t sector[512] = "x";
 
@@ -272,11 +359,26 @@ static void a_file_does_not_grow_past_what_its_format_can_say(void **state)
 		struct writer *w = must_begin(&full[i].kind, fd, 100 * GIB);
 
 		w->file_end = full[i].end;
-		assert_int_equal(writer_put(w, 0, sector, 512, &err), -1);
+		assert_true(writer_put(w, 0, sector, 512, &err) < 0 || writer_end(w, &err) < 0);
 		assert_int_equal(err.kind, ERR_UNSUPPORTED);
 		writer_free(w);
 		close(fd);
 	}
+}
+
+static void a_sparse_extent_does_not_grow_past_what_its_tables_can_say(void **state)
+{
+	struct writer_place place;
+	struct vmdk_sparse s;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	vmdk_sparse_begin(&s, -1, 100 * GIB, 64 * KIB, false);
+	s.end = 2 * TIB - 64 * KIB;
+	assert_int_equal(vmdk_sparse_place(&s, 0, &place, &err), 0);
+	assert_int_equal(place.at, 2 * TIB - 64 * KIB);
+	assert_int_equal(vmdk_sparse_place(&s, 64 * KIB, &place, &err), -1);
+	expect_error(&err, ERR_UNSUPPORTED, "larger than a VMDK image can be");
 }
 
 /* ---- what is refused ---- */
@@ -296,13 +398,19 @@ static void refuses_what_a_format_cannot_have(void **state)
 		{ { "qcow2", NULL, 3072 }, 512, "3072 bytes are no cluster" },
 		{ { "qcow2", NULL, 4 << 20 }, 512, "are no cluster" },
 		{ { "qcow2", NULL, 512 }, 128 * GIB + 512, "are too small" },
-		{ { "vmdk", NULL, 0 }, 0, "cannot have a disk of 0 bytes" },
+		{ { "vmdk", NULL, 0 }, 0, "cannot have a disk of 0 bytes; raw and qcow2 can" },
+		{ { "vmdk", "monolithicFlat", 0 }, 62 * TIB + 512, "cannot have a disk" },
+		{ { "vmdk", "monolithicFlat", 64 << 10 }, 512, "of kind monolithicFlat have no clusters" },
+		{ { "vmdk", "twoGbMaxExtentFlat", 0 }, 2 * TIB + 512, "cannot have a disk" },
+		{ { "vmdk", "twoGbMaxExtentSparse", 2 << 20 }, 512, "are no cluster" },
 		{ { "vmdk", NULL, 0 }, 2 * TIB + 512, "cannot have a disk" },
-		{ { "vmdk", "streamOptimized", 0 }, 512, "of kind" },
+		{ { "vmdk", "streamOptimized", 0 }, 2 * TIB + 512, "cannot have a disk" },
+		{ { "vmdk", "streamOptimized", 128 << 10 }, 512, "are no cluster" },
+		{ { "vmdk", "vmfs", 0 }, 512, "of kind 'vmfs'" },
 		{ { "vmdk", NULL, 4096 }, 512, "are no cluster" },
 		{ { "vhd", NULL, 0 }, 0, "cannot have a disk" },
 		{ { "vhd", NULL, 0 }, 2040 * GIB + 1, "cannot have a disk" },
-		{ { "vhd", "fixed", 2 << 20 }, 512, "has no blocks" },
+		{ { "vhd", "fixed", 2 << 20 }, 512, "of kind fixed have no clusters" },
 		{ { "vhd", NULL, 4096 }, 2040 * GIB, "are too small" },
 		{ { "vhdx", NULL, 0 }, 0, "cannot have a disk" },
 		{ { "vhdx", NULL, 0 }, 64 * TIB + 512, "cannot have a disk" },
@@ -320,18 +428,137 @@ static void refuses_what_a_format_cannot_have(void **state)
 	assert_null(writer_format_by_name("vdi"));
 }
 
+static void refuses_several_files_where_none_can_be_created(void **state)
+{
+	struct err err = ERR_INIT;
+
+	(void)state;
+	assert_null(writer_new(&writer_vmdk_flat, -1, "disk.vmdk", 512, NULL, &err));
+	expect_error(&err, ERR_UNSUPPORTED, "of kind 'monolithicFlat' are several files");
+}
+
 static void refuses_vmdk_names_that_a_descriptor_cannot_quote(void **state)
 {
 	static const char *const names[] = { "a\"b.vmdk", "a\nb.vmdk" };
+	struct writer_options o = { .create = create_part };
 	struct err err = ERR_INIT;
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
-		assert_null(writer_new(&writer_vmdk, -1, names[i], 512, NULL, &err));
+		for (const struct writer_format *const *f = writer_formats; *f; f++)
+			if (strcmp((*f)->name, "vmdk") == 0)
+				assert_null(writer_new(*f, -1, names[i], 512, &o, &err));
 	expect_error(&err, ERR_UNSUPPORTED, "a quote or a control byte");
 }
 
+/* ---- VMDK ---- */
+
+static void extents_are_named_after_the_image(void **state)
+{
+	static const struct {
+		const struct writer_format *format;
+		const char *name, *extent;
+	} wanted[] = {
+		{ &writer_vmdk_flat, "a.b.vmdk", "a.b-flat.vmdk" },	{ &writer_vmdk_flat, "a.VMDK", "a-flat.vmdk" },
+		{ &writer_vmdk_flat, "a.img", "a.img-flat.vmdk" },	{ &writer_vmdk_flat, "a", "a-flat.vmdk" },
+		{ &writer_vmdk_split, "a.vmdk", "a-s001.vmdk" },	{ &writer_vmdk_split_flat, "a.vmdk", "a-f001.vmdk" },
+	};
+	struct writer_options o = { .create = create_part };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(wanted); i++) {
+		int fd = file_of("", 0);
+		struct writer *w = writer_new(wanted[i].format, fd, wanted[i].name, 4096, &o, NULL);
+
+		forget_parts();
+		assert_non_null(w);
+		must_end(w);
+		assert_int_equal(nr_parts, 1);
+		assert_string_equal(parts[0].name, wanted[i].extent);
+		close(fd);
+	}
+}
+
+/* Three extents, the last one of 6 MiB, and data over the end of each. */
+static void what_is_put_goes_over_the_ends_of_extents(void **state)
+{
+	static const char *const split[] = { "twoGbMaxExtentSparse", "twoGbMaxExtentFlat" };
+	const uint64_t part = 2047 * MIB, size = 2 * part + 6 * MIB;
+	static uint8_t bytes[4 << 20];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(bytes); i++)
+		bytes[i] = (uint8_t)(1 + i / 512 % 255);
+	for (size_t i = 0; i < ARRAY_SIZE(split); i++) {
+		struct kind kind = { "vmdk", split[i], 0 };
+		int fd = file_of("", 0);
+		struct writer *w = must_begin(&kind, fd, size);
+		uint8_t *got = malloc(sizeof(bytes));
+		struct err err = ERR_INIT;
+		struct image *img;
+
+		must_put(w, part - MIB, bytes, sizeof(bytes));
+		must_put(w, 2 * part - 3 * MIB, bytes, sizeof(bytes));
+		must_end(w);
+		assert_int_equal(nr_parts, 3);
+		img = must_open(fd, "vmdk", &opener);
+		assert_int_equal(img->size, size);
+		assert_non_null(got);
+		assert_int_equal(image_read_guest(img, part - MIB, got, sizeof(bytes), &err), 0);
+		assert_memory_equal(got, bytes, sizeof(bytes));
+		assert_int_equal(image_read_guest(img, 2 * part - 3 * MIB, got, sizeof(bytes), &err), 0);
+		assert_memory_equal(got, bytes, sizeof(bytes));
+		expect_guest_bytes(img, part + 3 * MIB, MIB, 0);
+		expect_guest_bytes(img, size - MIB, MIB, 0);
+		image_close(img);
+		close(fd);
+		free(got);
+	}
+}
+
+/* A table is for 4 MiB. */
+static void tables_of_a_stream_are_of_their_own_grains(void **state)
+{
+	static const struct kind kind = { "vmdk", "streamOptimized", 8192 };
+	static uint8_t bytes[1 << 20];
+	int fd = file_of("", 0);
+	struct writer *w = must_begin(&kind, fd, 16 * MIB);
+	struct image *img;
+
+	(void)state;
+	memset(bytes, 'x', sizeof(bytes));
+	must_put(w, 0, bytes, sizeof(bytes));
+	must_put(w, 6 * MIB, bytes, sizeof(bytes));
+	must_put(w, 15 * MIB, bytes, sizeof(bytes));
+	must_end(w);
+	img = must_open(fd, "vmdk", NULL);
+	for (uint64_t at = 0; at < 16; at++)
+		expect_guest_bytes(img, at * MIB, MIB, at == 0 || at == 6 || at == 15 ? 'x' : 0);
+	image_close(img);
+}
+
 /* ---- qcow2 ---- */
+
+static void nothing_is_compressed_that_does_not_become_smaller(void **state)
+{
+	static const struct kind packing[] = { { "qcow2", "zlib", 0 }, { "qcow2", "zstd", 0 } };
+	static uint8_t noise[1 << 20];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(noise); i++)
+		noise[i] = (uint8_t)(1 + any(255));
+	for (size_t i = 0; i < ARRAY_SIZE(packing); i++) {
+		int fd = file_of("", 0);
+		struct writer *w = must_begin(&packing[i], fd, 64 * MIB);
+		struct image *img;
+
+		must_put(w, 0, noise, sizeof(noise));
+		must_end(w);
+		img = must_open(fd, "qcow2", NULL);
+		expect_extent(img, 0, sizeof(noise), EXTENT_DATA);
+		image_close(img);
+	}
+}
 
 /* The clusters of 512 bytes in front of the refcounts are `used`; each block of refcounts is for 256. */
 static void expect_refcounts(uint64_t used)
@@ -440,7 +667,7 @@ static void clusters_in_a_row_are_written_at_once(void **state)
 		must_put(w, 32 * MIB, bytes, 512); /* the tables that come first */
 		nr_writes = 0;
 		must_put(w, 32 * MIB + 512, bytes, sizeof(bytes) - 512);
-		if (strcmp(kinds[i].format, "vhd") != 0 && kinds[i].cluster_size != 512 && kinds[i].cluster_size != 8192)
+		if (strcmp(kinds[i].format, "vhd") != 0 && !is_packed(&kinds[i]) && kinds[i].cluster_size != 512 && kinds[i].cluster_size != 8192)
 			assert_int_equal(nr_writes, 1);
 		must_end(w);
 		close(fd);
@@ -490,13 +717,20 @@ int main(void)
 		cmocka_unit_test(what_is_written_is_read_in_all_formats),
 		cmocka_unit_test(the_last_byte_of_a_raw_disk_may_be_anywhere),
 		cmocka_unit_test(other_disks_are_rounded_up_to_a_sector),
+		cmocka_unit_test(disks_of_no_bytes),
 		cmocka_unit_test(zeros_take_no_space),
 		cmocka_unit_test(of_a_cluster_only_what_is_not_zeros_takes_space),
 		cmocka_unit_test(blocks_of_the_disk_are_blocks_of_the_file),
 		cmocka_unit_test(the_last_sector_of_the_largest_disks),
 		cmocka_unit_test(a_file_does_not_grow_past_what_its_format_can_say),
+		cmocka_unit_test(a_sparse_extent_does_not_grow_past_what_its_tables_can_say),
 		cmocka_unit_test(refuses_what_a_format_cannot_have),
+		cmocka_unit_test(refuses_several_files_where_none_can_be_created),
 		cmocka_unit_test(refuses_vmdk_names_that_a_descriptor_cannot_quote),
+		cmocka_unit_test(extents_are_named_after_the_image),
+		cmocka_unit_test(what_is_put_goes_over_the_ends_of_extents),
+		cmocka_unit_test(tables_of_a_stream_are_of_their_own_grains),
+		cmocka_unit_test(nothing_is_compressed_that_does_not_become_smaller),
 		cmocka_unit_test(refcounts_count_themselves),
 		cmocka_unit_test(geometries_of_vhd_disks),
 		counting_test(clusters_in_a_row_are_written_at_once),

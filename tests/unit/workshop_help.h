@@ -99,7 +99,7 @@ static inline char upper(char c)
 	return c >= 'a' && c <= 'z' ? (char)(c - 32) : c;
 }
 
-static inline int work_make(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct err *), void *check_ctx, struct err *err)
+static inline int work_make(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err)
 {
 	struct work *k = ctx;
 	char text[4096];
@@ -115,16 +115,16 @@ static inline int work_make(void *ctx, int old_fd, int new_fd, int (*check)(void
 	if (k->in_make && k->in_make(k) < 0)
 		return err_set(err, ERR_FORMAT, "it does not work");
 	for (unsigned i = 0; k->waits_for_check && i < 10000; i++) {
-		if (check(check_ctx, err) < 0)
+		if (check(check_ctx, 0, 0, err) < 0)
 			return -1;
 		usleep(1000);
 	}
 	if (file_write(new_fd, text + n / 2, (size_t)(n - n / 2), (uint64_t)n / 2, err) < 0)
 		return -1;
-	return check(check_ctx, err);
+	return check(check_ctx, 0, 0, err);
 }
 
-static inline int work_prove(void *ctx, int old_fd, int new_fd, int (*check)(void *, struct err *), void *check_ctx,
+static inline int work_prove(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx,
 			     struct err *err)
 {
 	struct work *k = ctx;
@@ -139,7 +139,7 @@ static inline int work_prove(void *ctx, int old_fd, int new_fd, int (*check)(voi
 	for (ssize_t i = 0; i < n && n == m; i++)
 		if (upper(a[i]) != b[i])
 			return err_set(err, ERR_FORMAT, "it differs");
-	return n < 0 || n != m ? err_set(err, ERR_FORMAT, "it is shorter or longer") : check(check_ctx, err);
+	return n < 0 || n != m ? err_set(err, ERR_FORMAT, "it is shorter or longer") : check(check_ctx, 0, 0, err);
 }
 
 struct job_of_test {

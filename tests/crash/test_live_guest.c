@@ -1,0 +1,624 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* timeout: 600 */
+#include "tests/unit/tree_help.h"
+
+#include <fcntl.h>
+
+#include "compactor/live_guest.h"
+#include "compactor/member.h"
+#include "compactor/pool/qcow2_writer.h"
+#include "compactor/virsh.h"
+#include "scanner/base/file.h"
+#include "scanner/image/qcow2_format.h"
+#include "tests/crash/crash.h"
+
+/* Versions of a machine that runs, through kills, errors and power cuts: L1 to L3 at the top of live_guest.c.
+ *
+ * libvirt is this file: the functions of virsh.h, whose work is that of another process.  Its configuration is a file, /v/config, in which
+ * a disk's line is what its machine starts from; what the guest writes is synced before libvirt says that it is done.  As in
+ * test_versions.c a guest sees, of each byte from DATA on, what the first file of the chain has that is not 0. */
+
+#define POOL "/p"
+#define SIZE ((uint64_t)64 << 20)
+#define L1 (3 * 65536)
+#define DATA (4 * 65536)
+#define LEN 600
+#define WROTE 100 /* bytes, after the snapshot */
+#define UUID "11111111-2222-3333-4444-555555555555"
+
+enum state { RUNS, OFF, STARTED };
+enum how {
+	RIGHT,
+	REMOVES_ASIDE, /* somebody tidies up before the recovery */
+	FORGETS,       /* a libvirt that forgets where the machine is */
+};
+
+struct work {
+	enum state later; /* when it is recovered; after a power cut no machine runs */
+	enum how how;
+};
+
+static struct {
+	struct sim *s;
+	bool running, below[2]; /* QEMU was started from the file aside, when the fresh overlay was at the path */
+} virt;
+
+static const uint8_t view_id[POOL_ID_SIZE] = { 1, 2, 3 };
+static const char *const targets[] = { "vda", "vdb" }, *const homes[] = { "/d/img", "/d/other" };
+
+static const char *const dirs[POOL_NR_DIRS] = {
+	[POOL_TOP] = ".",	[POOL_VIEWS] = "views", [POOL_SEALED] = "sealed", [POOL_TREES] = "trees",
+	[POOL_NAMES] = "names", [POOL_INDEX] = "index", [POOL_TRASH] = "trash",	  [POOL_QUARANTINE] = "quarantine",
+};
+
+/* ---- files of the guest's ---- */
+
+static void write_as_guest(int fd, char c, size_t len)
+{
+	char text[LEN];
+
+	memset(text, c, len);
+	assert_int_equal(file_ops->pwrite(fd, "\x80\0\0\0\0\1\0\0", 8, L1), 8);
+	assert_int_equal(file_ops->pwrite(fd, text, len, DATA), (ssize_t)len);
+	assert_int_equal(file_ops->fsync(fd), 0);
+}
+
+/* An overlay by the plain name of what it stands on. */
+static void make_aside(const char *path, const char *below)
+{
+	struct slice backing = { .size = 512, .read_only = true };
+	const struct overlay_options o = { .compat = true };
+	int fd = file_open(sim_root(virt.s), path + 1, O_RDWR | O_CREAT | O_EXCL, 0600, NULL);
+	struct qcow2_header_disk d;
+	uint8_t p[65536];
+
+	strcpy(backing.path, below);
+	assert_int_equal(overlay_write(fd, SIZE, &backing, &o, NULL), 0);
+	assert_int_equal(file_read(fd, p, sizeof(p), 0, NULL), 0);
+	memcpy(&d, p, sizeof(d));
+	qcow2_backing_encode(p, be64_get(d.backing_file_offset), below);
+	assert_int_equal(file_write(fd, p, sizeof(p), 0, NULL), 0);
+	write_as_guest(fd, 'g', WROTE);
+	file_ops->close(fd);
+	fd = file_open(sim_root(virt.s), "d", O_RDONLY | O_DIRECTORY, 0, NULL);
+	assert_int_equal(file_sync_dir(fd, NULL), 0);
+	file_ops->close(fd);
+}
+
+/* ---- libvirt ---- */
+
+/* Returns whether the guest wrote something after the snapshot. */
+static bool read_config(char ret[2][128])
+{
+	uint64_t len;
+	char *text = (char *)sim_content(virt.s, "/v/config", &len), wrote[8];
+
+	assert_non_null(text);
+	assert_int_equal(sscanf(text, "%127s %127s %7s", ret[0], ret[1], wrote), 3);
+	free(text);
+	return strcmp(wrote, "wrote") == 0;
+}
+
+static void write_config(const char *const paths[2], bool wrote)
+{
+	char text[280];
+	int fd = file_open(sim_root(virt.s), "v", O_RDONLY | O_DIRECTORY, 0, NULL), len;
+
+	len = snprintf(text, sizeof(text), "%s %s %s\n", paths[0], paths[1], wrote ? "wrote" : "-");
+	while (len < 256)
+		text[len++] = ' ';
+	text[len] = '\0';
+	assert_int_equal(file_write_atomic(fd, "config", text, (size_t)len + 1, 0600, NULL), 0);
+	file_ops->close(fd);
+}
+
+/* libvirt is beyond reach of a process that was killed. */
+static int refuse(struct err *err)
+{
+	return sim_killed(virt.s) ? err_set(err, ERR_UNSUPPORTED, "libvirt does not answer") : 0;
+}
+
+void virsh_disks_release(struct virsh_disks *l)
+{
+	vec_release(&l->items);
+}
+
+int virsh_disks(bool running, struct virsh_disks *ret, struct err *err)
+{
+	char paths[2][128];
+
+	if (refuse(err) < 0)
+		return -1;
+	*ret = (struct virsh_disks){ .items = VEC_INIT };
+	read_config(paths);
+	for (size_t i = 0; i < 2 && (!running || virt.running); i++) {
+		struct virsh_disk d = { .uuid = UUID };
+
+		strcpy(d.target, targets[i]);
+		strcpy(d.source, paths[i]);
+		assert_int_equal(vec_push(&ret->items, d), 0);
+	}
+	return 0;
+}
+
+int virsh_snapshot(const char *uuid, const struct virsh_aside *asides, size_t nr, bool quiesce, struct err *err)
+{
+	const char *paths[2];
+	bool was;
+
+	(void)quiesce;
+	if (refuse(err) < 0)
+		return -1;
+	assert_string_equal(uuid, UUID);
+	assert_int_equal(nr, 2);
+	was = sim_outside(virt.s, true);
+	for (size_t i = 0; i < nr; i++) {
+		assert_string_equal(asides[i].target, targets[i]);
+		make_aside(asides[i].path, homes[i]);
+		paths[i] = asides[i].path;
+	}
+	write_config(paths, true);
+	sim_outside(virt.s, was);
+	return 0;
+}
+
+static size_t number_of(const char *target)
+{
+	return strcmp(target, targets[0]) ? 1 : 0;
+}
+
+/* What the file aside has goes to the path. */
+static int go_home(const char *target, const char *path, struct err *err)
+{
+	size_t nr = number_of(target);
+	char now[2][128];
+	const char *paths[2] = { now[0], now[1] };
+	bool was;
+	int fd;
+
+	if (refuse(err) < 0)
+		return -1;
+	was = sim_outside(virt.s, true);
+	read_config(now);
+	assert_string_equal(path, homes[nr]);
+	fd = file_open(sim_root(virt.s), path + 1, O_RDWR, 0, NULL);
+	write_as_guest(fd, 'g', WROTE);
+	file_ops->close(fd);
+	paths[nr] = path;
+	write_config(paths, true);
+	sim_outside(virt.s, was);
+	return 0;
+}
+
+int virsh_copy(const char *uuid, const char *target, const char *path, struct err *err)
+{
+	(void)uuid;
+	assert_false(virt.below[number_of(target)]);
+	return go_home(target, path, err);
+}
+
+int virsh_commit(const char *uuid, const char *target, const char *top, const char *below, struct err *err)
+{
+	(void)uuid;
+	(void)top;
+	assert_true(virt.below[number_of(target)]);
+	assert_string_equal(below, homes[number_of(target)]);
+	return go_home(target, homes[number_of(target)], err);
+}
+
+int virsh_mentions(const char *uuid, const char *text, struct err *err)
+{
+	char now[2][128];
+
+	(void)uuid;
+	if (refuse(err) < 0)
+		return -1;
+	read_config(now);
+	for (size_t i = 0; i < 2; i++)
+		if (strstr(now[i], strrchr(text, '/') + 1))
+			return virt.below[i];
+	return 0;
+}
+
+void virsh_abort(const char *uuid, const char *target)
+{
+	(void)uuid;
+	(void)target;
+}
+
+int virsh_is_saved(const char *uuid, struct err *err)
+{
+	(void)uuid;
+	return refuse(err);
+}
+
+int virsh_rename(const char *uuid, const char *from, const char *to, struct err *err)
+{
+	char now[2][128];
+	const char *paths[2] = { now[0], now[1] };
+	bool was;
+
+	(void)uuid;
+	if (refuse(err) < 0)
+		return -1;
+	was = sim_outside(virt.s, true);
+	read_config(now);
+	for (size_t i = 0; i < 2; i++)
+		if (strcmp(now[i], from) == 0)
+			paths[i] = to;
+	write_config(paths, true);
+	sim_outside(virt.s, was);
+	return 0;
+}
+
+/* ---- a pool without clusters ---- */
+
+static void close_pool(struct pool *p)
+{
+	names_forget(p);
+	for (unsigned i = 0; i < POOL_NR_DIRS; i++)
+		if (p->dirs[i] >= 0)
+			file_ops->close(p->dirs[i]);
+}
+
+static int open_pool(struct sim *s, struct pool *p, struct err *err)
+{
+	char name[64];
+	int rc = 0;
+
+	*p = (struct pool){ .path = (char *)POOL, .writing = true };
+	for (unsigned i = 0; i < POOL_NR_DIRS; i++) {
+		snprintf(name, sizeof(name), "p/%s", dirs[i]);
+		p->dirs[i] = rc < 0 ? -1 : file_open(sim_root(s), name, O_RDONLY | O_DIRECTORY, 0, err);
+		rc = p->dirs[i] < 0 ? -1 : rc;
+	}
+	if (rc < 0)
+		close_pool(p);
+	return rc;
+}
+
+static void make_image(struct sim *s, struct pool *p, const char *path, char c)
+{
+	struct view v = { .disk_size = SIZE, .slice_size = 1 << 20, .slot = 1 };
+	struct overlay_options o = { .compat = true };
+	struct name n = { .kind = NAME_MEMBER };
+	struct name_disk d = { .size = SIZE };
+	struct slice backing;
+	struct err err = ERR_INIT;
+	int fd = file_open(sim_root(s), path + 1, O_RDWR | O_CREAT, 0640, &err);
+
+	memcpy(v.id, view_id, sizeof(v.id));
+	memcpy(d.view, view_id, sizeof(d.view));
+	strcpy(d.path, path);
+	if (view_backing(p, &v, false, &backing, &err) < 0 || overlay_write(fd, SIZE, &backing, &o, &err) < 0)
+		fail_msg("%s", err.text);
+	write_as_guest(fd, c, LEN);
+	assert_int_equal(file_ops->fsetxattr(fd, "user.owner", "me", 2, 0), 0);
+	assert_int_equal(file_ops->fchown(fd, 1000, 1001), 0);
+	file_ops->close(fd);
+	assert_int_equal(vec_push(&n.disks, d), 0);
+	if (names_publish(p, &n, true, &err) < 0)
+		fail_msg("%s", err.text);
+	name_release(&n);
+}
+
+static void set_up(void *ctx, struct sim *s)
+{
+	struct err err = ERR_INIT;
+	struct pool p;
+	char name[64];
+
+	(void)ctx;
+	virt.s = s;
+	for (size_t i = 0; i < 3; i++)
+		assert_int_equal(file_mkdir(sim_root(s), ((const char *[]){ "p", "d", "v" })[i], 0711, NULL), 0);
+	for (unsigned i = 1; i < POOL_NR_DIRS; i++) {
+		snprintf(name, sizeof(name), "p/%s", dirs[i]);
+		assert_int_equal(file_mkdir(sim_root(s), name, 0700, NULL), 0);
+	}
+	assert_int_equal(open_pool(s, &p, &err), 0);
+	make_image(s, &p, homes[0], 'd');
+	make_image(s, &p, homes[1], 'o');
+	write_config(homes, false);
+	close_pool(&p);
+}
+
+/* ---- chains ---- */
+
+static void path_of_sealed(const uint8_t id[POOL_ID_SIZE], char ret[128])
+{
+	char name[POOL_FILE_NAME_ROOM];
+
+	snprintf(ret, 128, POOL "/sealed/%s", pool_id_file_name(id, name));
+}
+
+/* The path of what it stands on; false = the view. */
+static bool next_in_chain(struct sim *s, const char *path, char ret[128], struct err *err)
+{
+	struct pool p = { .path = (char *)POOL };
+	uint8_t id[POOL_ID_SIZE];
+	struct slice slice;
+	uint64_t size;
+	int fd = file_open(sim_root(s), path + 1, O_RDONLY, 0, err), rc;
+
+	if (fd < 0)
+		return false;
+	rc = overlay_backing(fd, &slice, &size, err);
+	file_ops->close(fd);
+	if (rc <= 0 || size != SIZE) {
+		err_set(err, ERR_FORMAT, "'%s' is no overlay", path);
+		return false;
+	}
+	if (view_of_backing(&p, &slice, id))
+		return false;
+	if (sealed_of_backing(&p, &slice, id))
+		path_of_sealed(id, ret);
+	else
+		err_set(err, ERR_FORMAT, "'%s' stands on '%s'", path, slice.path);
+	return true;
+}
+
+/* ---- the work ---- */
+
+static int run(void *ctx, struct sim *s, struct err *err)
+{
+	struct snapshot_options o = { .label = "new", .paths = homes, .nr_paths = 2, .how.now = 1 };
+	struct snapshot_made made;
+	struct pool p;
+	int rc;
+
+	(void)ctx;
+	virt.s = s;
+	virt.running = true;
+	virt.below[0] = virt.below[1] = false;
+	rc = open_pool(s, &p, err);
+	if (rc < 0)
+		return -1;
+	rc = versions_recover(&p, err);
+	if (rc == 0)
+		rc = live_snapshot(&p, &o, false, &made, err);
+	close_pool(&p);
+	return rc;
+}
+
+static int remove_asides(void *ctx, const char *path, const struct stat *st)
+{
+	(void)st;
+	if (strstr(path, ".live-"))
+		file_unlink(sim_root(ctx), path + 1, NULL);
+	return 0;
+}
+
+static int recover(void *ctx, struct sim *s, struct err *err)
+{
+	const struct work *k = ctx;
+	char next[128], now[2][128];
+	struct pool p;
+	int rc;
+
+	virt.s = s;
+	virt.running = k->later != OFF;
+	for (size_t i = 0; i < 2; i++)
+		virt.below[i] = k->later == STARTED && next_in_chain(s, homes[i], next, NULL);
+	if (k->how == REMOVES_ASIDE)
+		sim_each_path(s, remove_asides, s);
+	if (k->how == FORGETS) {
+		bool wrote = read_config(now);
+
+		write_config(homes, wrote);
+	}
+	rc = open_pool(s, &p, err);
+	if (rc < 0)
+		return -1;
+	rc = versions_recover(&p, err);
+	close_pool(&p);
+	return rc;
+}
+
+/* ---- what must be there ---- */
+
+static int look(struct sim *s, const char *path, char text[LEN], struct err *err)
+{
+	char at[128], next[128];
+	struct err why = ERR_INIT;
+	bool more = true;
+
+	memset(text, 0, LEN);
+	snprintf(at, sizeof(at), "%s", path);
+	for (unsigned depth = 0; more; depth++) {
+		uint64_t len;
+		uint8_t *p = sim_content(s, at, &len);
+
+		if (!p || depth > 9) {
+			free(p);
+			return err_set(err, ERR_IO, "'%s' is not there, or a circle", at);
+		}
+		for (size_t i = 0; i < LEN && DATA + i < len; i++)
+			if (!text[i])
+				text[i] = (char)p[DATA + i];
+		free(p);
+		more = next_in_chain(s, at, next, &why);
+		if (why.kind)
+			return err_set(err, why.kind, "%s", why.text);
+		memcpy(at, next, sizeof(at));
+	}
+	return 0;
+}
+
+struct checking {
+	struct sim *s;
+	unsigned nr_versions;
+};
+
+static int check_text(struct sim *s, const char *path, char begin, char want, struct err *err)
+{
+	char text[LEN];
+
+	if (look(s, path, text, err) < 0)
+		return -1;
+	for (size_t i = 0; i < LEN; i++)
+		if (text[i] != (i < WROTE ? begin : want))
+			return err_set(err, ERR_FORMAT, "'%s' says '%c' at %zu", path, text[i], i);
+	return 0;
+}
+
+static int check_name(void *ctx, const struct name *n, struct err *err)
+{
+	struct checking *c = ctx;
+	char path[128];
+	struct stat st;
+
+	for (size_t i = 0; n->kind == NAME_VERSION && i < n->disks.nr; i++) {
+		const struct name_disk *d = &n->disks.items[i];
+		char want = strcmp(d->path, homes[0]) ? 'o' : 'd';
+
+		path_of_sealed(d->sealed, path);
+		if (d->inode)
+			return err_set(err, ERR_FORMAT, "'%s' is pending still", d->path);
+		if (sim_stat(c->s, path, &st) < 0 || st.st_mode & 0222)
+			return err_set(err, ERR_FORMAT, "sealed '%s' is not there, or may be written to", path);
+		if (check_text(c->s, path, want, want, err) < 0)
+			return -1;
+	}
+	if (n->kind == NAME_VERSION && n->disks.nr != 2)
+		return err_set(err, ERR_FORMAT, "a version has %zu disks", n->disks.nr);
+	c->nr_versions += n->kind == NAME_VERSION && strcmp(n->label, "new") == 0;
+	return 0;
+}
+
+/* What the guest wrote is there exactly when there was a snapshot. */
+static int check(void *ctx, struct sim *s, struct crash_moment m, struct err *err)
+{
+	struct checking c = { .s = s };
+	char paths[2][128];
+	struct pool p;
+	bool wrote;
+	int rc;
+
+	(void)ctx;
+	virt.s = s;
+	if (open_pool(s, &p, err) < 0)
+		return -1;
+	rc = m.lied ? 0 : names_each(&p, check_name, &c, err);
+	close_pool(&p);
+	if (rc < 0)
+		return -1;
+	wrote = read_config(paths);
+	for (size_t i = 0; i < 2; i++) {
+		char want = i ? 'o' : 'd';
+
+		if (strcmp(paths[i], homes[i]) != 0)
+			return err_set(err, ERR_FORMAT, "the machine has '%s'", paths[i]);
+		if (!m.lied && check_text(s, paths[i], wrote ? 'g' : want, want, err) < 0)
+			return -1;
+	}
+	if (!m.lied && wrote != (c.nr_versions == 1))
+		return err_set(err, ERR_FORMAT, "the guest wrote after a snapshot, and there are %u versions", c.nr_versions);
+	if (m.done && !m.lied && !c.nr_versions)
+		return err_set(err, ERR_FORMAT, "done, and there is no version");
+	if (m.untouched && c.nr_versions)
+		return err_set(err, ERR_FORMAT, "untouched, and there is a version");
+	return 0;
+}
+
+/* Nothing aside. */
+static bool belongs(void *ctx, const char *path, const struct stat *st)
+{
+	(void)ctx;
+	if (S_ISDIR(st->st_mode) || strncmp(path, POOL "/", 3) == 0 || strncmp(path, "/v/", 3) == 0)
+		return true;
+	return strcmp(path, homes[0]) == 0 || strcmp(path, homes[1]) == 0;
+}
+
+static struct crash_workflow workflow(const char *name, struct work *k)
+{
+	return (struct crash_workflow){
+		.name = name,
+		.setup = set_up,
+		.run = run,
+		.recover = recover,
+		.check = check,
+		.ctx = k,
+		.view = NULL,
+		.belongs = belongs,
+		.nested = getenv("LONG") ? 5 : 97,
+		.cut_again = getenv("LONG") ? 1 : 7,
+		.cuts.pairs_max = getenv("LONG") ? 2000 : 20,
+	};
+}
+
+static void tell(const char *name, struct crash_report *r)
+{
+	print_message("%s: %llu calls, %llu changes; %llu kills and %llu in recoveries, %llu errors, %llu cuts\n", name,
+		      (unsigned long long)r->nr_calls, (unsigned long long)r->nr_changes, (unsigned long long)r->nr_kills,
+		      (unsigned long long)r->nr_nested, (unsigned long long)r->nr_errors, (unsigned long long)r->nr_cuts);
+	crash_report_release(r);
+}
+
+static void kills_while_the_machine_runs_on_pass(void **state)
+{
+	struct work k = { .later = RUNS };
+	struct crash_workflow w = workflow("running", &k);
+	struct crash_report r;
+
+	(void)state;
+	if (crash_try_kills(&w, &r) < 0)
+		fail_msg("%s", r.text);
+	tell("running", &r);
+	if (CRASH_THOROUGH && crash_try_errors(&w, &r) < 0)
+		fail_msg("%s", r.text);
+}
+
+static void kills_after_which_it_was_started_again_pass(void **state)
+{
+	struct work k = { .later = STARTED };
+	struct crash_workflow w = workflow("started again", &k);
+	struct crash_report r;
+
+	(void)state;
+	if (crash_try_kills(&w, &r) < 0)
+		fail_msg("%s", r.text);
+	tell("started again", &r);
+}
+
+static void kills_and_cuts_after_which_it_is_off_pass(void **state)
+{
+	struct work k = { .later = OFF };
+	struct crash_workflow w = workflow("off", &k);
+	struct crash_report r;
+
+	(void)state;
+	if (crash_try_kills(&w, &r) < 0)
+		fail_msg("%s", r.text);
+	tell("off", &r);
+	if (!CRASH_THOROUGH)
+		return;
+	if (crash_try_cuts(&w, &r) < 0)
+		fail_msg("%s", r.text);
+	tell("off", &r);
+}
+
+static void who_forgets_the_guest_is_caught(void **state)
+{
+	(void)state;
+	for (enum how how = REMOVES_ASIDE; how <= FORGETS; how++) {
+		struct work k = { .later = OFF, .how = how };
+		struct crash_workflow w = workflow("forgotten", &k);
+		struct crash_report r;
+
+		assert_int_equal(crash_try_kills(&w, &r), -1);
+		crash_report_release(&r);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(kills_while_the_machine_runs_on_pass),
+		cmocka_unit_test(kills_after_which_it_was_started_again_pass),
+		cmocka_unit_test(kills_and_cuts_after_which_it_is_off_pass),
+		cmocka_unit_test(who_forgets_the_guest_is_caught),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
