@@ -1934,6 +1934,18 @@ static const char **image_dirs(struct pool_job *j, const struct pool *p, size_t 
 	return dirs;
 }
 
+/* After it was moved all would be missing. */
+static int drop_missing(struct pool_job *j, struct pool *p, struct err *err)
+{
+	char old[PATH_MAX];
+	int rc = repoint_old_path(p, old, err);
+
+	if (rc > 0)
+		return err_set(err, ERR_REFUSED, "the pool was at '%s'; dedupscan repoint finds its images, and has to come before --drop-missing",
+			       old);
+	return rc < 0 ? -1 : versions_each_gone(p, drop_member, j->dry_run ? NULL : p, err);
+}
+
 static int collect_among(struct pool_job *j, struct pool *p, const char **dirs, size_t nr_dirs, struct err *err)
 {
 	struct collect_options o = {
@@ -1941,8 +1953,7 @@ static int collect_among(struct pool_job *j, struct pool *p, const char **dirs, 
 	};
 	struct collected c = { 0 };
 
-	if (versions_recover(p, err) < 0 || (j->drop_missing && versions_each_gone(p, drop_member, j->dry_run ? NULL : p, err) < 0) ||
-	    pool_collect(p, &o, &c, err) < 0)
+	if (versions_recover(p, err) < 0 || (j->drop_missing && drop_missing(j, p, err) < 0) || pool_collect(p, &o, &c, err) < 0)
 		return -1;
 	clear_progress();
 	printf("%s %s; %s is in use\n", j->dry_run ? "a collection would free" : "freed", size_of(c.freed), size_of(c.live));

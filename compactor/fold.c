@@ -28,7 +28,7 @@ struct folding {
 static int take_size(void *ctx, uint64_t size, struct err *err)
 {
 	struct folding *f = ctx;
-	struct import_options o = { .unit_bits = f->o->unit_bits, .min_run = f->o->min_run, .bytes_last = true };
+	struct import_options o = { .unit_bits = f->o->unit_bits, .min_run = f->o->min_run };
 
 	f->size = size;
 	f->import = import_new(f->p, size, &o, f->disk->has_base ? f->disk->base_root : NULL, f->disk->base_size, err);

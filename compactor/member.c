@@ -95,11 +95,10 @@ int overlay_check_plain(const struct overlay_facts *f, struct err *err)
 
 /* ---- sealed overlays as backing files ---- */
 
-int sealed_backing(const struct pool *p, const uint8_t id[POOL_ID_SIZE], uint64_t file_size, bool host_cache, struct slice *ret,
-		   struct err *err)
+int sealed_backing(const struct pool *p, const uint8_t id[POOL_ID_SIZE], bool host_cache, struct slice *ret, struct err *err)
 {
-	/* QEMU takes no slice that ends within a sector, and the rest of a file's last one as zeros. */
-	struct slice s = { .size = round_up(file_size, 512), .read_only = true, .host_cache = host_cache };
+	/* The whole file: who opened it before it was sealed may make it longer, and what he writes must be seen. */
+	struct slice s = { .read_only = true, .host_cache = host_cache };
 	char name[POOL_FILE_NAME_ROOM], text[QCOW2_NAME_MAX + 1];
 
 	if (snprintf(s.path, sizeof(s.path), "%s/sealed/%s", p->path, pool_id_file_name(id, name)) >= (int)sizeof(s.path))
@@ -423,7 +422,7 @@ static int stand_on_sealed(struct pool *p, const struct name_disk *d, bool host_
 			       d->path);
 	memcpy(ret->view, d->view, POOL_ID_SIZE);
 	memcpy(ret->below, d->sealed, POOL_ID_SIZE);
-	return sealed_backing(p, d->sealed, (uint64_t)st.st_size, host_cache, &ret->backing, err);
+	return sealed_backing(p, d->sealed, host_cache, &ret->backing, err);
 }
 
 /* The largest clusters that do: those are the fewest to look up. */

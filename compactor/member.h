@@ -36,8 +36,7 @@ struct standing {
 };
 
 /* The slice that is a whole sealed overlay of the pool. */
-int sealed_backing(const struct pool *p, const uint8_t id[POOL_ID_SIZE], uint64_t file_size, bool host_cache, struct slice *ret,
-		   struct err *err);
+int sealed_backing(const struct pool *p, const uint8_t id[POOL_ID_SIZE], bool host_cache, struct slice *ret, struct err *err);
 /* Whether a slice is one: true, and its id. */
 bool sealed_of_backing(const struct pool *p, const struct slice *s, uint8_t ret_id[POOL_ID_SIZE]);
 

@@ -284,7 +284,7 @@ static int make(void *ctx, int old_fd, int new_fd, proof_check *check, void *che
 	struct compaction *c = ctx;
 	struct entering e = {
 		.c = c, .pool = c->pool, .check = check,
-		.options = { .unit_bits = c->o.cluster_bits, .min_run = c->o.min_run, .bytes_last = true },
+		.options = { .unit_bits = c->o.cluster_bits, .min_run = c->o.min_run },
 		.check_ctx = check_ctx, .nr_passes = 1 + 2 * image_of(c)->nr_snapshots,
 	};
 	struct overlay_options how = { .compat = c->o.compat };

@@ -100,7 +100,7 @@ static int look_at_sealed(struct pool *p, const struct slice *is, const uint8_t 
 	if (file_ops->fstatat(p->dirs[POOL_SEALED], pool_id_file_name(id, name), &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return errno == ENOENT ? 0 : err_errno(err, "cannot look at 'sealed/%s'", name);
 	rc = layer_find(p, id, &layer, err);
-	if (rc < 0 || sealed_backing(p, id, (uint64_t)st.st_size, is->host_cache, &s->standing.backing, err) < 0)
+	if (rc < 0 || sealed_backing(p, id, is->host_cache, &s->standing.backing, err) < 0)
 		return -1;
 	memcpy(s->standing.below, id, POOL_ID_SIZE);
 	if (rc > 0)
@@ -128,7 +128,7 @@ static int look(struct pool *p, int fd, struct saying *ret, struct err *err)
 	rc = dir == POOL_SEALED ? look_at_sealed(p, &is, id, &s, err) : look_at_view(p, &is, id, dir == POOL_VIEWS, &s, err);
 	if (rc <= 0)
 		return rc;
-	if (dir != POOL_TOP && is.size && (is.offset != want->offset || is.size != want->size))
+	if (dir != POOL_TOP && is.size && (is.offset != want->offset || (want->size && is.size != want->size)))
 		return err_set(err, ERR_FORMAT, "its backing file is said to have %llu bytes, where the pool's has %llu",
 			       (unsigned long long)is.size, (unsigned long long)want->size);
 	s.right = is.read_only && strcmp(is.path, want->path) == 0;

@@ -207,7 +207,8 @@ static int next_file(void *ctx, const char *name, struct err *err)
 
 /* ---- the disk ---- */
 
-static int count_data(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t size, uint64_t *ret, struct err *err)
+static int count_data(const struct restoring *r, struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t size, uint64_t *ret,
+		      struct err *err)
 {
 	CLEANUP(tree_walk_free) struct tree_walk *walk = tree_walk_new(p->nodes, root, size, err);
 	uint64_t segment, next = 0, nr = 0;
@@ -216,7 +217,8 @@ static int count_data(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t 
 
 	while (walk && (rc = tree_walk_next(walk, next, &segment, digest, err)) > 0) {
 		next = segment + 1;
-		nr++;
+		if (++nr % 4096 == 0 && stopped(r))
+			return err_set(err, ERR_CANCELED, "stopped");
 	}
 	*ret = nr * SEGMENT_SIZE;
 	return rc;
@@ -247,12 +249,12 @@ static int write_image(struct restoring *r, struct pool *p, const uint8_t root[D
 	CLEANUP(read_ahead_free) struct read_ahead *disk = NULL;
 	CLEANUP(writer_free) struct writer *w = NULL;
 	struct writer_options how = r->o->how;
-	uint64_t total;
+	uint64_t total = 0;
 
 	how.create = next_file;
 	how.ctx = r;
 	w = writer_new(r->o->format, r->files.items[0].fd, r->files.items[0].name, size, &how, err);
-	if (!w || count_data(p, root, size, &total, err) < 0)
+	if (!w || count_data(r, p, root, size, &total, err) < 0)
 		return -1;
 	disk = read_ahead_new(p, root, size, err);
 	return disk ? write_disk(r, disk, total, w, err) : -1;

@@ -18,7 +18,7 @@ struct feeding {
 	const struct feed *f;
 	bool sized;
 	uint64_t size, next; /* of the disk, 0 before it is said; the least segment that may come */
-	uint8_t *copy, *other; /* taking turns */
+	uint8_t *copy;
 };
 
 static bool all_zero(const uint8_t *p, size_t len)
@@ -63,7 +63,6 @@ static int progress(struct feeding *g, uint64_t address, struct err *err)
 static int take_segment(struct feeding *g, const struct feed_shared *s, uint32_t slot, struct err *err)
 {
 	uint64_t segment, inside;
-	uint8_t *p = g->copy;
 
 	if (slot >= FEED_SLOTS)
 		return lies(err);
@@ -72,14 +71,10 @@ static int take_segment(struct feeding *g, const struct feed_shared *s, uint32_t
 		return lies(err);
 	g->next = segment + 1;
 	inside = min_u64(g->size - segment * SEGMENT_SIZE, SEGMENT_SIZE);
-	memcpy(p, s->bytes[slot], inside);
-	memset(p + inside, 0, SEGMENT_SIZE - inside);
-	if (g->f->own_only || !all_zero(p, SEGMENT_SIZE)) {
-		g->copy = g->other;
-		g->other = p;
-		if (g->f->segment(g->f->ctx, segment, p, err) < 0)
-			return -1;
-	}
+	memcpy(g->copy, s->bytes[slot], inside);
+	memset(g->copy + inside, 0, SEGMENT_SIZE - inside);
+	if ((g->f->own_only || !all_zero(g->copy, SEGMENT_SIZE)) && g->f->segment(g->f->ctx, segment, g->copy, err) < 0)
+		return -1;
 	return progress(g, g->next * SEGMENT_SIZE, err);
 }
 
@@ -132,8 +127,8 @@ static bool is_writable(int fd)
 
 int feed_run(const struct feed *f, int fd, const char *path, struct err *err)
 {
-	CLEANUP(free) uint8_t *copies = aligned_alloc(BLOCK_SIZE, 2 * SEGMENT_SIZE);
-	struct feeding g = { .f = f, .copy = copies };
+	CLEANUP(free) uint8_t *copy = aligned_alloc(BLOCK_SIZE, SEGMENT_SIZE);
+	struct feeding g = { .f = f, .copy = copy };
 	struct jail own = f->jail ? *f->jail : (struct jail){ .mode = JAIL_OFF };
 	struct feed_told told = { .own_only = f->own_only, .snapshot = f->snapshot };
 	struct errand e = {
@@ -144,9 +139,8 @@ int feed_run(const struct feed *f, int fd, const char *path, struct err *err)
 	struct err why = ERR_INIT;
 	int rc;
 
-	if (!copies)
+	if (!copy)
 		return err_set(err, ERR_MEMORY, "no memory for a segment");
-	g.other = copies + SEGMENT_SIZE;
 	own.writable |= is_writable(fd);
 	e.keep_cache = f->keep_cache && !own.writable;
 	rc = errand_run(&e, fd, path, &why, err);

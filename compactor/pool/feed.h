@@ -26,7 +26,7 @@ struct feed {
 	/* The disk's size, once, before any segment. */
 	int (*size)(void *ctx, uint64_t size, struct err *err);
 	/* SEGMENT_SIZE bytes, out of the process's reach, behind the disk's end zeros; not called for segments of zeros, unless own_only.
-	 * Ascending.  They stay as they are until the next call has returned. */
+	 * Ascending.  */
 	int (*segment)(void *ctx, uint64_t segment, const void *bytes, struct err *err);
 	/* Ten times a second and for each segment: bytes of the disk's address space that are done.  May be NULL. */
 	int (*progress)(void *ctx, uint64_t address, uint64_t size, struct err *err);

@@ -14,8 +14,8 @@
  * other bytes, or none that can be read, those are damaged: the segment gets new ones and the leaf a new map, which heals all disks
  * that have it.
  *
- * Digests are most of the work for what is new, and two at once take little longer than one.  So a segment that needs one waits for another
- * one that does, or for whatever has to come behind it.
+ * Digests are most of the work for what is new, and two at once take little longer than one.  So a segment that needs one waits, in a copy,
+ * for another one that does, or for whatever has to come behind it.
  *
  * A node or cluster that cannot be read is as if it were not there; what cannot be written ends the import.
  */
@@ -119,14 +119,11 @@ static int take_digested(struct import *i, struct segment *s, struct err *err)
 
 /* ---- digesting ---- */
 
-static int wait_for_another(struct import *i, bool bytes_last, struct err *err)
+/* Its bytes are the caller's no longer than this call. */
+static void wait_for_another(struct import *i)
 {
-	if (!bytes_last && !i->room && !(i->room = aligned_alloc(BLOCK_SIZE, SEGMENT_SIZE)))
-		return err_set(err, ERR_MEMORY, "no memory for a segment");
-	if (!bytes_last)
-		i->at->bytes = memcpy(i->room, i->at->bytes, SEGMENT_SIZE);
+	i->at->bytes = memcpy(i->room, i->at->bytes, SEGMENT_SIZE);
 	i->waits = i->at;
-	return 0;
 }
 
 static int take_both(struct import *i, struct segment *a, struct segment *b, struct err *err)
@@ -146,7 +143,7 @@ static int take_waiting(struct import *i, struct err *err)
 	return take_digested(i, s, err);
 }
 
-static int take_segment(struct import *i, uint64_t number, const uint8_t *bytes, bool bytes_last, struct err *err)
+static int take_segment(struct import *i, uint64_t number, const uint8_t *bytes, struct err *err)
 {
 	struct segment *s = &i->segments[i->waits == &i->segments[0]];
 	int rc;
@@ -164,9 +161,11 @@ static int take_segment(struct import *i, uint64_t number, const uint8_t *bytes,
 	if (rc > 0)
 		memcpy(s->bad, i->found.digest, DIGEST_SIZE);
 	import_take_units(i);
-	if (!s->nr)
-		return take_waiting(i, err);
-	return i->waits ? take_both(i, STEAL(i->waits), s, err) : wait_for_another(i, bytes_last, err);
+	if (s->nr && i->waits)
+		return take_both(i, STEAL(i->waits), s, err);
+	if (s->nr)
+		wait_for_another(i);
+	return 0;
 }
 
 int import_segment(struct import *i, uint64_t segment, const void *bytes, struct err *err)
@@ -174,7 +173,7 @@ int import_segment(struct import *i, uint64_t segment, const void *bytes, struct
 	assert(segment >= i->next && segment < i->nr_segments);
 	i->next = segment + 1;
 	i->stats.bytes += SEGMENT_SIZE;
-	return take_segment(i, segment, bytes, i->bytes_last, err);
+	return take_segment(i, segment, bytes, err);
 }
 
 /* ---- segments of the base ---- */
@@ -190,7 +189,7 @@ static int read_base(struct import *i, uint64_t segment, const uint8_t digest[DI
 	if (tree_read_segment(i->pool->nodes, i->pool->clusters, digest, bytes, err) < 0)
 		return -1;
 	memset(bytes + inside, 0, SEGMENT_SIZE - inside);
-	return take_segment(i, segment, bytes, false, err);
+	return take_segment(i, segment, bytes, err);
 }
 
 /* Where a leaf has smaller units than this disk is to have, or more bytes, it does not do. */
@@ -233,7 +232,7 @@ struct import *import_new(struct pool *pool, uint64_t size, const struct import_
 	CLEANUP(import_free) struct import *i = calloc(1, sizeof(*i));
 
 	assert(pool->writing && o->unit_bits >= POOL_UNIT_BITS_MIN && o->unit_bits <= POOL_UNIT_BITS_MAX);
-	if (!i || !(i->piece = aligned_alloc(BLOCK_SIZE, IMPORT_PIECE)))
+	if (!i || !(i->piece = aligned_alloc(BLOCK_SIZE, IMPORT_PIECE)) || !(i->room = aligned_alloc(BLOCK_SIZE, SEGMENT_SIZE)))
 		return err_null(err, ERR_MEMORY, "no memory to import a disk");
 	i->pool = pool;
 	i->isa = fingerprint_best();
@@ -243,7 +242,6 @@ struct import *import_new(struct pool *pool, uint64_t size, const struct import_
 	i->size = size;
 	i->nr_segments = div_up(size, SEGMENT_SIZE);
 	i->base_size = base_size;
-	i->bytes_last = o->bytes_last;
 	if (digest_prepare(err) < 0)
 		return NULL;
 	if (base && !(i->base = tree_walk_new(pool->nodes, base, base_size, err)))

@@ -14,7 +14,6 @@
 struct import_options {
 	unsigned unit_bits;	/* 12, 14, 16 */
 	uint64_t min_run;	/* bytes; shorter matches are stored again */
-	bool bytes_last;	/* what import_segment() is given stays as it is until its next call has returned (feed.h) */
 };
 
 struct import_stats {

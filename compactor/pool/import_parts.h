@@ -44,11 +44,9 @@ struct import {
 	bool goes_on;
 	unsigned guesses;
 
-	/* The segment at hand, and one before it that waits so that two can be digested at once; NULL = none.  `room`: for its bytes, unless
-	 * these last by themselves. */
+	/* The segment at hand, and one before it that waits so that two can be digested at once; NULL = none.  `room`: its bytes. */
 	struct segment segments[2], *at, *waits;
 	uint8_t *room;
-	bool bytes_last;
 
 	bool wrong[SEGMENT_BLOCKS]; /* what the finder said of a unit has other bytes */
 	bool heals;		    /* the clusters that its digest has are damaged */

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 
+#include "scanner/base/checked.h"
 #include "scanner/base/crc32c.h"
 #include "scanner/base/file.h"
 
@@ -112,6 +113,8 @@ bool name_rows_load(struct pool *p, struct name_rows *ret)
 	ret->loaded = file_read(fd, &h, sizeof(h), 0, NULL) == 0 && is_believed(p, &h, &ret->dir) && read_rows(fd, &h, ret);
 	ret->saved = ret->loaded;
 	ret->next = ret->loaded ? h.next : 0;
+	for (size_t i = 0; i < ret->list.nr; i++)
+		ret->highest = max_u64(ret->highest, ret->list.items[i].number);
 	file_ops->close(fd);
 	return ret->loaded;
 }
@@ -241,6 +244,7 @@ int name_rows_add(struct name_rows *r, const struct name *n, struct err *err)
 {
 	uint32_t flags = (n->kind == NAME_MEMBER ? NAME_ROW_MEMBER : 0) | (name_is_settled(n) ? 0 : NAME_ROW_PENDING);
 
+	r->highest = max_u64(r->highest, n->number);
 	for (size_t i = 0; i < n->disks.nr; i++) {
 		const struct name_disk *d = &n->disks.items[i];
 		struct name_row row = { .number = n->number, .path = name_row_hash(d->path) };
@@ -257,6 +261,8 @@ int name_rows_add(struct name_rows *r, const struct name *n, struct err *err)
 
 void name_rows_remove(struct name_rows *r, uint64_t number)
 {
+	if (number > r->highest)
+		return;
 	for (size_t i = 0; i < r->list.nr; i++)
 		if (r->list.items[i].number == number) {
 			r->list.items[i] = (struct name_row){ .number = 0 };

@@ -14,7 +14,8 @@
 struct name_rows {
 	VEC(struct name_row) list;
 	struct stat dir;    /* names/, when they were as it is */
-	uint64_t next;	    /* number; 0 = not known */
+	uint64_t highest;   /* number of any row */
+	uint64_t next;	    /* number of the next name; 0 = not known */
 	unsigned nr_beside; /* files that are to become names */
 	bool unsure;	    /* whether that is all */
 	bool loaded, saved; /* the file has them; nothing was changed since */

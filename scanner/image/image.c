@@ -193,7 +193,8 @@ static int look_at_slice(struct image_file *file, const struct slice *s, const c
 			       (unsigned long long)s->size, (unsigned long long)s->offset, path);
 	file->inside = true;
 	file->base = s->offset;
-	file->size = s->offset > file->size ? 0 : min_u64(s->size, file->size - s->offset);
+	if (s->size)
+		file->size = s->offset > file->size ? 0 : min_u64(s->size, file->size - s->offset);
 	return 0;
 }
 

@@ -10,7 +10,7 @@
 
 /* JSON of one shape only:
  *
- *	{"file": {"driver": "raw", "read-only": B, "offset": N, "size": N,
+ *	{"file": {"driver": "raw", "read-only": B, "offset": N, "size": N,		both of these, or none
  *		  "file": {"driver": "file", "filename": T, "cache": {"direct": B}}}}
  *
  * An object is a list of keys that may stand in it, each at most once, and a function that reads the value of one. */
@@ -47,13 +47,15 @@ static int too_long(const struct slice *s, struct err *err)
 int slice_format(const struct slice *s, char *ret, size_t room, struct err *err)
 {
 	const char *end = s->host_cache ? "\",\"cache\":{\"direct\":false}}}}" : "\"}}}";
-	char name[NAME_MAX_BYTES + 1];
-	size_t at = (size_t)snprintf(name, sizeof(name),
-				     PREFIX "{\"file\":{\"driver\":\"raw\",%s\"offset\":%llu,\"size\":%llu,\"file\":{\"driver\":\"file\","
-					    "\"filename\":\"",
-				     s->read_only ? "\"read-only\":true," : "", (unsigned long long)s->offset,
-				     (unsigned long long)s->size);
+	char name[NAME_MAX_BYTES + 1], where[64] = "";
+	size_t at;
 
+	if (s->size)
+		snprintf(where, sizeof(where), "\"offset\":%llu,\"size\":%llu,", (unsigned long long)s->offset,
+			 (unsigned long long)s->size);
+	at = (size_t)snprintf(name, sizeof(name),
+			      PREFIX "{\"file\":{\"driver\":\"raw\",%s%s\"file\":{\"driver\":\"file\",\"filename\":\"",
+			      s->read_only ? "\"read-only\":true," : "", where);
 	if (s->path[0] != '/')
 		return err_set(err, ERR_USAGE, "the path '%s' of a backing file is not absolute", s->path);
 	if (!text_is_utf8(s->path))
@@ -75,6 +77,7 @@ int slice_format(const struct slice *s, char *ret, size_t room, struct err *err)
 struct reader {
 	const char *p;
 	struct slice s;
+	bool has_offset;
 };
 
 static bool take(struct reader *r, char c)
@@ -261,11 +264,12 @@ static bool take_raw(struct reader *r, unsigned key)
 	case 0:
 		return take_this(r, "raw");
 	case 1:
-		return take_number(r, &r->s.offset);
-	case 2:
-		return take_number(r, &r->s.size);
-	case 3:
 		return take_object(r, &file);
+	case 2:
+		r->has_offset = true;
+		return take_number(r, &r->s.offset);
+	case 3:
+		return take_number(r, &r->s.size) && r->s.size;
 	default:
 		return take_bool(r, &r->s.read_only);
 	}
@@ -273,7 +277,7 @@ static bool take_raw(struct reader *r, unsigned key)
 
 static bool take_top(struct reader *r, unsigned key)
 {
-	static const struct shape raw = { { "driver", "offset", "size", "file", "read-only" }, 4, take_raw };
+	static const struct shape raw = { { "driver", "file", "offset", "size", "read-only" }, 2, take_raw };
 
 	(void)key;
 	return take_object(r, &raw);
@@ -286,7 +290,7 @@ int slice_parse(const char *name, struct slice *ret)
 
 	if (strncmp(name, PREFIX, sizeof(PREFIX) - 1) != 0 || !take_object(&r, &top) || take(&r, '\0') != true)
 		return 0;
-	if (!range_within(r.s.offset, r.s.size, INT64_MAX))
+	if (r.has_offset != (r.s.size != 0) || !range_within(r.s.offset, r.s.size, INT64_MAX))
 		return 0;
 	*ret = r.s;
 	return 1;

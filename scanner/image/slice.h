@@ -13,10 +13,11 @@
  *
  *	json:{"file":{"driver":"raw","read-only":true,"offset":O,"size":S,"file":{"driver":"file","filename":"/abs/path"}}}
  *
- * libvirt writes such names back without "read-only". */
+ * libvirt writes such names back without "read-only".  A name with neither "offset" nor "size" means the whole file, however long it is
+ * when it is opened. */
 
 struct slice {
-	uint64_t offset, size; /* bytes */
+	uint64_t offset, size; /* bytes; size 0, and offset 0 = the whole file */
 	bool read_only;	       /* the name says so */
 	bool host_cache;       /* the file below is opened with "cache":{"direct":false}: also guests with cache=none use the page cache */
 	char path[1024];       /* absolute */

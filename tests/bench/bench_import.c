@@ -128,7 +128,7 @@ static int make_image(struct bench *b, enum kind k, struct err *err)
 
 static int take_size(void *ctx, uint64_t size, struct err *err)
 {
-	const struct import_options o = { .unit_bits = 12, .min_run = 16 * KIB, .bytes_last = true };
+	const struct import_options o = { .unit_bits = 12, .min_run = 16 * KIB };
 	struct bench *b = ctx;
 
 	b->import = import_new(b->pool, size, &o, NULL, 0, err);

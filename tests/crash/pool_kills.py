@@ -76,12 +76,15 @@ class Store:
         self.write("lab", 30)
         self.snapshots = {n: guest(lab, n) for n in ("first", "second")}
 
+    def snapshots_inside(self):
+        return json.loads(run("qemu-img", "info", "-U", "--output=json", self.image("lab"))).get("snapshots", [])
+
     def look_at_snapshots(self):
         """In the image, or as versions of it."""
         lab = self.image("lab")
         if not os.path.exists(lab):
             return
-        inside = json.loads(run("qemu-img", "info", "-U", "--output=json", lab)).get("snapshots", [])
+        inside = self.snapshots_inside()
         for name, digest in self.snapshots.items():
             if inside:
                 now = guest(lab, name)
@@ -94,10 +97,11 @@ class Store:
                 raise Wrong(f"snapshot {name} was {digest[:12]}, is {now[:12]}")
 
     def count_versions(self):
-        """When all is done each is there once."""
+        """When all is done each is there once, or not while the image has its snapshots itself."""
         listed = well([DEDUPSCAN, "list", self.path]).out
+        want = 0 if self.snapshots_inside() else 1
         for name in self.snapshots:
-            if listed.count(name) != 1:
+            if listed.count(name) != want:
                 raise Wrong(f"version {name} is there {listed.count(name)} times: {listed}")
 
     def guests(self):

@@ -8,7 +8,7 @@
 #include "tests/crash/crash.h"
 
 /* Members under kills, errors and power cuts: one whose image was moved, with its versions; and one that is gone, and in whose place a
- * clone is put.  Each image is a member once, and no version is lost. */
+ * clone is put (row A4).  Each image is a member once, and no version is lost. */
 
 #define POOL "/p"
 #define SIZE ((uint64_t)1 << 20)

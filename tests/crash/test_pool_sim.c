@@ -172,9 +172,9 @@ static void syncs_that_are_missing_in_a_new_pool_are_caught(void **state)
 	w.mistake = tell_lie;
 	lie = (struct lie){ SIM_FSYNC, 1 }; /* the cluster file */
 	assert_caught(crash_try_cuts, &w, "c: it is there but not whole");
-	lie = (struct lie){ SIM_FSYNC, 9 }; /* the new directory */
+	lie = (struct lie){ SIM_FSYNC, 11 }; /* the new directory */
 	assert_caught(crash_try_cuts, &w, "c: it is there but not whole");
-	lie = (struct lie){ SIM_FSYNC, 10 }; /* the one that it is in */
+	lie = (struct lie){ SIM_FSYNC, 12 }; /* the one that it is in */
 	assert_caught(crash_try_cuts, &w, "c: it was made, and is not there");
 }
 

@@ -10,7 +10,7 @@
 #include "tests/crash/crash.h"
 
 /* Another backing file's name, written in place: at every instant the overlay names one of those that it was to name, whole, and all else
- * of it is as it was.  The invariants O1 and O2 at the top of compactor/pool/overlay.c. */
+ * of it is as it was (row A4).  The invariants O1 and O2 at the top of compactor/pool/overlay.c. */
 
 #define SIZE ((uint64_t)64 << 20)
 #define DATA (4 * 65536)

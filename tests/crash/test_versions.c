@@ -12,8 +12,8 @@
 /* Snapshots, clones and rollbacks through kills, errors, visits and power cuts: the invariants S1 to S6 at the top of seal.c,
  * and those of clone.c.
  *
- * The guest of an overlay sees, of each byte from DATA on, what the first file of the chain has that is not 0.  The images have a bitmap,
- * which goes with what is at the path as long as the disk stays the same. */
+ * The guest of an overlay sees, of each byte from DATA on, what the first file of the chain has that is not 0.  The images have a
+ * bitmap, which goes with what is at the path as long as the disk stays the same. */
 
 #define POOL "/p"
 #define SIZE ((uint64_t)64 << 20)
@@ -454,7 +454,7 @@ static int check_rollback(struct checking *c, struct err *err)
 	if (bitmap < 0 || (!before && check_text(c, "/d/img", 'd', err) < 0))
 		return -1;
 	if (bitmap != before)
-		return err_set(err, ERR_FORMAT, "the image %s a bitmap", bitmap ? "was rolled back, and has" : "is as before, and has not");
+		return err_set(err, ERR_FORMAT, "the image %s a bitmap", bitmap ? "was rolled back, with" : "is as before, without");
 	if (check_text(c, "/d/other", 'o', err) < 0)
 		return -1;
 	if (c->m.done && before)

@@ -3,7 +3,7 @@
 #include "compactor/pool/view.h"
 #include "walk_help.h"
 
-/* The bytes of a qcow2 image.  What bitmaps are read from it come into a fresh overlay of its size, which must have the same then. */
+/* The bytes of a qcow2 image.  The bitmaps that are read from it come into a fresh overlay, which must have the same then. */
 
 #define BITS_MOST (4 * MIB) /* bytes, so that an input takes no time */
 

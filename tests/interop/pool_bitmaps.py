@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 # timeout: 400
-"""Persistent bitmaps of images that enter a pool, as incremental backups use them: what QEMU says of each, bit by bit over NBD, is what a
-model says that counts the writes.
+"""Persistent bitmaps of images that enter a pool, as incremental backups use them: what QEMU says of each, bit by bit over NBD, is
+what a model says that counts the writes.
 
   enters      bitmaps of all granularities, in images of all cluster sizes, enabled, disabled, merged, in use (inconsistent)
   lives       writes to an image in the pool go on setting bits; a snapshot, a clone, folding and expanding change none

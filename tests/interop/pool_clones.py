@@ -9,6 +9,9 @@
   diff        exactly the blocks that were written
   moves       an image that was moved, and is adopted
   in use      an image that QEMU has open is left alone, and its holder named
+  odd         what was sealed has a length that is no multiple of a sector
+  latecomer   somebody writes to what was sealed: seen at the path, and the version is told as changed
+  copied      a store whose snapshot, rollback or clone was killed at any rename, and that was copied then
   random      many steps, one seed
 
 Usage: pool_clones.py [--seed S] [--steps N]"""
@@ -25,6 +28,7 @@ KIB, MIB = 1 << 10, 1 << 20
 SIZE = 24 * MIB
 BUILD = os.path.abspath(os.environ.get("BUILD") or "build")
 POOLTOOL, TOOL = f"{BUILD}/tests/interop/pooltool", f"{BUILD}/tests/interop/versiontool"
+DEDUPSCAN = f"{BUILD}/dedupscan"
 
 
 class Failed(Exception):
@@ -280,6 +284,118 @@ def in_use(s):
     s.check()
 
 
+def odd(s):
+    """As qemu-img snapshot -d leaves it, for one."""
+    a = s.add("a")
+    s.write(a)
+    for more in (1, 100, 511, 512, 513):
+        os.truncate(a, os.path.getsize(a) // 512 * 512 + more)
+        s.snapshot(f"v{more}", a)
+        s.check()
+        expect(run(DEDUPSCAN, "info", a), f"{s.pool}/views/")  # it sees through what was sealed
+        sealed, = (f"{s.pool}/sealed/{n}" for n in os.listdir(f"{s.pool}/sealed") if n in run("qemu-img", "info", a))
+        size = (os.path.getsize(sealed) + 511) // 512 * 512  # as earlier programs named it
+        run("qemu-img", "rebase", "-u", "-F", "qcow2", "-b", f'json:{{"file":{{"driver":"raw","read-only":true,"offset":0,"size":{size},'
+            f'"file":{{"driver":"file","filename":"{sealed}"}}}}}}', a)
+        expect(run(DEDUPSCAN, "info", a), f"{s.pool}/views/")
+        s.check()
+        s.write(a)
+        s.fold()
+    s.check()
+    s.check_versions()
+
+
+def latecomer(s):
+    """Found before it was sealed, and opened afterwards."""
+    a, b = s.add("a"), s.add("b")
+    s.write(a)
+    s.write(b)
+    found = os.open(a, os.O_PATH)
+    s.snapshot("v", a)
+    s.snapshot("other", b)
+    expect(s.tool("list", a), "v sealed")
+    with open(f"/proc/self/fd/{found}", "r+b") as held:
+        sealed = os.readlink(f"/proc/self/fd/{held.fileno()}")
+        expect(sealed, "/sealed/")
+        run("qemu-io", "-f", "qcow2", "-c", "write -P 9 0 512", sealed)
+        s.models[a][:512] = b"\x09" * 512
+        expect(s.tool("fold"), "had opened it before it was sealed")
+    os.close(found)
+    s.check()
+    expect(s.tool("list", a), "v changed")
+    expect(s.tool("list", b), "other folded")
+    for verb, args in (("clone", (a, "v", f"{s.top}/n.qcow2")), ("rollback", (a, "v", "--discard"))):
+        if verb == "rollback":
+            s.write(a)
+        expect(s.tool(verb, *args, fails=True), "somebody wrote to what was sealed")
+    model = bytes(s.models[a])
+    s.clone(b, "other", f"{s.top}/nb.qcow2")
+    s.fold()
+    s.check()
+    expect(s.tool("list", a), "v.changed folded")
+    del s.versions[a, "v"]
+    s.tool("clone", a, "v.changed", f"{s.top}/n.qcow2")
+    if s.says(f"{s.top}/n.qcow2")[:512] != b"\x09" * 512 or s.says(a) != model:
+        raise Failed("the changed version says something else")
+
+
+def copy_store(s):
+    """Another one in its place, as from a backup: all inode numbers are others."""
+    shutil.rmtree(s.top + ".was", ignore_errors=True)
+    os.rename(s.top, s.top + ".was")
+    run("cp", "-a", "--sparse=always", s.top + ".was", s.top)
+
+
+def killed_and_copied(s, verb, *args):
+    """Killed at each rename; what the image says then must be one of both.  Yields which it was; the last one is done."""
+    store, nr = s.top + ".store", 0
+    for call in ("renameat", "renameat2"):
+        for n in range(1, 100):
+            shutil.rmtree(store, ignore_errors=True)
+            run("cp", "-a", "--sparse=always", s.top, store)
+            done = subprocess.run(["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e",
+                                   f"inject={call}:signal=KILL:when={n}", TOOL, verb, s.pool, *args],
+                                  capture_output=True, check=False, timeout=300)
+            if done.returncode == 0:
+                break
+            nr += 1
+            copy_store(s)
+            s.tool("recover")
+            yield f"{verb} killed at {call} {n}, and copied"
+            shutil.rmtree(s.top)
+            os.rename(store, s.top)
+        if call == "renameat":
+            shutil.rmtree(s.top)
+            os.rename(store, s.top)
+    if nr < 2:
+        raise Failed(f"{verb}: only {nr} renames")
+    shutil.rmtree(store)
+    shutil.rmtree(s.top + ".was")
+
+
+def copied(s):
+    if not shutil.which("strace"):
+        return
+    a, new = s.add("a"), f"{s.top}/n.qcow2"
+    s.write(a)
+    at_v = bytes(s.models[a])
+    for what in killed_and_copied(s, "snapshot", "v", a):
+        if s.says(a) != at_v:
+            raise Failed(f"{what}: the image says something else")
+        if "v sealed" in s.tool("list", a):
+            s.tool("clone", a, "v", new)
+            if s.says(new) != at_v:
+                raise Failed(f"{what}: the version says something else")
+    s.write(a)
+    now = bytes(s.models[a])
+    for what in killed_and_copied(s, "clone", a, "v", new):
+        if s.says(a) != now or (os.path.exists(new) and s.says(new) != at_v):
+            raise Failed(f"{what}: image or clone says something else")
+    for what in killed_and_copied(s, "rollback", a, "v"):
+        if s.says(a) != (at_v if "before-rollback" in s.tool("list", a) else now):
+            raise Failed(f"{what}: the image says something else")
+
+
 def at_random(s, steps):
     a = s.add("a")
     for i in range(steps):
@@ -326,7 +442,7 @@ def main():
         if not shutil.which(needed):
             print(f"needs {needed}")
             sys.exit(77)
-    for test in (clones, snapshots, differences, moves, in_use, lambda s: at_random(s, o.steps)):
+    for test in (clones, snapshots, differences, moves, in_use, odd, latecomer, copied, lambda s: at_random(s, o.steps)):
         rng = random.Random(o.seed)
         with tempfile.TemporaryDirectory(dir=os.environ.get("TMP")) as top:
             try:

@@ -214,7 +214,8 @@ def check_what_libvirt_does(tmp, m, daemon):
 
 def traced(tmp, *inject):
     log = os.path.join(tmp, "calls")
-    command = ["strace", "-qq", "-y", "-o", log, "-e", f"trace={CALLS}", *inject, DEDUPSCAN, "snapshot", "--live", f"v{next(numbers)}", *PATHS]
+    command = ["strace", "-qq", "-y", "-o", log, "-e", f"trace={CALLS}", *inject]
+    command += [DEDUPSCAN, "snapshot", "--live", f"v{next(numbers)}", *PATHS]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     return done, log
 

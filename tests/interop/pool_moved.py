@@ -195,6 +195,8 @@ def moved_and_forgotten(s):
     """Members were dropped before it: their images keep what they stand on."""
     to = os.path.join(s.tmp, "elsewhere")
     os.rename(s.path, to)
+    expect(tool("pool", "collect", "--drop-missing", to, status=3), f"the pool was at '{s.path}/{POOL}'", "has to come before --drop-missing")
+    tool("pool", "repair", to)
     for _ in range(3):
         expect(tool("pool", "collect", "--drop-missing", to), "0 views removed, 0 go with the next collection")
     expect(tool("repoint", to), "4 images noted, 0 left")

@@ -133,6 +133,7 @@ static int print_row(void *ctx, const struct version_row *row, struct err *err)
 	       row->disk->path, row->name->kind == NAME_MEMBER ? (row->there ? "there" : "gone") : row->name->label,
 	       row->name->kind == NAME_MEMBER ? ""
 	       : row->disk->folded	      ? " folded"
+	       : row->changed		      ? " changed"
 					      : " sealed");
 	return 0;
 }
@@ -176,7 +177,7 @@ struct folding {
 
 static int take_size(void *ctx, uint64_t size, struct err *err)
 {
-	const struct import_options o = { .unit_bits = 12, .min_run = 16 * KIB, .bytes_last = true };
+	const struct import_options o = { .unit_bits = 12, .min_run = 16 * KIB };
 	struct folding *f = ctx;
 
 	f->size = size;

@@ -8,8 +8,8 @@
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
-/* Persistent bitmaps of images that are made here, byte by byte, and of ones that QEMU made.  What was written is read by a reader of
- * the test's own, which looks up one bit at a time.  (tests/interop/pool_bitmaps.py has QEMU read them.) */
+/* Persistent bitmaps of images that are made here, byte by byte, and of ones that QEMU made.  What was written is read by a reader
+ * of the test's own, which looks up one bit at a time.  (tests/interop/pool_bitmaps.py has QEMU read them.) */
 
 #define DISK (1536 * MIB + 3 * 512)
 #define OUR_CLUSTER ((uint64_t)64 << 10)
@@ -91,7 +91,8 @@ static void add_bits(uint64_t nr_bits, uint32_t entries, unsigned seed, bool fla
 	uint64_t table = take((uint64_t)entries * 8);
 
 	for (uint32_t i = 0; i < entries; i++) {
-		uint64_t first = i * image.cluster * 8, nr = first < nr_bits ? min_u64(nr_bits - first, image.cluster * 8) : 0, set = 0;
+		uint64_t first = i * image.cluster * 8, set = 0;
+		uint64_t nr = first < nr_bits ? min_u64(nr_bits - first, image.cluster * 8) : 0;
 		be64 entry;
 
 		memset(p, 0, image.cluster);

@@ -397,7 +397,7 @@ static void seal_on_sealed(const uint8_t id[POOL_ID_SIZE], const uint8_t below[P
 {
 	struct slice s;
 
-	assert_int_equal(sealed_backing(pool, below, 4096, false, &s, NULL), 0);
+	assert_int_equal(sealed_backing(pool, below, false, &s, NULL), 0);
 	write_overlay(POOL_SEALED, id, &s, size);
 }
 

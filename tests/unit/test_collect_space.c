@@ -169,21 +169,27 @@ static void what_lies_beside_a_hole_goes(void **state)
 {
 	struct disk whole = { .size = SEGMENT_SIZE, .pieces = { { 0, 512 * KIB, 1 } } }, again = whole;
 	struct disk first = { .size = SEGMENT_SIZE, .pieces = { { 0, 64 * KIB, 2 } } };
-	struct disk second = { .size = SEGMENT_SIZE, .pieces = { { 0, 16 * KIB, 3 } } };
-	uint64_t number;
+	struct disk before = { .size = SEGMENT_SIZE, .pieces = { { 0, 8 * KIB, 3 } } };
+	struct disk behind = { .size = SEGMENT_SIZE, .pieces = { { 0, 16 * KIB, 5 } } };
+	uint64_t numbers[2];
 
 	(void)state;
 	again.pieces[0].number = 4;
 	import(&whole);
+	import(&before);
 	import(&first);
-	import(&second);
+	import(&behind);
 	import(&again);
 	version_of("whole", &whole);
 	version_of("again", &again);
-	number = version_of("second", &second);
+	numbers[0] = version_of("before", &before);
+	numbers[1] = version_of("behind", &behind);
 	collect();
 	assert_int_equal(got.freed, 64 * KIB);
-	forget(number);
+	forget(numbers[0]);
+	collect();
+	assert_int_equal(got.freed, 8 * KIB);
+	forget(numbers[1]);
 	collect();
 	assert_int_equal(got.freed, 16 * KIB);
 	assert_int_equal(got.small, 0);

@@ -363,6 +363,73 @@ static void the_right_one_of_several_places_is_found(void **state)
 	assert_int_equal(blocks(stats.stored), 60);
 }
 
+/* ---- two at once ---- */
+
+/* Nothing of what a segment is given in is left when the call has returned. */
+static void import_passing(uint64_t nr)
+{
+	CLEANUP(free) uint8_t *p = malloc(SEGMENT_SIZE);
+	struct import *i = begin(nr * SEGMENT_SIZE, NULL, 0);
+	uint8_t root[DIGEST_SIZE];
+
+	render(nr * SEGMENT_SIZE);
+	for (uint64_t s = 0; s < nr; s++) {
+		memcpy(p, bytes + s * SEGMENT_SIZE, SEGMENT_SIZE);
+		if (import_segment(i, s, p, &err) < 0)
+			fail_msg("%s", err.text);
+		memset(p, 0xaa, SEGMENT_SIZE);
+	}
+	end(i, nr * SEGMENT_SIZE, root);
+	expect_disk(root, nr * SEGMENT_SIZE);
+}
+
+/* A segment that is new waits for another one; what comes may be zeros, new, in the pool as a whole, or the same once more. */
+static void whatever_comes_behind_a_new_segment_it_is_not_lost(void **state)
+{
+	const uint64_t nr = 3;
+	uint64_t next = 1000;
+
+	(void)state;
+	put(0, SEGMENT_BLOCKS, 1);
+	import_disk();
+	for (unsigned pattern = 0; pattern < 64; pattern++) {
+		uint64_t fresh = 0;
+
+		for (uint64_t s = 0; s < nr; s++) {
+			unsigned kind = pattern >> 2 * s & 3;
+			size_t at = s * SEGMENT_BLOCKS;
+
+			if (kind == 3 && s)
+				memcpy(disk + at, disk + at - SEGMENT_BLOCKS, SEGMENT_BLOCKS * sizeof(*disk));
+			else if (kind == 0)
+				memset(disk + at, 0, SEGMENT_BLOCKS * sizeof(*disk));
+			else
+				put(at, SEGMENT_BLOCKS, kind == 2 ? 1 : (fresh++, next += SEGMENT_BLOCKS));
+		}
+		import_passing(nr);
+		assert_int_equal(blocks(stats.stored), fresh * SEGMENT_BLOCKS);
+	}
+}
+
+static void what_waits_comes_before_segments_of_the_base(void **state)
+{
+	uint8_t root[DIGEST_SIZE], again[DIGEST_SIZE];
+	struct import *i;
+
+	(void)state;
+	put(0, BLOCKS, 1);
+	import_root(SIZE, root);
+	i = begin(SIZE, root, SIZE);
+	disk[5] = disk[2 * SEGMENT_BLOCKS + 5] = 4711;
+	render(SIZE);
+	for (uint64_t s = 0; s < SEGMENTS; s += 2) {
+		assert_int_equal(import_segment(i, s, bytes + s * SEGMENT_SIZE, &err), 0);
+		assert_int_equal(import_same(i, s + 2, &err), 0);
+	}
+	end(i, SIZE, again);
+	expect_disk(again, SIZE);
+}
+
 /* ---- units ---- */
 
 static void larger_units_are_shared_at_their_places(void **state)
@@ -760,6 +827,8 @@ int main(void)
 		import_test(short_runs_at_the_beginning_of_a_segment),
 		import_test(data_that_repeats_within_a_disk_is_stored_once),
 		import_test(the_right_one_of_several_places_is_found),
+		import_test(whatever_comes_behind_a_new_segment_it_is_not_lost),
+		import_test(what_waits_comes_before_segments_of_the_base),
 		import_test(larger_units_are_shared_at_their_places),
 		import_test(larger_units_do_for_smaller_ones_but_not_the_other_way),
 		import_test(the_last_segment_may_be_a_part),

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/unit/pool_help.h"
 
+#include "compactor/collect.h"
 #include "compactor/pool/finder.h"
 #include "compactor/pool/pool_check.h"
 #include "compactor/pool/reindex.h"
@@ -101,11 +102,14 @@ static uint64_t repair(bool dry_run)
 	return repaired;
 }
 
-/* A pool of the same uuid or not does not matter: this one begins anew. */
 static void new_pool(void)
 {
+	static unsigned nr;
+	char before[32];
+
 	close_pool();
-	assert_int_equal(renameat(pool_dirfd, "pool", pool_dirfd, "before"), 0);
+	snprintf(before, sizeof(before), "before-%u", nr++);
+	assert_int_equal(renameat(pool_dirfd, "pool", pool_dirfd, before), 0);
 	assert_int_equal(pool_create(pool_dirfd, "pool", NULL), 0);
 	open_pool();
 }
@@ -159,6 +163,67 @@ static void units_of_64_kib_are_found_again(void **state)
 {
 	(void)state;
 	as_without_loss(16);
+}
+
+/* Four blocks, of which the first is dead: the others end where units of 16 KiB begin. */
+static void import_odd(void)
+{
+	static const struct import_options o = { .unit_bits = 12, .min_run = BLOCK_SIZE };
+	CLEANUP(free) uint8_t *p = calloc(1, SEGMENT_SIZE);
+	struct disk d = { .size = SEGMENT_SIZE };
+	struct import_stats stats;
+	struct collected c;
+
+	make_bytes(p, 16 * KIB, 5000000);
+	for (int i = 0; i < 2; i++) {
+		CLEANUP(import_free) struct import *im = import_new(pool, d.size, &o, NULL, 0, NULL);
+
+		assert_int_equal(import_segment(im, 0, p, NULL), 0);
+		assert_int_equal(import_end(im, d.root, &stats, NULL), 0);
+		assert_int_equal(pool_sync(pool, NULL), 0);
+		memset(p, 0, BLOCK_SIZE);
+	}
+	version_of("odd", &d);
+	assert_int_equal(pool_collect(pool, &(struct collect_options){ .memory = MIB }, &c, NULL), 0);
+}
+
+static void units_of_several_sizes_lie_beside_each_other(void **state)
+{
+	uint64_t stored;
+
+	(void)state;
+	unit_bits = 14;
+	import_odd();
+	stored = without_loss();
+	new_pool();
+	import_odd();
+	assert_int_equal(cluster_file_end(pool->clusters), POOL_DATA_BEGIN + 16 * KIB);
+	import_disk(0);
+	lose_index();
+	assert_int_equal(repair(false), 1);
+	assert_int_equal(import_disk(1), stored);
+}
+
+/* What dies in its first import lost none that there was. */
+static void a_new_pool_lacks_nothing(void **state)
+{
+	const struct import_options o = { .unit_bits = 12, .min_run = BLOCK_SIZE };
+	struct import *i;
+	uint8_t *p = malloc(SEGMENT_SIZE);
+
+	(void)state;
+	unit_bits = 12;
+	assert_false(lacks());
+	i = import_new(pool, NR_SEGMENTS * SEGMENT_SIZE, &o, NULL, 0, NULL);
+	for (uint64_t s = 0; s < NR_SEGMENTS; s++) {
+		fill(0, s, p);
+		assert_int_equal(import_segment(i, s, p, NULL), 0);
+	}
+	import_free(i);
+	free(p);
+	again();
+	assert_true(cluster_file_end(pool->clusters) > POOL_DATA_BEGIN);
+	assert_false(lacks());
 }
 
 /* The control: without a repair much more is stored. */
@@ -298,6 +363,8 @@ int main(void)
 		pool_test(blocks_of_4_kib_are_found_again),
 		pool_test(units_of_16_kib_are_found_again),
 		pool_test(units_of_64_kib_are_found_again),
+		pool_test(units_of_several_sizes_lie_beside_each_other),
+		pool_test(a_new_pool_lacks_nothing),
 		pool_test(without_repair_they_are_not_found),
 		pool_test(what_comes_later_has_keys),
 		pool_test(it_stops_and_goes_on),

@@ -62,6 +62,20 @@ static void a_name_is_as_libvirt_wants_it(void **state)
 				  "\"filename\":\"/pool/a.qcow2\",\"cache\":{\"direct\":false}}}}");
 }
 
+static void a_whole_file_has_neither_offset_nor_size(void **state)
+{
+	struct slice s = slice_of("/pool/a.qcow2");
+	char name[ROOM];
+
+	(void)state;
+	s.offset = s.size = 0;
+	assert_int_equal(slice_format(&s, name, sizeof(name), NULL), 0);
+	assert_string_equal(name, "json:{\"file\":{\"driver\":\"raw\",\"read-only\":true," FILE_OF("/pool/a.qcow2") "}}");
+	must_parse(name, &s);
+	must_not_parse("json:{\"file\":{\"driver\":\"raw\",\"offset\":0,\"size\":0," FILE_OF("/a") "}}");
+	must_not_parse("json:{\"file\":{\"driver\":\"raw\",\"offset\":0," FILE_OF("/a") "}}");
+}
+
 static void every_path_comes_back(void **state)
 {
 	char path[4] = "/?x", name[ROOM];
@@ -213,6 +227,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_name_is_as_libvirt_wants_it),
+		cmocka_unit_test(a_whole_file_has_neither_offset_nor_size),
 		cmocka_unit_test(every_path_comes_back),
 		cmocka_unit_test(blanks_and_another_order_are_taken),
 		cmocka_unit_test(escapes_are_undone),
