@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/unit/store_help.h"
 
+#include <fcntl.h>
 #include <linux/fs.h>
 
 #include "compactor/reflink.h"
@@ -35,6 +36,7 @@ static struct {
 	uint64_t reports;  /* bytes that it says it shared; 0 = as asked */
 	ino_t ino[IMAGES];
 	uint64_t nr_read; /* bytes of images, by us */
+	bool fetched[IMAGES][BLOCKS]; /* into the cache */
 	struct {
 		uint8_t image; /* + 1 */
 		uint32_t block;
@@ -67,11 +69,26 @@ static bool alike(int a, uint64_t a_at, int b, uint64_t b_at, uint64_t len)
 	return true;
 }
 
+/* As fadvise(2) does it: of a long stretch only the beginning. */
+static int fake_fadvise(int fd, off_t at, off_t len, int advice)
+{
+	int image = image_of(fd);
+
+	assert_int_equal(advice, POSIX_FADV_WILLNEED);
+	for (off_t n = 0; n < len && n < 128 * 1024; n += BLOCK_SIZE)
+		kernel.fetched[image][(at + n) / BLOCK_SIZE] = true;
+	return 0;
+}
+
 static int answer(int fd, const struct file_dedupe_range *r)
 {
 	const struct file_dedupe_range_info *info = &r->info[0];
 	int to = image_of((int)info->dest_fd), from = image_of(fd);
 	struct stat a, b;
+
+	for (uint64_t n = 0; n < r->src_length / BLOCK_SIZE; n++)
+		if (!kernel.fetched[to][info->dest_offset / BLOCK_SIZE + n] || !kernel.fetched[from][r->src_offset / BLOCK_SIZE + n])
+			fail_msg("block %d of what is compared was not read ahead", (int)n);
 
 	fstat(fd, &a);
 	fstat((int)info->dest_fd, &b);
@@ -137,6 +154,7 @@ static int make(void **state)
 	ops = file_ops_os;
 	ops.ioctl = fake_ioctl;
 	ops.pread = counting_pread;
+	ops.fadvise = fake_fadvise;
 	if (catalog_make(state) < 0)
 		return -1;
 	return roots_add(&roots, tree, false, NULL);
