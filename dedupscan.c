@@ -2345,7 +2345,7 @@ static int show_row(void *ctx, const struct version_row *r, struct err *err)
 		strftime(when, sizeof(when), "%Y-%m-%d %H:%M", &tm);
 	printf("%-16s  %10s  %10s  %s%s%s%s\n", when, size_of(r->disk->size), size_of(r->own_bytes), safe(r->disk->path, path, sizeof(path)),
 	       r->name->kind == NAME_VERSION ? "@" : "", r->name->kind == NAME_VERSION ? safe(r->name->label, label, sizeof(label)) : "",
-	       r->name->kind == NAME_MEMBER && !r->there ? " (gone)" : r->name->kind == NAME_VERSION && !r->disk->folded ? " (sealed)" : "");
+	       r->name->kind == NAME_MEMBER && !r->there ? " (gone)" : r->name->kind == NAME_VERSION && !r->disk->folded ? (r->changed ? " (sealed, changed)" : " (sealed)") : "");
 	return 0;
 }
 

@@ -19,10 +19,10 @@
 #include "scanner/base/file.h"
 #include "scanner/index/judymap.h"
 
-/* How it works: what lives is a set of records in the file of nodes (Judy1 of their offsets) and marks on clusters, of as much of the cluster
- * file at a time as memory allows.  Trees are entered where they are not marked yet, so that what many versions share is walked
- * once.  Clusters live that a tree has, and those that the tables of a view have: after a segment was healed or its node written again
- * these may be others, and guests read what the tables say.
+/* How it works: what lives is a set of records in the file of nodes (Judy1 of their offsets) and marks on clusters, of as much of
+ * the cluster file at a time as memory allows.  Trees are entered where they are not marked yet, so that what many versions share is
+ * walked once.  Clusters live that a tree has, and those that the tables of a view have: after a segment was healed or its node
+ * written again these may be others, and guests read what the tables say.
  *
  * All is read and marked before anything is moved, so that what is missing shows.
  *
@@ -38,9 +38,9 @@
  * with the same id the last one counts; of one that repair replaced, the old slot stays as long as somebody has its old stub open.
  * Sealed overlays die in the same two steps; what one stands on lives as long as a name keeps it or somebody uses it.
  *
- * Which dead clusters become holes follows from where the live ones are and from nothing else, so it is the same whatever was done before,
- * and a run that was cut short is finished by the next.  A hole between live clusters costs the file system an extent, and reading them a
- * seek; so there are two rules:
+ * Which dead clusters become holes follows from where the live ones are and from nothing else, so it is the same whatever was done
+ * before, and a run that was cut short is finished by the next.  A hole between live clusters costs the file system an extent; so
+ * there are two rules:
  *
  *	| live | dead, a hole, dead ... | live |	64 KiB and more without anything live: what is dead goes
  *	| dead | live | dead | live | dead ... |	a stretch of 1 MiB of which at most half lives: all that is dead goes

@@ -74,12 +74,14 @@ void compact_leave(struct compaction *c, size_t image, const char *why)
 		p->why_not = strdup(why);
 }
 
+/* One that enters the pool is an overlay then: nothing else is left to do with it. */
 static int plan_image(struct compaction *c, size_t image, struct err *err)
 {
 	const struct store_image *i = &c->store.images.items[image];
 	uint64_t saving = 0;
+	bool enters = false;
 
-	for (size_t m = 0; m < ARRAY_SIZE(methods) && !i->out && !i->fixed; m++) {
+	for (size_t m = 0; m < ARRAY_SIZE(methods) && !i->out && !i->fixed && !enters; m++) {
 		struct plan_step s = { .image = image, .method = methods[m]->id };
 		int rc = c->o.methods[s.method] ? methods[m]->plan(c, &s, err) : 0;
 
@@ -87,6 +89,7 @@ static int plan_image(struct compaction *c, size_t image, struct err *err)
 			free(s.note);
 			return -1;
 		}
+		enters = rc > 0 && s.method == PLAN_POOL;
 		saving += rc > 0 ? s.saving : 0;
 	}
 	c->plan->images[image].saving = saving;

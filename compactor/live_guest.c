@@ -23,25 +23,27 @@
  *	4  virsh blockcopy of T into F                 F            A            F -> A
  *	5  T is removed, the version is settled
  *
- * QEMU opens a file anew, by the name that it knows, when it is to be read only, or to be written to again.  That is why the exchange
- * comes after the snapshot (which has it open A once more), and why the guest goes back to the path by a copy: that has QEMU and libvirt
- * open F and A by the names that they have then.  What is copied is what the guest wrote in the moments between.
+ * QEMU opens a file anew, by the name that it knows, when it is to be read only, or to be written to again.  That is why the
+ * exchange comes after the snapshot (which has it open A once more), and why the guest goes back to the path by a copy: that
+ * has QEMU and libvirt open F and A by the names that they have then.  What is copied is what the guest wrote in the moments
+ * between.
  *
  * What holds at every instant, and after any death of dedupscan, QEMU, libvirtd or the host:
  *
- *  L1. Whatever T stands on by its path holds what A held at step 1: A itself, or F, which has of T's data what T has itself.  So a
- *      machine starts from T whenever libvirt's configuration says T.
- *  L2. libvirt's word is what counts: while any machine or configuration names T, T is the image.  When they name the path, and that
- *      is A, there was no snapshot; when it is F, the guest is home.  Without libvirt's word nothing is decided.
+ *  L1. Whatever T stands on by its path holds what A held at step 1: A itself, or F, which has of T's data what T has itself.
+ *      So a machine starts from T whenever libvirt's configuration says T.
+ *  L2. libvirt's word is what counts: while any machine or configuration names T, T is the image.  When they name the path,
+ *      and that is A, there was no snapshot; when it is F, the guest is home.  Without libvirt's word nothing is decided.
  *  L3. A version is settled after all its guests are home.
  *
- * A recovery goes on with step 2, 3 or 4, live.  Where QEMU was started from T since then, it has F open already, and T is committed
- * into F.  Where the machine is off a copy of T that stands on S takes the place of the image; then the configuration is changed, then
- * T is removed. */
+ * A recovery goes on with step 2, 3 or 4, live.  Where QEMU was started from T since then, it has F open already, and T is
+ * committed into F.  Where the machine is off a copy of T that stands on S takes the place of the image; then the
+ * configuration is changed, then T is removed. */
 
 #define CLOSING_TRIES 100
 #define CLOSING_NS 50000000u
-#define SEALED_MAX 8 /* on each other: they are folded in while the machine runs, and it lets go of them when it is off */
+/* On each other: they are folded in while the machine runs, and it lets go of them when it is off. */
+#define SEALED_MAX 8
 
 /* One disk that has a file aside. */
 struct guest {
@@ -75,7 +77,8 @@ static int guest_init(struct pool *p, const struct name_disk *d, struct guest *g
 	if (snprintf(g->aside, sizeof(g->aside), "%s.live-%s", slash + 1, name) >= (int)sizeof(g->aside) ||
 	    snprintf(g->aside_path, sizeof(g->aside_path), "%.*s%s", (int)(slash + 1 - d->path), d->path, g->aside) >=
 		    (int)sizeof(g->aside_path))
-		return err_set(err, ERR_UNSUPPORTED, "image '%s': its name is too long for another one beside it", d->path);
+		return err_set(err, ERR_UNSUPPORTED, "image '%s': its name is too long for another one beside it",
+			       d->path);
 	g->dirfd = member_open_dir(p, d->path, g->base, err);
 	return g->dirfd < 0 ? -1 : 0;
 }
@@ -165,7 +168,8 @@ static int seal_one(struct guest *g, bool running, struct err *err)
 	s.live = true;
 	s.aside_fd = aside;
 	memcpy(s.id, g->disk->sealed, POOL_ID_SIZE);
-	if ((running ? member_open_beside(g->pool, g->disk->path, &m, err) : member_open(g->pool, g->disk->path, &o, &m, err)) < 0)
+	if ((running ? member_open_beside(g->pool, g->disk->path, &m, err)
+		     : member_open(g->pool, g->disk->path, &o, &m, err)) < 0)
 		return -1;
 	if (m.st.st_ino != g->disk->inode)
 		return err_set(err, ERR_STALE, "image '%s': another file has its name by now", g->disk->path);
@@ -188,8 +192,8 @@ static int seal_if_not(struct guest *g, bool running, struct err *err)
 
 /* ---- home, while it runs ---- */
 
-/* 1 = QEMU was started from T since the exchange: then it has F open, and A as what F stands on.  One that was not knows A by the name
- * that F has now, and must not be told to write to it. */
+/* 1 = QEMU was started from T since the exchange: then it has F open, and A as what F stands on.  One that was not knows A by
+ * the name that F has now, and must not be told to write to it. */
 static int is_below(struct guest *g, const struct virsh_disk *at, struct err *err)
 {
 	char name[POOL_FILE_NAME_ROOM], sealed[POOL_FILE_NAME_ROOM + 8];
@@ -207,7 +211,8 @@ static int name_below(struct guest *g, int fd, char ret[QCOW2_NAME_MAX + 1], str
 	if (overlay_header(fd, &h, err) < 0)
 		return -1;
 	if (h.backing_name[0] != '/' || file_ops->fstatat(AT_FDCWD, h.backing_name, &a, 0) < 0 ||
-	    file_ops->fstatat(g->dirfd, g->base, &b, AT_SYMLINK_NOFOLLOW) < 0 || a.st_dev != b.st_dev || a.st_ino != b.st_ino)
+	    file_ops->fstatat(g->dirfd, g->base, &b, AT_SYMLINK_NOFOLLOW) < 0 || a.st_dev != b.st_dev ||
+	    a.st_ino != b.st_ino)
 		return err_set(err, ERR_STALE, "it stands on '%s' instead", h.backing_name);
 	strcpy(ret, h.backing_name);
 	return 0;
@@ -218,7 +223,9 @@ static int commit(struct guest *g, const struct virsh_disk *at, struct err *err)
 	CLEANUP(seam) int fd = file_open(g->dirfd, g->aside, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, err);
 	char below[QCOW2_NAME_MAX + 1];
 
-	return fd < 0 || name_below(g, fd, below, err) < 0 ? -1 : virsh_commit(at->uuid, at->target, at->source, below, err);
+	if (fd < 0 || name_below(g, fd, below, err) < 0)
+		return -1;
+	return virsh_commit(at->uuid, at->target, at->source, below, err);
 }
 
 static int check_home(struct guest *g, struct err *err)
@@ -240,15 +247,14 @@ static int bring_home(struct guest *g, const struct virsh_disk *at, struct err *
 	if (seal_if_not(g, true, err) < 0)
 		return -1;
 	below = is_below(g, at, err);
-	if (below < 0 ||
-	    (below ? commit(g, at, err) : virsh_copy(at->uuid, at->target, g->disk->path, err)) < 0)
+	if (below < 0 || (below ? commit(g, at, err) : virsh_copy(at->uuid, at->target, g->disk->path, err)) < 0)
 		return -1;
 	return check_home(g, err) < 0 ? -1 : remove_aside(g, false, err);
 }
 
 /* ---- home, when it is off ---- */
 
-static int copy_aside(struct guest *g, int from, int to, struct err *err)
+static int copy_aside(struct guest *g, int from, int to, bool host_cache, struct err *err)
 {
 	CLEANUP(free) uint8_t *buf = malloc(SPARSE_PIECE);
 	struct sparse_copy c = { .from = from, .to = to, .buf = buf };
@@ -260,8 +266,8 @@ static int copy_aside(struct guest *g, int from, int to, struct err *err)
 		return err_set(err, ERR_MEMORY, "out of memory");
 	if (file_ops->fstat(from, &st) < 0)
 		return err_errno(err, "cannot stat it");
-	if (layer_stand_on(g->pool, &sealed, false, &standing, err) < 0 || sparse_copy(&c, 0, 0, (uint64_t)st.st_size, err) < 0 ||
-	    file_truncate(to, (uint64_t)st.st_size, err) < 0)
+	if (layer_stand_on(g->pool, &sealed, host_cache, &standing, err) < 0 ||
+	    sparse_copy(&c, 0, 0, (uint64_t)st.st_size, err) < 0 || file_truncate(to, (uint64_t)st.st_size, err) < 0)
 		return -1;
 	return versions_set_backing(to, &standing.backing, err);
 }
@@ -271,16 +277,17 @@ static int replace_by_copy(struct guest *g, int from, int old, struct err *err)
 {
 	CLEANUP(attributes_release) struct attributes attributes = ATTRIBUTES_INIT;
 	int sealed = g->pool->dirs[POOL_SEALED], rc;
+	struct overlay_facts facts;
 	char name[POOL_FILE_NAME_ROOM];
 	uint8_t id[POOL_ID_SIZE];
 	CLEANUP(seam) int to = -1;
 
-	if (pool_new_id(id, err) < 0 || attributes_read(old, &attributes, err) < 0)
+	if (pool_new_id(id, err) < 0 || overlay_look(old, &facts, err) < 0 || attributes_read(old, &attributes, err) < 0)
 		return -1;
 	to = file_open(sealed, pool_id_file_name(id, name), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600, err);
 	if (to < 0)
 		return -1;
-	rc = attributes_set_empty(&attributes, to, err) < 0 || copy_aside(g, from, to, err) < 0 ||
+	rc = attributes_set_empty(&attributes, to, err) < 0 || copy_aside(g, from, to, facts.options.host_cache, err) < 0 ||
 			     attributes_set(&attributes, to, err) < 0 || file_sync(to, name, err) < 0 ||
 			     file_rename_to(sealed, name, g->dirfd, g->base, 0, err) < 0
 		     ? -1
@@ -325,15 +332,16 @@ static int put_home(struct guest *g, const struct virsh_disk *at, struct err *er
 
 /* ---- recovery ---- */
 
-/* No machine has it, and one has the image: there was no snapshot, or the guest is home.  What is in it, or may be, is kept all the
- * same. */
+/* No machine has it, and one has the image: there was no snapshot, or the guest is home.  What is in it, or may be, is kept
+ * all the same. */
 static int put_away(struct guest *g, const struct machines *m, struct err *err)
 {
 	struct err why = ERR_INIT;
 	int fd, empty;
 
 	if (!disk_at(&m->running, g->disk->path) && !disk_at(&m->configured, g->disk->path))
-		return err_set(err, ERR_STALE, "libvirt has no machine with either of them; remove the latter if it is not wanted");
+		return err_set(err, ERR_STALE,
+			       "libvirt has no machine with either of them; remove the latter if it is not wanted");
 	fd = file_open(g->dirfd, g->aside, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, err);
 	if (fd < 0)
 		return -1;
@@ -408,7 +416,8 @@ static const struct virsh_disk *find_disk(const struct machines *m, const char *
 	if (!now)
 		return err_null(err, ERR_USAGE, "no machine of libvirt that runs has the image '%s'", path);
 	if (!then || strcmp(now->uuid, then->uuid) != 0 || strcmp(now->target, then->target) != 0)
-		return err_null(err, ERR_UNSUPPORTED, "image '%s': the machine that runs with it is not configured to start with it", path);
+		return err_null(err, ERR_UNSUPPORTED,
+				"image '%s': the machine that runs with it is not configured to start with it", path);
 	return now;
 }
 
@@ -421,8 +430,10 @@ static int add_disk(struct pool *p, const char *path, struct name *n, struct err
 	if (member_open_beside(p, path, &m, err) < 0)
 		return -1;
 	if (m.facts.nr_bitmaps)
-		return err_set(err, ERR_UNSUPPORTED, "image '%s': it has persistent bitmaps, which would be lost", path);
-	if (versions_check_depth(p, &m, SEALED_MAX, err) < 0 || pool_new_id(id, err) < 0 || versions_add_pending(n, &m, id, err) < 0)
+		return err_set(err, ERR_UNSUPPORTED, "image '%s': it has persistent bitmaps, which would be lost",
+			       path);
+	if (versions_check_depth(p, &m, SEALED_MAX, err) < 0 || pool_new_id(id, err) < 0 ||
+	    versions_add_pending(n, &m, id, err) < 0)
 		return -1;
 	return guest_init(p, &n->disks.items[n->disks.nr - 1], &g, err);
 }
@@ -443,7 +454,8 @@ static int snapshot(struct pool *p, const struct name *n, const struct machines 
 			return -1;
 		guest_release(&guests[i]);
 		if (uuid && strcmp(uuid, d->uuid) != 0)
-			return err_set(err, ERR_USAGE, "the images are disks of several machines, of which each has its own moment");
+			return err_set(err, ERR_USAGE,
+				       "the images are disks of several machines, of which each has its own moment");
 		uuid = d->uuid;
 		asides[i] = (struct virsh_aside){ d->target, guests[i].aside_path };
 	}
@@ -461,7 +473,8 @@ static int finish(struct pool *p, const struct name *n, struct err *err)
 	return sealed ? 0 : err_set(err, ERR_STALE, "what was sealed is not in the pool any more");
 }
 
-int live_snapshot(struct pool *p, const struct snapshot_options *o, bool quiesce, struct snapshot_made *ret, struct err *err)
+int live_snapshot(struct pool *p, const struct snapshot_options *o, bool quiesce, struct snapshot_made *ret,
+		  struct err *err)
 {
 	CLEANUP(name_release) struct name n = { .kind = NAME_VERSION, .made = o->how.now };
 	CLEANUP(machines_release) struct machines m = { .running.items = VEC_INIT };

@@ -5,8 +5,8 @@
 #include "compactor/pool/pool.h"
 #include "scanner/chunk/digest.h"
 
-/* Reads a disk of a pool in a thread of its own, which also proves what it reads: that takes longer than writing it elsewhere.  The pool
- * is the thread's until read_ahead_free(). */
+/* Reads a disk of a pool in a thread of its own, which also proves what it reads: that takes as long as writing it elsewhere.  The
+ * pool is the thread's until read_ahead_free(). */
 
 struct read_ahead;
 

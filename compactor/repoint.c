@@ -12,6 +12,7 @@
 #include "compactor/pool/cluster_file.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/view.h"
+#include "compactor/seal.h"
 #include "compactor/versions.h"
 #include "scanner/base/file.h"
 #include "scanner/image/qcow2_format.h"
@@ -393,26 +394,78 @@ static int open_held(struct repointing *r, int dirfd, const char *name, struct h
 	return -1;
 }
 
-/* It is looked at again: it was not held before. */
-static int change(struct repointing *r, int dirfd, const char *name, struct err *err)
+/* 1 = it is held, and to be changed; 0 = it is right by now; -1.  It is looked at again: it was not held before. */
+static int open_to_change(struct repointing *r, int dirfd, const char *name, struct hold *h, int *ret_fd, struct slice *ret,
+			  struct err *err)
 {
-	CLEANUP(close_fd) int fd = -1;
-	CLEANUP(hold_release) struct hold hold = HOLD_INIT;
-	struct saying s = { .right = false };
+	struct saying s;
 	int rc;
 
-	fd = open_held(r, dirfd, name, &hold, err);
-	rc = fd < 0 ? -1 : look(r->p, fd, &s, err);
+	*ret_fd = open_held(r, dirfd, name, h, err);
+	rc = *ret_fd < 0 ? -1 : look(r->p, *ret_fd, &s, err);
 	if (rc == 0)
 		return err_set(err, ERR_STALE, "it was changed meanwhile");
 	if (rc < 0 || s.right)
 		return rc < 0 ? -1 : 0;
-	return hold_whole(&hold, err) < 0 ? -1 : overlay_repoint(fd, &s.standing.backing, err);
+	*ret = s.standing.backing;
+	return hold_whole(h, err) < 0 ? -1 : 1;
 }
 
-static int repoint_one_sealed(struct repointing *r, const char *name, struct err *err)
+static int change_image(struct repointing *r, const char *path, struct err *err)
 {
-	int dirfd = r->p->dirs[POOL_SEALED], fd = file_open(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, err), rc;
+	const char *name;
+	CLEANUP(close_fd) int dirfd = roots_open_dir_of(r->o->roots, path, &name, err);
+	CLEANUP(close_fd) int fd = -1;
+	CLEANUP(hold_release) struct hold hold = HOLD_INIT;
+	struct slice backing;
+	int rc = dirfd < 0 ? -1 : open_to_change(r, dirfd, name, &hold, &fd, &backing, err);
+
+	return rc > 0 ? overlay_repoint(fd, &backing, err) : rc;
+}
+
+/* 1 = versions note when it was written to, and it was not since. */
+static int is_as_noted(struct pool *p, const uint8_t id[POOL_ID_SIZE], struct err *err)
+{
+	struct name_disk layer;
+	int rc = layer_find(p, id, &layer, err);
+
+	return rc > 0 ? layer.written && !layer.folded && !seal_was_written(p, &layer) : rc;
+}
+
+/* Were it stopped between, nobody would know any more whether somebody else wrote to it. */
+static int change_noted(struct pool *p, const uint8_t id[POOL_ID_SIZE], int fd, const struct slice *backing, struct err *err)
+{
+	struct stat st;
+	int rc;
+
+	if (versions_note_written(p, id, 0, err) < 0)
+		return -1;
+	rc = overlay_repoint(fd, backing, err);
+	if (file_ops->fstat(fd, &st) < 0)
+		return rc < 0 ? -1 : err_errno(err, "cannot look at it");
+	return versions_note_written(p, id, seal_time_of(&st), rc < 0 ? NULL : err) < 0 ? -1 : rc;
+}
+
+static int change_sealed(struct repointing *r, const uint8_t id[POOL_ID_SIZE], struct err *err)
+{
+	char name[POOL_FILE_NAME_ROOM];
+	CLEANUP(close_fd) int fd = -1;
+	CLEANUP(hold_release) struct hold hold = HOLD_INIT;
+	struct slice backing;
+	int rc = open_to_change(r, r->p->dirs[POOL_SEALED], pool_id_file_name(id, name), &hold, &fd, &backing, err);
+
+	if (rc <= 0)
+		return rc;
+	rc = is_as_noted(r->p, id, err);
+	if (rc < 0)
+		return -1;
+	return rc ? change_noted(r->p, id, fd, &backing, err) : overlay_repoint(fd, &backing, err);
+}
+
+static int repoint_one_sealed(struct repointing *r, const uint8_t id[POOL_ID_SIZE], struct err *err)
+{
+	char name[POOL_FILE_NAME_ROOM];
+	int fd = file_open(r->p->dirs[POOL_SEALED], pool_id_file_name(id, name), O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, err), rc;
 	struct saying s;
 
 	if (fd < 0)
@@ -423,7 +476,7 @@ static int repoint_one_sealed(struct repointing *r, const char *name, struct err
 		return rc < 0 ? -1 : err_set(err, ERR_FORMAT, "it stands on nothing that the pool has");
 	if (s.right)
 		return 0;
-	if (pool_was(r, s.pool, err) < 0 || (!r->o->dry_run && change(r, dirfd, name, err) < 0))
+	if (pool_was(r, s.pool, err) < 0 || (!r->o->dry_run && change_sealed(r, id, err) < 0))
 		return -1;
 	r->ret->nr_sealed++;
 	return 0;
@@ -440,7 +493,7 @@ static int repoint_sealed(struct repointing *r, struct err *err)
 		struct err why = ERR_INIT;
 
 		pool_id_file_name(l.list.items[i].bytes, name);
-		if (stopped(r, err) < 0 || (repoint_one_sealed(r, name, &why) < 0 && left(r, name, &why, err) < 0))
+		if (stopped(r, err) < 0 || (repoint_one_sealed(r, l.list.items[i].bytes, &why) < 0 && left(r, name, &why, err) < 0))
 			return -1;
 	}
 	return 0;
@@ -506,14 +559,6 @@ static int note(struct repointing *r, const char *path, const struct saying *s, 
 		return -1;
 	sort_known(r);
 	return 0;
-}
-
-static int change_image(struct repointing *r, const char *path, struct err *err)
-{
-	const char *name;
-	CLEANUP(close_fd) int dirfd = roots_open_dir_of(r->o->roots, path, &name, err);
-
-	return dirfd < 0 || change(r, dirfd, name, err) < 0 ? -1 : 0;
 }
 
 static int repoint_image(struct repointing *r, const char *path, const struct saying *s, struct err *err)

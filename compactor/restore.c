@@ -19,8 +19,8 @@
  *	.web.vmdk.part  .web-flat.vmdk.part	locked while they are written; removed when it fails
  *	 web-flat.vmdk   web.vmdk		in the end, in this order, when all are synced
  *
- * Who dies leaves what he wrote under names that mean nothing, without a lock: the next one removes it.  Only one who dies between two
- * renames leaves a part of an image under its own name. */
+ * Who dies leaves what he wrote under names that mean nothing, without a lock: the next one removes it.  Only one who dies between
+ * two renames leaves a part of an image under its own name. */
 
 #define LOOK_NS 100000000 /* how often to look around during a sync */
 
@@ -300,8 +300,8 @@ static void end(struct restoring *r, bool well)
 	vec_release(&r->files);
 }
 
-int restore_disk(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t size, int dirfd, const char *name, const struct restore_options *o,
-		 struct err *err)
+int restore_disk(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t size, int dirfd, const char *name,
+		 const struct restore_options *o, struct err *err)
 {
 	struct restoring r = { .o = o, .dirfd = dirfd, .files = VEC_INIT };
 	bool well = begin_file(&r, name, err) >= 0 && write_image(&r, p, root, size, err) == 0 && end_file(&r, err) == 0 &&

@@ -139,6 +139,10 @@ int versions_moved_from(struct pool *p, const char *path, char ret[PATH_MAX], st
 /* Has disks of versions, and then members, be known by other paths: `renamed` says which, NULL = the path stays. */
 int versions_rename(struct pool *p, const char *(*renamed)(void *ctx, const char *path), void *ctx, struct err *err);
 
+/* Notes in all versions that wait for a sealed overlay to be folded in when it was last written to: for who changes its header, which is no
+ * change of the version.  0 = that is not noted, so nobody takes offence meanwhile. */
+int versions_note_written(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], uint64_t written, struct err *err);
+
 /* Members at whose paths nothing is, for certain, or whose paths others have by now.  Who forgets them (names_remove()) has to
  * know that they were not moved: whoever is adopted first is safe. */
 int versions_each_gone(struct pool *p, int (*call)(void *ctx, const struct name *n, struct err *err), void *ctx, struct err *err);

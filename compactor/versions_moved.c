@@ -202,6 +202,40 @@ int versions_adopt(struct pool *p, const char *path, struct err *err)
 	return versions_adopt_as(p, path, &standing, was, err) < 0 ? -1 : 1;
 }
 
+/* ---- when a sealed overlay was written to ---- */
+
+static int note_time(struct pool *p, uint64_t number, const uint8_t sealed[POOL_ID_SIZE], uint64_t written, struct err *err)
+{
+	CLEANUP(name_release) struct name n = { .number = 0 };
+	int rc = names_find_number(p, number, &n, err);
+	bool changed = false;
+
+	for (size_t i = 0; rc > 0 && i < n.disks.nr; i++) {
+		struct name_disk *d = &n.disks.items[i];
+
+		if (d->folded || d->inode || d->written == written || !pool_id_same(d->sealed, sealed))
+			continue;
+		d->written = written;
+		changed = true;
+	}
+	return rc < 0 ? -1 : changed ? names_replace(p, number, &n, err) : 0;
+}
+
+int versions_note_written(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], uint64_t written, struct err *err)
+{
+	CLEANUP(path_list_release) struct path_list l = { .items = VEC_INIT };
+	const struct name_row *rows;
+	size_t nr;
+	int rc = names_rows(p, &rows, &nr, err);
+
+	for (size_t i = 0; rc == 0 && i < nr; i++)
+		if (rows[i].number && pool_id_same(rows[i].sealed, sealed))
+			rc = path_list_add(&l, rows[i].number, "", err);
+	for (size_t i = 0; rc == 0 && i < l.items.nr; i++)
+		rc = note_time(p, l.items.items[i].number, sealed, written, err);
+	return rc;
+}
+
 /* ---- members whose place a clone took ---- */
 
 struct pair {

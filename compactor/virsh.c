@@ -8,15 +8,18 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
-/* How it works: virsh reads from a file in memory and writes to two others, so nobody waits for a pipe.  Machines are named by their
- * UUID, in which nothing has to be quoted. */
+/* How it works: virsh reads from a file in memory and writes to two others, so nobody waits for a pipe.  Machines are named
+ * by their UUID, in which nothing has to be quoted. */
 
 #define ARGS_MAX 32
+#define PIVOT_TRIES 600
+#define PIVOT_NS 100000000
 #define SAID_MAX ((size_t)16 << 20)
 
 /* ---- running it ---- */
@@ -51,21 +54,22 @@ static char *read_all(int fd, struct err *err)
 	return text;
 }
 
-/* Its first line, without "error: ". */
+/* The last of the lines that begin with "error: ": those before it say what was tried. */
 static int failed(const char *const *args, int status, const char *said, struct err *err)
 {
-	size_t len;
+	const char *last = said, *at = said;
+	int len;
 
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 127)
 		return err_set(err, ERR_UNSUPPORTED,
 			       "there is no virsh, and libvirt's running machines can be reached by no other way; install "
 			       "libvirt-clients, or do it while the machine is off");
-	if (strncmp(said, "error: ", 7) == 0)
-		said += 7;
-	len = strcspn(said, "\n");
-	if (strncmp(said, "failed to connect", 17) == 0)
-		return err_set(err, ERR_UNSUPPORTED, "libvirt does not answer: %.*s", (int)len, said);
-	return err_set(err, ERR_REFUSED, "virsh %s: %.*s", args[2], (int)len, *said ? said : "failed");
+	while ((at = strstr(at, "error: ")))
+		last = at += strlen("error: ");
+	len = (int)strcspn(last, "\n");
+	if (strstr(said, "failed to connect"))
+		return err_set(err, ERR_UNSUPPORTED, "libvirt does not answer: %.*s", len, last);
+	return err_set(err, ERR_REFUSED, "virsh %s: %.*s", args[2], len, *last ? last : "failed");
 }
 
 static int start(const char *const *args, const int fds[3], struct err *err)
@@ -86,8 +90,9 @@ static int start(const char *const *args, const int fds[3], struct err *err)
 /* `args` are all its words, "virsh" first and NULL last; *ret, unless NULL, is what it answered, to be freed. */
 static int run(const char *const *args, const char *input, char **ret, struct err *err)
 {
-	CLEANUP(close_fd) int in = memfd_create("virsh-in", MFD_CLOEXEC), out = memfd_create("virsh-out", MFD_CLOEXEC),
-				  bad = memfd_create("virsh-err", MFD_CLOEXEC);
+	CLEANUP(close_fd)
+	int in = memfd_create("virsh-in", MFD_CLOEXEC),
+	    out = memfd_create("virsh-out", MFD_CLOEXEC), bad = memfd_create("virsh-err", MFD_CLOEXEC);
 	CLEANUP(free) char *said = NULL;
 	int status;
 
@@ -128,7 +133,8 @@ static int add_disk(const char *uuid, const char *line, struct virsh_disks *l, s
 	struct virsh_disk d = { .uuid = "" };
 	int at = 0;
 
-	if (sscanf(line, " file %*15s %63s %n", d.target, &at) < 1 || !at || line[at] != '/' || strlen(line + at) >= sizeof(d.source))
+	if (sscanf(line, " file %*15s %63s %n", d.target, &at) < 1 || !at || line[at] != '/' ||
+	    strlen(line + at) >= sizeof(d.source))
 		return 0;
 	strcpy(d.uuid, uuid);
 	strcpy(d.source, line + at);
@@ -137,7 +143,9 @@ static int add_disk(const char *uuid, const char *line, struct virsh_disks *l, s
 
 static int add_machine(bool running, const char *uuid, struct virsh_disks *l, struct err *err)
 {
-	const char *const args[] = { "virsh", "-q", "domblklist", uuid, "--details", running ? NULL : "--inactive", NULL };
+	const char *const args[] = {
+		"virsh", "-q", "domblklist", uuid, "--details", running ? NULL : "--inactive", NULL
+	};
 	CLEANUP(free) char *said = NULL;
 	char *at, *line;
 
@@ -227,7 +235,8 @@ static bool is_aside(const char *target, const struct virsh_aside *asides, size_
 }
 
 /* The first word of each line of domblklist without --details: all its disks, files or not. */
-static int add_others(const char *uuid, const struct virsh_aside *asides, size_t nr, struct arguments *ret, struct err *err)
+static int add_others(const char *uuid, const struct virsh_aside *asides, size_t nr, struct arguments *ret,
+		      struct err *err)
 {
 	const char *const args[] = { "virsh", "-q", "domblklist", uuid, NULL };
 	CLEANUP(free) char *said = NULL;
@@ -257,8 +266,8 @@ int virsh_snapshot(const char *uuid, const struct virsh_aside *asides, size_t nr
 	args = calloc(ARGS_MAX + 2 * specs.items.nr, sizeof(*args));
 	if (!args)
 		return err_set(err, ERR_MEMORY, "out of memory");
-	for (const char *const *word = (const char *const[]){ "virsh", "-q", "snapshot-create-as", uuid, "--disk-only", "--atomic",
-							      "--no-metadata", NULL };
+	for (const char *const *word = (const char *const[]){ "virsh", "-q", "snapshot-create-as", uuid, "--disk-only",
+							      "--atomic", "--no-metadata", NULL };
 	     *word; word++)
 		args[n++] = *word;
 	if (quiesce)
@@ -280,22 +289,49 @@ int virsh_mentions(const char *uuid, const char *text, struct err *err)
 	return run(args, NULL, &said, err) < 0 ? -1 : strstr(said, text) != NULL;
 }
 
+/* It may say that it is ready a moment before it is. */
+static int pivot(const char *uuid, const char *target, struct err *err)
+{
+	const char *const args[] = { "virsh", "-q", "blockjob", uuid, target, "--pivot", NULL };
+	struct err why = ERR_INIT;
+	int rc = -1;
+
+	for (unsigned i = 0; rc < 0 && i < PIVOT_TRIES && (i == 0 || strstr(why.text, "not ready")); i++) {
+		if (i)
+			nanosleep(&(struct timespec){ .tv_nsec = PIVOT_NS }, NULL);
+		rc = run(args, NULL, NULL, &why);
+	}
+	return rc < 0 ? err_set(err, why.kind, "%s", why.text) : 0;
+}
+
 int virsh_copy(const char *uuid, const char *target, const char *path, struct err *err)
 {
 	/* With synchronous writes it comes to an end however much the guest writes. */
-	const char *const args[] = { "virsh",  "-q",		  "blockcopy",	     uuid,		    target,   "--dest", path,
-				     "--format", "qcow2",	  "--shallow",	     "--reuse-external",    "--transient-job",
-				     "--synchronous-writes", "--wait", "--pivot", NULL };
+	const char *const args[] = { "virsh",
+				     "-q",
+				     "blockcopy",
+				     uuid,
+				     target,
+				     "--dest",
+				     path,
+				     "--format",
+				     "qcow2",
+				     "--shallow",
+				     "--reuse-external",
+				     "--transient-job",
+				     "--synchronous-writes",
+				     "--wait",
+				     NULL };
 
-	return run(args, NULL, NULL, err);
+	return run(args, NULL, NULL, err) < 0 ? -1 : pivot(uuid, target, err);
 }
 
 int virsh_commit(const char *uuid, const char *target, const char *top, const char *below, struct err *err)
 {
-	const char *const args[] = { "virsh", "-q",	"blockcommit", uuid,	 target,    "--top", top,
-				     "--base", below, "--active",    "--wait", "--pivot", NULL };
+	const char *const args[] = { "virsh", "-q",	"blockcommit", uuid,   target, "--top", top,
+				     "--base", below, "--active",    "--wait", NULL };
 
-	return run(args, NULL, NULL, err);
+	return run(args, NULL, NULL, err) < 0 ? -1 : pivot(uuid, target, err);
 }
 
 void virsh_abort(const char *uuid, const char *target)
@@ -377,7 +413,9 @@ int virsh_rename(const char *uuid, const char *from, const char *to, struct err 
 {
 	const char *const dump[] = { "virsh", "-q", "dumpxml", uuid, "--inactive", "--security-info", NULL };
 	static const char *const define[] = { "virsh", "-q", "define", "/dev/stdin", NULL };
-	CLEANUP(free) char *old = file_attribute(from, err), *new = old ? file_attribute(to, err) : NULL, *before = NULL, *after = NULL;
+	CLEANUP(free)
+	char *old = file_attribute(from, err),
+	     *new = old ? file_attribute(to, err) : NULL, *before = NULL, *after = NULL;
 
 	if (!new || run(dump, NULL, &before, err) < 0)
 		return -1;

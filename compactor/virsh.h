@@ -9,8 +9,8 @@
 #include "scanner/base/err.h"
 #include "scanner/base/vec.h"
 
-/* libvirt, as its administrator uses it: by the program virsh(1), with the connection that it takes by itself (LIBVIRT_DEFAULT_URI,
- * or qemu:///system for root).
+/* libvirt, as its administrator uses it: by the program virsh(1), with the connection that it takes by itself
+ * (LIBVIRT_DEFAULT_URI, or qemu:///system for root).
  *
  * ERR_UNSUPPORTED where there is no virsh or nobody answers it; what virsh says when it fails is ERR_REFUSED. */
 
@@ -36,16 +36,16 @@ int virsh_disks(bool running, struct virsh_disks *ret, struct err *err);
 struct virsh_aside {
 	const char *target, *path; /* of the new file: it is not there yet */
 };
-/* What a running machine writes from one moment on goes to new files, one for each of these disks; its other disks stay as they are.
- * All or none.  Its configuration names the new files then.  With `quiesce` the guest's agent freezes its file systems for that
- * moment. */
+/* What a running machine writes from one moment on goes to new files, one for each of these disks; its other disks stay as
+ * they are.  All or none.  Its configuration names the new files then.  With `quiesce` the guest's agent freezes its file
+ * systems for that moment. */
 int virsh_snapshot(const char *uuid, const struct virsh_aside *asides, size_t nr, bool quiesce, struct err *err);
 
 /* 1 = what libvirt knows of a machine that runs has this text in it: the name of a file of a chain, say. */
 int virsh_mentions(const char *uuid, const char *text, struct err *err);
 
-/* What a disk's topmost file holds goes to another overlay, which is there, at `path`, and stands on what holds the same as what that
- * file stands on.  The machine changes over to it, and its configuration does. */
+/* What a disk's topmost file holds goes to another overlay, which is there, at `path`, and stands on what holds the same as
+ * what that file stands on.  The machine changes over to it, and its configuration does. */
 int virsh_copy(const char *uuid, const char *target, const char *path, struct err *err);
 /* The same, into the file `below` that the topmost one, `top`, stands on; both by the names that libvirt has for them. */
 int virsh_commit(const char *uuid, const char *target, const char *top, const char *below, struct err *err);

@@ -17,8 +17,8 @@
  *	place	 ^       ^   ^			asked for the first byte of each cluster of a run
  *	write	 ^       ^------^		once for clusters that lie one behind the other in the file, too
  *
- * A format says where clusters go and writes its tables; guest bytes are written here alone.  Where clusters are compressed they are
- * gathered whole first, and a format gets those that became smaller; the others take the way above. */
+ * A format says where clusters go and writes its tables; guest bytes are written here alone.  Where clusters are compressed they
+ * are gathered whole first, and a format gets those that became smaller; the others take the way above. */
 
 const struct writer_format *const writer_formats[] = {
 	&writer_raw,	   &writer_qcow2,	     &writer_qcow2_old,	  &writer_qcow2_zlib, &writer_qcow2_zstd,

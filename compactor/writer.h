@@ -51,8 +51,8 @@ struct writer_format {
 	/* Where the bytes at `offset` of the disk go.  Offsets ascend; a cluster is placed only when there is something to write to
 	 * it.  ret->fd is w->fd to begin with. */
 	int (*place)(struct writer *w, uint64_t offset, struct writer_place *ret, struct err *err);
-	/* A cluster was compressed to len bytes: less than it has, but for formats without place(), whose clusters all are.  Those that
-	 * do not become smaller are placed. */
+	/* A cluster was compressed to len bytes: less than it has, but for formats without place(), whose clusters all are.  Those
+	 * that do not become smaller are placed. */
 	int (*add)(struct writer *w, uint64_t offset, const void *packed, size_t len, struct err *err);
 	enum pack_method method; /* PACK_NOTHING: add() is never called */
 	/* Tables, headers, footers; file_end is then the size of the image's own file. */
@@ -82,8 +82,8 @@ extern const struct writer_format *const writer_formats[]; /* these, NULL; of a 
 /* The default kind, or NULL. */
 const struct writer_format *writer_format_by_name(const char *name);
 
-/* For an empty file open for writing, and a disk of `size` bytes; `name` is the file's base name, for formats that say it.  `format` may
- * be any kind of it.  ERR_UNSUPPORTED: sizes and options that the format cannot have. */
+/* For an empty file open for writing, and a disk of `size` bytes; `name` is the file's base name, for formats that say it.
+ * `format` may be any kind of it.  ERR_UNSUPPORTED: sizes and options that the format cannot have. */
 struct writer *writer_new(const struct writer_format *format, int fd, const char *name, uint64_t size,
 			  const struct writer_options *o, struct err *err);
 /* len bytes at offset; both are multiples of 512, offsets ascend; not behind the disk's end rounded up to 512.  Best called with a

@@ -17,8 +17,8 @@
  *	twoGbMaxExtentSparse	disk.vmdk: the descriptor	disk-s001.vmdk, ...: a sparse extent for each 2047 MiB
  *	twoGbMaxExtentFlat	disk.vmdk: the descriptor	disk-f001.vmdk, ...: 2047 MiB of the disk each
  *
- * An extent is complete when the next one begins; there are all of them, whatever they hold, for not every program takes ranges of zeros
- * for extents.  The adapter is what is usual with the products that use the kind. */
+ * An extent is complete when the next one begins; there are all of them, whatever they hold, for not every program takes ranges
+ * of zeros for extents.  The adapter is what is usual with the products that use the kind. */
 
 #define SPLIT ((uint64_t)2047 << 20) /* what others split disks at */
 #define FLAT_MAX ((uint64_t)62 << 40) /* VMware's limit */
@@ -48,7 +48,8 @@ int vmdk_check_name(const char *name, struct err *err)
 	return 0;
 }
 
-static void print_descriptor(FILE *out, const struct writer *w, enum vmdk_adapter adapter, const char *extents, const uint8_t guid[16])
+static void print_descriptor(FILE *out, const struct writer *w, enum vmdk_adapter adapter, const char *extents,
+			     const uint8_t guid[16])
 {
 	const unsigned heads = adapter == VMDK_IDE ? 16 : 255, sectors = 63; /* as QEMU and others have it */
 	const uint64_t cylinders = max_u64(w->size / VMDK_SECTOR / heads / sectors, 1);

@@ -23,8 +23,8 @@
  * the next; so that it still does when the last view goes, that one becomes a tombstone instead of a hole.  Where a file system
  * knows no holes all become tombstones, and all slots are read for this, once.
  *
- * A failed write is tried again with the next one: the buffer still has the bytes.  (Of what is so long that it is written past the buffer
- * nothing is appended then.)  A failed sync is final.
+ * A failed write is tried again with the next one: the buffer still has the bytes.  (Of what is so long that it is written past the
+ * buffer nothing is appended then.)  A failed sync is final.
  *
  * The file's mode is 0444 at all times but for the moment in which a user other than root opens it for writing.  Not done yet: the
  * immutable flag, which belongs at the same two places, mode_open() and mode_close(), and in cluster_file_create(). */

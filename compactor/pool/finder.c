@@ -108,8 +108,8 @@ static char *filter_name(uint64_t number, char buf[NAME_ROOM])
  *	blocks	| zeros: 40 | 60 bits of the fingerprint | tag: 4 |
  *	others	| 100 bits		      | tag: 4 |
  *
- * Blocks are most of it, and for them 60 bits do: in the largest pool one block of 300 million is taken for another one, which costs a
- * comparison.  A node that another one hides is as good as lost: its key is not to be met by trying, nor by a block's. */
+ * Blocks are most of it, and for them 60 bits do: in the largest pool one block of 300 million is taken for another one, which
+ * costs a comparison.  A node that another one hides is as good as lost: its key is not to be met by trying, nor by a block's. */
 static struct key key_of(enum finder_kind kind, unsigned unit_bits, uint64_t hi, uint64_t lo)
 {
 	unsigned tag = kind << 2 | (unit_bits ? unit_bits / 2 - 5 : 0);

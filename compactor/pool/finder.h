@@ -38,8 +38,8 @@ CLEANUP_DEFINE(struct finder *, finder_close)
 uint64_t finder_covered(const struct finder *f);
 
 /* `unit_bits` keeps units of different sizes apart (12, 14, 16; 0 for inner nodes); hi and lo are a fingerprint, or the
- * first 16 bytes of a digest as two little-endian numbers.  Of a block's fingerprint the first 60 bits count, else 100.  0, or -1; a key
- * that is there already keeps its number, and that is 1, unless `over`. */
+ * first 16 bytes of a digest as two little-endian numbers.  Of a block's fingerprint the first 60 bits count, else 100.  0, or -1;
+ * a key that is there already keeps its number, and that is 1, unless `over`. */
 int finder_add(struct finder *f, enum finder_kind kind, unsigned unit_bits, uint64_t hi, uint64_t lo, uint64_t number, bool over,
 	       struct err *err);
 /* 1 and *ret, 0, or -1. */

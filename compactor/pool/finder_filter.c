@@ -10,8 +10,8 @@
 #include "scanner/index/checksum.h"
 
 /* A block has eight lanes of 32 bits; a key sets one bit in each lane of one block.  Which block, its last 64 bits
- * say, in their order, so that the keys of a table, most of which are no longer, fill the blocks from the first to the last.  Of keys
- * that are not there 1 % pass at 10 bits a key, 20 % at 4. */
+ * say, in their order, so that the keys of a table, most of which are no longer, fill the blocks from the first to the last.  Of
+ * keys that are not there 1 % pass at 10 bits a key, 20 % at 4. */
 
 #define BITS 10
 #define BITS_MIN 4

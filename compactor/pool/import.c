@@ -14,8 +14,8 @@
  * other bytes, or none that can be read, those are damaged: the segment gets new ones and the leaf a new map, which heals all disks
  * that have it.
  *
- * Digests are most of the work for what is new, and two at once take little longer than one.  So a segment that needs one waits, in a copy,
- * for another one that does, or for whatever has to come behind it.
+ * Digests are most of the work for what is new, and two at once take little longer than one.  So a segment that needs one waits, in
+ * a copy, for another one that does, or for whatever has to come behind it.
  *
  * A node or cluster that cannot be read is as if it were not there; what cannot be written ends the import.
  */

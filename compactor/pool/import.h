@@ -40,8 +40,8 @@ void import_prints(const void *bytes, size_t unit, unsigned nr, struct fingerpri
 struct import *import_new(struct pool *pool, uint64_t size, const struct import_options *o, const uint8_t *base, uint64_t base_size,
 			  struct err *err);
 
-/* The next segment that is not all zeros: SEGMENT_SIZE bytes, behind the disk's end zeros.  Segments ascend.  What fails may be the segment
- * before. */
+/* The next segment that is not all zeros: SEGMENT_SIZE bytes, behind the disk's end zeros.  Segments ascend.  What fails may be the
+ * segment before. */
 int import_segment(struct import *i, uint64_t segment, const void *bytes, struct err *err);
 /* All segments up to `segment` exclusive are as in the base. */
 int import_same(struct import *i, uint64_t segment, struct err *err);

@@ -44,7 +44,7 @@ struct import {
 	bool goes_on;
 	unsigned guesses;
 
-	/* The segment at hand, and one before it that waits so that two can be digested at once; NULL = none.  `room`: its bytes. */
+	/* The segment at hand, and one before it that waits so that two can be digested at once, or NULL.  `room`: its bytes. */
 	struct segment segments[2], *at, *waits;
 	uint8_t *room;
 
@@ -52,7 +52,7 @@ struct import {
 	bool heals;		    /* the clusters that its digest has are damaged */
 	unsigned done;		    /* so many of the segment's units are decided */
 
-	/* Units of the segment at hand that are stored, but not appended yet: nr from `first` on, without zeros in between, at `place`. */
+	/* Units of the segment at hand that are stored, but not appended yet: nr from `first` on, all in a row, at `place`. */
 	struct {
 		unsigned first, nr;
 		uint64_t place;

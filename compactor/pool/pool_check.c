@@ -366,8 +366,8 @@ static int check_trees(struct checking *c, struct err *err)
 
 /* ---- data ---- */
 
-/* Segments lie on a circle, at the first 32 bits of their digests, which are as good as random.  A check reads those in a sector of it, which
- * begins where the one before ended. */
+/* Segments lie on a circle, at the first 32 bits of their digests, which are as good as random.  A check reads those in a sector of
+ * it, which begins where the one before ended. */
 
 static uint32_t read_sector(const struct checking *c)
 {

@@ -7,8 +7,8 @@
 
 /* Keys of blocks for a finder that lost them.
  *
- * Nodes and segments are found again as soon as a pool is opened for writing (compactor/pool/nodes.h).  What is in blocks only their clusters
- * tell: all that maps lead to are read, in the order of the file, and get the very keys that an import gave them. */
+ * Nodes and segments are found again as soon as a pool is opened for writing (compactor/pool/nodes.h).  What is in blocks only
+ * their clusters tell: all that maps lead to are read, in the order of the file, and get the very keys that an import gave them. */
 
 struct reindex_options {
 	struct stopper *stopper; /* may be NULL */
@@ -19,8 +19,8 @@ struct reindex_options {
 /* Whether blocks may be without keys.  The pool may be open for reading only. */
 int pool_lacks_keys(struct pool *p, bool *ret, struct err *err);
 
-/* Gives keys to all that lack them; durable afterwards.  When it is stopped (ERR_CANCELED) or killed, the next call goes on from there.
- * Clusters that cannot be read get none.  Memory: what p->memory says for the finder, and half as much. */
+/* Gives keys to all that lack them; durable afterwards.  When it is stopped (ERR_CANCELED) or killed, the next call goes on from
+ * there.  Clusters that cannot be read get none.  Memory: what p->memory says for the finder, and half as much. */
 int pool_reindex(struct pool *p, const struct reindex_options *o, struct err *err);
 
 #endif

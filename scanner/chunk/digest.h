@@ -31,11 +31,12 @@
 int digest_prepare(struct err *err);
 
 void digest_bytes(const void *buf, size_t len, uint8_t ret[DIGEST_SIZE]);
-/* Of two buffers of one length.  A processor's instructions for SHA-256 wait for each other most of the time; with two buffers at hand
- * they get half as much again done. */
+/* Of two buffers of one length.  A processor's instructions for SHA-256 wait for each other most of the time; with two buffers at
+ * hand they get half as much again done, or more. */
 void digest_two(const void *a, const void *b, size_t len, uint8_t ret_a[DIGEST_SIZE], uint8_t ret_b[DIGEST_SIZE]);
 /* How, where the processor has them; else NULL, and they are digested one after the other.  For tests and measurements. */
-extern void (*digest_two_at_once)(const void *a, const void *b, size_t len, uint8_t ret_a[DIGEST_SIZE], uint8_t ret_b[DIGEST_SIZE]);
+extern void (*digest_two_at_once)(const void *a, const void *b, size_t len, uint8_t ret_a[DIGEST_SIZE],
+				  uint8_t ret_b[DIGEST_SIZE]);
 bool digest_is_null(const uint8_t digest[DIGEST_SIZE]);
 
 struct digest_tree {

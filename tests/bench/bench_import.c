@@ -19,10 +19,10 @@
  *
  *	bench_import [DIRECTORY [MIB [RUNS]]]
  *
- * The files go to DIRECTORY ($TMPDIR or /var/tmp without one) and are removed.  Beside each other, in turns: what SHA-256 alone takes for
- * the same bytes, and what plain writes take, which together are the limit for data that is new; and cp.  Importing takes two processes,
- * the reader in its jail and the importer: what a core does is told by the processor time of both.  Of several runs the one that took least
- * of that counts. */
+ * The files go to DIRECTORY ($TMPDIR or /var/tmp without one) and are removed.  Beside each other, in turns: what SHA-256 alone takes
+ * for the same bytes, and what plain writes take, which together are the limit for data that is new; and cp.  Importing takes two
+ * processes, the reader in its jail and the importer: what a core does is told by the processor time of both.  Of several runs the
+ * one that took least of that counts. */
 
 #define POOL "bench.pool"
 #define GAP 16 /* blocks: of so many one is new in "independent" */
@@ -292,15 +292,15 @@ static void report(const struct bench *b)
 	double kib = (double)b->size / KIB, gb = (double)b->size * 1e-9;
 	const struct cost *c = b->costs;
 
-	printf("%-22s %6s %12s %5s %11s %11s %8s %9s %8s\n", "", "GB/s", "GB/s a core", "goal", "CPU ns/KiB", "importer's", "writing", "reader's",
-	       "stored");
+	printf("%-22s %6s %12s %5s %11s %11s %8s %9s %8s\n", "", "GB/s", "GB/s a core", "goal", "CPU ns/KiB", "importer's", "writing",
+	       "reader's", "stored");
 	for (enum kind k = 0; k < NR_KINDS; k++) {
 		char goal[16] = "";
 
 		if (goals[k] > 0)
 			snprintf(goal, sizeof(goal), "%.1f", goals[k]);
-		printf("%-22s %6.2f %12.2f %5s %11.0f %11.0f %8.0f %9.0f %7.2f%%\n", kinds[k], gb / c[k].wall, gb / both(&c[k]), goal,
-		       both(&c[k]) / kib * 1e9, c[k].cpu / kib * 1e9, c[k].writing / kib * 1e9, c[k].reader / kib * 1e9,
+		printf("%-22s %6.2f %12.2f %5s %11.0f %11.0f %8.0f %9.0f %7.2f%%\n", kinds[k], gb / c[k].wall, gb / both(&c[k]),
+		       goal, both(&c[k]) / kib * 1e9, c[k].cpu / kib * 1e9, c[k].writing / kib * 1e9, c[k].reader / kib * 1e9,
 		       (double)c[k].stored / (double)b->size * 100);
 	}
 	printf("\"new\" is %.2f times as fast by processor time as SHA-256%s and plain writes alone.\n",

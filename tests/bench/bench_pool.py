@@ -34,6 +34,7 @@ on a fresh ext4, which shares nothing; `dedupscan compact --method pool --apply`
 GUEST_MIB = measure.IMAGE_MIB = int(os.environ.get("BENCH_MIB") or 128)
 TURNS = min(RUNS, 3)
 NR = 20  # clones that are timed
+GOAL_MS, GOAL_KIB = 5, 256  # of a clone, a snapshot, a rollback, whatever the size
 NR_VERSIONS = min(RUNS, NR)
 MANY = 1000
 POOL = ("--method", "pool")
@@ -163,8 +164,8 @@ READ_TURNS = min(RUNS, 5)
 NR_WRITES = 500
 MODES = {"cold": ("writeback", False), "cold, cache=none": ("none", False), "warm": ("writeback", True)}
 SEQUENTIAL, RANDOM = "sequential", "random"
-# Of what the original does.  What is in the page cache already QEMU reads in one go as far as it lies in one piece, and has a thread woken
-# for each piece: by 1 MiB at a time that shows.
+# Of what the original does.  What is in the page cache already QEMU reads in one go as far as it lies in one piece, and has a
+# thread woken for each piece: by 1 MiB at a time that shows.
 GOALS = {("warm", SEQUENTIAL): "0.5"}
 GOAL = "0.9"
 LINKED = {"linked clone": "", "linked clone, extended L2": "extended_l2=on"}
@@ -349,7 +350,11 @@ def clone_rows(fs, disks):
         commands[f"qemu-img create -b, {name}"] = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", plain]
     calls = {what: alone(fs, c + [new % (what, NR)]) for what, c in commands.items()}
     found = milliseconds({what: lambda i, what=what, c=c: Run(c + [new % (what, i)]) for what, c in commands.items()}, NR)
-    return [[what, spread(found[what], "{:.1f}"), *calls[what]] for what in commands]
+    return [[what, spread(found[what], "{:.1f}"), goal_of(what), *calls[what]] for what in commands]
+
+
+def goal_of(what):
+    return f"{GOAL_MS} ms, {GOAL_KIB} KiB" if what.startswith(("clone,", "snapshot,", "rollback,")) else ""
 
 
 def write_a_little(image):
@@ -367,10 +372,10 @@ def version_rows(fs, name, plain):
     def sealing(i):
         return sealed(os.path.join(fs.path, f"clone, {name}-{i}.qcow2"))
 
-    def going_back(i):
+    def going_back(i, *options):
         image = os.path.join(fs.path, f"clone, {name}-{i}.qcow2")
         write_a_little(image)
-        return Run([lib.DEDUPSCAN, "rollback", "--discard", image + "@v"])
+        return Run([lib.DEDUPSCAN, "rollback", *options, image + "@v"])
 
     def internal(i, option="-c"):
         write_a_little(plain)
@@ -379,7 +384,8 @@ def version_rows(fs, name, plain):
     found = milliseconds({f"snapshot, {name}": sealing, f"qemu-img snapshot -c, {name}": internal}, NR_VERSIONS)
     found.update(milliseconds({f"rollback, {name}": going_back, f"qemu-img snapshot -a, {name}": lambda i: internal(i, "-a")},
                               NR_VERSIONS))
-    return [[what, spread(ms, "{:.1f}")] for what, ms in found.items()]
+    found.update(milliseconds({f"rollback --discard, {name}": lambda i: going_back(i, "--discard")}, min(NR_VERSIONS, 5)))
+    return [[what, spread(ms, "{:.1f}"), goal_of(what)] for what, ms in found.items()]
 
 
 def made_many(fs, names):
@@ -421,13 +427,13 @@ def clones():
         must_be_members(fs)
         plain = {name: shutil.copyfile(image, os.path.join(fs.path, os.path.basename(image))) for name, image in disks.items()}
         fs.used()  # nothing of all this is still to be written
-        table(["", "ms", "system calls", "syncs", "KiB written", "KiB more on disk"], clone_rows(fs, plain))
-        table(["", "ms"], list(itertools.chain.from_iterable(version_rows(fs, name, plain[name]) for name in plain)))
+        table(["", "ms", "goal", "system calls", "syncs", "KiB written", "KiB more on disk"], clone_rows(fs, plain))
+        table(["", "ms", "goal"], list(itertools.chain.from_iterable(version_rows(fs, name, plain[name]) for name in plain)))
         table(["", f"s for {MANY} clones", "names in the pool", "then a clone, ms", "its calls", "a snapshot, ms"],
               many_rows(fs, plain))
     for image in disks.values():
         os.unlink(image)
-    print(f"Goal: {MANY} clones in a second, whatever the size.\n")
+    print(f"Goal: {MANY} clones in {MANY / 500:g} s at most, whatever the size; rollback --discard waits for a second.\n")
 
 
 # ---- folding ----

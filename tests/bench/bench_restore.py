@@ -11,11 +11,12 @@ import measure
 from measure import IMAGE_MIB, PROGRAM, Run, folder, path, ratios, spread, table
 
 ABOUT = """
-First: a disk of a pool, in the page cache, becomes an image in memory, by dedupscan restore and by qemu-img convert, in turn; with these, cp
-copies the raw image to the same place.  Ours proves every segment by its digest.
+First: a disk of a pool, in the page cache, becomes an image in memory, by dedupscan restore and by qemu-img convert, in turn; with
+these, cp copies the raw image to the same place.  Ours proves every segment by its digest.
 
-Then: a raw image in the page cache becomes one of another format, by our writers (tests/interop/writertool) and by qemu-img convert, in turn;
-nothing is synced.  `noise` is full of data; of `holes` every other 4 KiB are zeros that are there; `text` can be compressed to about a half.
+Then: a raw image in the page cache becomes one of another format, by our writers (tests/interop/writertool) and by qemu-img
+convert, in turn; nothing is synced.  `noise` is full of data; of `holes` every other 4 KiB are zeros that are there; `text` can be
+compressed to about a half.
 """
 WRITERTOOL = os.path.join(os.path.dirname(PROGRAM), "tests/interop/writertool")
 QEMU = {"raw": "raw", "qcow2": "qcow2", "vmdk": "vmdk", "vhd": "vpc", "vhdx": "vhdx"}
@@ -50,7 +51,7 @@ def rate(runs):
 @contextlib.contextmanager
 def place():
     """A folder in memory where that is large enough: the disk is not what is measured."""
-    memory = os.path.ismount("/dev/shm") and os.statvfs("/dev/shm").f_bavail * os.statvfs("/dev/shm").f_frsize > 2 * IMAGE_MIB * measure.MIB
+    memory = os.path.ismount("/dev/shm") and shutil.disk_usage("/dev/shm").free > 2 * IMAGE_MIB * measure.MIB
     with tempfile.TemporaryDirectory(prefix="bench_restore.", dir="/dev/shm" if memory else measure.scratch) as out:
         print("To memory:" if memory else "To the disk, for there is too little memory; ours is synced:")
         yield out
@@ -61,7 +62,8 @@ def member_of_pool(raw):
     images = [os.path.join(folder("store"), name) for name in ("noise.qcow2", "copy.qcow2")]
     for image in images:
         Run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, image])
-    Run([PROGRAM, "compact", "--no-idle", "--catalog", path("catalog"), "--method", "pool", "--keep-originals", "0", "--apply", path("store")])
+    Run([PROGRAM, "compact", "--no-idle", "--catalog", path("catalog"), "--method", "pool", "--keep-originals", "0", "--apply",
+         path("store")])
     if "json:" not in Run(["qemu-img", "info", images[0]]).output:
         raise SystemExit("the image did not enter a pool")
     return images[0]
@@ -118,7 +120,8 @@ def compare_packed(image):
         os.unlink(new)
         rows.append([kind, rate(runs["ours"]), rate(runs["qemu"]), spread(measure.of(runs["ours"], "cpu")),
                      spread(measure.of(runs["qemu"], "cpu")), sizes["ours"], sizes["qemu"]])
-    table(["compressed " + os.path.basename(image), "GB/s", "qemu-img GB/s", "cpu s", "qemu-img cpu s", "MiB", "qemu-img MiB"], rows)
+    table(["compressed " + os.path.basename(image), "GB/s", "qemu-img GB/s", "cpu s", "qemu-img cpu s", "MiB", "qemu-img MiB"],
+          rows)
 
 
 def main():

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# restore: every kind of every format, read by qemu-img; what one that was killed left; two at once; files that are there; names; disks of
-# no bytes; stops, after which nothing is left.
+# restore: every kind of every format, read by qemu-img; what one that was killed left; two at once; files that are there; names;
+# stops, after which nothing is left.
 . tests/lib.sh
 . tests/cli/lib_store.sh
 require_tool qemu-img python3
@@ -132,7 +132,8 @@ nothing_is_left .disk.vmdk.part
 name=disk.vmdk stopped=0
 for ((i = 0; i < 12; i++)); do
 	status=0
-	timeout --preserve-status -s TERM "0.0$i" "$DEDUPSCAN" restore --kind monolithicFlat "$STORE/a.qcow2" "$OUT/$name" 2>"$TMP/said" || status=$?
+	timeout --preserve-status -s TERM "0.0$i" "$DEDUPSCAN" restore --kind monolithicFlat "$STORE/a.qcow2" "$OUT/$name" \
+		2>"$TMP/said" || status=$?
 	case $status in
 	0) nothing_is_left disk-flat.vmdk disk.vmdk ;;
 	75) stopped=$((stopped + 1)) && nothing_is_left ;;

@@ -4,8 +4,8 @@
 """SIGKILL at the system calls by which `restore` changes something; also where they fail.
 
 The oracle: FILE is not there, or is whole; what was there before is there; the same command then comes to its end, and leaves
-nothing else; but where the files of one image are given their names one after the other some of these may be there without FILE, and the
-command says so."""
+nothing else; but where the files of one image are given their names one after the other some of these may be there without FILE,
+and the command says so."""
 
 import os
 import random
@@ -17,8 +17,8 @@ import lib_crash as crash
 from lib_crash import CHANGING, DEDUPSCAN, KIB, KILLED, MIB, Wrong, fail, lib, run, traced
 
 ERRORS = {"pwrite64": "ENOSPC", "ftruncate": "EIO", "fdatasync": "EIO", "fsync": "EIO", "renameat2": "EIO", "openat": "ENOSPC"}
-KINDS = {"qcow2": ["new.qcow2"], "zlib": ["new.qcow2"], "streamOptimized": ["new.vmdk"], "monolithicFlat": ["new-flat.vmdk", "new.vmdk"],
-         "twoGbMaxExtentSparse": ["new-s001.vmdk", "new.vmdk"]}
+KINDS = {"qcow2": ["new.qcow2"], "zlib": ["new.qcow2"], "streamOptimized": ["new.vmdk"],
+         "monolithicFlat": ["new-flat.vmdk", "new.vmdk"], "twoGbMaxExtentSparse": ["new-s001.vmdk", "new.vmdk"]}
 
 
 class Restore:
@@ -75,7 +75,8 @@ def make_store(tmp):
         f.truncate(7 * MIB)
     for name in "ab":
         run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, os.path.join(store, name + ".qcow2"))
-    run(DEDUPSCAN, "compact", "--no-idle", "--catalog", os.path.join(tmp, "catalog"), "--method", "pool", "--keep-originals", "0", "--apply", store)
+    run(DEDUPSCAN, "compact", "--no-idle", "--catalog", os.path.join(tmp, "catalog"), "--method", "pool", "--keep-originals", "0",
+        "--apply", store)
 
 
 def points_of(r, tmp):

@@ -14,9 +14,10 @@
 
 /* Versions of a machine that runs, through kills, errors and power cuts: L1 to L3 at the top of live_guest.c.
  *
- * libvirt is this file: the functions of virsh.h, whose work is that of another process.  Its configuration is a file, /v/config, in which
- * a disk's line is what its machine starts from; what the guest writes is synced before libvirt says that it is done.  As in
- * test_versions.c a guest sees, of each byte from DATA on, what the first file of the chain has that is not 0. */
+ * libvirt is this file: the functions of virsh.h, whose work is that of another process.  Its configuration is a file,
+ * /v/config, in which a disk's line is what its machine starts from; what the guest writes is synced before libvirt says that
+ * it is done.  As in test_versions.c a guest sees, of each byte from DATA on, what the first file of the chain has that is
+ * not 0. */
 
 #define POOL "/p"
 #define SIZE ((uint64_t)64 << 20)
@@ -513,7 +514,8 @@ static int check(void *ctx, struct sim *s, struct crash_moment m, struct err *er
 			return -1;
 	}
 	if (!m.lied && wrote != (c.nr_versions == 1))
-		return err_set(err, ERR_FORMAT, "the guest wrote after a snapshot, and there are %u versions", c.nr_versions);
+		return err_set(err, ERR_FORMAT, "the guest wrote after a snapshot, and there are %u versions",
+			       c.nr_versions);
 	if (m.done && !m.lied && !c.nr_versions)
 		return err_set(err, ERR_FORMAT, "done, and there is no version");
 	if (m.untouched && c.nr_versions)
@@ -542,7 +544,7 @@ static struct crash_workflow workflow(const char *name, struct work *k)
 		.view = NULL,
 		.belongs = belongs,
 		.nested = getenv("LONG") ? 5 : 97,
-		.cut_again = getenv("LONG") ? 1 : 7,
+		.cut_again = !CRASH_THOROUGH ? 0 : k->later == RUNS ? 1 : 7,
 		.cuts.pairs_max = getenv("LONG") ? 2000 : 20,
 	};
 }
@@ -550,8 +552,9 @@ static struct crash_workflow workflow(const char *name, struct work *k)
 static void tell(const char *name, struct crash_report *r)
 {
 	print_message("%s: %llu calls, %llu changes; %llu kills and %llu in recoveries, %llu errors, %llu cuts\n", name,
-		      (unsigned long long)r->nr_calls, (unsigned long long)r->nr_changes, (unsigned long long)r->nr_kills,
-		      (unsigned long long)r->nr_nested, (unsigned long long)r->nr_errors, (unsigned long long)r->nr_cuts);
+		      (unsigned long long)r->nr_calls, (unsigned long long)r->nr_changes,
+		      (unsigned long long)r->nr_kills, (unsigned long long)r->nr_nested,
+		      (unsigned long long)r->nr_errors, (unsigned long long)r->nr_cuts);
 	crash_report_release(r);
 }
 

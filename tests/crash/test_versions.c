@@ -542,7 +542,7 @@ static void assert_passes(const struct crash_workflow *w)
 		if (i == 2 && !w->visit)
 			continue;
 		if (tries[i](w, &r) < 0)
-			{ if (getenv("SHOW")) fputs(r.text, stderr); fail_msg("%s", r.text); }
+			fail_msg("%s", r.text);
 		print_message("%s: %llu calls, %llu changes; %llu kills and %llu in recoveries, %llu errors, %llu visits, %llu "
 			      "cuts, %llu "
 			      "after errors, %llu and %llu in recoveries\n",
@@ -583,7 +583,7 @@ static void many_clones_pass_kills(void **state)
 	(void)state;
 	w.cut_again = 0;
 	if (crash_try_kills(&w, &r) < 0)
-		{ if (getenv("SHOW")) fputs(r.text, stderr); fail_msg("%s", r.text); }
+		fail_msg("%s", r.text);
 	crash_report_release(&r);
 }
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-# timeout: 400
+# timeout: 600
 """Persistent bitmaps of images that enter a pool, as incremental backups use them: what QEMU says of each, bit by bit over NBD, is
 what a model says that counts the writes.
 
-  enters      bitmaps of all granularities, in images of all cluster sizes, enabled, disabled, merged, in use (inconsistent)
+  enters      bitmaps of all granularities, in images of all cluster sizes, enabled, disabled, merged, in use (inconsistent), with
+              stretches of ones that are not stored
   lives       writes to an image in the pool go on setting bits; a snapshot, a clone, folding and expanding change none
   goes back   a rollback is another disk: it has no bitmaps, and what is kept of the image before has
   stays out   an image whose bitmaps are broken; bitmaps that a program ignored are left behind, and that is told"""
@@ -60,6 +61,10 @@ class Image:
             commands += ["-c", f"write -P {rng.randrange(1, 256)} {at} {length}"]
             self.note(at, length)
         lib.run("qemu-io", "-f", "qcow2", *commands, self.path)
+
+    def zero(self, at, length):
+        lib.run("qemu-io", "-f", "qcow2", "-c", f"write -z {at} {length}", self.path)
+        self.note(at, length)
 
     def die(self, rng):
         """Somebody writes and is killed: all that was enabled or not is in use for ever."""
@@ -148,6 +153,7 @@ def make(folder, tmp, rng):
         image.add("fine", 512)
         image.add("never", 4 * KIB, enabled=False)
         image.write(rng, 20)
+        image.zero(256 * MIB, 300 * MIB)
         image.enable("day", False)
         image.add("coarse", 2 * MIB)
         image.write(rng, 3)
@@ -169,6 +175,20 @@ def patch(path, at, content):
     with open(path, "r+b") as f:
         f.seek(at)
         f.write(content)
+
+
+def tables_of(path):
+    """The entries of each bitmap's table."""
+    at, tables = directory_of(path), []
+    with open(path, "rb") as f:
+        while True:
+            f.seek(at)
+            table, nr, _, kind, _, name, extra = struct.unpack(">QIIBBHI", f.read(24))
+            if kind != 1:
+                return tables
+            f.seek(table)
+            tables.append(struct.unpack(f">{nr}Q", f.read(8 * nr)))
+            at += -(-(24 + extra + name) // 8) * 8
 
 
 def directory_of(path):
@@ -291,6 +311,8 @@ def main():
         broken, ignored = make_odd(fs.path, raw, rng)
         catalog = enter(fs, tmp, images, broken, ignored)
         all_right(images + [ignored], tmp, "entered")
+        if not any(1 in table for table in tables_of(images[0].path)):
+            fail("clusters of ones are stored")
         os.unlink(broken.path)
         live(fs, tmp, catalog, images, rng)
         expand(tmp, images[1:])

@@ -157,6 +157,8 @@ def not_without_being_asked(s):
             expect(f"what becomes of {name} is told: {note}", (note is None) if name == "was.qcow2" else "qcow2" in note)
     text = dedupscan("compact", "--no-scan", "--catalog", s.catalog, *TO_QCOW2, s.folder)
     expect(f"the table has a note: {text}", "NOTE" in text and "driver type" in text and text.count("keeps its name") == len(MADE) - 2)
+    steps = s.compact("--method", "pool,relayout,holes", "--no-idle", "--to-qcow2").steps
+    expect(f"nothing else is done with what enters: {steps}", len({x["image"] for x in steps}) == len(steps) and len(plan.steps) <= len(steps))
     told_raw = s.compact(*TO_QCOW2, "--format", "raw", "--only", "*.v*", "--only", "t*").why_not()
     for name in ("dynamic.vhdx", "sparse.vmdk", "trap.raw", "fixed.vhd"):
         expect(f"{name}, told to be raw: {told_raw.get(s.path(name))}", "look like" in told_raw.get(s.path(name), ""))

@@ -29,7 +29,7 @@ SECOND = f"""<disk type='file' device='disk'>
     </disk>
     <serial type"""
 COUNT = ("i=$(cat /root/log | wc -l); while [ ! -e /tmp/stop ]; do i=$((i+1)); echo $i >>/more/log; sync; echo $i >>/root/log; sync; "
-         "echo $i >/tmp/synced; done &")
+         "echo $i >/tmp/new; mv /tmp/new /tmp/synced; done &")
 numbers = itertools.count(1)
 
 

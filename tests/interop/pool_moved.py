@@ -92,6 +92,7 @@ class Store:
         self.compact(self.path)
         write(self.image("a"), 4, 4 * MIB)
         tool("snapshot", "v2", self.image("a"))
+        self.waiting = guest(self.image("a"))
         write(self.image("a"), 5, 5 * MIB)
         tool("clone", self.image("c"), self.image("d"))
         for _ in range(2):
@@ -141,7 +142,9 @@ class Store:
             rows = expect(tool("list", *more, self.image(name, where)), self.image(name, where) + "@v1")
             if "(gone)" in rows:
                 fail(rows)
-        rows = tool("list", *(more or (where,)))
+        rows = expect(tool("list", *(more or (where,))), "a.qcow2@v2")
+        if "changed" in rows:
+            fail(f"somebody is said to have written to what was sealed: {rows}")
         if "(gone)" in rows or len([r for r in rows.splitlines() if "@" not in r]) != 5:
             fail(f"not each image is a member once: {rows}")
 
@@ -151,6 +154,8 @@ class Store:
         if "sealed" in tool("list", *more, self.image("a", where)):
             fail("what was sealed is not folded in")
         self.check(where, *more)
+        if self.restore(where, "a@v2", *more) != self.waiting:
+            fail("what waited to be folded in says something else")
         tool("rollback", *more, self.image("a", where) + "@v1")
         if guest(self.image("a", where)) != self.versions["a@v1"]:
             fail("it was rolled back to something else")

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Images of all formats and kinds made by our writers of random raw disks, read by QEMU, by us, and where they are by libvhdi and libvmdk.
+"""Images of all formats and kinds made by our writers of random raw disks, read by QEMU, by us, and where they are by libvhdi and
+libvmdk.
 
-Of each: what qemu-img info says, qemu-img check, the bytes, how much space the files take, and where the bytes lie in them; a stream is read
-from its beginning to its end, as who imports it does; then QEMU writes to it, as a guest would, and all is looked at again.  Every tenth disk
-is a giant, of which only the data and what is around it are read."""
+Of each: what qemu-img info says, qemu-img check, the bytes, how much space the files take, and where the bytes lie in them; a
+stream is read from its beginning to its end, as who imports it does; then QEMU writes to it, as a guest would, and all is looked at
+again.  Every tenth disk is a giant, of which only the data and what is around it are read."""
 
 import json
 import os
@@ -31,7 +32,8 @@ RAW_MAX = 15 * TIB  # ext4 has files of 16 TiB at most
 QEMU = {"raw": "raw", "qcow2": "qcow2", "vmdk": "vmdk", "vhd": "vpc", "vhdx": "vhdx"}
 SPLIT, SPLIT_FLAT, FLAT, STREAM = "twoGbMaxExtentSparse", "twoGbMaxExtentFlat", "monolithicFlat", "streamOptimized"
 EXTENT = 2047 * MIB  # of split ones
-KINDS = {"raw": [None], "qcow2": [None, "3", "2", "zlib", "zstd"], "vmdk": [None, "monolithicSparse", FLAT, SPLIT, SPLIT_FLAT, STREAM],
+KINDS = {"raw": [None], "qcow2": [None, "3", "2", "zlib", "zstd"],
+         "vmdk": [None, "monolithicSparse", FLAT, SPLIT, SPLIT_FLAT, STREAM],
          "vhd": [None, "dynamic", "fixed"], "vhdx": [None, "dynamic", "fixed"]}
 CLUSTERS = {"raw": (1, 0), "qcow2": (9, 21), "vmdk": (13, 21), "vhd": (12, 25), "vhdx": (20, 25),  # as powers of two
             SPLIT: (13, 20), STREAM: (13, 16), FLAT: (1, 0), SPLIT_FLAT: (1, 0), "fixed": (1, 0)}
@@ -61,7 +63,8 @@ class Disk:
             for i in range(first, min(last + 1, first + rng.choice([1, 3, 8, 20, 128, 300, 3000]))):
                 self.sectors[i] = rng.choice([bytes(SECTOR)] * 2 + [bytes([i % 255 + 1]) * SECTOR] * 3)
                 if noise:
-                    self.sectors[i] = rng.randbytes(SECTOR) if i // 512 % 2 else rng.randbytes(SECTOR // 2) + self.sectors[i][SECTOR // 2:]
+                    some = SECTOR if i // 512 % 2 else SECTOR // 2
+                    self.sectors[i] = rng.randbytes(some) + self.sectors[i][some:]
             if rng.random() < 0.5:  # zeros that are there, in whole blocks
                 at = rng.randrange(first, last + 1) // 8 * 8
                 self.sectors.update({i: bytes(SECTOR) for i in range(at, min(at + 256, last + 1))})
@@ -83,7 +86,8 @@ class Disk:
 
     def files(self):
         folder, name = os.path.split(self.path)
-        return [os.path.join(folder, n) for n in os.listdir(folder) if n == name or (self.form == "vmdk" and n.startswith(name[:-5] + "-"))]
+        return [os.path.join(folder, n) for n in os.listdir(folder)
+                if n == name or (self.form == "vmdk" and n.startswith(name[:-5] + "-"))]
 
     def data(self):
         """The blocks of the disk that are not all zeros."""
@@ -224,8 +228,8 @@ class Stream:
 
     @staticmethod
     def decode(sector):
-        h = dict(zip(("magic", "version", "flags", "capacity", "grain", "descriptor", "descriptor_size", "gtes", "rgd", "gd", "overhead", "unclean",
-                      "newlines", "compression"), struct.unpack("<4sIIQQQQIQQQB4sH433x", sector)))
+        h = dict(zip(("magic", "version", "flags", "capacity", "grain", "descriptor", "descriptor_size", "gtes", "rgd", "gd",
+                      "overhead", "unclean", "newlines", "compression"), struct.unpack("<4sIIQQQQIQQQB4sH433x", sector)))
         if (h["magic"], h["version"], h["flags"], h["compression"], h["gtes"]) != (b"KDMV", 3, 0x30001, 1, 512):
             raise Failed(f"header {h}")
         return h
@@ -402,7 +406,8 @@ def control(folder):
         d = plain(folder, "qcow2", kind=kind)
         patch(d.path, os.path.getsize(d.path) - 64 * KIB + 6, b"\0\1")  # and of that with the compressed data
         must_fail("refcounts", check_check, d)
-    for at, byte in ((-512, b"\1"), (-1020, b"\2"), (-1524, b"\1"), (-1536 - 512, b"\1"), (65536 + 3, b"\1"), (65536 + 12, b"\0"), (4, b"\1")):
+    for at, byte in ((-512, b"\1"), (-1020, b"\2"), (-1524, b"\1"), (-1536 - 512, b"\1"), (65536 + 3, b"\1"), (65536 + 12, b"\0"),
+                     (4, b"\1")):
         d = plain(folder, "vmdk", kind=STREAM)
         patch(d.path, at % os.path.getsize(d.path) if at < 0 else at, byte)
         must_fail(f"the stream at {at}", check_stream, d)

@@ -10,8 +10,8 @@
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
-/* writertool [-k KIND] [-c CLUSTER] [-s SIZE] [-p PIECE] [-z] FORMAT RAW NEW: a raw image becomes one of another format, for tests; there may
- * be old files where the new ones come.
+/* writertool [-k KIND] [-c CLUSTER] [-s SIZE] [-p PIECE] [-z] FORMAT RAW NEW: a raw image becomes one of another format, for tests;
+ * there may be old files where the new ones come.
  *
  * -s: the disk is larger than the raw image; -p: as many bytes are put at once, whole sectors; -z: holes of the raw image are put,
  * too. */

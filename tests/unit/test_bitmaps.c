@@ -342,7 +342,6 @@ static void what_is_in_use_stays_that(void **state)
 static void zeros_and_ones_take_no_room(void **state)
 {
 	uint32_t entries = (uint32_t)div_up(bytes_needed(9), 512);
-	CLEANUP(free) uint8_t *ones = malloc(entries * 512);
 	int copy;
 
 	(void)state;

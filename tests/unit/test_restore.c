@@ -87,7 +87,8 @@ static bool is_there(const char *name)
 
 static void expect_nothing(void)
 {
-	static const char *const names[] = { "new.raw", ".new.raw.part", "new.vmdk", ".new.vmdk.part", "new-flat.vmdk", ".new-flat.vmdk.part" };
+	static const char *const names[] = { "new.raw",		"new.vmdk",	  "new-flat.vmdk",
+					     ".new.raw.part",	".new.vmdk.part", ".new-flat.vmdk.part" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
 		if (is_there(names[i]))
