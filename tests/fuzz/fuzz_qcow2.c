@@ -3,7 +3,7 @@
 
 #include "walk_help.h"
 
-/* The bytes of a qcow2 image, opened and walked in both views; then its snapshots and bitmaps are told.  The first files
+/* The bytes of a qcow2 image, opened and walked in both views; then its snapshots and bitmaps are told, and a snapshot is walked.  The first files
  * that it names are copies of itself, so that chains and data files are tried too; further names are refused. */
 
 #define NR_FILES 2
@@ -57,6 +57,24 @@ static void tell_bitmaps(struct image *img)
 	}
 }
 
+/* One of them becomes the disk. */
+static void show_snapshot(struct image *img, unsigned any, bool chained)
+{
+	struct image_snapshot s;
+	struct err err = ERR_INIT;
+
+	if (!img->info.nr_snapshots)
+		return;
+	if (image_show_snapshot(img, 1 + any % min_u64(img->info.nr_snapshots, 16), &s, &err) < 0) {
+		must(err.kind != ERR_NONE && err.text[0]);
+		return;
+	}
+	must(img->size <= s.disk_size && img->span == img->size);
+	walk_view(img, false);
+	if (chained)
+		walk_view(img, true);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -66,16 +84,19 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct err err = ERR_INIT;
 	struct image *img =
 		image_open(file_of(data, size), "input", image_format_by_name("qcow2"), &opener, NULL, &err);
+	bool chained;
 
 	if (!img) {
 		must(err.kind != ERR_NONE && err.text[0]);
 		return 0;
 	}
 	walk_view(img, false);
-	if (image_open_chain(img, &opener, &err) == 0)
+	chained = image_open_chain(img, &opener, &err) == 0;
+	if (chained)
 		walk_view(img, true);
 	tell_snapshots(img);
 	tell_bitmaps(img);
+	show_snapshot(img, size ? data[size - 1] : 0, chained);
 	image_close(img);
 	return 0;
 }
