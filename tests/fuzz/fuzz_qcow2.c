@@ -3,8 +3,9 @@
 
 #include "walk_help.h"
 
-/* The bytes of a qcow2 image, opened and walked in both views; then its snapshots and bitmaps are told, and a snapshot is walked.  The first files
- * that it names are copies of itself, so that chains and data files are tried too; further names are refused. */
+/* The bytes of a qcow2 image, opened and walked in both views; then its snapshots and bitmaps are told, and one of the snapshots is
+ * walked as the disk.  The first files that it names are copies of itself, so that chains and data files are tried too; further names
+ * are refused. */
 
 #define NR_FILES 2
 
