@@ -7,11 +7,11 @@
 #include "compactor/pool/names.h"
 #include "compactor/proof.h"
 
-/* The internal snapshots of a qcow2 image that enters a pool become versions of it: each is read as the disk that it was, imported, read
- * back from the pool and compared, and published with its name and time.
+/* The internal snapshots of a qcow2 image that enters a pool become versions of it: each is read as the disk that it was, imported,
+ * read back from the pool and compared, and published with its name and time.
  *
- * They are published before an overlay takes the place of the image, so none is ever lost; until then, and again when the original was
- * put back, the image has its snapshots itself, and the versions are there in vain: snapshots_forget() removes those. */
+ * They are published before an overlay takes the place of the image, so none is ever lost; until then, and again when the original
+ * was put back, the image has its snapshots itself, and the versions are there in vain: snapshots_forget() removes those. */
 
 #define SNAPSHOTS_MOST 256u /* of one image */
 
@@ -38,12 +38,12 @@ struct snapshots_entering {
 	void *check_ctx;
 };
 
-/* Imports all, syncs the pool, and proves what it then reads from the disk against the image.  ERR_UNSUPPORTED: one has the state of a
- * machine, which no version has. */
+/* Imports all, syncs the pool, and proves what it then reads from the disk against the image.  ERR_UNSUPPORTED: one has the state
+ * of a machine, which no version has. */
 int snapshots_enter(const struct snapshots_entering *e, struct entered_snapshots *ret, struct err *err);
 
-/* Publishes them as versions of the image at `path`, those that are not there yet.  The label is the snapshot's name; where that cannot
- * be one, or another version has it, NAME-ID, snapshot-ID, or snapshot-ID-2 and so on. */
+/* Publishes them as versions of the image at `path`, those that are not there yet.  The label is the snapshot's name; where that
+ * cannot be one, or another version has it, NAME-ID, snapshot-ID, or snapshot-ID-2 and so on. */
 int snapshots_publish(struct pool *p, const char *path, const struct entered_snapshots *s, struct err *err);
 
 /* The image at `path`, in `fd`, has its snapshots itself: removes the versions that were made of them.  `how` as above. */

@@ -23,8 +23,8 @@
 
 /* An image enters the pool, and an overlay takes its place:
  *
- *	make	the guest's disk is imported, and synced; its internal snapshots are, and are proven; a view of the disk is written, with
- *		its stub; names of the snapshots and of the member are published; the new file is an overlay on the stub
+ *	make	the guest's disk is imported, and synced; so are its internal snapshots, and they are proven; a view of the disk is
+ *		written, with its stub; names of the snapshots and of the member are published; the new file is an overlay on the stub
  *	prove	what a guest sees through overlay, stub and view is read from the disk and compared with the original
  *	then	the two change places, as for any rewrite (replace.h)
  *
@@ -309,7 +309,8 @@ static int make(void *ctx, int old_fd, int new_fd, proof_check *check, void *che
 	if (pool_sync(c->pool, err) < 0 || import_snapshots(&e, old_fd, &snapshots, err) < 0 || find_view(&e, root, &v, err) < 0 ||
 	    view_backing(c->pool, &v, false, &backing, err) < 0)
 		return -1;
-	if (snapshots_publish(c->pool, image_of(c)->path, &snapshots, err) < 0 || publish(c, &v, err) < 0 || note_format(c, new_fd, err) < 0)
+	if (snapshots_publish(c->pool, image_of(c)->path, &snapshots, err) < 0 || publish(c, &v, err) < 0 ||
+	    note_format(c, new_fd, err) < 0)
 		return -1;
 	if (overlay_write(new_fd, v.disk_size, &backing, &how, err) < 0)
 		return -1;

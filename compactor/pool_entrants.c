@@ -142,8 +142,9 @@ int compact_pool_note(const struct compaction *c, struct plan_step *step, struct
 	char text[256] = "";
 
 	if (!is_qcow2(i))
-		snprintf(text, sizeof(text), "it becomes a qcow2 image, and keeps its name: whoever opens it as %s has to be told (libvirt: <driver "
-			 "type='qcow2'/>)", i->format);
+		snprintf(text, sizeof(text),
+			 "it becomes a qcow2 image, and keeps its name: whoever opens it as %s has to be told (libvirt: <driver type='qcow2'/>)",
+			 i->format);
 	else if (i->nr_snapshots)
 		snprintf(text, sizeof(text), "its %u internal snapshot%s of it", i->nr_snapshots,
 			 i->nr_snapshots == 1 ? " becomes a version" : "s become versions");

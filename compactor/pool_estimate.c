@@ -55,13 +55,14 @@ static int take_duplicates(struct estimating *e, struct duplicates *d, struct er
 	return (int)nr;
 }
 
-/* Tables of the view for what it holds, nodes of the trees, the index for what is new.  Of an internal snapshot only what no layer before it
- * has is known (scanner/image/image.h): a leaf for each such segment. */
+/* Tables of the view for what it holds, nodes of the trees, the index for what is new.  Of an internal snapshot only what no layer
+ * before it has is known (scanner/image/image.h): a leaf for each such segment. */
 static int add_overhead(struct estimating *e, size_t image, struct err *err)
 {
 	const struct store_image *i = &e->s->images.items[image];
 	struct pool_cost *c = &e->costs[image];
-	uint64_t segments = 0, all = 0, nr_layers = 1 + (uint64_t)i->nr_snapshots, cluster = (uint64_t)1 << e->o->cluster_bits, disk = i->layer * BLOCK_SIZE, tables;
+	uint64_t segments = 0, all = 0, nr_layers = 1 + (uint64_t)i->nr_snapshots, tables;
+	uint64_t cluster = (uint64_t)1 << e->o->cluster_bits, disk = i->layer * BLOCK_SIZE;
 
 	if (catalog_count_live_segments(e->s->c, i->id, disk, &segments, err) < 0 ||
 	    catalog_count_live_segments(e->s->c, i->id, disk * nr_layers, &all, err) < 0)

@@ -6,13 +6,13 @@
 
 #include "scanner/base/err.h"
 
-/* What an image was made, whatever its name says: an image that is named as a raw disk is read as one (scanner/image/image_choice.c), as its
- * guest owns every byte of it; but when dedupscan puts a qcow2 image in its place, that is noted as an extended attribute of the file,
- * which no guest can set.  It goes where the file goes, and leaves with it. */
+/* What an image was made, whatever its name says: one that is named as a raw disk is read as one (scanner/image/image_choice.c), as
+ * its guest owns every byte of it; but when dedupscan puts a qcow2 image in its place, that is noted as an extended attribute of the
+ * file, which no guest can set.  It goes where the file goes, and leaves with it. */
 
 #define NOTED_FORMAT "user.dedupscan.format"
 
-/* "qcow2" when that is noted and the file begins so, too; else NULL.  For who asks whatever is to read it, unless the user told a format. */
+/* "qcow2" when that is noted and the file begins so, too; else NULL.  It counts unless the user told a format. */
 const char *noted_format(int fd);
 
 /* Something is, whatever it is and whatever the file holds. */

@@ -573,7 +573,7 @@ static void clones_of_a_changed_image_pass(void **state)
 	assert_passes(&w);
 }
 
-/* Each error and cut would take minutes. */
+/* Each error and cut would take minutes, and so would kills under a sanitizer, which sees the same code in the test before. */
 static void many_clones_pass_kills(void **state)
 {
 	struct work k = { .job = MANY_CLONES };
@@ -581,6 +581,8 @@ static void many_clones_pass_kills(void **state)
 	struct crash_report r;
 
 	(void)state;
+	if (!CRASH_THOROUGH)
+		return;
 	w.cut_again = 0;
 	if (crash_try_kills(&w, &r) < 0)
 		fail_msg("%s", r.text);
