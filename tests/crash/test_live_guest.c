@@ -10,6 +10,7 @@
 #include "compactor/virsh.h"
 #include "scanner/base/file.h"
 #include "scanner/image/qcow2_format.h"
+#include "tests/crash/bare_pool.h"
 #include "tests/crash/crash.h"
 
 /* Versions of a machine that runs, through kills, errors and power cuts: L1 to L3 at the top of live_guest.c.
@@ -19,7 +20,6 @@
  * it is done.  As in test_versions.c a guest sees, of each byte from DATA on, what the first file of the chain has that is
  * not 0. */
 
-#define POOL "/p"
 #define SIZE ((uint64_t)64 << 20)
 #define L1 (3 * 65536)
 #define DATA (4 * 65536)
@@ -46,11 +46,6 @@ static struct {
 
 static const uint8_t view_id[POOL_ID_SIZE] = { 1, 2, 3 };
 static const char *const targets[] = { "vda", "vdb" }, *const homes[] = { "/d/img", "/d/other" };
-
-static const char *const dirs[POOL_NR_DIRS] = {
-	[POOL_TOP] = ".",	[POOL_VIEWS] = "views", [POOL_SEALED] = "sealed", [POOL_TREES] = "trees",
-	[POOL_NAMES] = "names", [POOL_INDEX] = "index", [POOL_TRASH] = "trash",	  [POOL_QUARANTINE] = "quarantine",
-};
 
 /* ---- files of the guest's ---- */
 
@@ -253,30 +248,6 @@ int virsh_rename(const char *uuid, const char *from, const char *to, struct err 
 }
 
 /* ---- a pool without clusters ---- */
-
-static void close_pool(struct pool *p)
-{
-	names_forget(p);
-	for (unsigned i = 0; i < POOL_NR_DIRS; i++)
-		if (p->dirs[i] >= 0)
-			file_ops->close(p->dirs[i]);
-}
-
-static int open_pool(struct sim *s, struct pool *p, struct err *err)
-{
-	char name[64];
-	int rc = 0;
-
-	*p = (struct pool){ .path = (char *)POOL, .writing = true };
-	for (unsigned i = 0; i < POOL_NR_DIRS; i++) {
-		snprintf(name, sizeof(name), "p/%s", dirs[i]);
-		p->dirs[i] = rc < 0 ? -1 : file_open(sim_root(s), name, O_RDONLY | O_DIRECTORY, 0, err);
-		rc = p->dirs[i] < 0 ? -1 : rc;
-	}
-	if (rc < 0)
-		close_pool(p);
-	return rc;
-}
 
 static void make_image(struct sim *s, struct pool *p, const char *path, char c)
 {

@@ -5,12 +5,12 @@
 #include "compactor/member.h"
 #include "compactor/versions.h"
 #include "scanner/base/file.h"
+#include "tests/crash/bare_pool.h"
 #include "tests/crash/crash.h"
 
 /* Members under kills, errors and power cuts: one whose image was moved, with its versions; and one that is gone, and in whose place a
  * clone is put (row A4).  Each image is a member once, and no version is lost. */
 
-#define POOL "/p"
 #define SIZE ((uint64_t)1 << 20)
 
 enum job { MOVE, CLONE_AGAIN };
@@ -22,36 +22,7 @@ struct work {
 
 static const uint8_t view_id[POOL_ID_SIZE] = { 1, 2, 3 }, sealed_id[POOL_ID_SIZE] = { 4, 5, 6 };
 
-static const char *const dirs[POOL_NR_DIRS] = {
-	[POOL_TOP] = ".",	[POOL_VIEWS] = "views", [POOL_SEALED] = "sealed", [POOL_TREES] = "trees",
-	[POOL_NAMES] = "names", [POOL_INDEX] = "index", [POOL_TRASH] = "trash",	  [POOL_QUARANTINE] = "quarantine",
-};
-
 /* ---- a pool of names ---- */
-
-static void close_pool(struct pool *p)
-{
-	names_forget(p);
-	for (unsigned i = 0; i < POOL_NR_DIRS; i++)
-		if (p->dirs[i] >= 0)
-			file_ops->close(p->dirs[i]);
-}
-
-static int open_pool(struct sim *s, struct pool *p, struct err *err)
-{
-	char name[64];
-	int rc = 0;
-
-	*p = (struct pool){ .path = (char *)POOL, .writing = true };
-	for (unsigned i = 0; i < POOL_NR_DIRS; i++) {
-		snprintf(name, sizeof(name), "p/%s", dirs[i]);
-		p->dirs[i] = rc < 0 ? -1 : file_open(sim_root(s), name, O_RDONLY | O_DIRECTORY, 0, err);
-		rc = p->dirs[i] < 0 ? -1 : rc;
-	}
-	if (rc < 0)
-		close_pool(p);
-	return rc;
-}
 
 static void add(struct pool *p, enum name_kind kind, const char *label, const char *path)
 {

@@ -7,6 +7,7 @@
 #include "compactor/seal.h"
 #include "compactor/versions.h"
 #include "scanner/base/file.h"
+#include "tests/crash/bare_pool.h"
 #include "tests/crash/crash.h"
 
 /* Snapshots, clones and rollbacks through kills, errors, visits and power cuts: the invariants S1 to S6 at the top of seal.c,
@@ -15,7 +16,6 @@
  * The guest of an overlay sees, of each byte from DATA on, what the first file of the chain has that is not 0.  The images have a
  * bitmap, which goes with what is at the path as long as the disk stays the same. */
 
-#define POOL "/p"
 #define SIZE ((uint64_t)64 << 20)
 #define L1 (3 * 65536)
 #define DATA (7 * 65536) /* before it lie bits, their table and directory */
@@ -38,36 +38,7 @@ struct work {
 
 static const uint8_t view_id[POOL_ID_SIZE] = { 1, 2, 3 };
 
-static const char *const dirs[POOL_NR_DIRS] = {
-	[POOL_TOP] = ".",	[POOL_VIEWS] = "views", [POOL_SEALED] = "sealed", [POOL_TREES] = "trees",
-	[POOL_NAMES] = "names", [POOL_INDEX] = "index", [POOL_TRASH] = "trash",	  [POOL_QUARANTINE] = "quarantine",
-};
-
 /* ---- a pool without clusters ---- */
-
-static void close_pool(struct pool *p)
-{
-	names_forget(p);
-	for (unsigned i = 0; i < POOL_NR_DIRS; i++)
-		if (p->dirs[i] >= 0)
-			file_ops->close(p->dirs[i]);
-}
-
-static int open_pool(struct sim *s, struct pool *p, struct err *err)
-{
-	char name[64];
-	int rc = 0;
-
-	*p = (struct pool){ .path = (char *)POOL, .writing = true };
-	for (unsigned i = 0; i < POOL_NR_DIRS; i++) {
-		snprintf(name, sizeof(name), "p/%s", dirs[i]);
-		p->dirs[i] = rc < 0 ? -1 : file_open(sim_root(s), name, O_RDONLY | O_DIRECTORY, 0, err);
-		rc = p->dirs[i] < 0 ? -1 : rc;
-	}
-	if (rc < 0)
-		close_pool(p);
-	return rc;
-}
 
 /* As a QEMU does that has the image open. */
 static void write_as_guest(int fd, char c, size_t at, size_t len)
