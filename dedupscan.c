@@ -2161,7 +2161,7 @@ static const char *named_version(struct pool_job *j, char *word, const char **re
 static struct versions_how how_of(const struct pool_job *j)
 {
 	return (struct versions_how){
-		.hold = { .assume_idle = j->assume_idle }, .settle_ns = 1000000000, .now = time(NULL),
+		.hold = { .assume_idle = j->assume_idle }, .settle_ns = SETTLE_NS, .now = time(NULL),
 	};
 }
 

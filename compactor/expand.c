@@ -19,8 +19,6 @@
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
-#define SETTLE_NS 1000000000ull
-
 struct expanding {
 	const struct expand_options *o;
 	const char *path;

@@ -24,6 +24,9 @@
  * Nothing of this changes the process: a lease that breaks sends it SIGURG, which is ignored unless somebody handles
  * it, and no other signal.  A lease ends with the last duplicate of the descriptor, or by hold_release(). */
 
+/* Nanoseconds after which whoever was opening the file when it was let go has it open. */
+#define SETTLE_NS 1000000000ull
+
 struct hold {
 	int fd;	     /* the caller's; -1 = nothing is held */
 	bool lease;  /* false: the file system has none, and the user said that nobody is there */

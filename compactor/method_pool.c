@@ -32,7 +32,6 @@
  * import that was stopped has brought into the pool is found again by the next one, and names that came too early are its own again:
  * a member's is replaced, versions are forgotten while the image has its snapshots itself (forget_early()). */
 
-#define SETTLE_NS 1000000000ull
 #define WORTH 20 /* it pays when one byte in so many is saved */
 #define PASS 1e6 /* a reading of a disk, for whoever shows progress */
 

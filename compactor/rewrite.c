@@ -8,7 +8,6 @@
 #include "scanner/base/file.h"
 #include "scanner/base/units.h"
 
-#define SETTLE_NS 1000000000ull
 #define ROOM_LEFT (64 * MIB) /* for everybody else, and for metadata */
 
 static bool is_idle(struct compaction *c, size_t image, size_t file)

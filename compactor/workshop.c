@@ -10,6 +10,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "compactor/hold.h"
 #include "scanner/base/file.h"
 
 /* How it works: the directory is reached by its name in the root, without following anything, and used by its
@@ -20,7 +21,6 @@
  * file is it: same inode number, size and mtime.  (Not the device, whose number is another after a reboot; that all
  * is on one file system is checked when the workshop is opened.) */
 
-#define SETTLE_NS 1000000000u
 #define BLOCK 512
 
 /* ---- places ---- */
