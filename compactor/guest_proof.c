@@ -22,6 +22,8 @@ static int step(struct side *s, uint64_t at, struct err *err)
 {
 	if (s->ext.len && at - s->ext.offset < s->ext.len)
 		return 0;
+	for (struct image *m = s->img; m; m = m->backing)
+		image_doubt_holes(m);
 	return image_next_guest_extent(s->img, at, &s->ext, err) < 0 ? err_add(err, "%s", s->name) : 0;
 }
 

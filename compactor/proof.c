@@ -142,15 +142,10 @@ struct comparison {
 /* The extent at `at`, if it is not the one that is at hand. */
 static int step(struct side *s, uint64_t at, struct err *err)
 {
-	struct image *img = s->img;
-
 	if (s->ext.len && at - s->ext.offset < s->ext.len)
 		return 0;
-	/* Nothing of the image's own file is a hole, so that nobody looks for them. */
-	img->solid = &img->file;
-	img->solid_begin = 0;
-	img->solid_end = UINT64_MAX;
-	return image_next_extent(img, at, &s->ext, err) < 0 ? err_add(err, "%s", s->name) : 0;
+	image_doubt_holes(s->img);
+	return image_next_extent(s->img, at, &s->ext, err) < 0 ? err_add(err, "%s", s->name) : 0;
 }
 
 static bool is_zero(const struct side *s)

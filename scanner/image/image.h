@@ -223,6 +223,13 @@ struct image *image_open_inside(const struct image *img, const char *name, uint6
 /* Whether offset `at` of the file with the data is in a hole, as the file system tells; *end, of a range that begins
  * there, is cut to where this changes.  A hint: no holes are told where the file system knows none. */
 bool image_hole_at(struct image *img, const struct image_file *f, uint64_t at, uint64_t *end);
+/* What the file system says of holes is not believed for the next extent: the image's own file has none. */
+static inline void image_doubt_holes(struct image *img)
+{
+	img->solid = &img->file;
+	img->solid_begin = 0;
+	img->solid_end = UINT64_MAX;
+}
 
 /* Fills *ret: `kind` from `offset` on. */
 void image_extent_init(struct extent *ret, enum extent_kind kind, uint64_t offset, uint64_t len);

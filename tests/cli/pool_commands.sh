@@ -382,6 +382,7 @@ for arguments in "pool status $STORE" "list $STORE" "clone $STORE/c.qcow2 $STORE
 	assert_status 4 "$arguments"
 	assert_has "$output" "another dedupscan (uses|changes) it; wait for it"
 done
+# F8
 chmod 777 "$POOL/views"
 run 3 pool status "$STORE"
 assert_has "$output" "others than its owner can write to 'views' \(mode 0777\); see what is in it, then chmod 711$"
@@ -394,6 +395,7 @@ rm -rf "${STORE:?}"/* "$POOL" "$CATALOG"
 for n in 1 2; do
 	qemu-img convert -f raw -O qcow2 "$TMP/a.raw" "$STORE/$n.qcow2"
 done
+# G6: what not everybody can read does not mix with what more can
 chmod 600 "$STORE/1.qcow2"
 chmod 644 "$STORE/2.qcow2"
 compact 1 --apply --pool "$TMP/pool" --cluster-size 64K --compat --keep-originals 0 "$STORE"

@@ -77,7 +77,7 @@ says 3 "dedupscan: 131072 bytes are no cluster or block of such a vmdk image: a 
 	--kind streamOptimized --cluster-size 128K
 nothing_is_left
 
-# ---- what is there already ----
+# ---- H4: what is there already ----
 
 touch "$OUT/disk.vmdk"
 says 3 "dedupscan: 'disk.vmdk' is there already"
@@ -90,7 +90,7 @@ nothing_is_left disk-flat.vmdk
 name=$(printf 'n%.0s' {1..250}).raw
 says 2 "dedupscan: the name '$name' is too long"
 
-# ---- what one that was killed left ----
+# ---- F9: what one that was killed left, and what others put there ----
 
 name=disk.vmdk
 truncate -s 1G "$OUT/.disk.vmdk.part" "$OUT/.disk-flat.vmdk.part"

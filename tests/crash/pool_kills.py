@@ -3,7 +3,7 @@
 # timeout: 400
 """SIGKILL at the system calls by which commands on a pool change something; then the oracle.
 
-Rows A1 (entering the pool), A2 (clone, snapshot, folding, rollback, expand, delete, collection, restore).
+Rows A1 (entering the pool), A2 (clone, snapshot, folding, rollback, expand, delete, collection, restore), D10: locks of who died hold up nobody.
 
 The oracle: every image that was there is there and its guest sees what it saw (after a rollback: or what it is to see); `recover`, two
 collections and a check of all data end well and find no damage; guests still see it then; and the command comes to its end when it is

@@ -13,7 +13,9 @@
 #include "scanner/base/file.h"
 #include "scanner/index/checksum.h"
 
-/* What is beside the tables of a finder: the list of them (first byte 0) and filters (1), as they are and with right
+/* Row F13.
+ *
+ * What is beside the tables of a finder: the list of them (first byte 0) and filters (1), as they are and with right
  * checksums.  Whatever they say, what is asked for is found or not, and what is added is found.  (fuzz_table.c has the tables.) */
 
 #define MEMORY ((size_t)64 << 10)

@@ -6,7 +6,9 @@
 #include "scanner/base/crc32c.h"
 #include "tests/unit/name_help.h"
 
-/* The input is a name file; without a right checksum it is given one.  What is read as one must be written as the very same
+/* Row F13.
+ *
+ * The input is a name file; without a right checksum it is given one.  What is read as one must be written as the very same
  * bytes; then the input is the numbers of which a name is made, which must come back. */
 
 static void must(int what)

@@ -10,7 +10,9 @@
 #include "scanner/base/checked.h"
 #include "scanner/base/crc32c.h"
 
-/* The bytes of a file of nodes.  They are tried as they are, and once more as records one after the other whose heads make sense, whose
+/* Row F13.
+ *
+ * The bytes of a file of nodes.  They are tried as they are, and once more as records one after the other whose heads make sense, whose
  * checksums are right and whose inner nodes have the digests of their children, so that what lies behind these is reached.  Whatever is
  * taken for a node must be in order, must be found, and must be found when the file was appended to. */
 

@@ -5,7 +5,7 @@
   bytes    what is exported is what qemu-img convert reads
   root     that of dedupscan verify --record
   again    everything once more stores nothing
-  saving   an equal disk in another format stores nothing, a version little, an independent installation shares runs, zeros are free
+  saving   an equal disk in another format stores nothing, a version little, an independent installation shares runs, zeros are free (G7)
   base     an overlay of which only its own file is read has the root that it has when all is read
   units    of 16 and 64 KiB, in the same pool and in others
   view     qemu-img compares an overlay on a view with the original

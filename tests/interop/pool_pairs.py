@@ -3,7 +3,7 @@
 """Two commands at once on one pool, all pairs: the second one waits or says that the pool is in use (exit status 4), no image says
 anything else afterwards, and the pool is whole.
 
-Also beside a guest that has an image open, with originals that are put back, and with copies: of the pool made while images enter it (it works, or says what is
+Also beside a guest that has an image open (D12, D16), with originals that are put back, and with copies: of the pool made while images enter it (it works, or says what is
 missing), an old pool under new overlays, and a new pool under old ones.
 
 Usage: pool_pairs.py [--rounds N] [--seed S]"""

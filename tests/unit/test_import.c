@@ -561,6 +561,7 @@ static struct leaf leaf_of(uint64_t segment)
 	return l;
 }
 
+/* G1 */
 static void a_forged_fingerprint_shares_nothing(void **state)
 {
 	struct fingerprint f;
@@ -587,6 +588,55 @@ static void a_forged_fingerprint_shares_nothing(void **state)
 	put(SEGMENT_BLOCKS, SEGMENT_BLOCKS - 100, 100100); /* the real ones are found from now on */
 	import_disk();
 	assert_int_equal(stats.stored, 0);
+}
+
+static unsigned nr_flips;
+
+/* Memory that forgets a bit of what goes into the cluster file. */
+static ssize_t flipping_pwrite(int fd, const void *p, size_t len, off_t at)
+{
+	CLEANUP(free) uint8_t *copy = NULL;
+	ssize_t n;
+
+	if (nr_flips || at < (off_t)(SIZE * 64) || len < SEGMENT_SIZE / 2 || !(copy = malloc(len)))
+		return pwrite(fd, p, len, at);
+	memcpy(copy, p, len);
+	copy[len / 2] ^= 16;
+	nr_flips++;
+	n = pwrite(fd, copy, len, at);
+	return n;
+}
+
+/* C7: what was written otherwise than it was hashed is never read as if it were right. */
+static void c07_a_bit_that_flips_on_its_way_is_found(void **state)
+{
+	struct file_ops ops = file_ops_os;
+	uint8_t digest[DIGEST_SIZE];
+	CLEANUP(free) uint8_t *p = malloc(SEGMENT_SIZE);
+	uint8_t root[DIGEST_SIZE];
+	struct import *i;
+	unsigned nr_bad = 0;
+
+	(void)state;
+	ops.pwrite = flipping_pwrite;
+	nr_flips = 0;
+	put(0, BLOCKS, 1);
+	render(SIZE);
+	file_ops = &ops;
+	i = begin(SIZE, NULL, 0);
+	assert_int_equal(give(i, SIZE), 0);
+	end(i, SIZE, root);
+	assert_int_equal(pool_sync(pool, &err), 0);
+	file_ops = &file_ops_os;
+	assert_int_equal(nr_flips, 1);
+	for (uint64_t s = 0; s < SEGMENTS; s++) {
+		digest_bytes(bytes + s * SEGMENT_SIZE, SEGMENT_SIZE, digest);
+		if (tree_read_segment(pool->nodes, pool->clusters, digest, p, &err) < 0)
+			nr_bad++;
+		else
+			assert_memory_equal(p, bytes + s * SEGMENT_SIZE, SEGMENT_SIZE);
+	}
+	assert_int_equal(nr_bad, 1);
 }
 
 /* The clusters that the leaf has are as they should be, but there is more than these. */
@@ -835,6 +885,7 @@ int main(void)
 		import_test(segments_of_the_base_are_taken_unread),
 		import_test(a_shorter_disk_than_its_base_ends_in_zeros),
 		import_test(a_base_of_smaller_units_is_read),
+		import_test(c07_a_bit_that_flips_on_its_way_is_found),
 		import_test(a_forged_fingerprint_shares_nothing),
 		import_test(a_forged_fingerprint_hides_nothing_between_runs),
 		import_test(what_goes_on_behind_a_change_needs_no_finder),

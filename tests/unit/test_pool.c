@@ -297,6 +297,7 @@ static void a_second_cluster_file_is_not_supported_yet(void **state)
 	pool_close(open_it(true));
 }
 
+/* F8 */
 static void others_may_not_be_able_to_write_there(void **state)
 {
 	static const char *const parts[] = { ".", "views", "sealed", "trees", "names", "index", "trash", "quarantine" };

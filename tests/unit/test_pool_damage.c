@@ -7,7 +7,9 @@
 #include "compactor/pool/pool_check.h"
 #include "tests/unit/image_help.h"
 
-/* Damage: every bit of a small pool's metadata, bits of its data, files that are cut, grown, gone or of another time.  It is said, or
+/* Rows C1 to C6, F13.
+ *
+ * Damage: every bit of a small pool's metadata, bits of its data, files that are cut, grown, gone or of another time.  It is said, or
  * has no effect on anything that is read; nobody ever gets a wrong byte; and what can be made again from the rest is. */
 
 static struct disk a = { .size = 2 * SEGMENT_SIZE, .pieces = { { 0, 64 * KIB, 1 }, { 300 * KIB, 12 * KIB, 2 }, { SEGMENT_SIZE, 8 * KIB, 3 } } };
