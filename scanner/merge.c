@@ -31,8 +31,7 @@
  * when they are written, and only a commit that relies on them waits until all are.
  */
 
-#define PARTITION_TARGET                                                                                               \
-	((uint64_t)256 * 1024) /* places; 4 MiB on disk; more where OUT_BITS_MAX bounds the splitting */
+#define PARTITION_TARGET ((uint64_t)256 * 1024) /* places; 4 MiB on disk; more where OUT_BITS_MAX bounds the splitting */
 #define PIECE_REQUESTS ((uint64_t)64 * 1024) /* sorted at once, where no slice has more: 1.5 MiB and as much scratch */
 #define SLICE_BITS 8
 #define SLICE_SHIFT (32 - SLICE_BITS)
