@@ -2226,8 +2226,8 @@ static int run_clone(int argc, char **argv)
 static const char snapshot_help[] =
 	"usage: dedupscan snapshot [OPTION]... NAME IMAGE...\n"
 	"\n"
-	"Keeps all IMAGEs, the disks of one virtual machine say, as version NAME.  No data is read\n"
-	"or written; the machine must be off, or --live is given.\n"
+	"Keeps all IMAGEs, the disks of one virtual machine say, as version NAME.  The machine is off,\n"
+	"and no data is read or written; or --live is given.\n"
 	"\n"
 	"  --live                of a machine of libvirt's that runs, all disks as of one moment\n"
 	"  --quiesce             its guest's agent freezes the file systems for that moment\n"
@@ -2333,6 +2333,15 @@ static const char list_help[] =
 	"\n"
 	"Exit status: 0 done; 1 done, but not all can be read; 2 usage; 3 failed; 4 in use.\n";
 
+static const char *remark_on(const struct version_row *r)
+{
+	if (r->name->kind == NAME_MEMBER)
+		return r->there ? "" : " (gone)";
+	if (r->disk->folded)
+		return "";
+	return r->changed ? " (sealed, changed)" : " (sealed)";
+}
+
 static int show_row(void *ctx, const struct version_row *r, struct err *err)
 {
 	char path[4 * PATH_MAX], label[4 * 256], when[32] = "";
@@ -2345,7 +2354,7 @@ static int show_row(void *ctx, const struct version_row *r, struct err *err)
 		strftime(when, sizeof(when), "%Y-%m-%d %H:%M", &tm);
 	printf("%-16s  %10s  %10s  %s%s%s%s\n", when, size_of(r->disk->size), size_of(r->own_bytes), safe(r->disk->path, path, sizeof(path)),
 	       r->name->kind == NAME_VERSION ? "@" : "", r->name->kind == NAME_VERSION ? safe(r->name->label, label, sizeof(label)) : "",
-	       r->name->kind == NAME_MEMBER && !r->there ? " (gone)" : r->name->kind == NAME_VERSION && !r->disk->folded ? (r->changed ? " (sealed, changed)" : " (sealed)") : "");
+	       remark_on(r));
 	return 0;
 }
 
@@ -2534,7 +2543,7 @@ static const char repoint_help[] =
 	"Exit status: 0 done; 1 some images were left as they are, or are in use; 2 usage; 3 failed;\n"
 	"4 the pool is in use; 75 stopped.\n";
 
-/* "'IMAGE' named the pool at 'OLD'; it was 'PATH'" */
+/* "'IMAGE' named the pool at 'OLD'; it was 'PATH'", or "... is new to the pool" */
 static void tell_repointed(void *ctx, const char *path, const char *pool, const char *was)
 {
 	char image[4 * PATH_MAX], other[4 * PATH_MAX];
@@ -2544,10 +2553,13 @@ static void tell_repointed(void *ctx, const char *path, const char *pool, const 
 	printf("'%s'", safe(path, image, sizeof(image)));
 	if (pool)
 		printf(" named the pool at '%s'", safe(pool, other, sizeof(other)));
-	if (was)
-		printf(*was ? "%s was '%s'\n" : "%s is new to the pool%s\n", pool ? "; it" : "", safe(was, other, sizeof(other)));
-	else
-		putchar('\n');
+	if (was && pool)
+		printf("; it");
+	if (was && *was)
+		printf(" was '%s'", safe(was, other, sizeof(other)));
+	else if (was)
+		printf(" is new to the pool");
+	putchar('\n');
 }
 
 static int act_repoint(struct pool_job *j, struct err *err)

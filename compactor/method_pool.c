@@ -328,11 +328,10 @@ static int prove(void *ctx, int old_fd, int new_fd, proof_check *check, void *ch
 	struct compaction *c = ctx;
 	const struct store_image *i = image_of(c);
 
-	if (prove_bitmaps(c, old_fd, new_fd, check, check_ctx, err) < 0 ||
-	    file_drop_cache(cluster_file_fd(c->pool->clusters), err) < 0 ||
+	if (file_drop_cache(cluster_file_fd(c->pool->clusters), err) < 0 ||
 	    proof_same_guest(old_fd, i->format, new_fd, "qcow2", i->path, c->o.roots, c->o.jail, check, check_ctx, err) < 0)
 		return -1;
-	return 0;
+	return prove_bitmaps(c, old_fd, new_fd, check, check_ctx, err);
 }
 
 /* ---- */

@@ -20,7 +20,7 @@
  */
 
 #define COMPARE ((uint64_t)256 << 10)
-#define FETCH ((uint64_t)128 << 10) /* of longer calls the rest is passed over: fadvise(2) reads ahead by no more than the device's window */
+#define FETCH ((uint64_t)128 << 10) /* fadvise(2) reads ahead by no more than the device's window, and passes over the rest */
 
 const char *reflink_kernel_fault(const char *release, const char *fs_type)
 {

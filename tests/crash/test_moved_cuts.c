@@ -107,37 +107,33 @@ static int rename_member(void *ctx, const struct name *n, struct err *err)
 	return rc;
 }
 
-static int run(void *ctx, struct sim *s, struct err *err)
+static int command(const struct work *k, struct sim *s, bool again, struct err *err)
 {
-	const struct work *k = ctx;
 	struct pool p;
 	int rc = open_pool(s, &p, err);
 
 	if (rc < 0)
 		return -1;
 	rc = versions_recover(&p, err);
-	if (rc == 0 && k->member_first)
+	if (rc == 0 && k->member_first && !again)
 		rc = names_each(&p, rename_member, &p, err);
-	if (rc == 0)
-		rc = k->job == MOVE ? move(&p, err) : clone_again(&p, err);
+	if (rc == 0 && k->job == MOVE)
+		rc = move(&p, err);
+	else if (rc == 0 && !again)
+		rc = clone_again(&p, err);
 	close_pool(&p);
 	return rc;
+}
+
+static int run(void *ctx, struct sim *s, struct err *err)
+{
+	return command(ctx, s, false, err);
 }
 
 /* The next command: it does again what was not done, or does not care. */
 static int recover(void *ctx, struct sim *s, struct err *err)
 {
-	const struct work *k = ctx;
-	struct pool p;
-	int rc = open_pool(s, &p, err);
-
-	if (rc < 0)
-		return -1;
-	rc = versions_recover(&p, err);
-	if (rc == 0 && k->job == MOVE)
-		rc = move(&p, err);
-	close_pool(&p);
-	return rc;
+	return command(ctx, s, true, err);
 }
 
 /* ---- what must be there ---- */
