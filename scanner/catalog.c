@@ -31,6 +31,7 @@ static const char schema[] =
 	" nr_stored INTEGER, nr_zero INTEGER, nr_snapshots INTEGER,"
 	" part_of INTEGER NOT NULL DEFAULT 0, scanned_at INTEGER);"
 	"CREATE INDEX IF NOT EXISTS images_by_file ON images (dev, ino);"
+	"CREATE INDEX IF NOT EXISTS images_by_owner ON images (part_of) WHERE part_of <> 0;"
 	"CREATE TABLE IF NOT EXISTS parts ("
 	" image INTEGER, seq INTEGER, path TEXT NOT NULL, dev INTEGER, ino INTEGER, size INTEGER, mtime INTEGER,"
 	" ctime INTEGER, PRIMARY KEY (image, seq)) WITHOUT ROWID;"

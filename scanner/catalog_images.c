@@ -115,7 +115,7 @@ static int remove_segments(struct catalog *c, int64_t id, struct err *err)
 int catalog_image_remove(struct catalog *c, int64_t id, struct err *err)
 {
 	if (remove_segments(c, id, err) < 0 || catalog_set_parts(c, id, NULL, 0, err) < 0 ||
-	    sql_run(sql_query(c->db, err, "UPDATE images SET part_of = 0 WHERE part_of = ?", "i", id), err) < 0)
+	    sql_run(sql_query(c->db, err, "UPDATE images SET part_of = 0 WHERE part_of = ? AND part_of <> 0", "i", id), err) < 0)
 		return -1;
 	return sql_run(sql_query(c->db, err, "DELETE FROM images WHERE id = ?", "i", id), err);
 }
