@@ -132,6 +132,8 @@ static int locate(struct nodes *n, struct node_id id, const uint8_t **ret, uint6
 	uint64_t *slot;
 
 	*ret = NULL;
+	if (digest_prepare(err) < 0) /* or a node would look damaged */
+		return -1;
 	if (n->finder)
 		return find_in_finder(n, id, ret, ret_offset, err);
 	for (uint64_t key = map_key(id); !*ret && (slot = judymap_get(&n->map, key)); key++) {
@@ -252,7 +254,7 @@ static int pass_next(struct pass *p, const uint8_t **ret, uint64_t *ret_offset, 
 
 	for (; p->end - p->at >= NODE_ALIGN; p->at += NODE_ALIGN) {
 		size_t room, len;
-		const uint8_t *bytes = pass_look(p, &room, err);
+		const uint8_t *bytes = digest_prepare(err) < 0 ? NULL : pass_look(p, &room, err);
 
 		if (!bytes)
 			return -1;
@@ -347,7 +349,7 @@ struct nodes *nodes_open(int dirfd, const char *name, struct finder *finder, boo
 	if (!n || (writing && !n->buf))
 		return err_null(err, ERR_MEMORY, "no memory for the nodes of a pool");
 	snprintf(n->name, sizeof(n->name), "%s", name);
-	if (digest_prepare(err) < 0 || open_file(n, dirfd, err) < 0 || (writing && file_unlink(dirfd, NEW_NODES, err) < 0))
+	if (open_file(n, dirfd, err) < 0 || (writing && file_unlink(dirfd, NEW_NODES, err) < 0))
 		return NULL;
 	if (from > n->end || from % NODE_ALIGN) { /* it is of another time, and must not look right when the file has grown */
 		from = 0;
@@ -448,6 +450,8 @@ int nodes_put_inner(struct nodes *n, const struct inner *inner, struct err *err)
 	const uint8_t *old;
 	int rc;
 
+	if (digest_prepare(err) < 0)
+		return -1;
 	digest_bytes(inner->children, sizeof(inner->children), digest);
 	assert(inner->level > 0 && inner->level <= DIGEST_LEVELS && memcmp(digest, inner->digest, DIGEST_SIZE) == 0);
 	rc = find(n, (struct node_id){ inner->digest, inner->level, 0 }, &old, err);

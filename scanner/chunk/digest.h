@@ -26,8 +26,8 @@
 #define DIGEST_FANOUT 128u
 #define DIGEST_LEVELS 7 /* enough for 2^64 bytes */
 
-/* To be called before any other function here, and before a jail is entered.  Fails in a program that was built without
- * libcrypto. */
+/* Loads libcrypto.  To be called before a jail is entered, and where there is a way to tell that it is not there: who wants a digest
+ * without it dies.  Always fails in a program that was built without libcrypto. */
 int digest_prepare(struct err *err);
 
 void digest_bytes(const void *buf, size_t len, uint8_t ret[DIGEST_SIZE]);
