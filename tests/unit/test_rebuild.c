@@ -375,7 +375,8 @@ static void rebuild_on(const char *type)
 	assert_in_range(extents, 3, nr_extents(src) + nr_extents(old) + 4);
 	assert_in_range(mount_used() - before, 4 * MIB, 5 * MIB);
 	assert_int_equal(ftruncate(old, 0), 0);
-	assert_in_range(before - mount_used(), 59 * MIB, 61 * MIB);
+	/* up to 4 MiB more where the part of its own was written after what was there had come to the disk: btrfs kept both */
+	assert_in_range(before - mount_used(), 59 * MIB, 65 * MIB);
 	close(src);
 	close(old);
 	close(copy);
