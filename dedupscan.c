@@ -191,8 +191,8 @@ enum {
 	OPT_CATALOG = 256, OPT_EXCLUDE, OPT_FORMAT, OPT_ALLOW_BACKING, OPT_FILES_FROM, OPT_MEMORY, OPT_JOBS, OPT_LIMIT, OPT_WINDOW,
 	OPT_FOR, OPT_UNTIL, OPT_NO_IDLE, OPT_KEEP_CACHE, OPT_NO_SCAN, OPT_STYLE, OPT_OUTPUT, OPT_SORT, OPT_TOP, OPT_BYTES,
 	OPT_HELP, OPT_SANDBOX, OPT_GUEST, OPT_APPLY, OPT_PLAN, OPT_PLAN_OUT, OPT_METHOD, OPT_MIN_RUN, OPT_ONLY, OPT_SHARERS,
-	OPT_KEEP_ORIGINALS, OPT_ASSUME_IDLE, OPT_PREALLOCATED, OPT_UNDO, OPT_PURGE, OPT_POOL, OPT_CLUSTER_SIZE,
-	OPT_CROSS_OWNER, OPT_COMPAT, OPT_TO_QCOW2, OPT_SNAPSHOTS,
+	OPT_KEEP_ORIGINALS, OPT_ASSUME_IDLE, OPT_PREALLOCATED, OPT_UNDO, OPT_PURGE, OPT_POOL, OPT_CLUSTER_SIZE, OPT_L2_CACHE,
+	OPT_CROSS_OWNER, OPT_IMMUTABLE, OPT_COMPAT, OPT_TO_QCOW2, OPT_SNAPSHOTS,
 };
 
 /* What is read, and when. */
@@ -456,7 +456,6 @@ struct job {
 	struct catalog *catalog;
 	struct scan_result result;
 	struct tally tally;
-	bool scanned;
 };
 
 static int plan_jail(enum jail_mode mode, struct jail *ret, struct err *err)
@@ -761,7 +760,9 @@ static const char compact_help[] =
 	"  --preallocated        free the zeros of preallocated images too\n"
 	"  --pool DIR            where the pool is (.dedupscan-pool in the first PATH)\n"
 	"  --cluster-size SIZE   share clusters of 4K, 16K or 64K in the pool (4K)\n"
+	"  --l2-cache SIZE       of tables QEMU may keep in memory for an image that enters the pool\n"
 	"  --cross-owner         images with other readers than the pool's may enter it too\n"
+	"  --immutable WHEN      the pool's files are immutable: auto, never, always; the pool keeps that\n"
 	"  --compat              overlays on the pool without extended L2 entries\n"
 	"  --to-qcow2            raw, VMDK, VHD, VHDX and VDI images become qcow2 images in the pool\n"
 	"  --snapshots WHAT      internal snapshots: skip such images (default), or to-versions\n"
@@ -819,6 +820,24 @@ static int set_cluster_size(struct compact *c, const char *arg, struct err *err)
 			return 0;
 		}
 	return err_set(err, ERR_USAGE, "--cluster-size must be 4K, 16K or 64K");
+}
+
+static int set_l2_cache(uint64_t *ret, const char *arg, struct err *err)
+{
+	if (units_parse_size(arg, ret, err) < 0)
+		return -1;
+	return *ret >= MIB && *ret <= SLICE_L2_CACHE_MAX ? 0 : err_set(err, ERR_USAGE, "--l2-cache must be from 1M to 1G");
+}
+
+static int set_immutable(enum pool_immutable *ret, bool *ret_told, const char *arg, struct err *err)
+{
+	for (unsigned i = 0; i < POOL_NR_IMMUTABLE; i++)
+		if (strcmp(arg, pool_immutable_names[i]) == 0) {
+			*ret = i;
+			*ret_told = true;
+			return 0;
+		}
+	return err_set(err, ERR_USAGE, "--immutable is auto, never or always, not '%s'", arg);
 }
 
 static int set_keep(int64_t *ret, const char *arg, struct err *err)
@@ -882,9 +901,13 @@ static int compact_option(struct compact *c, int opt, const char *arg, const cha
 		return 0;
 	case OPT_CLUSTER_SIZE:
 		return set_cluster_size(c, arg, err);
+	case OPT_L2_CACHE:
+		return set_l2_cache(&c->o.l2_cache, arg, err);
 	case OPT_CROSS_OWNER:
 		c->o.cross_owner = true;
 		return 0;
+	case OPT_IMMUTABLE:
+		return set_immutable(&c->o.immutable, &c->o.tell_immutable, arg, err);
 	case OPT_COMPAT:
 		c->o.compat = true;
 		return 0;
@@ -918,7 +941,9 @@ static int parse_compact(struct compact *c, int argc, char **argv, struct err *e
 		{ "preallocated", no_argument, NULL, OPT_PREALLOCATED },
 		{ "pool", required_argument, NULL, OPT_POOL },
 		{ "cluster-size", required_argument, NULL, OPT_CLUSTER_SIZE },
+		{ "l2-cache", required_argument, NULL, OPT_L2_CACHE },
 		{ "cross-owner", no_argument, NULL, OPT_CROSS_OWNER },
+		{ "immutable", required_argument, NULL, OPT_IMMUTABLE },
 		{ "compat", no_argument, NULL, OPT_COMPAT },
 		{ "to-qcow2", no_argument, NULL, OPT_TO_QCOW2 },
 		{ "snapshots", required_argument, NULL, OPT_SNAPSHOTS },
@@ -943,7 +968,9 @@ static int parse_compact(struct compact *c, int argc, char **argv, struct err *e
 		return 0;
 	if (check_settings(s, err) < 0)
 		return -1;
-	return add_paths(s, argc - optind, argv + optind, err);
+	if (add_paths(s, argc - optind, argv + optind, err) < 0)
+		return -1;
+	return c->o.pool ? pool_home_register(&s->roots, c->o.pool, err) : 0;
 }
 
 /* By base name, or by path where the pattern has a '/': as --exclude. */
@@ -1091,12 +1118,15 @@ static const char recover_help[] =
 	"left, and removes originals of rewritten images whose time is over.\n"
 	"\n"
 	"  --undo                put kept originals back; of one image, when PATH is an image\n"
+	"  --pool DIR            where the pool is, when it was moved and is not above PATH\n"
 	"  --purge               remove all kept originals now\n"
 	"\n"
 	"Exit status: 0 done; 1 done, but something needs your eyes; 2 usage; 3 failed; 4 in use.\n";
 
 struct recover {
 	struct roots roots;
+	const char *pool;
+	const struct root *root; /* at hand */
 	bool undo, purge, help, unclear;
 };
 
@@ -1130,6 +1160,22 @@ static int find_workshop(const struct root *root, struct workshop **ret, const c
 	return 0;
 }
 
+static int open_recovered(struct recover *r, bool writing, struct pool **ret, struct err *err)
+{
+	char at[PATH_MAX + 2];
+
+	snprintf(at, sizeof(at), "%s%s", r->root->path, r->root->file ? "" : "/.");
+	return pool_home_of(&r->roots, at, r->pool, writing, ret, err);
+}
+
+/* An original stands on a pool that was moved. */
+static int mend_original(void *ctx, int fd, struct err *err)
+{
+	CLEANUP(pool_close) struct pool *p = NULL;
+
+	return open_recovered(ctx, false, &p, err) < 0 ? -1 : repoint_file(p, fd, err);
+}
+
 static int recover_root(struct recover *r, const struct root *root, struct err *err)
 {
 	CLEANUP(workshop_close) struct workshop *w = NULL;
@@ -1148,8 +1194,9 @@ static int recover_root(struct recover *r, const struct root *root, struct err *
 	}
 	if (workshop_recover(w, tell_unclear, r, &done, err) < 0 || (r->purge && workshop_purge(w, &bytes, err) < 0))
 		return -1;
+	workshop_set_mender(w, mend_original, r);
 	if (r->undo && workshop_undo(w, name, &nr, &why) < 0) {
-		if (why.kind != ERR_STALE && why.kind != ERR_BUSY && why.kind != ERR_REFUSED) {
+		if (why.kind != ERR_STALE && why.kind != ERR_BUSY && why.kind != ERR_REFUSED && why.errnum != ENOENT) {
 			*err = why;
 			return -1;
 		}
@@ -1169,6 +1216,7 @@ static int parse_recover(struct recover *r, int argc, char **argv, struct err *e
 {
 	static const struct option options[] = {
 		{ "undo", no_argument, NULL, OPT_UNDO },
+		{ "pool", required_argument, NULL, OPT_POOL },
 		{ "purge", no_argument, NULL, OPT_PURGE },
 		{ "help", no_argument, NULL, OPT_HELP },
 		{ 0 },
@@ -1178,6 +1226,7 @@ static int parse_recover(struct recover *r, int argc, char **argv, struct err *e
 	argv[0] = (char *)"dedupscan"; /* not the command: getopt_long() begins its messages with it */
 	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		r->undo |= opt == OPT_UNDO;
+		r->pool = opt == OPT_POOL ? optarg : r->pool;
 		r->purge |= opt == OPT_PURGE;
 		r->help |= opt == OPT_HELP;
 		if (opt == '?')
@@ -1200,16 +1249,14 @@ static int parse_recover(struct recover *r, int argc, char **argv, struct err *e
 }
 
 /* What was interrupted in the pool of its images, if they have one. */
-static int recover_pool(struct recover *r, const struct root *root, struct err *err)
+static int recover_pool(struct recover *r, struct err *err)
 {
 	CLEANUP(pool_close) struct pool *p = NULL;
 	struct err why = ERR_INIT;
-	char at[PATH_MAX + 2];
 
-	snprintf(at, sizeof(at), "%s%s", root->path, root->file ? "" : "/.");
-	if (pool_home_of(&r->roots, at, NULL, true, &p, &why) == 0)
+	if (open_recovered(r, true, &p, &why) == 0)
 		return versions_recover(p, err);
-	if (why.kind == ERR_USAGE)
+	if (why.kind == ERR_USAGE && !r->pool)
 		return 0;
 	*err = why;
 	return -1;
@@ -1227,9 +1274,11 @@ static int run_recover(int argc, char **argv)
 		fputs(recover_help, stdout);
 		status = printed(EXIT_DONE);
 	} else {
-		for (size_t i = 0; i < r.roots.list.nr && status == EXIT_DONE; i++)
-			if (recover_root(&r, &r.roots.list.items[i], &err) < 0 || recover_pool(&r, &r.roots.list.items[i], &err) < 0)
+		for (size_t i = 0; i < r.roots.list.nr && status == EXIT_DONE; i++) {
+			r.root = &r.roots.list.items[i];
+			if (recover_root(&r, r.root, &err) < 0 || recover_pool(&r, &err) < 0)
 				status = fail(&err);
+		}
 		status = printed(status == EXIT_DONE && r.unclear ? EXIT_SKIPS : status);
 	}
 	roots_release(&r.roots);
@@ -1592,7 +1641,8 @@ struct pool_job {
 	const char *pool, *kind, *format;
 	uint64_t cluster_size;
 	int64_t keep_originals;
-	bool apply, dry_run, drop_missing, read_data, assume_idle, discard, compat, live, quiesce;
+	bool apply, dry_run, drop_missing, read_data, assume_idle, discard, compat, live, quiesce, tell_immutable;
+	enum pool_immutable immutable;
 	double percent; /* of the data that is read */
 	unsigned count, keep[5]; /* last, daily, weekly, monthly, yearly */
 	VEC(char *) files; /* real paths, to be freed */
@@ -1680,6 +1730,8 @@ static int pool_option(struct pool_job *j, int opt, const char *arg, struct err 
 	case OPT_QUIESCE:
 		j->quiesce = true;
 		return 0;
+	case OPT_IMMUTABLE:
+		return set_immutable(&j->immutable, &j->tell_immutable, arg, err);
 	case OPT_KEEP: case OPT_KEEP + 1: case OPT_KEEP + 2: case OPT_KEEP + 3: case OPT_KEEP + 4:
 		return parse_count(arg, 1000000, &j->keep[opt - OPT_KEEP], err);
 	default:
@@ -1847,6 +1899,7 @@ static const char pool_help[] =
 	"  --dry-run             collect, repair: only say what would be done\n"
 	"  --drop-missing        collect: forget members whose image is not there any more\n"
 	"  --read-data[=SHARE%]  check: read and prove all data, too, or another share each time\n"
+	"  --immutable WHEN      repair: its files are immutable from now on: auto, never, always\n"
 	"  --pool DIR            where the pool is, whatever it is called\n"
 	"  --memory SIZE         collect: at most so much memory (256M)\n"
 	"\n"
@@ -1886,6 +1939,8 @@ static int act_status(struct pool_job *j, struct pool *p, struct err *err)
 	printf("sealed     %10s  in %llu overlays that wait to be folded in\n", size_of(s.sealed), (unsigned long long)s.nr_sealed);
 	printf("unreached  %10s  that a collection frees\n", size_of(s.unreached));
 	printf("on disk    %10s\n", size_of(s.on_disk));
+	printf("immutable  %10llu  of %llu files that nobody else is to change%s%s\n", (unsigned long long)s.immutable.nr_immutable,
+	       (unsigned long long)s.immutable.nr_files, s.immutable.why ? ": " : "", s.immutable.why ? s.immutable.why : "");
 	return EXIT_DONE;
 }
 
@@ -2070,6 +2125,8 @@ static int act_repair(struct pool_job *j, struct pool *p, struct err *err)
 	uint64_t repaired = 0, left = 0;
 	int rc;
 
+	if (j->tell_immutable && !j->dry_run && immutable_tell(p, j->immutable, err) < 0)
+		return -1;
 	rc = repoint_old_path(p, old, err);
 	if (rc < 0 || pool_repair(p, &o, &repaired, &left, err) < 0)
 		return -1;
@@ -2110,6 +2167,7 @@ static int run_pool(int argc, char **argv)
 		{ "dry-run", no_argument, NULL, OPT_DRY_RUN },
 		{ "drop-missing", no_argument, NULL, OPT_DROP_MISSING },
 		{ "read-data", optional_argument, NULL, OPT_READ_DATA },
+		{ "immutable", required_argument, NULL, OPT_IMMUTABLE },
 		{ "memory", required_argument, NULL, OPT_MEMORY },
 		{ "help", no_argument, NULL, OPT_HELP },
 		{ 0 },

@@ -21,8 +21,8 @@
  *	3. names are read back from the disk, and kept; overlays are moved to their paths, where nothing may be
  *	4. members that were at these paths, and are gone, are forgotten when the clones stand on the same
  *
- * That is one round of syncs: what 2. has made durable says all that 3. does, so whoever finds it half done, or taken back by a power
- * cut, does it once more.  It must go forward then: the clone was at its path, and may have been written to.
+ * That is one round of syncs: what 2. has made durable says all that 3. does, so whoever finds it half done, or taken back by a
+ * power cut, does it once more.  It must go forward then: the clone was at its path, and may have been written to.
  *
  * Crash safety, tested in tests/crash/test_versions.c.  The name is a promise or kept already:
  *
@@ -37,8 +37,8 @@
  *	promise    none            anything else     the overlay was never synced: the name goes
  *	kept       none            anything          done, but for 4.: somebody may have moved the clone
  *
- * An overlay is whole when its header is one and its tables are as they are made; or when it is longer, for then somebody has written to
- * it.  (What changes a header alone, as a resize does, leaves the tables.) */
+ * An overlay is whole when its header is one and its tables are as they are made; or when it is longer, for then somebody has
+ * written to it.  (What changes a header alone, as a resize does, leaves the tables.) */
 
 #define NEW_ROOM 48
 #define CLUSTER_BITS 16

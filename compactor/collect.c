@@ -3,14 +3,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "compactor/hold.h"
-#include "compactor/member.h"
 #include "compactor/pool/cluster_file.h"
 #include "compactor/pool/cluster_marks.h"
+#include "compactor/pool/immutable.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/nodes.h"
 #include "compactor/pool/view.h"
@@ -20,8 +19,8 @@
 #include "scanner/index/judymap.h"
 
 /* How it works: what lives is a set of records in the file of nodes (Judy1 of their offsets) and marks on clusters, of as much of
- * the cluster file at a time as memory allows.  Trees are entered where they are not marked yet, so that what many versions share is
- * walked once.  Clusters live that a tree has, and those that the tables of a view have: after a segment was healed or its node
+ * the cluster file at a time as memory allows.  Trees are entered where they are not marked yet, so that what many versions share
+ * is walked once.  Clusters live that a tree has, and those that the tables of a view have: after a segment was healed or its node
  * written again these may be others, and guests read what the tables say.
  *
  * All is read and marked before anything is moved, so that what is missing shows.
@@ -34,9 +33,9 @@
  *	trash/, from before	in use: back to views/.  Else the stub goes, then the slot is buried
  *	nowhere			its stub was never published: the slot is buried
  *
- * A view of which a name is found again comes back from trash/.  Views that live or are dying keep their trees and tables.  Of views
- * with the same id the last one counts; of one that repair replaced, the old slot stays as long as somebody has its old stub open.
- * Sealed overlays die in the same two steps; what one stands on lives as long as a name keeps it or somebody uses it.
+ * A view of which a name is found again comes back from trash/.  Views that live or are dying keep their trees and tables.  Of
+ * views with the same id the last one counts; of one that repair replaced, the old slot stays as long as somebody has its old stub
+ * open.  Sealed overlays die in the same two steps; what one stands on lives as long as a name keeps it or somebody uses it.
  *
  * Which dead clusters become holes follows from where the live ones are and from nothing else, so it is the same whatever was done
  * before, and a run that was cut short is finished by the next.  A hole between live clusters costs the file system an extent; so
@@ -161,7 +160,8 @@ static int keep_view(struct collecting *c, const uint8_t id[POOL_ID_SIZE], const
 	if (v)
 		v->stub.named = true;
 	else if (!name_id_is_null(id))
-		return err_set(err, ERR_FORMAT, "view %s, which '%s' needs, is missing; nothing is removed", pool_id_text(id, text), who);
+		return err_set(err, ERR_FORMAT, "view %s, which '%s' needs, is missing; nothing is removed", pool_id_text(id, text),
+			       who);
 	return 0;
 }
 
@@ -218,10 +218,23 @@ static int keep_standing(struct collecting *c, const struct standing_ids *ids, s
 	return 0;
 }
 
+struct member_search {
+	const struct pool *p;
+	struct standing_ids *ids;
+};
+
+/* Another overlay may have its path by now: one from a backup, say, or a clone. */
+static int look_at_member(void *ctx, const struct name *n, struct err *err)
+{
+	const struct member_search *s = ctx;
+
+	return n->kind == NAME_MEMBER ? standing_look(s->p, n->disks.items[0].path, s->ids, err) : 0;
+}
+
 static int look_for_standing(struct collecting *c, struct err *err)
 {
 	struct standing_ids ids = { 0 };
-	int rc = 0;
+	int rc = names_each(c->p, look_at_member, &(struct member_search){ c->p, &ids }, err);
 
 	for (size_t i = 0; rc == 0 && i < c->o->nr_dirs; i++)
 		rc = standing_find(c->p, c->o->dirs[i], &ids, err);
@@ -420,7 +433,7 @@ static int decide_overlays(struct collecting *c, struct err *err)
 static int move(struct collecting *c, enum pool_dir from, enum pool_dir to, const char *name, struct err *err)
 {
 	c->moved = true;
-	return file_rename_to(c->p->dirs[from], name, c->p->dirs[to], name, RENAME_NOREPLACE, err);
+	return immutable_rename(c->p, from, name, to, name, RENAME_NOREPLACE, err);
 }
 
 /* One in trash/ beside the one that counts is left over from a repair. */
@@ -432,7 +445,7 @@ static int move_mortal(struct collecting *c, enum pool_dir home, struct mortal *
 	pool_id_file_name(m->id, name);
 	if (m->at_home && m->in_trash) {
 		rc = in_use(c, POOL_TRASH, name, err);
-		if (rc < 0 || (rc == 0 && file_unlink(c->p->dirs[POOL_TRASH], name, err) < 0))
+		if (rc < 0 || (rc == 0 && immutable_unlink(c->p, POOL_TRASH, name, err) < 0))
 			return -1;
 		m->fate = rc ? LIVES : m->fate;
 	}
@@ -487,7 +500,7 @@ static int unlink_removed(struct collecting *c, const struct mortal *m, struct e
 
 	if (m->fate != REMOVED || !m->in_trash)
 		return 0;
-	return file_unlink(c->p->dirs[POOL_TRASH], pool_id_file_name(m->id, name), err);
+	return immutable_unlink(c->p, POOL_TRASH, pool_id_file_name(m->id, name), err);
 }
 
 static int remove_left_over(void *ctx, const char *name, struct err *err)
@@ -495,7 +508,7 @@ static int remove_left_over(void *ctx, const char *name, struct err *err)
 	const struct collecting *c = ctx;
 	const char *dot = strrchr(name, '.');
 
-	return *name == '.' && strcmp(dot, ".tmp") == 0 ? file_unlink(c->p->dirs[POOL_VIEWS], name, err) : 0;
+	return *name == '.' && strcmp(dot, ".tmp") == 0 ? immutable_unlink(c->p, POOL_VIEWS, name, err) : 0;
 }
 
 /* Stubs, then slots: both are gone for good before nodes and clusters go that they lead to. */
@@ -511,7 +524,8 @@ static int remove_dead(struct collecting *c, struct err *err)
 		return -1;
 	view_forget(c->p);
 	for (size_t i = 0; i < c->views.nr; i++)
-		if (c->views.items[i].stub.fate == REMOVED && cluster_file_bury(c->p->clusters, c->views.items[i].view.slot, err) < 0)
+		if (c->views.items[i].stub.fate == REMOVED &&
+		    cluster_file_bury(c->p->clusters, c->views.items[i].view.slot, err) < 0)
 			return -1;
 	return cluster_file_sync(c->p->clusters, err);
 }
@@ -522,7 +536,8 @@ static int missing(const uint8_t digest[DIGEST_SIZE], unsigned level, struct err
 {
 	char text[DIGEST_TEXT_ROOM];
 
-	return err_set(err, ERR_FORMAT, "node %s of level %u is missing or damaged; nothing is removed", digest_text(digest, text), level);
+	return err_set(err, ERR_FORMAT, "node %s of level %u is missing or damaged; nothing is removed", digest_text(digest, text),
+		       level);
 }
 
 /* 1 = it was not marked before. */
@@ -676,7 +691,8 @@ static int mark_clusters(struct collecting *c, struct err *err)
 
 		if (v->stub.fate == REMOVED)
 			continue;
-		if (view_each_table(c->p, &v->view, mark_table, c, err) < 0 || view_each_map(c->p, &v->view, mark_of_table, c, err) < 0)
+		if (view_each_table(c->p, &v->view, mark_table, c, err) < 0 ||
+		    view_each_map(c->p, &v->view, mark_of_table, c, err) < 0)
 			return -1;
 	}
 	return nodes_each(c->p->nodes, mark_of_node, c, err);
@@ -828,6 +844,7 @@ int pool_collect(struct pool *p, const struct collect_options *o, struct collect
 	int rc;
 
 	*ret = (struct collected){ 0 };
+	p->restless |= !o->dry_run;
 	rc = collect(&c, err);
 	vec_release(&c.views);
 	vec_release(&c.wanted);

@@ -7,24 +7,27 @@
 
 /* Collection: space that no name reaches comes back.
  *
- *	mark	all names, and all overlays beneath `dirs`, whether a name knows them or not (compactor/standing.h): the roots, views and
- *		sealed overlays that they need; every view whose stub is in use or that is not dying yet; from these the nodes, tables
- *		and clusters that live
- *	views	one that no name keeps: its stub goes from views/ to trash/ (it is dying; who opens an overlay on it fails loudly).  One that is
- *		dying since an earlier collection, still kept by no name and in use by nobody: its stub goes, its slot is buried
- *	nodes	the file of nodes is written anew without dead ones and takes the place of the old one: from here on no import can find a
- *		leaf whose clusters go
- *	sweep	dead clusters become holes in the cluster file: those in a row of 64 KiB and more, and all in a stretch of 1 MiB of which
- *		at most half lives
+ *	mark	all names, and all overlays beneath `dirs`, whether a name knows them or not (compactor/standing.h): the roots,
+ *		views and sealed overlays that they need; every view whose stub is in use or that is not dying yet; from these the
+ *		nodes, tables and clusters that live
+ *	views	one that no name keeps: its stub goes from views/ to trash/ (it is dying; who opens an overlay on it fails loudly).
+ *		One that is dying since an earlier collection, still kept by no name and in use by nobody: its stub goes, its slot
+ *		is buried
+ *	nodes	the file of nodes is written anew without dead ones and takes the place of the old one: from here on no import can
+ *		find a leaf whose clusters go
+ *	sweep	dead clusters become holes in the cluster file: those in a row of 64 KiB and more, and all in a stretch of 1 MiB of
+ *		which at most half lives
  *
- * Each step is durable before the next begins.  Anything missing or unreadable ends it before anything is removed (ERR_FORMAT, saying
- * what).  Running guests and readers need not stop; imports wait (the pool is open for writing).  No clock decides anything. */
+ * Each step is durable before the next begins.  Anything missing or unreadable ends it before anything is removed (ERR_FORMAT,
+ * saying what).  Running guests and readers need not stop; imports wait (the pool is open for writing).  No clock decides
+ * anything. */
 
 struct collect_options {
 	bool dry_run;	 /* only say what would come back */
 	uint64_t memory; /* bytes that this process may take: marks are kept in partitions of the cluster file */
 	uint64_t min_run; /* bytes: shorter dead runs stay between what lives; 0 = 64 KiB */
-	bool assume_idle; /* where no file system tells who has a stub open (NFS, CIFS, FUSE), nobody has; else all stubs live there */
+	bool assume_idle; /* where no file system tells who has a stub open (NFS, CIFS, FUSE), nobody has; else all stubs live
+			   * there */
 	const char *const *dirs; /* all that stands on the pool beneath these keeps what it stands on, whatever the names say */
 	size_t nr_dirs;
 	struct stopper *stopper;

@@ -236,8 +236,8 @@ static int recover(struct compaction *c, struct err *err)
 static int make_plan(struct compaction *c, struct catalog *catalog, struct err *err)
 {
 	struct store_options look = {
-		.relayout = c->o.methods[PLAN_RELAYOUT], .assume_idle = c->o.assume_idle, .wanted = c->o.wanted, .wanted_ctx = c->o.ctx,
-		.progress = look_progress, .problem = look_problem, .ctx = c,
+		.relayout = c->o.methods[PLAN_RELAYOUT], .assume_idle = c->o.assume_idle, .wanted = c->o.wanted,
+		.wanted_ctx = c->o.ctx, .progress = look_progress, .problem = look_problem, .ctx = c,
 	};
 	struct moves_options find = {
 		.memory = c->o.memory, .nr_threads = c->o.nr_threads, .min_run = c->o.min_run, .sharers = c->o.sharers,
@@ -266,7 +266,9 @@ struct compaction *compact_plan(struct catalog *catalog, const struct compact_op
 {
 	CLEANUP(compact_free) struct compaction *c = calloc(1, sizeof(*c));
 
-	*ret = (struct plan){ .complete = true, .min_run = o->min_run, .keep_originals = o->keep_originals, .taken_at = time(NULL) };
+	*ret = (struct plan){
+		.complete = true, .min_run = o->min_run, .keep_originals = o->keep_originals, .taken_at = time(NULL),
+	};
 	if (!c) {
 		no_memory(err);
 		return NULL;

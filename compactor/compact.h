@@ -2,6 +2,7 @@
 #ifndef DEDUPSCAN_COMPACT_H
 #define DEDUPSCAN_COMPACT_H
 
+#include "compactor/pool/immutable.h"
 #include "scanner/base/jail.h"
 #include "scanner/base/schedule.h"
 #include "scanner/cache_loan.h"
@@ -34,7 +35,10 @@ struct compact_options {
 	/* method pool */
 	const char *pool;      /* where it is; NULL = in the directory of the first root */
 	unsigned cluster_bits; /* of views: 12, 14 or 16 */
+	uint64_t l2_cache;     /* bytes of its tables that QEMU may keep for each new view; 0 = as it likes */
 	bool cross_owner;      /* also images that not everybody can read who can read the pool's members */
+	bool tell_immutable;   /* what `immutable` says, from now on */
+	enum pool_immutable immutable;
 	bool compat;	       /* overlays that older consumers take */
 	bool to_qcow2;	       /* images of other formats, too: they become qcow2 images */
 	bool to_versions;      /* images with internal snapshots, too: these become versions */

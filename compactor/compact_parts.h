@@ -103,9 +103,9 @@ typedef int rewrite_call(void *ctx, int old_fd, int new_fd, proof_check *check, 
  * the new file. */
 int rewrite_file(struct compaction *c, size_t file, rewrite_call *make, rewrite_call *prove, struct err *err);
 
-/* Settles what was replaced: what is due by now, or all of it, which may take a second.  The first only while the store has no files
- * open: they would pass for used.  What does not stand is told as the outcome of its step, and store and catalog know the original
- * again. */
+/* Settles what was replaced: what is due by now, or all of it, which may take a second.  The first only while the store has no
+ * files open: they would pass for used.  What does not stand is told as the outcome of its step, and store and catalog know the
+ * original again. */
 void rewrite_settle(struct compaction *c);
 void rewrite_settle_all(struct compaction *c);
 

@@ -433,8 +433,8 @@ static int recover_moved(struct exchange *x, enum exchange_outcome *ret, struct 
 		return workshop_note(x->workshop, &x->entry, JOURNAL_REMOVED, err);
 	*ret = EXCHANGE_UNCLEAR;
 	err_set(err, ERR_STALE,
-		"it was being replaced, and is not at its path any more; '" WORKSHOP_NAME "/%s%llu%s' is kept: put it there if it is "
-		"missed, or remove it, and run dedupscan recover",
+		"it was being replaced, and is not at its path any more; '" WORKSHOP_NAME "/%s%llu%s' is kept: put it there "
+		"if it is missed, or remove it, and run dedupscan recover",
 		at == STORE_TRASH ? "trash/" : "", (unsigned long long)x->entry.number, at == STORE_TRASH ? "" : ".new");
 	return 0;
 }

@@ -15,6 +15,7 @@
 #include "compactor/pool/view.h"
 #include "compactor/pool_home.h"
 #include "compactor/replace.h"
+#include "compactor/versions.h"
 #include "compactor/writer.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
@@ -135,6 +136,18 @@ static int replace(struct expanding *x, const struct spool_identity *as, struct 
 	return rc;
 }
 
+/* The member that it is: 1, 0 = none.  One that was moved is known at its new path from then on. */
+static int find_member(struct pool *p, const char *path, struct name *ret, struct err *err)
+{
+	int rc = names_find_member(p, path, ret, err);
+
+	if (rc)
+		return rc;
+	if (versions_recover(p, err) < 0 || versions_adopt(p, path, err) < 0)
+		return -1;
+	return names_find_member(p, path, ret, err);
+}
+
 int expand_image(const struct expand_options *o, const char *path, struct err *err)
 {
 	struct expanding x = { .o = o, .path = path, .bitmaps = BITMAPS_INIT };
@@ -145,7 +158,7 @@ int expand_image(const struct expand_options *o, const char *path, struct err *e
 
 	if (pool_home_of(o->roots, path, o->pool, true, &pool, err) < 0 || look(&x, &as, err) < 0)
 		return -1;
-	rc = names_find_member(pool, path, &member, err);
+	rc = find_member(pool, path, &member, err);
 	if (rc < 0 || replace(&x, &as, err) < 0)
 		return -1;
 	/* An original that is kept may go back: it needs its view. */

@@ -13,6 +13,16 @@
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
+/* How it works, for one sealed overlay after the other:
+ *
+ *	enter	it is read by a process in a jail.  Where it stands on a disk whose root is known, the base, only what it holds
+ *		itself is read, and the base's tree gives the rest
+ *	prove	what is not as in the base is read back from the disk, by its digests
+ *	note	the versions that have it get its root (versions_fold.c has the states)
+ *
+ * What cannot be read stays sealed and holds up no other.  In the end the images that stood on what entered are made to stand on a
+ * view.  Whoever is stopped anywhere leaves what is done, and the next one does the rest. */
+
 struct folding {
 	struct pool *p;
 	const struct fold_options *o;
@@ -57,8 +67,8 @@ static int take_progress(void *ctx, uint64_t address, uint64_t size, struct err 
 static int import_disk(struct folding *f, int fd, uint8_t ret_root[DIGEST_SIZE], struct err *err)
 {
 	struct feed feed = {
-		.roots = f->o->roots, .jail = f->o->jail, .stopper = f->o->stopper, .format = "qcow2", .own_only = f->disk->has_base,
-		.size = take_size, .segment = take_segment, .progress = take_progress, .ctx = f,
+		.roots = f->o->roots, .jail = f->o->jail, .stopper = f->o->stopper, .format = "qcow2",
+		.own_only = f->disk->has_base, .size = take_size, .segment = take_segment, .progress = take_progress, .ctx = f,
 	};
 	char path[PATH_MAX], name[POOL_FILE_NAME_ROOM];
 	struct import_stats stats;
@@ -83,7 +93,8 @@ static int import_disk(struct folding *f, int fd, uint8_t ret_root[DIGEST_SIZE],
 
 /* ---- the proof ---- */
 
-static int prove_segment(void *ctx, uint64_t segment, const uint8_t in_base[DIGEST_SIZE], const uint8_t digest[DIGEST_SIZE], struct err *err)
+static int prove_segment(void *ctx, uint64_t segment, const uint8_t in_base[DIGEST_SIZE], const uint8_t digest[DIGEST_SIZE],
+			 struct err *err)
 {
 	struct folding *f = ctx;
 
@@ -99,8 +110,8 @@ static int prove(struct folding *f, const uint8_t root[DIGEST_SIZE], struct err 
 
 	if (file_drop_cache(cluster_file_fd(f->p->clusters), err) < 0)
 		return -1;
-	return tree_diff(f->p->nodes, f->disk->has_base ? f->disk->base_root : null, f->disk->has_base ? f->disk->base_size : f->size, root,
-			 f->size, prove_segment, f, err);
+	return tree_diff(f->p->nodes, f->disk->has_base ? f->disk->base_root : null,
+			 f->disk->has_base ? f->disk->base_size : f->size, root, f->size, prove_segment, f, err);
 }
 
 /* What cannot be read stays sealed, and holds up no other. */

@@ -9,8 +9,8 @@
 
 /* Folding: what snapshots sealed enters the pool, and images that stood on it stand on a view again.
  *
- * Only segments that a sealed overlay holds something of are read; the others are as in what it stands on.  What has entered is read back from
- * the disk and proven before the pool says so. */
+ * Only segments that a sealed overlay holds something of are read; the others are as in what it stands on.  What has entered is
+ * read back from the disk and proven before the pool says so. */
 
 struct fold_options {
 	const struct roots *roots; /* the pool is registered with them */
@@ -20,8 +20,8 @@ struct fold_options {
 	bool cross_owner; /* also what not everybody may read who reads the pool (pool_home_admit()) */
 	unsigned unit_bits;
 	uint64_t min_run;
-	/* Opens the workshop that images at `path` are replaced in: 1 with *ret (not to be closed) and its root's path, 0 = the image is left as it is,
-	 * -1. */
+	/* Opens the workshop that images at `path` are replaced in: 1 with *ret (not to be closed) and its root's path, 0 = the
+	 * image is left as it is, -1. */
 	int (*workshop)(void *ctx, const char *path, struct workshop **ret, const char **ret_root, struct err *err);
 	void (*problem)(void *ctx, const char *path, const struct err *why); /* what was left for the next time */
 	void (*progress)(void *ctx, uint64_t done, uint64_t total); /* bytes of one disk; may be NULL */

@@ -27,7 +27,8 @@ static bool is_ovirt(const char *path)
 
 	if (strstr(path, "/rhev/data-center/"))
 		return true;
-	return snprintf(meta, sizeof(meta), "%s.meta", path) < (int)sizeof(meta) && strstr(path, "/images/") && stat(meta, &st) == 0;
+	return snprintf(meta, sizeof(meta), "%s.meta", path) < (int)sizeof(meta) && strstr(path, "/images/") &&
+	       stat(meta, &st) == 0;
 }
 
 /* Sections begin in the first column, "dir: local"; what belongs to them is indented, "path /var/lib/vz". */

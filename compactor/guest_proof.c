@@ -22,8 +22,6 @@ static int step(struct side *s, uint64_t at, struct err *err)
 {
 	if (s->ext.len && at - s->ext.offset < s->ext.len)
 		return 0;
-	for (struct image *m = s->img; m; m = m->backing)
-		image_doubt_holes(m);
 	return image_next_guest_extent(s->img, at, &s->ext, err) < 0 ? err_add(err, "%s", s->name) : 0;
 }
 
@@ -41,23 +39,61 @@ static int read_piece(struct side *s, uint64_t at, size_t len, struct err *err)
 	return image_read_extent(&s->ext, at, s->buf, len, err) < 0 ? err_add(err, "%s", s->name) : 0;
 }
 
-static int compare_stretch(struct side *a, struct side *b, uint64_t at, uint64_t len, struct err *err)
+struct comparison {
+	struct side old, copy;
+	proof_check *check;
+	void *check_ctx;
+};
+
+static int tell_done(const struct comparison *c, uint64_t done, struct err *err)
+{
+	return c->check ? c->check(c->check_ctx, done, c->old.img->size, err) : 0;
+}
+
+static int compare_piece(struct comparison *c, uint64_t at, size_t len, struct err *err)
+{
+	size_t i = 0;
+
+	if (read_piece(&c->old, at, len, err) < 0 || read_piece(&c->copy, at, len, err) < 0)
+		return -1;
+	if (memcmp(c->old.buf, c->copy.buf, len) == 0)
+		return 0;
+	while (c->old.buf[i] == c->copy.buf[i])
+		i++;
+	return err_set(err, ERR_IO, "the guest's disk differs from the original at offset %llu", (unsigned long long)(at + i));
+}
+
+static int compare_stretch(struct comparison *c, uint64_t at, uint64_t len, struct err *err)
 {
 	size_t n;
 
-	if (is_zero(a) && is_zero(b))
-		return 0;
+	if (is_zero(&c->old) && is_zero(&c->copy))
+		return tell_done(c, at + len, err);
 	for (; len; at += n, len -= n) {
-		size_t i = 0;
-
 		n = (size_t)min_u64(len, PIECE);
-		if (read_piece(a, at, n, err) < 0 || read_piece(b, at, n, err) < 0)
+		if (compare_piece(c, at, n, err) < 0 || tell_done(c, at + n, err) < 0)
 			return -1;
-		if (memcmp(a->buf, b->buf, n) == 0)
-			continue;
-		while (a->buf[i] == b->buf[i])
-			i++;
-		return err_set(err, ERR_IO, "the guest's disk differs from the original at offset %llu", (unsigned long long)(at + i));
+	}
+	return 0;
+}
+
+static void doubt_holes(struct image *img)
+{
+	for (; img; img = img->backing)
+		image_doubt_holes(img);
+}
+
+static int walk(struct comparison *c, struct err *err)
+{
+	const struct extent *a = &c->old.ext, *b = &c->copy.ext;
+	uint64_t size = c->old.img->size, len;
+
+	for (uint64_t at = 0; at < size; at += len) {
+		if (step(&c->old, at, err) < 0 || step(&c->copy, at, err) < 0)
+			return -1;
+		len = min_u64(min_u64(a->offset + a->len, b->offset + b->len), size) - at;
+		if (compare_stretch(c, at, len, err) < 0)
+			return -1;
 	}
 	return 0;
 }
@@ -65,23 +101,20 @@ static int compare_stretch(struct side *a, struct side *b, uint64_t at, uint64_t
 int proof_compare_guests(struct image *old, struct image *copy, proof_check *check, void *check_ctx, struct err *err)
 {
 	CLEANUP(free) uint8_t *buf = malloc(2 * PIECE);
-	struct side a = { .name = "the original", .img = old, .buf = buf };
-	struct side b = { .name = "the new image", .img = copy, .buf = buf + PIECE };
-	uint64_t len;
+	struct comparison c = {
+		.old = { .name = "the original", .img = old, .buf = buf }, .copy = { .name = "the new image", .img = copy },
+		.check = check, .check_ctx = check_ctx,
+	};
 
 	if (!buf)
 		return err_set(err, ERR_MEMORY, "no memory to compare images");
 	if (old->size != copy->size)
 		return err_set(err, ERR_IO, "the disk of the new image has %llu bytes, that of the original %llu",
 			       (unsigned long long)copy->size, (unsigned long long)old->size);
-	for (uint64_t at = 0; at < old->size; at += len) {
-		if (step(&a, at, err) < 0 || step(&b, at, err) < 0)
-			return -1;
-		len = min_u64(min_u64(a.ext.offset + a.ext.len, b.ext.offset + b.ext.len), old->size) - at;
-		if (compare_stretch(&a, &b, at, len, err) < 0 || (check && check(check_ctx, at + len, old->size, err) < 0))
-			return -1;
-	}
-	return 0;
+	c.copy.buf = buf + PIECE;
+	doubt_holes(old);
+	doubt_holes(copy);
+	return walk(&c, err);
 }
 
 /* ---- the process ---- */

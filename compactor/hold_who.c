@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
 #include <stdarg.h>

@@ -11,8 +11,8 @@
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
-/* A snapshot is read twice, each time by a process of its own in a jail: once to be imported, and once, when the pool is synced, to be
- * compared with what the disk has of it.  Both readings go through the chain of backing files, as a guest would have read. */
+/* A snapshot is read twice, each time by a process of its own in a jail: once to be imported, and once, when the pool is synced, to
+ * be compared with what the disk has of it.  Both readings go through the chain of backing files, as a guest would have read. */
 
 #define PASS ((uint64_t)1 << 20) /* one reading, for whoever shows progress */
 #define LABELS_MAX 1000
@@ -65,7 +65,8 @@ static int begin_import(void *ctx, uint64_t size, struct err *err)
 	struct entering *x = ctx;
 
 	if (x->s->told.vm_state_size)
-		return err_set(err, ERR_UNSUPPORTED, "its internal snapshot '%s' holds the state of a running machine, which no version has",
+		return err_set(err, ERR_UNSUPPORTED,
+			       "its internal snapshot '%s' holds the state of a running machine, which no version has",
 			       x->s->told.name);
 	if (!size)
 		return err_set(err, ERR_UNSUPPORTED, "its internal snapshot '%s' is of a disk without any bytes", x->s->told.name);
@@ -200,12 +201,13 @@ static bool is_like(const struct name *n, const struct image_snapshot *s, uint64
 {
 	const struct name_disk *d = n->disks.items;
 
-	return n->made == s->date && n->disks.nr == 1 && n->files.nr == 0 && d->folded && d->size == size && name_id_is_null(d->view) &&
-	       name_id_is_null(d->sealed);
+	return n->made == s->date && n->disks.nr == 1 && n->files.nr == 0 && d->folded && d->size == size &&
+	       name_id_is_null(d->view) && name_id_is_null(d->sealed);
 }
 
 /* 1 = the version is there already, 0 = *ret is free. */
-static int find_label(struct pool *p, const char *path, const struct entered_snapshot *s, unsigned nr, char ret[256], struct err *err)
+static int find_label(struct pool *p, const char *path, const struct entered_snapshot *s, unsigned nr, char ret[256],
+		      struct err *err)
 {
 	for (unsigned try = 0; try < LABELS_MAX; try++) {
 		CLEANUP(name_release) struct name old = { .number = 0 };
@@ -263,7 +265,8 @@ static int look_only(void *ctx, uint64_t size, struct err *err)
 	return err_set(err, ERR_CANCELED, "that was all");
 }
 
-static int remove_made_of(struct pool *p, const char *path, const struct image_snapshot *s, uint64_t size, unsigned nr, struct err *err)
+static int remove_made_of(struct pool *p, const char *path, const struct image_snapshot *s, uint64_t size, unsigned nr,
+			  struct err *err)
 {
 	for (unsigned try = 0; try < LABELS_MAX; try++) {
 		CLEANUP(name_release) struct name n = { .number = 0 };

@@ -79,13 +79,6 @@ static_assert(sizeof(struct disk_record) == 120, "a record of a journal begins w
 #define CHECKED_FROM 8
 #define RECORD_MAX (sizeof(struct disk_record) + JOURNAL_PATH_MAX + 1)
 
-const char *journal_state_name(enum journal_state state)
-{
-	static const char *const names[] = { "begin", "swap", "swapped", "done", "back", "backed", "undone", "removed" };
-
-	return names[state - JOURNAL_BEGIN];
-}
-
 /* ---- bytes ---- */
 
 static struct disk_identity identity_encode(const struct spool_identity *i)

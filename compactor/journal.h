@@ -64,7 +64,4 @@ const struct journal_entry *journal_find(const struct journal *j, uint64_t numbe
  * the old one in use. */
 int journal_shrink(struct journal *j, struct err *err);
 
-/* A name of a state: "swapped". */
-const char *journal_state_name(enum journal_state state);
-
 #endif

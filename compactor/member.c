@@ -211,6 +211,20 @@ static int read_standing(struct pool *p, const struct overlay_facts *f, struct s
 	return rc;
 }
 
+/* Another overlay has its path by now: one from a backup, say, or a clone. */
+static int note_other(struct pool *p, struct member *m, struct err *err)
+{
+	struct name_disk *d = &m->name.disks.items[0], before = *d;
+
+	if (member_describe(p, &m->standing, d, err) < 0)
+		return -1;
+	if (name_id_is_null(d->below) && !d->folded) {
+		*d = before;
+		return err_set(err, ERR_STALE, "the pool '%s' does not have what it stands on", p->path);
+	}
+	return names_replace(p, m->name.number, &m->name, err);
+}
+
 static int check_standing(struct pool *p, struct member *m, struct err *err)
 {
 	const struct name_disk *d = member_disk(m);
@@ -221,9 +235,9 @@ static int check_standing(struct pool *p, struct member *m, struct err *err)
 	if (rc == 0)
 		return err_set(err, ERR_STALE, "it does not stand on the pool '%s' any more", p->path);
 	if (!same_id(m->standing.below, d->below) || (name_id_is_null(d->below) && !same_id(m->standing.view, d->view)))
-		return err_set(err, ERR_STALE, "it stands on something else than the pool '%s' has noted", p->path);
+		rc = note_other(p, m, err);
 	memcpy(m->standing.view, d->view, POOL_ID_SIZE);
-	return 0;
+	return rc < 0 ? -1 : 0;
 }
 
 /* Without `o` it is not held. */
@@ -321,14 +335,45 @@ int member_look(struct pool *p, const char *path, struct standing *ret, struct e
 	return err_add(err, "image '%s'", path);
 }
 
+static int look_at_sealed(struct pool *p, const uint8_t id[POOL_ID_SIZE], struct overlay_facts *ret, struct err *err)
+{
+	char name[POOL_FILE_NAME_ROOM];
+	int fd = open_file(p->dirs[POOL_SEALED], pool_id_file_name(id, name), O_RDONLY, err), rc;
+
+	rc = fd < 0 ? -1 : overlay_look(fd, ret, err);
+	if (fd >= 0)
+		file_ops->close(fd);
+	return rc < 0 ? err_add(err, "sealed overlay '%s'", name) : 0;
+}
+
+/* The view below a sealed overlay, by what overlays say: a version that is folded in does not know it any more. */
+static int find_bottom(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], uint8_t ret_view[POOL_ID_SIZE], struct err *err)
+{
+	struct overlay_facts f;
+	uint8_t id[POOL_ID_SIZE];
+
+	memcpy(id, sealed, POOL_ID_SIZE);
+	for (unsigned depth = 0; depth < LAYERS_MAX; depth++) {
+		if (look_at_sealed(p, id, &f, err) < 0)
+			return -1;
+		if (view_of_backing(p, &f.backing, ret_view))
+			return 0;
+		if (!sealed_of_backing(p, &f.backing, id))
+			break;
+	}
+	return err_set(err, ERR_STALE, "what is sealed below it does not stand on the pool '%s'", p->path);
+}
+
 int member_describe(struct pool *p, const struct standing *s, struct name_disk *d, struct err *err)
 {
+	uint8_t view[POOL_ID_SIZE];
 	struct view v;
 	int rc = name_id_is_null(s->below) ? view_find(p, s->view, &v, err) : 0;
 
-	if (rc < 0)
+	memcpy(view, s->view, POOL_ID_SIZE);
+	if (rc < 0 || (!name_id_is_null(s->below) && name_id_is_null(s->view) && find_bottom(p, s->below, view, err) < 0))
 		return -1;
-	memcpy(d->view, s->view, POOL_ID_SIZE);
+	memcpy(d->view, view, POOL_ID_SIZE);
 	memcpy(d->below, s->below, POOL_ID_SIZE);
 	d->size = s->size;
 	d->folded = rc > 0;

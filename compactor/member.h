@@ -9,7 +9,7 @@
 
 /* The members of a pool: overlays at their users' paths, found by name, opened, and held by who changes them.
  *
- * What an overlay stands on is read from itself, and must be what the pool has noted of it. */
+ * What an overlay stands on is read from itself.  When the pool has noted something else of it, that is noted anew. */
 
 /* What an overlay says. */
 struct overlay_facts {
@@ -57,8 +57,8 @@ static inline const struct name_disk *member_disk(const struct member *m)
 	return &m->name.disks.items[0];
 }
 
-/* Opens and holds the member at a path: ERR_BUSY names who has it open, ERR_USAGE: there is none at that path, ERR_STALE: it is
- * not what the pool has noted. */
+/* Opens and holds the member at a path: ERR_BUSY names who has it open, ERR_USAGE: there is none at that path, ERR_STALE: it
+ * does not stand on what the pool has. */
 int member_open(struct pool *p, const char *path, const struct hold_options *o, struct member *ret, struct err *err);
 /* The same beside a guest that has it open: for reading only, and not held. */
 int member_open_beside(struct pool *p, const char *path, struct member *ret, struct err *err);

@@ -104,7 +104,8 @@ static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 	if (compact_zeros(c, s->image, &zero, err) < 0)
 		return -1;
 	if (zero && !c->o.preallocated && i->full) {
-		compact_leave(c, s->image, "its zeros are left alone, for all of its space is allocated; --preallocated frees them");
+		compact_leave(c, s->image,
+			      "its zeros are left alone, for all of its space is allocated; --preallocated frees them");
 		return 0;
 	}
 	s->saving = s->work = zero;

@@ -363,6 +363,17 @@ static int admit_backing(struct compaction *c, const struct store_image *i, stru
 	return 0;
 }
 
+static int open_pool(struct compaction *c, bool create, struct err *err)
+{
+	if (c->pool)
+		return 0;
+	if (pool_home_open(c->o.roots, c->o.pool, true, create, finder_memory(c), &c->pool, err) < 0)
+		return -1;
+	if (c->pool)
+		c->pool->l2_cache = c->o.l2_cache;
+	return c->pool && c->o.tell_immutable ? immutable_tell(c->pool, c->o.immutable, err) : 0;
+}
+
 static int apply(struct compaction *c, struct err *err)
 {
 	const struct store_image *i = image_of(c);
@@ -373,7 +384,7 @@ static int apply(struct compaction *c, struct err *err)
 		return -1;
 	if (file_ops->fstat(fd, &st) < 0)
 		return err_errno(err, "cannot look at it");
-	if (!c->pool && pool_home_open(c->o.roots, c->o.pool, true, true, finder_memory(c), &c->pool, err) < 0)
+	if (open_pool(c, true, err) < 0)
 		return -1;
 	if (pool_home_admit(c->pool, &st, c->o.cross_owner, err) < 0 || admit_backing(c, i, err) < 0)
 		return -1;
@@ -448,7 +459,7 @@ int compact_fold(struct compaction *c, struct err *err)
 	};
 	struct err why = ERR_INIT;
 
-	if (!c->pool && pool_home_open(c->o.roots, c->o.pool, true, false, finder_memory(c), &c->pool, &why) < 0) {
+	if (open_pool(c, false, &why) < 0) {
 		left(c, c->o.roots->list.items[0].path, &why); /* others use it, say; what is done in place can be done all the same */
 		c->plan->pool_in_use = why.kind == ERR_BUSY;
 		return 0;

@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <linux/fiemap.h>
 
 #include "compactor/compact_parts.h"
 #include "compactor/rebuild.h"
@@ -10,8 +9,8 @@
 
 /* A new file of clones and copies, where sharing parts of extents in place frees nothing.
  *
- * Originals go first, in the order of ranks: a clone of an image that is itself rebuilt later would keep its old extents.  Pieces of
- * moves come by address and are needed by offset in the file; between them goes a sorter. */
+ * Originals go first, in the order of ranks: a clone of an image that is itself rebuilt later would keep its old extents.  Pieces
+ * of moves come by address and are needed by offset in the file; between them goes a sorter. */
 
 #define WORTH 20 /* it pays when one byte in so many is saved */
 #define BLOCKS_MAX ((uint64_t)1 << 31) /* of one piece in the sorter; sparse files may be longer */
@@ -41,7 +40,8 @@ static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 
 	if (!c->store.file_systems.items[i->fs].whole_extents)
 		return 0;
-	if (!i->relayout && drops_zeros(c, s->image) && compact_zeros(c, s->image, &zero, err) < 0) /* that rewrite has left them out */
+	/* A new layout has left them out. */
+	if (!i->relayout && drops_zeros(c, s->image) && compact_zeros(c, s->image, &zero, err) < 0)
 		return -1;
 	if (!(p->saving + zero))
 		return 0;
@@ -75,7 +75,8 @@ static int add_piece(void *ctx, const struct piece *p, struct err *err)
 		if (!r)
 			return -1;
 		nr = min_u64((p->len - at) / BLOCK_SIZE, BLOCKS_MAX);
-		*r = (struct record){ .key = { .hi = p->offset + at, .lo = p->from + at }, .value = (uint64_t)p->from_file << 32 | nr };
+		r->key = (struct key){ .hi = p->offset + at, .lo = p->from + at };
+		r->value = (uint64_t)p->from_file << 32 | nr;
 		sorter_commit(b->pieces, 1);
 	}
 	return 0;

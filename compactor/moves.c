@@ -675,7 +675,8 @@ int moves_gap(struct moves *m, const struct move *v, uint64_t n, struct move_gap
 	if (at < m->gap_window.first || at >= m->gap_window.first + m->gap_window.nr) {
 		m->gap_window.first = at;
 		m->gap_window.nr = 0;
-		if (file_read(m->gap_fd, m->gap_window.items, min_u64(MOVE_ROOM, m->nr_gaps - at) * sizeof(*g), at * sizeof(*g), err) < 0)
+		if (file_read(m->gap_fd, m->gap_window.items, min_u64(MOVE_ROOM, m->nr_gaps - at) * sizeof(*g), at * sizeof(*g),
+			      err) < 0)
 			return -1;
 		m->gap_window.nr = min_u64(MOVE_ROOM, m->nr_gaps - at);
 	}

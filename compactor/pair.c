@@ -39,12 +39,22 @@ static int tick(void *ctx, void *shared, struct err *err)
 	return p->check ? p->check(p->check_ctx, done, total, err) : 0;
 }
 
+/* What was compared may have been made of much less. */
+static uint64_t delivered(void *ctx, void *shared)
+{
+	struct pair_shared *s = shared;
+
+	(void)ctx;
+	return atomic_load_explicit(&s->done, memory_order_relaxed);
+}
+
 int pair_run(const struct pair *p, int old_fd, int new_fd, const char *path, struct err *err)
 {
 	struct jail own = p->jail ? *p->jail : (struct jail){ .mode = JAIL_OFF };
 	struct errand e = {
 		.roots = p->roots, .format = p->format, .jail = p->jail ? &own : NULL, .run = run, .arg = (void *)p,
-		.shared_len = sizeof(struct pair_shared), .reads_backing = p->reads_backing, .second_fd = new_fd, .tick = tick, .ctx = (void *)p,
+		.shared_len = sizeof(struct pair_shared), .reads_backing = p->reads_backing, .second_fd = new_fd, .tick = tick,
+		.delivered = delivered, .ctx = (void *)p,
 	};
 	struct err why = ERR_INIT;
 	int rc;

@@ -53,14 +53,19 @@ static int look_at_image(struct pool *p, const char *path, const char *known, st
 	} else {
 		rc = view_find(p, ret->view, &v, err);
 		ret->folded = rc > 0;
-		if (rc > 0)
+		if (rc > 0) {
 			memcpy(ret->root, v.root, DIGEST_SIZE);
+			ret->size = v.disk_size;
+		}
 	}
-	ret->size = f.size;
+	if (rc > 0 && round_up(ret->size, 512) != round_up(f.size, 512))
+		return err_set(err, ERR_REFUSED,
+			       "'%s' has another size now; dedupscan snapshot makes a version of it, which can be compared", path);
 	return rc < 0 ? -1 : 0;
 }
 
-static int find_version(struct pool *p, const char *path, const char *known, const char *label, struct name_disk *ret, struct err *err)
+static int find_version(struct pool *p, const char *path, const char *known, const char *label, struct name_disk *ret,
+			struct err *err)
 {
 	CLEANUP(name_release) struct name n = { .number = 0 };
 	int rc = names_find_version(p, known, label, &n, err);

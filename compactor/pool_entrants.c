@@ -7,14 +7,13 @@
 #include "compactor/internal_snapshots.h"
 #include "compactor/member.h"
 #include "scanner/base/checked.h"
-#include "scanner/base/file.h"
 #include "scanner/image/image.h"
 #include "scanner/image/qcow2_format.h"
 
 /* Which images may enter a pool.
  *
- * What enters becomes a qcow2 image at the same path.  Of an image that was one already nobody sees a difference; of another, all who
- * open it have to be told: so the user has to ask for it, and nobody who stands on it may be known. */
+ * What enters becomes a qcow2 image at the same path.  Of an image that was one already nobody sees a difference; of another, all
+ * who open it have to be told: so the user has to ask for it, and nobody who stands on it may be known. */
 
 static bool is_qcow2(const struct store_image *i)
 {
@@ -43,7 +42,8 @@ static int compare_path(const void *key, const void *image)
 
 static void note_child(struct compaction *c, const char *backing_path, const char *child)
 {
-	const struct store_image *below = bsearch(backing_path, c->store.images.items, c->store.images.nr, sizeof(*below), compare_path);
+	const struct store_image *below =
+		bsearch(backing_path, c->store.images.items, c->store.images.nr, sizeof(*below), compare_path);
 
 	if (below)
 		c->costs[below - c->store.images.items].child = child;
@@ -73,8 +73,8 @@ void compact_pool_find_children(struct compaction *c)
 	}
 }
 
-/* What is named as a raw disk, or told to be one (--format), and begins as something else is not touched: an image may have been told
- * by mistake, or be an overlay already. */
+/* What is named as a raw disk, or told to be one (--format), and begins as something else is not touched: an image may have been
+ * told by mistake, or be an overlay already. */
 static const char *why_not_raw(struct compaction *c, const struct store_image *i)
 {
 	const struct store_file *f = &c->store.files.items[i->first_file];
@@ -102,7 +102,8 @@ static const char *why_not_become_qcow2(struct compaction *c, size_t image, char
 	if (i->backing_path[0])
 		return "it stands on another image, and only qcow2 images that do so enter the pool";
 	if (child) {
-		snprintf(room, size, "'%s' stands on it, and takes it for %s; it may enter the pool after that one", child, i->format);
+		snprintf(room, size, "'%s' stands on it, and takes it for %s; it may enter the pool after that one", child,
+			 i->format);
 		return room;
 	}
 	return i->certain && is_raw(i) ? why_not_raw(c, i) : NULL;
@@ -128,6 +129,8 @@ const char *compact_pool_why_not(struct compaction *c, size_t image, char *room,
 		return why;
 	if (!i->certain)
 		return "its format is not certain, or it was not closed properly; --format NAME says what it is";
+	if (i->no_disk)
+		return "its disk has no bytes";
 	if (i->encrypted)
 		return "it is encrypted: equal data looks different in every image";
 	if (i->nr_files > 1)
@@ -143,7 +146,8 @@ int compact_pool_note(const struct compaction *c, struct plan_step *step, struct
 
 	if (!is_qcow2(i))
 		snprintf(text, sizeof(text),
-			 "it becomes a qcow2 image, and keeps its name: whoever opens it as %s has to be told (libvirt: <driver type='qcow2'/>)",
+			 "it becomes a qcow2 image, and keeps its name: whoever opens it as %s has to be told "
+			 "(libvirt: <driver type='qcow2'/>)",
 			 i->format);
 	else if (i->nr_snapshots)
 		snprintf(text, sizeof(text), "its %u internal snapshot%s of it", i->nr_snapshots,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compactor/pool_estimate.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 
 #include "compactor/pool/finder.h"
@@ -9,7 +10,11 @@
 #include "scanner/base/checked.h"
 #include "scanner/duplicates.h"
 
-/* One pass over the groups of the index (scanner/duplicates.h): neighbours whose originals are neighbours are a run. */
+/* One pass over the groups of the index (scanner/duplicates.h), in which the pool's own index is asked what it has: neighbours whose
+ * originals are neighbours, in an image or in the pool, are a run.
+ *
+ * What the pool has of units larger than blocks no fingerprint of the catalog's tells.  There, and where its index lacks blocks, only
+ * segments count that it has as a whole. */
 
 #define STUB ((uint64_t)20 << 10)    /* of disk: header, refcounts, a hole */
 #define OVERLAY ((uint64_t)24 << 10) /* the same, with an L1 table */
@@ -21,38 +26,59 @@ struct estimating {
 	struct store *s;
 	const struct pool_estimate *o;
 	struct pool_cost *costs;
-	VEC(uint32_t) ranks; /* rank -> image */
+	VEC(uint32_t) ranks;  /* rank -> image */
+	pthread_mutex_t lock; /* of the finder */
 };
 
-static void take_run(struct estimating *e, uint64_t position, uint64_t origin, uint64_t nr)
+struct duplicate_run {
+	uint64_t position, origin, nr;
+	bool in_pool; /* is its origin */
+};
+
+static void take_run(struct estimating *e, const struct duplicate_run *r)
 {
-	if (nr * BLOCK_SIZE < e->o->min_run || !nr)
+	if (r->nr * BLOCK_SIZE < e->o->min_run || !r->nr)
 		return;
-	e->costs[e->ranks.items[POSITION_RANK(position)]].shared += nr * BLOCK_SIZE;
-	if (POSITION_RANK(origin) != POSITION_RANK(position))
-		e->costs[e->ranks.items[POSITION_RANK(origin)]].given += nr * BLOCK_SIZE;
+	e->costs[e->ranks.items[POSITION_RANK(r->position)]].shared += r->nr * BLOCK_SIZE;
+	if (!r->in_pool && POSITION_RANK(r->origin) != POSITION_RANK(r->position))
+		e->costs[e->ranks.items[POSITION_RANK(r->origin)]].given += r->nr * BLOCK_SIZE;
+}
+
+static bool goes_on(const struct duplicate_run *r, const struct record *with)
+{
+	return r->nr && r->in_pool == with->key.lo && with->key.hi == r->position + r->nr && with->value == r->origin + r->nr;
 }
 
 static int take_duplicates(struct estimating *e, struct duplicates *d, struct err *err)
 {
-	uint64_t position = 0, origin = 0, len = 0;
+	struct duplicate_run run = { .nr = 0 };
 	const struct record *r;
 	ssize_t nr;
 
 	while ((nr = duplicates_next(d, &r, err)) > 0) {
 		for (ssize_t i = 0; i < nr; i++) {
-			if (len && r[i].key.hi == position + len && r[i].value == origin + len) {
-				len++;
+			if (goes_on(&run, &r[i])) {
+				run.nr++;
 				continue;
 			}
-			take_run(e, position, origin, len);
-			position = r[i].key.hi;
-			origin = r[i].value;
-			len = 1;
+			take_run(e, &run);
+			run = (struct duplicate_run){ r[i].key.hi, r[i].value, 1, r[i].key.lo };
 		}
 	}
-	take_run(e, position, origin, len);
+	take_run(e, &run);
 	return (int)nr;
+}
+
+/* A key has more of the fingerprint than the pool's index goes by. */
+static int look_for_block(void *ctx, struct key key, uint64_t *ret, struct err *err)
+{
+	struct estimating *e = ctx;
+	int rc;
+
+	pthread_mutex_lock(&e->lock);
+	rc = finder_get(e->o->finder, FINDER_BLOCK, e->o->cluster_bits, key.hi, key.lo, ret, err);
+	pthread_mutex_unlock(&e->lock);
+	return rc;
 }
 
 /* Tables of the view for what it holds, nodes of the trees, the index for what is new.  Of an internal snapshot only what no layer
@@ -120,32 +146,46 @@ static int end_costs(struct estimating *e, struct err *err)
 	return 0;
 }
 
+/* Images by rank, those that are wanted. */
+static int rank_wanted(struct estimating *e, struct duplicates_image *ret, struct err *err)
+{
+	const struct store *s = e->s;
+
+	for (size_t r = 0; r < s->ranks.nr; r++) {
+		const struct store_image *i = &s->images.items[s->ranks.items[r]];
+
+		if (!e->costs[s->ranks.items[r]].wanted)
+			continue;
+		ret[e->ranks.nr] = (struct duplicates_image){ i->id, i->layer };
+		if (vec_push(&e->ranks, s->ranks.items[r]) < 0)
+			return err_set(err, ERR_MEMORY, "no memory to look for what a pool would share");
+	}
+	return 0;
+}
+
+static int estimate(struct estimating *e, const struct duplicates_image *images, struct err *err)
+{
+	const struct pool_estimate *o = e->o;
+	struct duplicates_options how = {
+		.memory = o->memory, .nr_threads = o->nr_threads, .stopper = e->s->stopper,
+		.elsewhere = o->finder && o->cluster_bits == POOL_UNIT_BITS_MIN ? look_for_block : NULL, .ctx = e,
+	};
+	CLEANUP(duplicates_free) struct duplicates *d = duplicates_find(e->s->c, images, e->ranks.nr, &how, err);
+
+	return !d || take_duplicates(e, d, err) < 0 ? -1 : end_costs(e, err);
+}
+
 int pool_estimate(struct store *s, const struct pool_estimate *o, struct pool_cost *costs, struct err *err)
 {
 	CLEANUP(free) struct duplicates_image *images = calloc(s->images.nr + 1, sizeof(*images));
-	CLEANUP(duplicates_free) struct duplicates *d = NULL;
-	struct duplicates_options how = { .memory = o->memory, .nr_threads = o->nr_threads, .stopper = s->stopper };
-	struct estimating e = { .s = s, .o = o, .costs = costs };
-	int rc = -1;
+	struct estimating e = { .s = s, .o = o, .costs = costs, .lock = PTHREAD_MUTEX_INITIALIZER };
+	int rc;
 
-	for (size_t r = 0; images && r < s->ranks.nr; r++) {
-		const struct store_image *i = &s->images.items[s->ranks.items[r]];
-
-		if (!costs[s->ranks.items[r]].wanted)
-			continue;
-		images[e.ranks.nr] = (struct duplicates_image){ i->id, i->layer };
-		if (vec_push(&e.ranks, s->ranks.items[r]) < 0) {
-			vec_release(&e.ranks);
-			return err_set(err, ERR_MEMORY, "no memory to look for what a pool would share");
-		}
-	}
 	if (!images)
 		return err_set(err, ERR_MEMORY, "no memory to look for what a pool would share");
-	if (!e.ranks.nr)
-		return 0;
-	d = duplicates_find(s->c, images, e.ranks.nr, &how, err);
-	if (d && take_duplicates(&e, d, err) == 0)
-		rc = end_costs(&e, err);
+	rc = rank_wanted(&e, images, err);
+	if (rc == 0 && e.ranks.nr)
+		rc = estimate(&e, images, err);
 	vec_release(&e.ranks);
 	return rc;
 }

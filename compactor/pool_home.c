@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compactor/pool_home.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "compactor/pool/cluster_file.h"
+#include "compactor/pool/immutable.h"
 #include "scanner/base/file.h"
 
 /* ---- where it is ---- */
@@ -56,7 +56,8 @@ static int resolve_told(const char *path, char *ret, struct err *err)
 	return 0;
 }
 
-int pool_home_path(const struct roots *roots, const char *told, char *ret, struct err *err)
+/* Its path, absolute, without symbolic links, in PATH_MAX bytes. */
+static int home_path(const struct roots *roots, const char *told, char *ret, struct err *err)
 {
 	const struct root *first = first_walked(roots);
 
@@ -105,7 +106,7 @@ int pool_home_open(struct roots *roots, const char *told, bool writing, bool cre
 {
 	char path[PATH_MAX];
 
-	return pool_home_path(roots, told, path, err) < 0 ? -1 : open_at(roots, path, writing, create, memory, ret, err);
+	return home_path(roots, told, path, err) < 0 ? -1 : open_at(roots, path, writing, create, memory, ret, err);
 }
 
 int pool_home_of(struct roots *roots, const char *path, const char *told, bool writing, struct pool **ret, struct err *err)
@@ -151,8 +152,11 @@ static void register_above(struct roots *roots, const char *at, size_t len)
 int pool_home_register(struct roots *roots, const char *told, struct err *err)
 {
 	char path[PATH_MAX];
+	struct stat st;
 
-	if (told && (resolve_told(told, path, err) < 0 || roots_add_pool(roots, path, err) < 0))
+	if (told && resolve_told(told, path, err) < 0)
+		return -1;
+	if (told && file_ops->fstatat(AT_FDCWD, path, &st, AT_SYMLINK_NOFOLLOW) == 0 && roots_add_pool(roots, path, err) < 0)
 		return -1;
 	for (size_t i = 0; i < roots->list.nr; i++) {
 		const struct root *r = &roots->list.items[i];
@@ -180,7 +184,7 @@ struct readers {
 	mode_t mode;
 	uid_t uid;
 	gid_t gid;
-	int dirfd;
+	struct pool *p;
 };
 
 static int set_readers(int fd, const struct readers *r, struct err *err)
@@ -189,6 +193,11 @@ static int set_readers(int fd, const struct readers *r, struct err *err)
 
 	if (file_ops->fstat(fd, &st) < 0)
 		return err_errno(err, "cannot look at a file of the pool");
+	if (st.st_uid == r->uid && st.st_gid == r->gid && (st.st_mode & 07777) == r->mode)
+		return 0;
+	r->p->restless = true;
+	if (immutable_lift_in(r->p, fd, err) < 0)
+		return -1;
 	if ((st.st_uid != r->uid || st.st_gid != r->gid) && file_ops->fchown(fd, r->uid, r->gid) < 0)
 		return err_errno(err, "cannot give a file of the pool to its readers");
 	if ((st.st_mode & 07777) != r->mode && file_ops->fchmod(fd, r->mode) < 0)
@@ -199,14 +208,14 @@ static int set_readers(int fd, const struct readers *r, struct err *err)
 static int set_stub(void *ctx, const char *name, struct err *err)
 {
 	const struct readers *r = ctx;
-	CLEANUP(close_fd) int fd = file_open(r->dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, err);
+	CLEANUP(close_fd) int fd = file_open(r->p->dirs[POOL_VIEWS], name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, err);
 
 	return fd < 0 ? -1 : set_readers(fd, r, err);
 }
 
 int pool_home_admit(struct pool *p, const struct stat *member, bool cross_owner, struct err *err)
 {
-	struct readers r = { .mode = member->st_mode & READERS, .uid = member->st_uid, .gid = member->st_gid };
+	struct readers r = { .mode = member->st_mode & READERS, .uid = member->st_uid, .gid = member->st_gid, .p = p };
 	int fd = cluster_file_fd(p->clusters);
 	uint32_t slot;
 	struct stat st;
@@ -227,6 +236,5 @@ int pool_home_admit(struct pool *p, const struct stat *member, bool cross_owner,
 		r.uid = st.st_uid;
 		r.gid = st.st_gid;
 	}
-	r.dirfd = p->dirs[POOL_VIEWS];
-	return set_readers(fd, &r, err) < 0 ? -1 : file_each_name(r.dirfd, set_stub, &r, err);
+	return set_readers(fd, &r, err) < 0 ? -1 : file_each_name(p->dirs[POOL_VIEWS], set_stub, &r, err);
 }

@@ -9,21 +9,16 @@
 
 /* Where the pool of a store is: in the directory of its first root, unless the user says. */
 
-/* Its path, absolute, without symbolic links, in PATH_MAX bytes: `told`, or .dedupscan-pool in the first walked root's directory.  Fails
- * when there is no such directory to hold it, or when a pool and a root would lie within each other the wrong way (a root inside the
- * pool). */
-int pool_home_path(const struct roots *roots, const char *told, char *ret, struct err *err);
-
-/* Opens it, and has readers follow its backing names (roots_add_pool()); `create` makes it when it is not there, else *ret is NULL,
- * which is no error. */
-/* `memory` as of pool_open_with(). */
+/* Opens it, at `told` or as .dedupscan-pool in the first walked root's directory, and has readers follow its backing names
+ * (roots_add_pool()); `create` makes it when it is not there, else *ret is NULL, which is no error.  No root may lie in it.  `memory`
+ * as of pool_open_with(). */
 int pool_home_open(struct roots *roots, const char *told, bool writing, bool create, size_t memory, struct pool **ret, struct err *err);
 
 /* Opens the pool that holds the member at `path` (absolute): that of one of its parent directories, or `told`. */
 int pool_home_of(struct roots *roots, const char *path, const char *told, bool writing, struct pool **ret, struct err *err);
 
-/* Has readers follow backing names into the pools beside the roots and above them; `told` as before, may be NULL.  What is there and cannot be
- * trusted is passed over: images that stand on it say so. */
+/* Has readers follow backing names into the pools beside the roots and above them; `told` as before, may be NULL, and need not be
+ * there yet.  What is beside and above and cannot be trusted is passed over: images that stand on it say so. */
 int pool_home_register(struct roots *roots, const char *told, struct err *err);
 
 /* Whoever can read the pool can read what any member holds: so a file may enter only if all of them can read it anyway (ERR_REFUSED), unless

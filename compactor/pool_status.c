@@ -2,7 +2,6 @@
 #include "compactor/pool_status.h"
 
 #include <fcntl.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "compactor/collect.h"
@@ -130,6 +129,8 @@ static int count(struct counting *c, struct err *err)
 		return -1;
 	if (file_ops->fstat(cluster_file_fd(c->p->clusters), &st) < 0)
 		return err_errno(err, "cannot look at the cluster file");
+	if (immutable_look(c->p, &s->immutable, err) < 0)
+		return -1;
 	s->nr_views = live.nr_views + live.nr_dying;
 	s->nodes = nodes_bytes(c->p->nodes);
 	s->unreached = live.freed;

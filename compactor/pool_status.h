@@ -2,7 +2,7 @@
 #ifndef DEDUPSCAN_POOL_STATUS_H
 #define DEDUPSCAN_POOL_STATUS_H
 
-#include "compactor/pool/pool.h"
+#include "compactor/pool/immutable.h"
 
 /* What a pool takes, for people: bytes. */
 struct pool_status {
@@ -12,6 +12,7 @@ struct pool_status {
 	uint64_t tables, nodes, finder, stubs, names, sealed; /* metadata, and what waits to be folded in */
 	uint64_t unreached; /* that a collection would free */
 	uint64_t file_size, on_disk; /* of the cluster file */
+	struct immutable_state immutable;
 };
 int pool_status(struct pool *p, struct pool_status *ret, struct err *err);
 

@@ -144,7 +144,6 @@ static int step(struct side *s, uint64_t at, struct err *err)
 {
 	if (s->ext.len && at - s->ext.offset < s->ext.len)
 		return 0;
-	image_doubt_holes(s->img);
 	return image_next_extent(s->img, at, &s->ext, err) < 0 ? err_add(err, "%s", s->name) : 0;
 }
 
@@ -215,6 +214,8 @@ int proof_compare(struct image *old, struct image *copy, proof_check *check, voi
 	c.copy.buf = buf + PIECE;
 	if (compare_numbers(old, copy, err) < 0 || compare_words(old, copy, err) < 0)
 		return -1;
+	image_doubt_holes(old);
+	image_doubt_holes(copy);
 	return walk(&c, err);
 }
 

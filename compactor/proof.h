@@ -13,8 +13,8 @@ struct roots;
 
 /* Proofs that a new file says what the original says.  `check` is called as they go, NULL = none.
  *
- * What a file system says of holes is not believed: they are read like anything else.  A difference is ERR_IO, as what was written is
- * not what is read; its text says where. */
+ * A hole counts where the file system says so twice, in two ways (image_doubt_holes()); else it is read like anything else, and in
+ * proof_same_bytes() always.  A difference is ERR_IO, as what was written is not what is read; its text says where. */
 
 /* Called often by what takes long, which gives up with its error when it fails: `done` of `total` bytes are done (0, 0 = who knows).
  * Neither is to be trusted: they may come from a process in a jail. */

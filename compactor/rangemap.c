@@ -10,8 +10,8 @@
 #include "scanner/base/vec.h"
 
 /*
- * The file is an array of ranges, each owner's in one piece.  It is looked at through windows of 128 ranges; a window's place in the
- * cache follows from its number.  An owner remembers where it was found last: walks cost no search.
+ * The file is an array of ranges, each owner's in one piece.  It is looked at through windows of 128 ranges; a window's place in
+ * the cache follows from its number.  An owner remembers where it was found last: walks cost no search.
  */
 
 #define WINDOW 128

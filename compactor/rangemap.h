@@ -25,8 +25,8 @@ CLEANUP_DEFINE(struct rangemap *, rangemap_free)
 
 /* Begins the ranges of an owner; what it had before is forgotten. */
 int rangemap_begin(struct rangemap *m, size_t owner, struct err *err);
-/* Adds to the owner begun last; `from` ascends, ranges do not overlap.  One that goes on where the last one ended, in both worlds and with
- * equal tag and flags, becomes one with it. */
+/* Adds to the owner begun last; `from` ascends, ranges do not overlap.  One that goes on where the last one ended, in both worlds
+ * and with equal tag and flags, becomes one with it. */
 int rangemap_add(struct rangemap *m, const struct range *r, struct err *err);
 /* To be called before several threads look things up, and after more was added; a look-up does it, too. */
 int rangemap_end(struct rangemap *m, struct err *err);

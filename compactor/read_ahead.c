@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "compactor/pool/tree.h"
-#include "scanner/base/checked.h"
 #include "scanner/base/thread.h"
 
 /* A ring of segments under one lock, which are read two at a time:

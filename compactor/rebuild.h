@@ -20,8 +20,8 @@ struct rebuild_move {
 };
 
 struct rebuild {
-	/* The next move: 1 and *ret, 0 = there are no more, -1.  In order of `offset`; of two that overlap the first counts.  What no
-	 * move covers, and ends of moves that are no whole blocks of the file system, are copied. */
+	/* The next move: 1 and *ret, 0 = there are no more, -1.  In order of `offset`; of two that overlap the first counts.  What
+	 * no move covers, and ends of moves that are no whole blocks of the file system, are copied. */
 	int (*next_move)(void *ctx, struct rebuild_move *ret, struct err *err);
 	void *ctx;
 	bool drop_zeros;    /* blocks of 4 KiB of zeros that are copied become holes */
@@ -36,8 +36,8 @@ struct rebuild_result {
 	uint64_t refused;  /* ... and of moves that the file system would not clone */
 };
 
-/* Fills `new_fd`, which is empty and open for reading and writing; attributes that have to be there before its data, like NOCOW, are
- * there.  Syncing and times are the caller's. */
+/* Fills `new_fd`, which is empty and open for reading and writing; attributes that have to be there before its data, like NOCOW,
+ * are there.  Syncing and times are the caller's. */
 int rebuild_make(int old_fd, int new_fd, const struct rebuild *r, struct rebuild_result *ret, struct err *err);
 
 #endif

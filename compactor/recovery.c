@@ -42,8 +42,8 @@ static int recover_begun(struct recovering *r, const struct journal_entry *e, st
 	rc = workshop_look(r->w->dirfd, name, &st, err);
 	if (rc > 0 && st.st_ino == e->original.ino)
 		return err_set(err, ERR_STALE,
-			       "the original lies at '" WORKSHOP_NAME "/%s', though the journal does not say that it was moved; see "
-			       "what is at the path and put the right one there",
+			       "the original lies at '" WORKSHOP_NAME "/%s', though the journal does not say that it was moved; "
+			       "see what is at the path and put the right one there",
 			       name);
 	if (rc < 0 || (rc > 0 && file_unlink(r->w->dirfd, name, err) < 0))
 		return -1;

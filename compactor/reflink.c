@@ -189,8 +189,8 @@ static void fetch_bytes(int fd, uint64_t offset, uint64_t len)
 	}
 }
 
-/* The kernel compares page by page, and reads a page that is not in the cache all by itself: a hundred times slower than the disk is.
- * So all of it is asked for before. */
+/* The kernel compares page by page, and reads a page that is not in the cache all by itself: a hundred times slower than the disk
+ * is.  So all of it is asked for before. */
 static void fetch(struct reflink *r, const struct piece *p)
 {
 	int fd = store_open(r->store, p->file, NULL), from_fd = store_open(r->store, p->from_file, NULL);
@@ -305,7 +305,8 @@ int reflink_image(struct reflink *r, size_t image, struct err *err)
 		r->move = &v;
 		r->gap = 0;
 		r->fetched.len = 0;
-		if (move_each_piece(r->store, &v, share_piece, r, err) < 0 || share_fetched(r, err) < 0 || r->worked(r->ctx, 0, err) < 0)
+		if (move_each_piece(r->store, &v, share_piece, r, err) < 0 || share_fetched(r, err) < 0 ||
+		    r->worked(r->ctx, 0, err) < 0)
 			return -1;
 	}
 	return 0;

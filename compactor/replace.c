@@ -48,7 +48,8 @@ static int check(void *ctx, uint64_t done, uint64_t total, struct err *err)
 static int on_another(const struct job *job, struct err *err)
 {
 	return err_set(err, ERR_UNSUPPORTED,
-		       "it lies on another file system, or btrfs subvolume, than '%s/" WORKSHOP_NAME "'; name a directory of its own",
+		       "it lies on another file system, or btrfs subvolume, than '%s/" WORKSHOP_NAME "'; "
+		       "name a directory of its own",
 		       job->r->workshop->path);
 }
 

@@ -347,6 +347,20 @@ int repoint_old_path(struct pool *p, char ret[PATH_MAX], struct err *err)
 	return 0;
 }
 
+int repoint_file(struct pool *p, int fd, struct err *err)
+{
+	char old[PATH_MAX];
+	struct saying s;
+	int rc = repoint_old_path(p, old, err);
+
+	if (rc)
+		return rc < 0 ? -1 : err_set(err, ERR_REFUSED, "the pool '%s' was moved; dedupscan repoint comes first", p->path);
+	rc = look(p, fd, &s, err);
+	if (rc <= 0)
+		return rc < 0 ? -1 : err_set(err, ERR_REFUSED, "the pool '%s' has nothing that it stands on", p->path);
+	return s.right ? 0 : overlay_repoint(fd, &s.standing.backing, err);
+}
+
 /* ---- overlays ---- */
 
 static int open_for_writing(int dirfd, const char *name, struct err *err)
@@ -651,6 +665,7 @@ int pool_repoint(struct pool *p, const struct repoint_options *o, struct repoint
 	int rc;
 
 	*ret = (struct repointed){ 0 };
+	p->restless |= !o->dry_run;
 	rc = repoint_stubs(&r, err) < 0 || repoint_sealed(&r, err) < 0 || repoint_images(&r, err) < 0 ? -1 : 0;
 	for (size_t i = 0; i < r.olds.nr; i++)
 		free(r.olds.items[i]);

@@ -42,4 +42,8 @@ int repoint_check(struct pool *p, const char *path, struct err *err);
 /* By which other path stubs name the pool: 1, 0 = all by its own, -1. */
 int repoint_old_path(struct pool *p, char ret[PATH_MAX], struct err *err);
 
+/* Has an overlay that nobody uses, open for writing, say where this pool is.  ERR_REFUSED: this pool has nothing that it stands on, or
+ * its own files name it by another path yet. */
+int repoint_file(struct pool *p, int fd, struct err *err);
+
 #endif

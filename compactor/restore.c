@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -82,7 +81,8 @@ static int remove_left(const struct restoring *r, const char *part, struct err *
 	if (!S_ISREG(st.st_mode) || st.st_uid != geteuid())
 		return err_set(err, ERR_REFUSED, "'%s' is there, and not what this user left; see what it is", part);
 	if (lock(fd) < 0)
-		return errno == EAGAIN || errno == EACCES ? is_busy(part, err) : err_errno(err, "cannot lock '%s'; remove it", part);
+		return errno == EAGAIN || errno == EACCES ? is_busy(part, err)
+							  : err_errno(err, "cannot lock '%s'; remove it", part);
 	if (file_ops->fstatat(r->dirfd, part, &now, AT_SYMLINK_NOFOLLOW) < 0 || now.st_dev != st.st_dev || now.st_ino != st.st_ino)
 		return is_busy(part, err);
 	if (file_unlink(r->dirfd, part, err) < 0)

@@ -11,7 +11,6 @@
 
 #include "compactor/exchange.h"
 #include "compactor/pool/bitmaps.h"
-#include "compactor/pool/cluster_file.h"
 #include "scanner/base/crc32c.h"
 #include "scanner/base/file.h"
 
@@ -23,19 +22,21 @@
  *      it; from the exchange on that name is the old overlay.  So there is no instant at which a guest sees other bytes [crash].
  *  S3. Before places change, the fresh overlay was read back from the disk, its name and its attributes are synced, and a version
  *      is published, or promised, that says which inode is to be sealed [crash: a_wrong_order_is_caught].
- *  S4. What was sealed is told from what was not by content: the fresh overlay stands on the name under which it was written, or has
- *      it in its header (POOL_EXT_FRESH), and nothing else does.  So it is told in a copy of the store, too, where all inode numbers
- *      are others [crash, tests/interop/pool_clones.py: copied].
+ *  S4. What was sealed is told from what was not by content: the fresh overlay stands on the name under which it was written, or
+ *  has
+ *      it in its header (POOL_EXT_FRESH), and nothing else does.  So it is told in a copy of the store, too, where all inode
+ *      numbers are others [crash, tests/interop/pool_clones.py: copied].
  *  S5. A version has its label and no inode numbers only after all its disks were sealed, both directories synced, and nobody was
  *      found to write to what was sealed [crash: mistakes_of_a_recovery_are_caught].
  *  S6. What somebody wrote to either file is seen at the path: the fresh one stands on the old one.  So nothing is turned round but
- *      while both are held, and a recovery never turns anything round [crash: visits; tests/crash/seal_openers.py].  (A rollback's fresh
- *      overlay stands on something else; it is what the user wants at the path, and what was written to the old one is in the version
- *      that is kept.  One that discards waits, and keeps it after all when somebody came.)
- *  S7. Who found the old file before places changed, and opens it only after it was let go, is seen by nobody: nothing of his is lost
- *      (S6), but the version has what he writes.  So a version notes when what was sealed was last written to, and is what it says only
- *      while that is so: else it is not gone back to, and becomes NAME.changed when it is folded in [pool_clones.py: latecomer].  It is
- *      not folded in while he has it open.
+ *      while both are held, and a recovery never turns anything round [crash: visits; tests/crash/seal_openers.py].  (A rollback's
+ *      fresh overlay stands on something else; it is what the user wants at the path, and what was written to the old one is in the
+ *      version that is kept.  One that discards waits, and keeps it after all when somebody came.)
+ *  S7. Who found the old file before places changed, and opens it only after it was let go, is seen by nobody: nothing of his is
+ *  lost
+ *      (S6), but the version has what he writes.  So a version notes when what was sealed was last written to, and is what it says
+ *      only while that is so: else it is not gone back to, and becomes NAME.changed when it is folded in [pool_clones.py:
+ *      latecomer].  It is not folded in while he has it open.
  *
  *	version      sealed/<id>        at the path        decision
  *	-----------  -----------------  -----------------  -----------------------------------------------------------------
@@ -75,7 +76,8 @@ static int check_hold(void *ctx, uint64_t done, uint64_t total, struct err *err)
 	return hold_whole(&s->member->hold, err);
 }
 
-/* Its disk is that of the sealed one, so the bitmaps say of it what they said; where it goes back to a version they would be wrong. */
+/* Its disk is that of the sealed one, so the bitmaps say of it what they said; where it goes back to a version they would be
+ * wrong. */
 static int write_overlay(struct pool *p, struct seal *s, struct err *err)
 {
 	struct member *m = s->member;
@@ -263,7 +265,8 @@ static int sync_places(struct pool *p, struct seal *seals, size_t nr, struct err
 	CLEANUP(to_sync_release) struct to_sync sync = { 0 };
 
 	for (size_t i = 0; i < nr; i++)
-		if (to_sync_add(&sync, seals[i].member->dirfd, false, err) < 0 || to_sync_add(&sync, seals[i].member->fd, false, err) < 0)
+		if (to_sync_add(&sync, seals[i].member->dirfd, false, err) < 0 ||
+		    to_sync_add(&sync, seals[i].member->fd, false, err) < 0)
 			return -1;
 	return to_sync_add(&sync, p->dirs[POOL_SEALED], false, err) < 0 ? -1 : sync_all(&sync, err);
 }
@@ -365,7 +368,8 @@ bool seal_was_written(const struct pool *p, const struct name_disk *d)
 	struct stat st;
 	uint64_t now;
 
-	if (!d->written || file_ops->fstatat(p->dirs[POOL_SEALED], pool_id_file_name(d->sealed, name), &st, AT_SYMLINK_NOFOLLOW) < 0)
+	if (!d->written ||
+	    file_ops->fstatat(p->dirs[POOL_SEALED], pool_id_file_name(d->sealed, name), &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return false;
 	now = seal_time_of(&st);
 	return now != d->written && now != d->written / 1000000000u * 1000000000u;
@@ -530,8 +534,8 @@ static bool lies_there(struct pool *p, const struct name_disk *d, const char *na
 	return fresh == 0 ? !path_is_old(p, d) : path_stands_on(p, d);
 }
 
-/* What was to be sealed, and was not, gets its mode back, also where it seems to have it: a sync may have failed, or a power cut kept
- * less than was done. */
+/* What was to be sealed, and was not, gets its mode back, also where it seems to have it: a sync may have failed, or a power cut
+ * kept less than was done. */
 static int unlock(struct pool *p, const struct name_disk *d, const struct stat *fresh, struct err *err)
 {
 	char base[NAME_MAX + 1];

@@ -28,7 +28,8 @@ struct seal {
 	uint32_t sum; /* of what was written */
 	bool written, moved, tried;
 };
-#define SEAL_INIT { .aside_fd = -1, .fresh_fd = -1, .fresh_hold = HOLD_INIT, .attributes = ATTRIBUTES_INIT, .bitmaps = BITMAPS_INIT }
+#define SEAL_INIT { .aside_fd = -1, .fresh_fd = -1, .fresh_hold = HOLD_INIT, \
+		    .attributes = ATTRIBUTES_INIT, .bitmaps = BITMAPS_INIT }
 
 /* Writes the fresh overlay as sealed/<id>.qcow2, with the attributes of the image; synced.  Nothing of the image has changed then.
  * ERR_UNSUPPORTED or ERR_REFUSED: it cannot be replaced. */
@@ -37,10 +38,11 @@ int seal_write(struct pool *p, struct seal *s, const struct hold_options *o, str
 int seal_begin(struct pool *p, struct seal *s, struct err *err);
 int seal_prove(struct pool *p, struct seal *s, const struct hold_options *o, struct err *err);
 
-/* Changes the places of all, syncs that and what was sealed, and sees that nobody came between; who found an image before, and opens
- * it only now, has `settle_ns` to show (S7 in seal.c says what is left to him then).  Before it a version is published in which the disks have the inode
- * numbers of their images, and seal_note() follows whatever came of it: on failure most are as they were before, and one that
- * somebody has opened meanwhile may have been sealed (it stands on what is sealed, so nothing is lost). */
+/* Changes the places of all, syncs that and what was sealed, and sees that nobody came between; who found an image before, and
+ * opens it only now, has `settle_ns` to show (S7 in seal.c says what is left to him then).  Before it a version is published in
+ * which the disks have the inode numbers of their images, and seal_note() follows whatever came of it: on failure most are as they
+ * were before, and one that somebody has opened meanwhile may have been sealed (it stands on what is sealed, so nothing is
+ * lost). */
 int seal_exchange(struct pool *p, struct seal *seals, size_t nr, uint64_t settle_ns, struct err *err);
 
 /* The same for an image that a guest only reads from now on, as it writes to another file: its member is open, and not held.
@@ -73,8 +75,8 @@ int seal_was_done(struct pool *p, const struct name_disk *d, struct err *err);
 /* Removes fresh overlays of which no name knows: power or process died before the version was published. */
 int seal_sweep(struct pool *p, struct err *err);
 
-/* The sealed overlay's file, for reading: ERR_BUSY while somebody has it open for writing (he found it before it was sealed, and came
- * too late to be seen). */
+/* The sealed overlay's file, for reading: ERR_BUSY while somebody has it open for writing (he found it before it was sealed, and
+ * came too late to be seen). */
 int sealed_open(struct pool *p, const uint8_t id[POOL_ID_SIZE], struct err *err);
 
 #endif

@@ -47,9 +47,9 @@ static int add_backing(const struct pool *p, int fd, struct standing_ids *ret, s
 }
 
 /* One that went meanwhile stands on nothing. */
-static int look_at(const struct pool *p, int dirfd, const char *name, struct standing_ids *ret, struct err *err)
+static int look_at(const struct pool *p, const char *name, int flags, struct standing_ids *ret, struct err *err)
 {
-	int fd = file_open(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, err), rc;
+	int fd = file_open(AT_FDCWD, name, O_RDONLY | O_NONBLOCK | flags, 0, err), rc;
 
 	if (fd < 0 && errno == ENOENT) {
 		if (err)
@@ -76,7 +76,7 @@ static int walk(const struct pool *p, FTS *fts, struct standing_ids *ret, struct
 				continue;
 			return err_errno(err, "cannot look at '%s', where something may stand on the pool", e->fts_path);
 		}
-		if (e->fts_info == FTS_F && S_ISREG(e->fts_statp->st_mode) && look_at(p, AT_FDCWD, e->fts_accpath, ret, err) < 0)
+		if (e->fts_info == FTS_F && S_ISREG(e->fts_statp->st_mode) && look_at(p, e->fts_accpath, O_NOFOLLOW, ret, err) < 0)
 			return -1;
 	}
 	return errno ? err_errno(err, "cannot look through a directory") : 0;
@@ -93,4 +93,13 @@ int standing_find(const struct pool *p, const char *dir, struct standing_ids *re
 	rc = walk(p, fts, ret, err);
 	fts_close(fts);
 	return rc;
+}
+
+int standing_look(const struct pool *p, const char *path, struct standing_ids *ret, struct err *err)
+{
+	struct stat st;
+
+	if (file_ops->fstatat(AT_FDCWD, path, &st, 0) < 0)
+		return errno == ENOENT || errno == ENOTDIR || errno == ELOOP ? 0 : err_errno(err, "cannot look at '%s'", path);
+	return S_ISREG(st.st_mode) ? look_at(p, path, 0, ret, err) : 0;
 }

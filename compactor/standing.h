@@ -21,5 +21,7 @@ struct standing_ids {
 /* Adds what all files at and beneath `dir` stand on, on its file system and but for the pool itself.  A directory or file that cannot be
  * looked at is an error. */
 int standing_find(const struct pool *p, const char *dir, struct standing_ids *ret, struct err *err);
+/* The same of one file, also behind a symbolic link; where none is, it stands on nothing. */
+int standing_look(const struct pool *p, const char *path, struct standing_ids *ret, struct err *err);
 
 #endif

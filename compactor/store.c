@@ -247,6 +247,7 @@ static int take_image(void *ctx, const struct catalog_image *c, struct err *err)
 		.why_not = c->error ? strdup(c->error) : NULL,
 	};
 	i.out = c->error != NULL;
+	i.no_disk = !c->virtual_size;
 	i.full = c->nr_stored * BLOCK_SIZE >= round_down(c->virtual_size, BLOCK_SIZE);
 	i.path = store_copy(c->path);
 	i.format = store_copy(c->format);

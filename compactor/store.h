@@ -49,6 +49,7 @@ struct store_image {
 	bool out;	 /* takes no part: it could not be looked at, or nothing can be shared there */
 	bool relayout;	 /* to be rewritten first: then all its blocks can be shared */
 	bool planned;	 /* and so it will be: there is a step */
+	bool no_disk;	 /* its guest's disk has no bytes */
 	bool full;	 /* all of its guest's disk is stored: its space was reserved */
 	bool packed;	 /* some of its data is compressed */
 	bool mixed;	 /* some of its blocks cannot be shared as they lie */
@@ -101,21 +102,19 @@ struct store_options {
 	void *ctx;
 };
 
-/* Looks at everything beneath s->roots that the catalog knows; fills the plan's images and file systems.  s comes zeroed but for the
- * first five members. */
+/* Looks at everything beneath s->roots that the catalog knows; fills the plan's images and file systems.  s comes zeroed but for
+ * the first five members. */
 int store_look(struct store *s, const struct store_options *o, struct plan *plan, struct err *err);
 void store_release(struct store *s);
 
-/* An open descriptor of a file, which stays the store's; at most STORE_OPEN are open, and the two asked for last.  Fails when it is another file by now. */
+/* An open descriptor of a file, which stays the store's; at most STORE_OPEN are open, and the two asked for last.  Fails when it is
+ * another file by now. */
 int store_open(struct store *s, size_t file, struct err *err);
 /* Closes all that are open. */
 void store_close_files(struct store *s);
 
-/* "xfs", "btrfs", ...; "unknown" */
-const char *store_fs_name(int64_t type);
-
-/* Looks again where an image's blocks lie, after one of its files was rewritten.  On failure what is known of it may be wrong; whoever
- * makes moves has the bytes compared anyway. */
+/* Looks again where an image's blocks lie, after one of its files was rewritten.  On failure what is known of it may be wrong;
+ * whoever makes moves has the bytes compared anyway. */
 int store_look_again(struct store *s, size_t file, struct err *err);
 /* Looks again where a file lies on the disk. */
 int store_map_disk(struct store *s, size_t file, struct err *err);

@@ -161,7 +161,8 @@ static void identify(int fd, const struct stat *st, int64_t type, uint64_t ret[2
 
 	ret[0] = st->st_dev;
 	ret[1] = 0;
-	if (type == BTRFS_SUPER_MAGIC && file_ops->ioctl(fd, BTRFS_IOC_FS_INFO, &info) == 0) /* subvolumes have devices of their own */
+	/* Subvolumes have devices of their own. */
+	if (type == BTRFS_SUPER_MAGIC && file_ops->ioctl(fd, BTRFS_IOC_FS_INFO, &info) == 0)
 		memcpy(ret, info.fsid, sizeof(info.fsid));
 }
 
@@ -187,7 +188,7 @@ static bool can_dedupe(const struct store *s, const char *path, const struct sto
 	return can;
 }
 
-const char *store_fs_name(int64_t type)
+static const char *fs_name(int64_t type)
 {
 	static const struct {
 		int64_t type;
@@ -218,11 +219,11 @@ static int add_fs(struct store *s, const struct store_fs *fs, const char *path, 
 	}
 	p->file_systems = more;
 	more[p->nr_file_systems++] = (struct plan_fs){
-		.path = store_copy(path), .type = store_copy(store_fs_name(fs->type)), .dev = st->st_dev,
+		.path = store_copy(path), .type = store_copy(fs_name(fs->type)), .dev = st->st_dev,
 		.size = (uint64_t)sf->f_blocks * (uint64_t)sf->f_bsize, .free = (uint64_t)sf->f_bavail * (uint64_t)sf->f_bsize,
 	};
 	if (!fs->dedupes) {
-		snprintf(why, sizeof(why), "%s cannot share blocks between files in place", store_fs_name(fs->type));
+		snprintf(why, sizeof(why), "%s cannot share blocks between files in place", fs_name(fs->type));
 		more[p->nr_file_systems - 1].why_not = strdup(why);
 	}
 	return 0;

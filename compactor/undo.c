@@ -2,6 +2,7 @@
 #include "compactor/exchange.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "compactor/pool/view.h"
@@ -9,7 +10,12 @@
 
 /* How it works: the same exchange as that of a replacement, the other way round: the original arrives, the new file
  * leaves.  The newest replacement of an image goes back first, so that one that was replaced twice comes to its first
- * original. */
+ * original.
+ *
+ * An original that stands on a pool which was moved since is told first where that is now.  It keeps its mtime, by which it is known; while
+ * it may have another one the journal knows it by none, and has that where its ctime was. */
+
+#define NS INT64_C(1000000000)
 
 /* The image must be the file that was put there, as it was then. */
 static int check_new(const struct exchange *x, struct err *err)
@@ -22,22 +28,66 @@ static int check_new(const struct exchange *x, struct err *err)
 	is = spool_identity_of(&st);
 	if (workshop_same(&is, &x->entry.replacement) && is.ctime == x->entry.replacement.ctime)
 		return 0;
-	return err_set(err, ERR_STALE, "it has changed since it was replaced, which an undo would lose; its original stays in the trash");
+	return err_set(err, ERR_STALE,
+		       "it has changed since it was replaced, which an undo would lose; its original stays in the trash");
 }
 
-/* An overlay on a pool can be read only as long as the pool has what it stands on. */
-static int check_backing(int fd, struct err *err)
+/* ---- what the original stands on ---- */
+
+/* It has its time again, and is known by it. */
+static int end_mending(struct exchange *x, struct err *err)
+{
+	struct spool_identity *is = &x->entry.original;
+	int64_t s = is->ctime / NS - (is->ctime % NS < 0), ns = is->ctime - s * NS;
+	const struct timespec times[2] = { { .tv_nsec = UTIME_OMIT }, { .tv_sec = s, .tv_nsec = ns } };
+
+	if (file_ops->futimens(x->arriving.fd, times) < 0)
+		return err_errno(err, "cannot give its original its time again");
+	if (file_sync(x->arriving.fd, "its original", err) < 0)
+		return -1;
+	is->mtime = is->ctime;
+	return journal_append(&x->workshop->journal, &x->entry, err);
+}
+
+static int mend(struct exchange *x, struct err *err)
+{
+	struct workshop *w = x->workshop;
+	int rc;
+
+	x->entry.original.ctime = x->entry.original.mtime;
+	x->entry.original.mtime = WORKSHOP_ANY_TIME;
+	if (journal_append(&w->journal, &x->entry, err) < 0)
+		return -1;
+	rc = w->mend(w->mend_ctx, x->arriving.fd, err);
+	return end_mending(x, rc < 0 ? NULL : err) < 0 ? -1 : rc;
+}
+
+/* 1 = what it stands on, if that is a pool, is there; 0, and its path. */
+static int has_backing(int fd, char ret[PATH_MAX])
 {
 	struct slice s;
 	struct stat st;
 	uint64_t size;
 
 	if (overlay_backing(fd, &s, &size, NULL) <= 0 || file_ops->fstatat(AT_FDCWD, s.path, &st, 0) == 0)
-		return 0;
-	return err_set(err, ERR_STALE, "its original stands on '%s', which is not there any more; the image stays as it is", s.path);
+		return 1;
+	snprintf(ret, PATH_MAX, "%s", s.path);
+	return 0;
 }
 
-static int check_original(const struct exchange *x, struct err *err)
+/* An overlay on a pool can be read only as long as the pool has what it stands on. */
+static int check_backing(struct exchange *x, struct err *err)
+{
+	struct err why = ERR_INIT;
+	char path[PATH_MAX];
+
+	if (has_backing(x->arriving.fd, path) || (x->workshop->mend && mend(x, &why) == 0 && has_backing(x->arriving.fd, path)))
+		return 0;
+	return err_set(err, ERR_STALE, "its original stands on '%s', which is not there any more%s%s; the image stays as it is", path,
+		       why.kind ? ", and " : "", why.text);
+}
+
+static int check_original(struct exchange *x, struct err *err)
 {
 	struct spool_identity is;
 	struct stat st;
@@ -45,10 +95,14 @@ static int check_original(const struct exchange *x, struct err *err)
 	if (file_ops->fstat(x->arriving.fd, &st) < 0)
 		return err_errno(err, "cannot stat its original");
 	is = spool_identity_of(&st);
-	if (workshop_same(&is, &x->entry.original))
-		return check_backing(x->arriving.fd, err);
-	return err_set(err, ERR_STALE, "its original in the trash has changed; see what it is");
+	if (!workshop_same(&is, &x->entry.original))
+		return err_set(err, ERR_STALE, "its original in the trash has changed; see what it is");
+	if (x->entry.original.mtime == WORKSHOP_ANY_TIME && end_mending(x, err) < 0)
+		return -1;
+	return check_backing(x, err);
 }
+
+/* ---- one ---- */
 
 static int open_both(struct exchange *x, struct err *err)
 {
@@ -116,7 +170,7 @@ static const struct journal_entry *newest(const struct journal *j, const char *p
 int workshop_undo(struct workshop *w, const char *path, uint64_t *ret_nr, struct err *err)
 {
 	const struct journal_entry *next;
-	uint64_t before = UINT64_MAX;
+	uint64_t before = UINT64_MAX, nr_failed = 0;
 	struct err first = ERR_INIT;
 
 	*ret_nr = 0;
@@ -131,10 +185,12 @@ int workshop_undo(struct workshop *w, const char *path, uint64_t *ret_nr, struct
 		before = e.number;
 		if (undo_one(w, &e, &why) == 0)
 			++*ret_nr;
-		else if (!first.kind)
+		else if (!nr_failed++)
 			first = why;
 	}
-	if (first.kind && err)
+	if (nr_failed && err)
 		*err = first;
-	return first.kind ? -1 : 0;
+	if (nr_failed > 1)
+		err_add(err, "%llu originals stay, one of them", (unsigned long long)nr_failed);
+	return nr_failed ? -1 : 0;
 }

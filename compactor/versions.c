@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compactor/versions_parts.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <time.h>
@@ -70,10 +69,15 @@ int versions_check_depth(struct pool *p, const struct member *m, unsigned most, 
 		return -1;
 	if (depth < (most ? most : 1))
 		return 0;
-	return err_set(
-		err, ERR_REFUSED,
-		"image '%s': what its last version sealed waits to be folded into the pool; dedupscan compact --apply does that",
-		member_disk(m)->path);
+	if (most > 1)
+		return err_set(err, ERR_REFUSED,
+			       "image '%s': %u versions were made of it while its machine ran; shut that down and run "
+			       "dedupscan compact --apply before the next one",
+			       member_disk(m)->path, depth);
+	return err_set(err, ERR_REFUSED,
+		       "image '%s': what its last version sealed waits to be folded into the pool; dedupscan compact --apply does "
+		       "that",
+		       member_disk(m)->path);
 }
 
 int versions_add_pending(struct name *n, const struct member *m, const uint8_t sealed[POOL_ID_SIZE], struct err *err)
@@ -87,10 +91,10 @@ int versions_add_pending(struct name *n, const struct member *m, const uint8_t s
 	return vec_push(&n->disks, d) < 0 ? err_set(err, ERR_MEMORY, "out of memory") : 0;
 }
 
-/* Sealing goes in two rounds of syncs.  In the first is all that is written: the fresh overlays, the version as it is pending, and, under
- * other names, how it and its members are to be noted at the end.  In the second is what changes places, and what was sealed.  That ends
- * well when the second is done: a recovery of what is pending comes to the same, so the renames by which names become what they are to
- * be need no sync. */
+/* Sealing goes in two rounds of syncs.  In the first is all that is written: the fresh overlays, the version as it is pending, and,
+ * under other names, how it and its members are to be noted at the end.  In the second is what changes places, and what was sealed.
+ * That ends well when the second is done: a recovery of what is pending comes to the same, so the renames by which names become
+ * what they are to be need no sync. */
 struct sealing {
 	struct pool *pool;
 	struct name *name; /* pending */

@@ -18,7 +18,8 @@ struct standing; /* compactor/member.h */
 /* How images are changed. */
 struct versions_how {
 	struct hold_options hold;
-	uint64_t settle_ns;  /* how long to wait for openers who are on their way, where something would be lost: a second, tests less */
+	uint64_t settle_ns;  /* how long to wait for openers who are on their way, where something would be lost: a second, tests
+			      * less */
 	unsigned sealed_max; /* sealed overlays on each other; 0 = 1, so that chains are at most 4 deep */
 	int64_t now;	     /* seconds since 1970 */
 };
@@ -89,8 +90,9 @@ struct prune_options {
 };
 
 /* Goes through the versions that have a disk at the path, newest first, and deletes those that no rule keeps: of each of the
- * last N days (weeks from Monday on, months, years, in local time) that have a version, the last one is kept.  `tell` gets each,
- * and which rule keeps it ("daily", NULL = none).  All rules 0 is ERR_USAGE. */
+ * last N days (weeks from Monday on, months, years, in local time) that have a version, the last one is kept; where a clock was wrong,
+ * by either order, that of numbers or of times.  `tell` gets each, and which rule keeps it ("daily", NULL = none).  All rules 0 is
+ * ERR_USAGE. */
 int versions_prune(struct pool *p, const struct prune_options *o,
 		   int (*tell)(void *ctx, const struct name *n, const char *kept_by, struct err *err), void *ctx, struct err *err);
 
@@ -126,21 +128,22 @@ int versions_repoint(struct pool *p, struct workshop *w, const char *root_path, 
 /* ---- images that came and went ---- */
 
 /* Notes the image at a path as a member, if it is an overlay on this pool that no member is: it was copied or moved there.  When of
- * the members that stand on the same exactly one is gone from its path, or one of the gone ones had the same name in another directory,
- * then that was moved: it, and its versions, are at the new path from then on.  1 = done now, 0 = it is one already, or stands on no
- * pool; -1. */
+ * the members that stand on the same exactly one is gone from its path, or one of the gone ones had the same name in another
+ * directory, then that was moved: it, and its versions, are at the new path from then on.  1 = done now, 0 = it is one already, or
+ * stands on no pool; -1. */
 int versions_adopt(struct pool *p, const char *path, struct err *err);
-/* The same for one that no member is and whose standing is known: its backing file's name may be wrong.  *ret_was is where it was, "" =
- * it is new. */
+/* The same for one that no member is and whose standing is known: its backing file's name may be wrong.  *ret_was is where it was,
+ * "" = it is new. */
 int versions_adopt_as(struct pool *p, const char *path, const struct standing *standing, char ret_was[PATH_MAX], struct err *err);
-/* Where the image at a path was when the pool knew it last: 1, 0 = it knows it at that path, or not at all; -1.  For who only reads. */
+/* Where the image at a path was when the pool knew it last: 1, 0 = it knows it at that path, or not at all; -1.  For who only
+ * reads. */
 int versions_moved_from(struct pool *p, const char *path, char ret[PATH_MAX], struct err *err);
 
 /* Has disks of versions, and then members, be known by other paths: `renamed` says which, NULL = the path stays. */
 int versions_rename(struct pool *p, const char *(*renamed)(void *ctx, const char *path), void *ctx, struct err *err);
 
-/* Notes in all versions that wait for a sealed overlay to be folded in when it was last written to: for who changes its header, which is no
- * change of the version.  0 = that is not noted, so nobody takes offence meanwhile. */
+/* Notes in all versions that wait for a sealed overlay to be folded in when it was last written to: for who changes its header,
+ * which is no change of the version.  0 = that is not noted, so nobody takes offence meanwhile. */
 int versions_note_written(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], uint64_t written, struct err *err);
 
 /* Members at whose paths nothing is, for certain, or whose paths others have by now.  Who forgets them (names_remove()) has to

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compactor/versions_parts.h"
 
-#include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 
 #include "compactor/pool/qcow2_writer.h"
 #include "compactor/replace.h"

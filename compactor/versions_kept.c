@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <time.h>
 
-#include "compactor/pool/qcow2_writer.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 #include "scanner/image/image.h"
@@ -37,9 +36,13 @@ struct listing {
 static bool look_at_member(struct pool *p, const char *path, uint64_t *ret)
 {
 	char base[NAME_MAX + 1];
-	int dirfd = member_open_dir(p, path, base, NULL);
+	struct err why = ERR_INIT;
+	int dirfd = member_open_dir(p, path, base, &why);
 	struct stat st;
-	bool there = dirfd >= 0 && file_ops->fstatat(dirfd, base, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode);
+	bool elsewhere = why.kind == ERR_UNSUPPORTED; /* on another file system than the pool */
+	bool there = (dirfd >= 0 || elsewhere) &&
+		     file_ops->fstatat(elsewhere ? AT_FDCWD : dirfd, elsewhere ? path : base, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+		     S_ISREG(st.st_mode);
 
 	if (dirfd >= 0)
 		file_ops->close(dirfd);
@@ -365,17 +368,13 @@ struct rule {
 };
 
 /* The rule that keeps it.  All of them are asked, as each counts its periods. */
-static const char *kept_by(struct rule *rules, size_t nr, const struct name *n, unsigned *last)
+static const char *kept_by(struct rule *rules, size_t nr, const struct name *n)
 {
 	time_t made = (time_t)n->made;
 	const char *by = NULL;
 	struct tm tm = { .tm_mday = 1 };
 
 	localtime_r(&made, &tm);
-	if (*last) {
-		--*last;
-		by = "last";
-	}
 	for (size_t i = 0; i < nr; i++) {
 		struct rule *r = &rules[i];
 		char period[32];
@@ -392,8 +391,23 @@ static const char *kept_by(struct rule *rules, size_t nr, const struct name *n, 
 
 struct pruning {
 	const char *path;
-	VEC(struct name) names;
+	VEC(struct name) names; /* in order of number */
 };
+
+struct kept {
+	const struct name *name;
+	const char *by;
+};
+
+/* The newest first; the clock may have been wrong when one was made, or it was a snapshot within the image before. */
+static int compare_made(const void *a, const void *b)
+{
+	const struct name *x = (*(struct kept *const *)a)->name, *y = (*(struct kept *const *)b)->name;
+
+	if (x->made != y->made)
+		return x->made > y->made ? -1 : 1;
+	return x->number > y->number ? -1 : x->number < y->number;
+}
 
 static int add_version(void *ctx, const struct name *n, struct err *err)
 {
@@ -418,30 +432,65 @@ static void pruning_release(struct pruning *l)
 }
 CLEANUP_DEFINE_RELEASE(struct pruning, pruning_release)
 
-int versions_prune(struct pool *p, const struct prune_options *o,
-		   int (*tell)(void *ctx, const struct name *n, const char *kept_by, struct err *err), void *ctx, struct err *err)
+/* The newest first. */
+static void ask_rules(struct kept *const *order, size_t nr, const struct prune_options *o)
 {
-	CLEANUP(pruning_release) struct pruning l = { .path = o->path };
 	struct rule rules[] = {
 		{ "daily", "%Y-%m-%d", o->keep_daily, "" },
 		{ "weekly", "%G-%V", o->keep_weekly, "" },
 		{ "monthly", "%Y-%m", o->keep_monthly, "" },
 		{ "yearly", "%Y", o->keep_yearly, "" },
 	};
-	unsigned last = o->keep_last;
+
+	for (size_t i = 0; i < nr; i++) {
+		const char *by = kept_by(rules, ARRAY_SIZE(rules), order[i]->name);
+
+		if (!order[i]->by)
+			order[i]->by = by;
+	}
+}
+
+/* Which rule keeps each, in order of number, to be freed; NULL = no memory.  Where a clock was wrong it is not clear which is the
+ * newest: what one order or the other keeps stays. */
+static struct kept *find_kept(const struct pruning *l, const struct prune_options *o)
+{
+	size_t nr = l->names.nr;
+	CLEANUP(free) struct kept **order = calloc(nr + 1, sizeof(struct kept *));
+	struct kept *kept = order ? calloc(nr + 1, sizeof(*kept)) : NULL;
+
+	if (!kept)
+		return NULL;
+	for (size_t i = 0; i < nr; i++) {
+		kept[i] = (struct kept){ &l->names.items[i], i + o->keep_last >= nr ? "last" : NULL };
+		order[nr - 1 - i] = &kept[i];
+	}
+	ask_rules(order, nr, o);
+	if (nr)
+		qsort(order, nr, sizeof(struct kept *), compare_made);
+	ask_rules(order, nr, o);
+	return kept;
+}
+
+int versions_prune(struct pool *p, const struct prune_options *o,
+		   int (*tell)(void *ctx, const struct name *n, const char *kept_by, struct err *err), void *ctx, struct err *err)
+{
+	CLEANUP(pruning_release) struct pruning l = { .path = o->path };
+	CLEANUP(free) struct kept *kept = NULL;
 
 	if (!o->keep_last && !o->keep_daily && !o->keep_weekly && !o->keep_monthly && !o->keep_yearly)
 		return err_set(err, ERR_USAGE, "nothing says what to keep; --keep-last, --keep-daily and the like do");
 	if (names_each(p, add_version, &l, err) < 0)
 		return -1;
+	kept = find_kept(&l, o);
+	if (!kept)
+		return err_set(err, ERR_MEMORY, "out of memory");
 	for (size_t i = l.names.nr; i-- > 0;) {
 		struct name *n = &l.names.items[i];
-		const char *by = kept_by(rules, ARRAY_SIZE(rules), n, &last);
-		int rc = tell(ctx, n, by, err);
+		int rc = tell(ctx, n, kept[i].by, err);
 
 		if (rc)
 			return rc;
-		if (o->apply && !by && drop(p, n, err) < 0)
+		if (o->apply && !kept[i].by && drop(p, n, err) < 0)
 			return -1;
 	}
 	return o->apply ? versions_tidy(p, err) : 0;

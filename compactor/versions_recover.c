@@ -11,7 +11,8 @@
  *	members		get noted what they stand on, as a note may be older than that
  *	tidying		what nobody needs is forgotten
  *
- * Whoever ends well and leaves nothing says so in index/names (names_are_tidy()); then there are no promises, and all notes are right. */
+ * Whoever ends well and leaves nothing says so in index/names (names_are_tidy()); then there are no promises, and all notes are
+ * right. */
 
 struct recovering {
 	struct pool *pool;

@@ -95,7 +95,9 @@ int workshop_open_file(int dirfd, const char *name, struct err *err)
 
 bool workshop_same(const struct spool_identity *a, const struct spool_identity *b)
 {
-	return a->ino == b->ino && a->size == b->size && a->mtime == b->mtime;
+	bool any = a->mtime == WORKSHOP_ANY_TIME || b->mtime == WORKSHOP_ANY_TIME;
+
+	return a->ino == b->ino && a->size == b->size && (any || a->mtime == b->mtime);
 }
 
 int64_t workshop_clock(void)
@@ -157,8 +159,8 @@ static int check_nothing_else(const struct workshop *w, const struct journal_ent
 		is = rc ? spool_identity_of(&st) : *known;
 		if (!workshop_same(&is, known))
 			return err_set(err, ERR_STALE,
-				       "'%s/" WORKSHOP_NAME "/%s%s' is not what the journal says, or has changed; it is kept: see what "
-				       "it is, then remove it",
+				       "'%s/" WORKSHOP_NAME "/%s%s' is not what the journal says, or has changed; it is kept: "
+				       "see what it is, then remove it",
 				       w->path, s == STORE_TRASH ? "trash/" : "", name);
 	}
 	return 0;
@@ -278,8 +280,8 @@ static int check_journal_not_lost(struct workshop *w, struct err *err)
 	if (rc == 0)
 		rc = file_each_name(w->trash_fd, is_any, NULL, err);
 	if (rc > 0)
-		return err_set(err, ERR_FORMAT,
-			       "the journal is gone, and there are files that may be originals; look at them before you remove them");
+		return err_set(err, ERR_FORMAT, "the journal is gone, and there are files that may be originals; "
+						"look at them before you remove them");
 	return rc;
 }
 
@@ -327,6 +329,12 @@ int workshop_open(int dirfd, const char *path, bool create, struct workshop **re
 void workshop_set_settle(struct workshop *w, uint64_t ns)
 {
 	w->settle_ns = ns;
+}
+
+void workshop_set_mender(struct workshop *w, int (*mend)(void *ctx, int fd, struct err *err), void *ctx)
+{
+	w->mend = mend;
+	w->mend_ctx = ctx;
 }
 
 void workshop_close(struct workshop *w)

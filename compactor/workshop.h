@@ -47,6 +47,10 @@ struct recovery {
 int workshop_recover(struct workshop *w, void (*tell)(void *ctx, const char *path, const struct err *what), void *ctx,
 		     struct recovery *ret, struct err *err);
 
+/* Who is asked when an original stands on a file that is not there any more: to have it say, in place, where that is now.
+ * Unless set it stays in the trash. */
+void workshop_set_mender(struct workshop *w, int (*mend)(void *ctx, int fd, struct err *err), void *ctx);
+
 /* Puts originals back that are still in the trash: of the image at `path` (as root-relative name), NULL = all.  The
  * image must not have changed since, or ERR_STALE. */
 int workshop_undo(struct workshop *w, const char *path, uint64_t *ret_nr, struct err *err);

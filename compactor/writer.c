@@ -51,8 +51,8 @@ static int choose_cluster_size(struct writer *w, uint64_t size, struct err *err)
 	const struct writer_format *f = w->format;
 
 	if (size && !f->cluster_max)
-		return err_set(err, ERR_UNSUPPORTED, "%s images%s%s have no clusters or blocks", f->name, f->kind ? " of kind " : "",
-			       f->kind ? f->kind : "");
+		return err_set(err, ERR_UNSUPPORTED, "%s images%s%s have no clusters or blocks", f->name,
+			       f->kind ? " of kind " : "", f->kind ? f->kind : "");
 	if (size && (!is_pow2(size) || size < f->cluster_min || size > f->cluster_max))
 		return err_set(err, ERR_UNSUPPORTED,
 			       "%llu bytes are no cluster or block of such a %s image: a power of two from %llu to %llu is",
@@ -161,8 +161,8 @@ static int begin_packing(struct writer *w, struct err *err)
 {
 	size_t size = (size_t)w->cluster_size;
 	struct packer_options o = {
-		.method = w->format->method, .cluster_size = size, .room = w->format->place ? size - 1 : size + size / 16 + 64,
-		.take = take_cluster, .ctx = w,
+		.method = w->format->method, .name = w->name, .cluster_size = size,
+		.room = w->format->place ? size - 1 : size + size / 16 + 64, .take = take_cluster, .ctx = w,
 	};
 
 	w->packer = packer_new(&o, err);

@@ -11,7 +11,8 @@
 #include "scanner/image/codec_zlib.h"
 #include "scanner/image/codec_zstd.h"
 
-/* A batch is gathered, its clusters are compressed by several threads, and told by one. */
+/* A batch is gathered, its clusters are compressed by several threads, and told by one.  What a thread made it decompresses at once and
+ * compares: neither a compressor's fault nor bad memory is to cost a disk. */
 
 #define BATCH ((size_t)2 << 20)
 #define THREADS_MAX 16
@@ -20,6 +21,7 @@
 struct coder {
 	struct codec_zlib_encoder *zlib;
 	struct codec_zstd_encoder *zstd;
+	uint8_t *back; /* a cluster, decompressed */
 };
 
 struct packer {
@@ -40,8 +42,11 @@ static unsigned count_threads(size_t nr_clusters)
 	return (unsigned)min_u64(min_u64(nr, THREADS_MAX), nr_clusters);
 }
 
-static int coder_init(struct coder *c, enum pack_method method, struct err *err)
+static int coder_init(struct coder *c, enum pack_method method, size_t cluster_size, struct err *err)
 {
+	c->back = malloc(cluster_size);
+	if (!c->back)
+		return err_set(err, ERR_MEMORY, "no memory to compress clusters");
 	if (method == PACK_ZSTD)
 		c->zstd = codec_zstd_encoder_new(err);
 	else
@@ -68,7 +73,7 @@ struct packer *packer_new(const struct packer_options *o, struct err *err)
 		return err_null(err, ERR_MEMORY, "no memory to compress clusters");
 	p->nr_threads = count_threads(nr);
 	for (unsigned i = 0; i < p->nr_threads; i++)
-		if (coder_init(&p->coders[i], o->method, err) < 0)
+		if (coder_init(&p->coders[i], o->method, o->cluster_size, err) < 0)
 			return NULL;
 	return STEAL(p);
 }
@@ -80,11 +85,26 @@ void packer_free(struct packer *p)
 	for (unsigned i = 0; i < p->nr_threads; i++) {
 		codec_zlib_encoder_free(p->coders[i].zlib);
 		codec_zstd_encoder_free(p->coders[i].zstd);
+		free(p->coders[i].back);
 	}
 	free(p->plain);
 	free(p->packed);
 	free(p->lens);
 	free(p);
+}
+
+static int check_packed(const struct packer *p, const struct coder *c, size_t i, const uint8_t *plain, struct err *err)
+{
+	const size_t size = p->o.cluster_size, len = p->lens[i];
+	const uint8_t *packed = p->packed + i * p->o.room;
+	bool whole = c->zstd ? codec_zstd_undo(c->zstd, packed, len, c->back, size) : codec_zlib_undo(c->zlib, packed, len, c->back, size);
+
+	if (whole && memcmp(c->back, plain, size) == 0)
+		return 0;
+	return err_set(err, ERR_IO,
+		       "'%s': %s compressed the %zu bytes at %llu of the disk wrongly, they do not come back; test this machine's memory, "
+		       "and write an image that is not compressed, or elsewhere",
+		       p->o.name, c->zstd ? "zstd" : "zlib", size, (unsigned long long)(p->at + i * size));
 }
 
 static int pack_one(void *ctx, unsigned thread, size_t i, struct err *err)
@@ -94,12 +114,11 @@ static int pack_one(void *ctx, unsigned thread, size_t i, struct err *err)
 	const uint8_t *plain = p->plain + i * p->o.cluster_size;
 	uint8_t *to = p->packed + i * p->o.room;
 
-	(void)err;
 	if (sparse_is_zero(plain, p->o.cluster_size))
 		return 0;
 	p->lens[i] = c->zstd ? codec_zstd_encode(c->zstd, plain, p->o.cluster_size, to, p->o.room)
 			     : codec_zlib_encode(c->zlib, plain, p->o.cluster_size, to, p->o.room);
-	return 0;
+	return p->lens[i] ? check_packed(p, c, i, plain, err) : 0;
 }
 
 int packer_flush(struct packer *p, struct err *err)

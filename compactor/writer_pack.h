@@ -10,7 +10,8 @@
 
 /* Compresses clusters for the writers of images, on all processors.
  *
- * Bytes come in order and are gathered; what is not put is zeros.  Clusters are told in order, whole; those of zeros are not. */
+ * Bytes come in order and are gathered; what is not put is zeros.  Clusters are told in order, whole; those of zeros are not.  A
+ * compressed one was decompressed and compared before it is told: ERR_IO where it differs. */
 
 enum pack_method {
 	PACK_NOTHING,
@@ -21,6 +22,7 @@ enum pack_method {
 
 struct packer_options {
 	enum pack_method method;
+	const char *name; /* of the image, for errors */
 	size_t cluster_size;
 	size_t room; /* a cluster that becomes longer is told as it is */
 

@@ -165,7 +165,8 @@ static int count_packed(struct qcow2_writer *q, uint64_t at, size_t len, struct 
 	uint64_t last = (at + len - 1) >> q->cluster_bits;
 
 	if (last * sizeof(uint16_t) >= WRITER_TABLE_MAX)
-		return err_set(err, ERR_UNSUPPORTED, "clusters of %llu bytes are too small for a qcow2 image with so much compressed data",
+		return err_set(err, ERR_UNSUPPORTED,
+			       "clusters of %llu bytes are too small for a qcow2 image with so much compressed data",
 			       (unsigned long long)q->w.cluster_size);
 	while (q->packed_counts.nr <= last)
 		if (vec_push(&q->packed_counts, 0) < 0)

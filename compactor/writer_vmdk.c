@@ -79,7 +79,8 @@ static void print_descriptor(FILE *out, const struct writer *w, enum vmdk_adapte
 		(unsigned long long)cylinders, heads, sectors, adapter == VMDK_IDE ? "ide" : "lsilogic");
 }
 
-char *vmdk_descriptor_new(const struct writer *w, enum vmdk_adapter adapter, const char *extents, struct err *err)
+/* The text for the disk of `w`, on the heap; the caller says the extents, in whole lines. */
+static char *descriptor_new(const struct writer *w, enum vmdk_adapter adapter, const char *extents, struct err *err)
 {
 	uint8_t guid[16];
 	char *text = NULL;
@@ -103,7 +104,7 @@ int vmdk_embed_descriptor(struct writer *w, enum vmdk_adapter adapter, struct er
 	char line[sizeof(w->name) + 64];
 
 	snprintf(line, sizeof(line), "RW %llu SPARSE \"%s\"\n", (unsigned long long)(w->size / VMDK_SECTOR), w->name);
-	text = vmdk_descriptor_new(w, adapter, line, err);
+	text = descriptor_new(w, adapter, line, err);
 	return text ? file_write(w->fd, text, strlen(text), VMDK_SECTOR, err) : -1;
 }
 
@@ -224,7 +225,7 @@ static int extents_end(struct writer *w, struct err *err)
 
 	if (begin_extents(v, v->nr - 1, err) < 0 || end_extent(v, err) < 0 || print_extents(v, &lines, err) < 0)
 		return -1;
-	text = vmdk_descriptor_new(w, esxi ? VMDK_LSILOGIC : VMDK_IDE, lines, err);
+	text = descriptor_new(w, esxi ? VMDK_LSILOGIC : VMDK_IDE, lines, err);
 	if (!text)
 		return -1;
 	w->file_end = strlen(text);

@@ -19,8 +19,6 @@ enum vmdk_adapter { VMDK_IDE, VMDK_LSILOGIC };
 
 /* The format knows no escapes. */
 int vmdk_check_name(const char *name, struct err *err);
-/* The text for the disk of `w`, on the heap; the caller says the extents, in whole lines. */
-char *vmdk_descriptor_new(const struct writer *w, enum vmdk_adapter adapter, const char *extents, struct err *err);
 /* Of a disk in one extent, in the very file: writes it to its second sector. */
 int vmdk_embed_descriptor(struct writer *w, enum vmdk_adapter adapter, struct err *err);
 

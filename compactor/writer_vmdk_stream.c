@@ -43,7 +43,8 @@ static int stream_begin(struct writer *w, struct err *err)
 	s->gdes = calloc((size_t)s->nr_tables, sizeof(*s->gdes));
 	s->sectors = malloc((size_t)(2 * w->cluster_size));
 	if (!s->gdes || !s->sectors)
-		return err_set(err, ERR_MEMORY, "no memory for a grain directory of %llu entries", (unsigned long long)s->nr_tables);
+		return err_set(err, ERR_MEMORY, "no memory for a grain directory of %llu entries",
+			       (unsigned long long)s->nr_tables);
 	w->file_end = OVERHEAD;
 	return vmdk_check_name(w->name, err);
 }
@@ -150,7 +151,8 @@ static int stream_end(struct writer *w, struct err *err)
 	struct vmdk_footer_disk footer;
 	uint32_t sector = 0;
 
-	if (end_table(s, err) < 0 || append_table(w, VMDK_MARKER_GD, s->gdes, (size_t)s->nr_tables * sizeof(*s->gdes), &sector, err) < 0)
+	if (end_table(s, err) < 0 ||
+	    append_table(w, VMDK_MARKER_GD, s->gdes, (size_t)s->nr_tables * sizeof(*s->gdes), &sector, err) < 0)
 		return -1;
 	footer = (struct vmdk_footer_disk){
 		.marker = marker_of(VMDK_MARKER_FOOTER, sizeof(footer.header)),

@@ -10,7 +10,8 @@
 
 const struct plan_figure plan_figures[] = {
 	FIGURE(plan, min_run), FIGURE(plan, saving), FIGURE(plan, saving_later), FIGURE(plan, work), FIGURE(plan, rate, true),
-	FIGURE(plan, nr_seconds), FIGURE(plan, peak_memory, true), FIGURE(plan, nr_folded, false, true), FIGURE(plan, folded, false, true),
+	FIGURE(plan, nr_seconds), FIGURE(plan, peak_memory, true), FIGURE(plan, nr_folded, false, true),
+	FIGURE(plan, folded, false, true),
 	{ NULL },
 };
 

@@ -222,11 +222,6 @@ int catalog_spool_dirfd(const struct catalog *c)
 	return c->spool_dirfd;
 }
 
-const char *catalog_dir(const struct catalog *c)
-{
-	return c->dir;
-}
-
 int catalog_remove_file(struct catalog *c, int dirfd, const char *name, struct err *err)
 {
 	CLEANUP(close_fd) int fd = file_open(dirfd, name, O_RDONLY | O_NONBLOCK | O_NOFOLLOW, 0, NULL);

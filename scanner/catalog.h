@@ -37,7 +37,6 @@ int catalog_index_dirfd(const struct catalog *c);
 int catalog_spool_dirfd(const struct catalog *c);
 /* Removes a large file of one of these without waiting until its blocks are free. */
 int catalog_remove_file(struct catalog *c, int dirfd, const char *name, struct err *err);
-const char *catalog_dir(const struct catalog *c);
 /* Device and inode of the directory, so that a walk can leave it out. */
 struct spool_identity catalog_identity(const struct catalog *c);
 
@@ -76,7 +75,6 @@ int catalog_image_by_id(struct catalog *c, int64_t id, struct catalog_image *ret
 
 /* Makes a row without content; returns its id in *ret. */
 int catalog_image_add(struct catalog *c, const char *path, int64_t *ret, struct err *err);
-int catalog_image_rename(struct catalog *c, int64_t id, const char *path, struct err *err);
 int catalog_image_remove(struct catalog *c, int64_t id, struct err *err);
 /* Records why it could not be read; what was known of its content is dropped. */
 int catalog_image_failed(struct catalog *c, int64_t id, const struct spool_image *i, const char *format,
@@ -156,13 +154,15 @@ int catalog_count_runs(struct catalog *c, int64_t image, uint64_t *ret, struct e
 /* How many segments of the guest's disk, the first `layer` bytes, hold something that is not zero. */
 int catalog_count_live_segments(struct catalog *c, int64_t image, uint64_t layer, uint64_t *ret, struct err *err);
 
-/* All segments with their digests (scanner/index/spool.h) and how many blocks are stored and how many of these are zero; calls until it
- * returns non-zero, which is returned. */
+/* All segments with their digests (scanner/index/spool.h) and how many blocks are stored and how many of these are zero; calls
+ * until it returns non-zero, which is returned. */
 int catalog_each_segment(struct catalog *c, int64_t image,
-			 int (*call)(void *ctx, uint64_t segment, const uint8_t digest[16], unsigned stored, unsigned zero, struct err *err),
+			 int (*call)(void *ctx, uint64_t segment, const uint8_t digest[16], unsigned stored, unsigned zero,
+				     struct err *err),
 			 void *ctx, struct err *err);
 
-/* Segments in which blocks of zeros are stored, so many of their stored blocks; calls until it returns non-zero, which is returned. */
+/* Segments in which blocks of zeros are stored, so many of their stored blocks; calls until it returns non-zero, which is
+ * returned. */
 int catalog_each_zero_segment(struct catalog *c, int64_t image,
 			      int (*call)(void *ctx, uint64_t segment, unsigned stored, unsigned zero, struct err *err),
 			      void *ctx, struct err *err);

@@ -102,11 +102,6 @@ int catalog_image_add(struct catalog *c, const char *path, int64_t *ret, struct 
 	return 0;
 }
 
-int catalog_image_rename(struct catalog *c, int64_t id, const char *path, struct err *err)
-{
-	return sql_run(sql_query(c->db, err, "UPDATE images SET path = ? WHERE id = ?", "si", path, id), err);
-}
-
 static int remove_segments(struct catalog *c, int64_t id, struct err *err)
 {
 	return sql_run(sql_query(c->db, err, "DELETE FROM segments WHERE image = ?", "i", id), err);
@@ -130,8 +125,9 @@ int catalog_image_failed(struct catalog *c, int64_t id, const struct spool_image
 	q = sql_query(
 		c->db, err,
 		"UPDATE images SET dev = ?, ino = ?, size = ?, mtime = ?, ctime = ?, racy = ?, told = ?,"
-		" base = base + 1, parts = NULL, format = ?, backing = NULL, backing_path = NULL, features = NULL, warning = NULL, error_kind = ?, error = ?,"
-		" virtual_size = 0, nr_stored = 0, nr_zero = 0, nr_snapshots = 0, scanned_at = ? WHERE id = ?",
+		" base = base + 1, parts = NULL, format = ?, backing = NULL, backing_path = NULL, features = NULL, warning = NULL,"
+		" error_kind = ?, error = ?, virtual_size = 0, nr_stored = 0, nr_zero = 0, nr_snapshots = 0, scanned_at = ?"
+		" WHERE id = ?",
 		"iiiiiiisssii", (int64_t)i->identity.dev, (int64_t)i->identity.ino, (int64_t)i->identity.size,
 		i->identity.mtime, i->identity.ctime, (int64_t)i->racy, (int64_t)i->told, format,
 		err_kind_name(why->kind), why->text, (int64_t)time(NULL), id);
@@ -231,7 +227,8 @@ static int rename_if_moved(struct catalog *c, int64_t id, struct err *err)
 		return rc;
 	path = strdup(sql_text(q, 0));
 	sql_end(q);
-	rc = path ? catalog_image_rename(c, id, path, err) : err_set(err, ERR_MEMORY, "no memory for a path");
+	rc = path ? sql_run(sql_query(c->db, err, "UPDATE images SET path = ? WHERE id = ?", "si", path, id), err)
+		  : err_set(err, ERR_MEMORY, "no memory for a path");
 	free(path);
 	return rc < 0 ? -1 : 1;
 }
@@ -423,8 +420,9 @@ int catalog_take_spool(struct catalog *c, int64_t image, struct spool *s, uint64
 
 int catalog_count_live_segments(struct catalog *c, int64_t image, uint64_t layer, uint64_t *ret, struct err *err)
 {
-	struct sql_query *q = sql_query(c->db, err, "SELECT count(*) FROM segments WHERE image = ? AND stored > zero AND segment < ?", "ii",
-					image, (int64_t)((layer + SEGMENT_SIZE - 1) / SEGMENT_SIZE));
+	struct sql_query *q =
+		sql_query(c->db, err, "SELECT count(*) FROM segments WHERE image = ? AND stored > zero AND segment < ?", "ii",
+			  image, (int64_t)((layer + SEGMENT_SIZE - 1) / SEGMENT_SIZE));
 	int rc = sql_step(q, err);
 
 	if (rc <= 0)
@@ -435,17 +433,20 @@ int catalog_count_live_segments(struct catalog *c, int64_t image, uint64_t layer
 }
 
 int catalog_each_segment(struct catalog *c, int64_t image,
-			 int (*call)(void *, uint64_t, const uint8_t *, unsigned, unsigned, struct err *), void *ctx, struct err *err)
+			 int (*call)(void *, uint64_t, const uint8_t *, unsigned, unsigned, struct err *), void *ctx,
+			 struct err *err)
 {
-	struct sql_query *q =
-		sql_query(c->db, err, "SELECT segment, digest, stored, zero FROM segments WHERE image = ? ORDER BY segment", "i", image);
+	const char *sql = "SELECT segment, digest, stored, zero FROM segments WHERE image = ? ORDER BY segment";
+	struct sql_query *q = sql_query(c->db, err, sql, "i", image);
 	int rc;
 
 	while ((rc = sql_step(q, err)) > 0) {
 		size_t len;
 		const void *digest = sql_bytes(q, 1, &len);
 
-		rc = digest && len == 16 ? call(ctx, (uint64_t)sql_int(q, 0), digest, (unsigned)sql_int(q, 2), (unsigned)sql_int(q, 3), err) : 0;
+		rc = digest && len == 16
+			     ? call(ctx, (uint64_t)sql_int(q, 0), digest, (unsigned)sql_int(q, 2), (unsigned)sql_int(q, 3), err)
+			     : 0;
 		if (rc != 0) {
 			sql_end(q);
 			break;

@@ -5,8 +5,8 @@
 #include "scanner/catalog.h"
 #include "scanner/sql.h"
 
-/* What the parts of the catalog share: catalog.c opens it, catalog_images.c, catalog_files.c and catalog_index.c hold what its tables do.
- * Nobody else includes this. */
+/* What the parts of the catalog share: catalog.c opens it, catalog_images.c, catalog_files.c and catalog_index.c hold what its
+ * tables do.  Nobody else includes this. */
 
 struct catalog {
 	char *dir;

@@ -122,16 +122,17 @@ static bool becomes_original(struct duplicates_thread *th, uint64_t position, ui
 	return false;
 }
 
+static int tell(struct duplicates_thread *th, uint64_t position, bool elsewhere, uint64_t origin, struct err *err)
+{
+	th->pending[th->nr_pending++] = (struct record){ .key = { .hi = position, .lo = elsewhere }, .value = origin };
+	return th->nr_pending == DUPLICATES_AT_ONCE ? push_duplicates(th, err) : 0;
+}
+
 static int take_duplicate(void *ctx, uint64_t position, uint64_t first, struct err *err)
 {
 	struct duplicates_thread *th = ctx;
-	uint64_t origin;
 
-	if (becomes_original(th, position, first))
-		return 0;
-	origin = th->origin;
-	th->pending[th->nr_pending++] = (struct record){ .key = { .hi = position }, .value = origin };
-	return th->nr_pending == DUPLICATES_AT_ONCE ? push_duplicates(th, err) : 0;
+	return becomes_original(th, position, first) ? 0 : tell(th, position, false, th->origin, err);
 }
 
 /* The next live position of the key at hand. */
@@ -178,11 +179,29 @@ static int count_single(struct duplicates_thread *th, struct err *err)
 	return group_count(&th->count, th->positions, th->scratch, 1, err) < 0 ? -1 : 1;
 }
 
-static int count_key(struct duplicates_thread *th, struct err *err)
+/* Takes the key at hand if its content is elsewhere, or nobody has it: 1, 0 = it did not, and its places are to be begun anew, -1. */
+static int tell_elsewhere(struct duplicates_thread *th, struct key key, struct err *err)
+{
+	uint64_t position, where;
+	int rc = next_position(th, &position, err);
+
+	if (rc <= 0)
+		return rc < 0 ? -1 : 1;
+	rc = th->d->o.elsewhere(th->d->o.ctx, key, &where, err);
+	if (rc <= 0)
+		return rc < 0 ? -1 : rewind_positions(th, err);
+	while (rc > 0)
+		rc = tell(th, position, true, where, err) < 0 ? -1 : next_position(th, &position, err);
+	return rc < 0 ? -1 : 1;
+}
+
+static int count_key(struct duplicates_thread *th, struct key key, struct err *err)
 {
 	size_t nr = 0;
-	int rc = th->d->singles ? count_single(th, err) : 0;
+	int rc = th->d->o.elsewhere ? tell_elsewhere(th, key, err) : 0;
 
+	if (rc == 0 && th->d->singles)
+		rc = count_single(th, err);
 	if (rc)
 		return rc < 0 ? -1 : 0;
 	while ((rc = next_position(th, &th->positions[nr], err)) > 0) {
@@ -210,7 +229,7 @@ static int count_tables(struct duplicates_thread *th, struct table **tables, siz
 		if ((++n & 0x3fff) == 0 && stopped(th->d))
 			rc = err_set(err, ERR_CANCELED, "stopped while the index was counted");
 		else
-			rc = count_key(th, err);
+			rc = count_key(th, key, err);
 		if (rc < 0)
 			break;
 	}

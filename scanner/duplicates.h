@@ -27,6 +27,9 @@ struct duplicates_options {
 	bool (*usable)(void *ctx, uint32_t rank, uint64_t block);
 	/* So many blocks at most have one original, then another of them becomes one; 0 = no limit. */
 	uint64_t sharers;
+	/* Asked of every content that occurs, in the order of keys but by several threads: 1 = it is elsewhere, too, and *ret says where;
+	 * 0, -1.  NULL = it is nowhere else. */
+	int (*elsewhere)(void *ctx, struct key key, uint64_t *ret, struct err *err);
 	void *ctx;
 };
 
@@ -37,7 +40,7 @@ struct duplicates *duplicates_find(struct catalog *c, const struct duplicates_im
 				   const struct duplicates_options *o, struct err *err);
 
 /* The next duplicates, as sorter_next() has them: key.hi is the POSITION() of one, value that of its original; they
- * ascend. */
+ * ascend.  Of contents that are elsewhere all blocks are told instead, with key.lo = 1 and where as value. */
 ssize_t duplicates_next(struct duplicates *d, const struct record **ret, struct err *err);
 
 /* Counts of threads, for duplicates_nr_threads() of them; images by rank. */

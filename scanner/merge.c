@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "scanner/merge.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,7 +32,6 @@
 #define PARTITION_TARGET ((uint64_t)256 * 1024) /* places; 4 MiB on disk; more where OUT_BITS_MAX bounds the splitting */
 #define PIECE_REQUESTS ((uint64_t)64 * 1024) /* sorted at once, where no slice has more: 1.5 MiB and as much scratch */
 #define SLICE_BITS 8
-#define SLICE_SHIFT (32 - SLICE_BITS)
 #define OUT_BITS_MAX (SLICE_BITS + 6) /* so that a unit never has more tables than can be open at once */
 #define TABLE_ROOM (64 * 1024)
 #define TABLES_ROOM (2 * 1024 * 1024) /* for all tables of a unit */

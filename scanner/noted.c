@@ -33,7 +33,7 @@ int noted_set_qcow2(int fd, struct err *err)
 		return 0;
 	if (errno == EOPNOTSUPP)
 		return err_set(err, ERR_UNSUPPORTED,
-			       "it is named as a raw disk, and its file system has no extended attributes to note that it is a qcow2 image "
-			       "then; rename it first");
+			       "it is named as a raw disk, and its file system has no extended attributes to note that it is "
+			       "a qcow2 image then; rename it first");
 	return err_errno(err, "cannot set the attribute '%s'", NOTED_FORMAT);
 }

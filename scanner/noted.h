@@ -7,8 +7,8 @@
 #include "scanner/base/err.h"
 
 /* What an image was made, whatever its name says: one that is named as a raw disk is read as one (scanner/image/image_choice.c), as
- * its guest owns every byte of it; but when dedupscan puts a qcow2 image in its place, that is noted as an extended attribute of the
- * file, which no guest can set.  It goes where the file goes, and leaves with it. */
+ * its guest owns every byte of it; but when dedupscan puts a qcow2 image in its place, that is noted as an extended attribute of
+ * the file, which no guest can set.  It goes where the file goes, and leaves with it. */
 
 #define NOTED_FORMAT "user.dedupscan.format"
 

@@ -98,7 +98,8 @@ struct plan {
 	bool applied;	   /* it was carried out, as far as the states of its steps say */
 	uint64_t nr_seconds; /* how long that took */
 	uint64_t peak_memory;
-	uint64_t nr_folded, folded; /* sealed overlays that entered the pool when it was carried out, and the bytes it stored of them */
+	uint64_t nr_folded, folded; /* sealed overlays that entered the pool when it was carried out, and the bytes it stored of
+				     * them */
 	bool pool_in_use;  /* by somebody else, so that none could */
 };
 

@@ -10,7 +10,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "scanner/base/checked.h"
 #include "scanner/image/slice.h"
 
 #define DEPTH_MAX 256
@@ -197,6 +196,14 @@ static bool left_out(const struct roots *r, const struct stat *st)
 	return st->st_dev == r->leave_out.dev && st->st_ino == r->leave_out.ino;
 }
 
+/* A pool that the user called something else. */
+static bool is_pool(int dirfd)
+{
+	return faccessat(dirfd, "trees", F_OK, AT_SYMLINK_NOFOLLOW) == 0 &&
+	       faccessat(dirfd, "views", F_OK, AT_SYMLINK_NOFOLLOW) == 0 &&
+	       faccessat(dirfd, "names", F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
 static int walk_dir(struct walk *w, int dirfd, dev_t dev, struct err *err);
 
 static int enter(struct walk *w, int dirfd, const char *name, const struct stat *st, dev_t dev, struct err *err)
@@ -215,6 +222,10 @@ static int enter(struct walk *w, int dirfd, const char *name, const struct stat 
 	if (fd < 0) { /* EXDEV: a mount of the same file system; ENOENT: gone since it was looked at */
 		if (why.errnum != EXDEV && why.errnum != ENOENT)
 			w->v->problem(w->v->ctx, w->path, &why, true);
+		return 0;
+	}
+	if (is_pool(fd)) {
+		file_close(fd, w->path, NULL);
 		return 0;
 	}
 	w->depth++;
@@ -542,7 +553,8 @@ static bool is_pool_file(const char *name)
 	return len == 36 && strcmp(id + len, ".qcow2") == 0;
 }
 
-/* Only a pool's owner can put files there.  To whom they belong does not matter: libvirt gives them to the user of its virtual machines. */
+/* Only a pool's owner can put files there.  To whom they belong does not matter: libvirt gives them to the user of its virtual
+ * machines. */
 static int open_in_pool(const struct roots *r, const struct slice *s, char *ret_path, struct err *err)
 {
 	for (size_t i = 0; i < r->pools.nr; i++) {

@@ -14,7 +14,8 @@
  * A root is resolved once and held by descriptor; what is beneath it is reached by openat2 from there, so that no symbolic
  * link, no "..", no mount and no racing rename leads outside. */
 
-/* Directories of these names are not entered: files of ours lie there (compactor/workshop.h, compactor/pool/pool.h). */
+/* Directories of these names are not entered: files of ours lie there (compactor/workshop.h, compactor/pool/pool.h).  Nor is a pool of
+ * another name, which is known by what is in it. */
 #define ROOTS_WORKSHOP ".dedupscan"
 #define ROOTS_POOL ".dedupscan-pool"
 
@@ -41,8 +42,8 @@ struct roots {
 /* Adds what the user named. */
 int roots_add(struct roots *r, const char *path, bool walked, struct err *err);
 int roots_exclude(struct roots *r, const char *pattern, struct err *err);
-/* A pool that may be read through images that stand on it; `path` is absolute and resolved.  Refused where others than its owner could
- * put files there.  One that is there already is no error. */
+/* A pool that may be read through images that stand on it; `path` is absolute and resolved.  Refused where others than its owner
+ * could put files there.  One that is there already is no error. */
 int roots_add_pool(struct roots *r, const char *path, struct err *err);
 void roots_release(struct roots *r);
 
@@ -75,8 +76,8 @@ int roots_join_named(enum image_role role, const char *name, const char *from_pa
 int roots_resolve_named(enum image_role role, const char *name, const char *from_path, char *ret_path, struct err *err);
 
 /* Opens what the image at from_path, whose file is `image`, calls `name`: beneath a root (an extent also beside an image that
- * was itself named), a regular file, no other user's than the image's or root's, or not at all (ERR_REFUSED).  A backing file that is
- * named by a slice is a stub or the cluster file of a pool that was added, and nothing else. */
+ * was itself named), a regular file, no other user's than the image's or root's, or not at all (ERR_REFUSED).  A backing file that
+ * is named by a slice is a stub or the cluster file of a pool that was added, and nothing else. */
 int roots_open_named(const struct roots *r, enum image_role role, const char *name, const char *from_path,
 		     const struct stat *image, char *ret_path, struct err *err);
 
@@ -88,8 +89,8 @@ int roots_open_joined(const struct roots *r, const char *path, struct err *err);
 /* The walked root that the path is or lies beneath, NULL = none; *ret_name is the path from there on. */
 const struct root *roots_find(const struct roots *r, const char *path, const char **ret_name);
 
-/* Opens the directory of a file at or beneath a walked root, as strictly as the file itself would be; *ret_name is its name there.  For
- * who wants to replace it. */
+/* Opens the directory of a file at or beneath a walked root, as strictly as the file itself would be; *ret_name is its name there.
+ * For who wants to replace it. */
 int roots_open_dir_of(const struct roots *r, const char *path, const char **ret_name, struct err *err);
 
 /* True when the path is a root's or beneath one that is walked. */

@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "scanner/base/checked.h"
 #include "scanner/scan_parts.h"

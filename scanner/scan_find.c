@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <stdlib.h>
 
-#include "scanner/base/checked.h"
 #include "scanner/scan_parts.h"
 
 /* Finding: the walk of the roots, and what its result says about images that the catalog knows. */

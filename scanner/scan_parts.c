@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "scanner/scan_parts.h"
 
-#include <stdio.h>
 #include <string.h>
-
-#include "scanner/base/checked.h"
 
 void scan_tell_progress(struct scan *s, const char *stage, uint64_t done, uint64_t total)
 {

@@ -12,8 +12,8 @@
 /*
  * Verifying against the catalog.
  *
- * The readers are those of a scan, which hand over the digest of each segment that they find; the catalog's are beside them, both in
- * order:
+ * The readers are those of a scan, which hand over the digest of each segment that they find; the catalog's are beside them, both
+ * in order:
  *
  *	catalog	| 0 | 1 | 2 |   | 4 |		segment 1 has another digest,
  *	reader	| 0 | x | 2 | 3 |   |		3 came to be, 4 is gone: [1] and [3, 4] differ
@@ -402,7 +402,8 @@ static bool is_moved(const struct found *f, const struct catalog_image *i)
 	       f->identity.size == i->identity.size && f->identity.mtime == i->identity.mtime;
 }
 
-/* The row for a found file.  1 = there is one, 0 = there is none, 2 = it is that of another name of the file, which is still there. */
+/* The row for a found file.  1 = there is one, 0 = there is none, 2 = it is that of another name of the file, which is still
+ * there. */
 static int find_row(struct catalog_verify *w, const struct found *f, struct catalog_image *ret, struct err *err)
 {
 	struct file_row *same;

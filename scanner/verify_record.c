@@ -254,8 +254,8 @@ static int read_image(struct digest_verify *w, const struct found *f, int fd, st
 	uint64_t limit = o->limit;
 	struct errand e = {
 		.roots = o->roots, .format = o->format, .jail = o->jail, .stopper = o->stopper,
-		.run = o->run ? o->run : verify_worker_run, .arg = &limit, .shared_len = sizeof(struct verify_shared), .second_fd = -1,
-		.keep_cache = o->keep_cache, .reads_backing = true, .opened = take_file, .tick = show,
+		.run = o->run ? o->run : verify_worker_run, .arg = &limit, .shared_len = sizeof(struct verify_shared),
+		.second_fd = -1, .keep_cache = o->keep_cache, .reads_backing = true, .opened = take_file, .tick = show,
 		.delivered = delivered, .done = take_digest, .ctx = w,
 	};
 

@@ -58,8 +58,35 @@ assert_has_not()
 capture()
 {
 	status=0
-	# shellcheck disable=SC2034 # for the script
 	output=$("$@" 2>&1) || status=$?
+}
+
+# assert_status WANTED [WHAT]: of what was captured
+assert_status()
+{
+	[ "$status" -eq "$1" ] && return
+	printf '%s\n' "$output"
+	fail "exit status $status, not $1${2:+: $2}"
+}
+
+# random_file FILE SIZE
+random_file()
+{
+	head -c "$2" /dev/urandom >"$1"
+}
+
+# remove_trees DIR...: with pools in them, whose files may be immutable
+remove_trees()
+{
+	rm -rf "$@" 2>/dev/null && return
+	lift -R "$@"
+	rm -rf "$@"
+}
+
+# lift FILE...: those of a pool may be immutable
+lift()
+{
+	chattr -f -i "$@" || true
 }
 
 # toy_tree DIR: a source tree that has this one's build files and next to no program

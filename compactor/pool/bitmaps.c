@@ -278,7 +278,8 @@ bool bitmaps_left_behind(const struct bitmaps *b, struct err *ret)
 	if (!b->nr_invalid)
 		return false;
 	err_set(ret, ERR_STALE,
-		"its persistent bitmaps, %u of them, are left behind: a program that knows none has written to it since", b->nr_invalid);
+		"its persistent bitmaps, %u of them, are left behind: a program that knows none has written to it since",
+		b->nr_invalid);
 	return true;
 }
 

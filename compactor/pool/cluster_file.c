@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "compactor/pool/immutable.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/crc32c.h"
 #include "scanner/base/file.h"
@@ -26,8 +27,9 @@
  * A failed write is tried again with the next one: the buffer still has the bytes.  (Of what is so long that it is written past the
  * buffer nothing is appended then.)  A failed sync is final.
  *
- * The file's mode is 0444 at all times but for the moment in which a user other than root opens it for writing.  Not done yet: the
- * immutable flag, which belongs at the same two places, mode_open() and mode_close(), and in cluster_file_create(). */
+ * It is opened for writing when the first byte is to be written, so that commands which write nothing leave it alone: its mode is
+ * 0444 at all times but for the moment in which a user other than root opens it, and the immutable flag (immutable.h), which a new
+ * file has not, goes then and comes back when the pool is closed. */
 
 #define BUFFER ((size_t)512 << 10)
 #define LONG ((size_t)256 << 10) /* what is appended at once, and not worth a copy */
@@ -36,8 +38,11 @@
 #define MODE 0444
 
 struct cluster_file {
-	int fd;
+	int dirfd; /* the caller's */
+	int fd;	   /* for reading */
+	int write_fd; /* -1 = nothing was written yet */
 	bool writing;
+	bool lifted; /* its flag was */
 	bool dirty;  /* something was written or buffered since the last sync */
 	bool failed; /* a sync did */
 	char name[64];
@@ -134,51 +139,81 @@ static int open_flags(int dirfd, const char *name, int flags, struct err *err)
 	return file_open(dirfd, name, flags | O_NOFOLLOW | O_NONBLOCK, 0, err);
 }
 
-/* Takes everybody's permission to write away again, and no other, for who may read was decided by whose images are in it: what is open stays
- * open. */
-static int mode_close(int fd, struct err *err)
+int cluster_file_lift(struct cluster_file *f, struct err *err)
+{
+	int rc = immutable_lift(f->fd, err);
+
+	f->lifted |= rc > 0;
+	return rc < 0 ? err_add(err, "cluster file '%s'", f->name) : 0;
+}
+
+bool cluster_file_was_lifted(const struct cluster_file *f)
+{
+	return f->lifted;
+}
+
+/* Takes everybody's permission to write away again, and no other, for who may read was decided by whose images are in it: what
+ * is open stays open. */
+static int mode_close(struct cluster_file *f, struct err *err)
 {
 	struct stat st;
 
-	if (file_ops->fstat(fd, &st) < 0)
+	if (file_ops->fstat(f->fd, &st) < 0)
 		return err_errno(err, "cannot stat it");
-	if ((st.st_mode & 07777 & ~MODE) && file_ops->fchmod(fd, st.st_mode & MODE) < 0)
-		return err_errno(err, "cannot set its mode");
-	return 0;
+	if (!(st.st_mode & 07777 & ~MODE))
+		return 0;
+	if (cluster_file_lift(f, err) < 0)
+		return -1;
+	return file_ops->fchmod(f->fd, st.st_mode & MODE) < 0 ? err_errno(err, "cannot set its mode") : 0;
 }
 
 /* Opens for writing what its owner may not write to, either. */
-static int mode_open(int dirfd, const char *name, struct err *err)
+static int mode_open(struct cluster_file *f, struct err *err)
 {
-	int read_fd = open_flags(dirfd, name, O_RDONLY, err), fd;
-	struct stat a, b;
+	struct stat st;
+	int fd;
 
-	if (read_fd < 0)
-		return -1;
-	if (file_ops->fstat(read_fd, &b) < 0 || file_ops->fchmod(read_fd, (b.st_mode & MODE) | S_IWUSR) < 0) {
-		err_errno(err, "cannot open it for writing");
-		file_ops->close(read_fd);
-		return -1;
-	}
-	fd = open_flags(dirfd, name, O_RDWR, err);
-	if (fd >= 0 && (file_ops->fstat(fd, &a) < 0 || file_ops->fstat(read_fd, &b) < 0 || a.st_ino != b.st_ino)) {
-		err_set(err, ERR_STALE, "it changed while it was opened");
+	if (file_ops->fstat(f->fd, &st) < 0 || file_ops->fchmod(f->fd, (st.st_mode & MODE) | S_IWUSR) < 0)
+		return err_errno(err, "cannot open it for writing");
+	fd = open_flags(f->dirfd, f->name, O_RDWR, err);
+	if (mode_close(f, fd < 0 ? NULL : err) < 0 && fd >= 0) {
 		file_ops->close(fd);
-		fd = -1;
+		return -1;
 	}
-	if (fd < 0)
-		mode_close(read_fd, NULL);
-	file_ops->close(read_fd);
 	return fd;
 }
 
-static int open_file(int dirfd, const char *name, bool writing, struct err *err)
+static int open_for_writing(struct cluster_file *f, struct err *err)
 {
 	struct err why = ERR_INIT;
-	int fd = open_flags(dirfd, name, writing ? O_RDWR : O_RDONLY, &why);
+	int fd = open_flags(f->dirfd, f->name, O_RDWR, &why);
 
-	if (fd < 0 && writing && why.errnum == EACCES)
-		return mode_open(dirfd, name, err);
+	if (fd < 0 && why.errnum == EPERM) {
+		if (cluster_file_lift(f, err) < 0)
+			return -1;
+		fd = open_flags(f->dirfd, f->name, O_RDWR, &why);
+	}
+	if (fd < 0 && why.errnum == EACCES)
+		return mode_open(f, err);
+	if (fd < 0 && err)
+		*err = why;
+	return fd;
+}
+
+static int same_file(int a, int b, struct err *err)
+{
+	struct stat x, y;
+
+	if (file_ops->fstat(a, &x) < 0 || file_ops->fstat(b, &y) < 0)
+		return err_errno(err, "cannot stat it");
+	return x.st_ino == y.st_ino && x.st_dev == y.st_dev ? 0 : err_set(err, ERR_STALE, "another file has its name by now");
+}
+
+static int open_to_read(int dirfd, const char *name, struct err *err)
+{
+	struct err why = ERR_INIT;
+	int fd = open_flags(dirfd, name, O_RDONLY, &why);
+
 	if (fd < 0 && why.errnum == ELOOP)
 		return err_set(err, ERR_REFUSED, "it is a symbolic link");
 	if (fd < 0 && err)
@@ -204,7 +239,7 @@ static int each_used_slot(struct cluster_file *f, int (*call)(void *, uint32_t, 
 
 static int prepare_writing(struct cluster_file *f, struct err *err)
 {
-	if (mode_close(f->fd, err) < 0)
+	if (mode_close(f, err) < 0)
 		return -1;
 	f->next_slot = 1;
 	if (each_used_slot(f, remember_slot, &f->next_slot, err) < 0)
@@ -238,9 +273,11 @@ struct cluster_file *cluster_file_open(int dirfd, const char *name, bool writing
 
 	if (!f)
 		return err_null(err, ERR_MEMORY, "out of memory");
+	f->dirfd = dirfd;
+	f->write_fd = -1;
 	f->writing = writing;
 	snprintf(f->name, sizeof(f->name), "%s", name);
-	f->fd = open_file(dirfd, name, writing, err);
+	f->fd = open_to_read(dirfd, name, err);
 	if (f->fd < 0 || prepare(f, err) < 0) {
 		err_add(err, "cluster file '%s'", name);
 		return NULL;
@@ -254,6 +291,8 @@ void cluster_file_close(struct cluster_file *f)
 		return;
 	if (f->fd >= 0)
 		file_ops->close(f->fd);
+	if (f->write_fd >= 0)
+		file_ops->close(f->write_fd);
 	free(f->buf);
 	free(f);
 }
@@ -281,13 +320,34 @@ static int check_writable(const struct cluster_file *f, struct err *err)
 	return f->failed ? err_set(err, ERR_IO, "cluster file '%s': a sync failed before; nothing more is written", f->name) : 0;
 }
 
+/* Before anything is written. */
+static int wake(struct cluster_file *f, struct err *err)
+{
+	int fd;
+
+	if (check_writable(f, err) < 0)
+		return -1;
+	if (f->write_fd >= 0)
+		return 0;
+	fd = open_for_writing(f, err);
+	if (fd < 0 || same_file(fd, f->fd, err) < 0) {
+		if (fd >= 0)
+			file_ops->close(fd);
+		return err_add(err, "cluster file '%s'", f->name);
+	}
+	f->write_fd = fd;
+	return 0;
+}
+
 int cluster_file_flush(struct cluster_file *f, struct err *err)
 {
 	if (check_writable(f, err) < 0)
 		return -1;
 	if (!f->used)
 		return 0;
-	if (file_write(f->fd, f->buf, f->used, f->base, err) < 0)
+	if (wake(f, err) < 0)
+		return -1;
+	if (file_write(f->write_fd, f->buf, f->used, f->base, err) < 0)
 		return err_add(err, "cluster file '%s'", f->name);
 	f->written = f->base += f->used;
 	f->used = 0;
@@ -336,9 +396,9 @@ static int append_short(struct cluster_file *f, const uint8_t *p, size_t len, st
 /* Past the buffer. */
 static int append_long(struct cluster_file *f, const uint8_t *p, size_t len, struct err *err)
 {
-	if (cluster_file_flush(f, err) < 0)
+	if (cluster_file_flush(f, err) < 0 || wake(f, err) < 0)
 		return -1;
-	if (file_write(f->fd, p, len, f->base, err) < 0)
+	if (file_write(f->write_fd, p, len, f->base, err) < 0)
 		return err_add(err, "cluster file '%s'", f->name);
 	f->written = f->base += len;
 	return 0;
@@ -395,8 +455,10 @@ int cluster_file_punch(struct cluster_file *f, uint64_t offset, uint64_t len, st
 	if (offset < POOL_DATA_BEGIN || !range_within(offset, len, f->base))
 		return err_set(err, ERR_FORMAT, "cluster file '%s' has no %llu bytes of clusters at offset %llu", f->name,
 			       (unsigned long long)len, (unsigned long long)offset);
-	f->dirty = true;
-	if (len && file_punch(f->fd, offset, len, err) < 0)
+	if (len && wake(f, err) < 0)
+		return -1;
+	f->dirty |= len > 0;
+	if (len && file_punch(f->write_fd, offset, len, err) < 0)
 		return err_add(err, "cluster file '%s'", f->name);
 	return 0;
 }
@@ -416,11 +478,11 @@ int cluster_file_next_slot(struct cluster_file *f, uint32_t *ret, struct err *er
 int cluster_file_publish(struct cluster_file *f, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err)
 {
 	assert(slot >= f->next_slot && slot < POOL_NR_SLOTS);
-	if (cluster_file_sync(f, err) < 0)
+	if (cluster_file_sync(f, err) < 0 || wake(f, err) < 0)
 		return -1;
 	f->dirty = true;
 	f->next_slot = slot + 1; /* also if this fails: some of it may be there */
-	if (file_write(f->fd, header, BLOCK_SIZE, slot * POOL_SLOT_SIZE, err) < 0)
+	if (file_write(f->write_fd, header, BLOCK_SIZE, slot * POOL_SLOT_SIZE, err) < 0)
 		return err_add(err, "cluster file '%s', slot %u", f->name, slot);
 	return cluster_file_sync(f, err);
 }
@@ -440,13 +502,13 @@ int cluster_file_bury(struct cluster_file *f, uint32_t slot, struct err *err)
 	int rc = -1;
 
 	assert(slot && slot < f->next_slot);
-	if (check_writable(f, err) < 0)
+	if (wake(f, err) < 0)
 		return -1;
 	f->dirty = true;
 	if (slot != f->next_slot - 1)
-		rc = file_punch(f->fd, slot * POOL_SLOT_SIZE, POOL_SLOT_SIZE, &why);
+		rc = file_punch(f->write_fd, slot * POOL_SLOT_SIZE, POOL_SLOT_SIZE, &why);
 	if (slot == f->next_slot - 1 || (rc < 0 && why.errnum == EOPNOTSUPP))
-		rc = file_write(f->fd, tombstone, sizeof(tombstone), slot * POOL_SLOT_SIZE, &why);
+		rc = file_write(f->write_fd, tombstone, sizeof(tombstone), slot * POOL_SLOT_SIZE, &why);
 	if (rc < 0 && err)
 		*err = why;
 	return rc < 0 ? err_add(err, "cluster file '%s', slot %u", f->name, slot) : 0;

@@ -16,7 +16,8 @@ struct cluster_file;
 
 /* Creates dirfd/name with its superblock, synced; the directory is the caller's to sync. */
 int cluster_file_create(int dirfd, const char *name, const uint8_t uuid[POOL_ID_SIZE], struct err *err);
-/* Opens and checks it.  Where the last process died, what it appended stays as it is, reached by nothing. */
+/* Opens and checks it.  Where the last process died, what it appended stays as it is, reached by nothing.  dirfd stays open as
+ * long. */
 struct cluster_file *cluster_file_open(int dirfd, const char *name, bool writing, struct err *err);
 void cluster_file_close(struct cluster_file *f);
 CLEANUP_DEFINE(struct cluster_file *, cluster_file_close)
@@ -24,6 +25,10 @@ CLEANUP_DEFINE(struct cluster_file *, cluster_file_close)
 const uint8_t *cluster_file_uuid(const struct cluster_file *f);
 uint64_t cluster_file_end(const struct cluster_file *f); /* bytes, what is buffered included */
 int cluster_file_fd(const struct cluster_file *f);	 /* its own, for reading */
+
+/* Lifts its immutable flag, as whatever writes to it does; whether that was done and it had one. */
+int cluster_file_lift(struct cluster_file *f, struct err *err);
+bool cluster_file_was_lifted(const struct cluster_file *f);
 
 /* Appends len bytes at the next multiple of `align` (a power of two, at most 64 KiB); *ret is where.  ERR_FULL when the file would
  * grow past POOL_FILE_MAX. */

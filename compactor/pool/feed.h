@@ -16,8 +16,8 @@ struct feed {
 	const struct jail *jail; /* NULL = none */
 	struct stopper *stopper;
 	const char *format; /* as errand.h */
-	bool own_only; /* only segments of which the image's own file holds something: the rest is as in its backing file.  Their bytes
-			* still are what the guest sees, through the chain */
+	bool own_only; /* only segments of which the image's own file holds something: the rest is as in its backing file.  Their
+			* bytes still are what the guest sees, through the chain */
 	unsigned snapshot; /* the disk as it was at this internal snapshot, from 1 on; 0 = as it is now.  Not with own_only */
 	struct image_snapshot *ret_snapshot; /* with that: which it is, as the image says; there before size() is called */
 	bool writable;	 /* the image's descriptor is open for writing, as who replaces an image has it (jail.writable) */
@@ -25,16 +25,16 @@ struct feed {
 
 	/* The disk's size, once, before any segment. */
 	int (*size)(void *ctx, uint64_t size, struct err *err);
-	/* SEGMENT_SIZE bytes, out of the process's reach, behind the disk's end zeros; not called for segments of zeros, unless own_only.
-	 * Ascending.  */
+	/* SEGMENT_SIZE bytes, out of the process's reach, behind the disk's end zeros; not called for segments of zeros, unless
+	 * own_only.  Ascending. */
 	int (*segment)(void *ctx, uint64_t segment, const void *bytes, struct err *err);
 	/* Ten times a second and for each segment: bytes of the disk's address space that are done.  May be NULL. */
 	int (*progress)(void *ctx, uint64_t address, uint64_t size, struct err *err);
 	void *ctx;
 };
 
-/* Reads all of the image in `fd` (which stays the caller's).  Encrypted images and containers of several disks are ERR_UNSUPPORTED; an
- * image with wrong bytes or whose process failed is ERR_FORMAT or as it says; -1 with the callback's error when that failed. */
+/* Reads all of the image in `fd` (which stays the caller's).  Encrypted images and containers of several disks are ERR_UNSUPPORTED;
+ * an image with wrong bytes or whose process failed is ERR_FORMAT or as it says; -1 with the callback's error when that failed. */
 int feed_run(const struct feed *f, int fd, const char *path, struct err *err);
 
 /* The process, for proc_start(); arg points to what it is told besides. */
@@ -46,8 +46,8 @@ int feed_worker(int sock, void *shared, void *arg);
 /* What feed_run() starts: tests put a liar in its place, and feed_worker back. */
 extern int (*feed_process)(int sock, void *shared, void *arg);
 
-/* What it shares: a ring of segments, so that it reads ahead while the last ones are dealt with.  It says WORKER_IMAGE (of which only
- * the size counts), then WORKER_FRAME for each slot that is full, which it gets back by WORKER_FREE. */
+/* What it shares: a ring of segments, so that it reads ahead while the last ones are dealt with.  It says WORKER_IMAGE (of which
+ * only the size counts), then WORKER_FRAME for each slot that is full, which it gets back by WORKER_FREE. */
 #define FEED_SLOTS 4
 struct feed_shared {
 	uint8_t bytes[FEED_SLOTS][SEGMENT_SIZE];

@@ -23,8 +23,8 @@
  *	index/<n>.table	   sorted keys, each with one number
  *	index/<n>.filter   tells which keys are not in it
  *
- * All kinds share one space of keys.  A key that was looked for and is in no table is the
- * usual case: the filters tell it without reading.
+ * All kinds share one space of keys.  A key that was looked for and is in no table is the usual case: the filters tell it without
+ * reading.
  *
  * What is pending lies in a hash table (with a seed: keys come from guests), which is sorted and written when it is full.  A new
  * table is merged with the newest ones until each table has at least RATIO times what is in all newer ones together, and until

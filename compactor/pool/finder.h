@@ -10,10 +10,10 @@
 
 /* Finds in a pool by content: which clusters may hold a block, where the node of a digest is, which leaf may be a segment's.
  *
- * A map from keys to numbers on disk: a few sorted tables (scanner/index/table.h, each with its Judy directory), of which each holds what
- * was added in one go and which are merged as their number grows, and what was added since in memory.  Answers are hints: whoever asks
- * compares bytes, or checks digest and checksum of the node.  Losing it costs space or time, never data; it can be rebuilt from nodes and
- * clusters.
+ * A map from keys to numbers on disk: a few sorted tables (scanner/index/table.h, each with its Judy directory), of which each
+ * holds what was added in one go and which are merged as their number grows, and what was added since in memory.  Answers are
+ * hints: whoever asks compares bytes, or checks digest and checksum of the node.  Losing it costs space or time, never data; it can
+ * be rebuilt from nodes and clusters.
  *
  * Memory: half of `memory` is for what is pending; when that is full a table is written.  The other half is for filters, which tell
  * without reading that a key is not there. */
@@ -43,13 +43,15 @@ uint64_t finder_covered(const struct finder *f);
 int finder_add(struct finder *f, enum finder_kind kind, unsigned unit_bits, uint64_t hi, uint64_t lo, uint64_t number, bool over,
 	       struct err *err);
 /* 1 and *ret, 0, or -1. */
-int finder_get(struct finder *f, enum finder_kind kind, unsigned unit_bits, uint64_t hi, uint64_t lo, uint64_t *ret, struct err *err);
+int finder_get(struct finder *f, enum finder_kind kind, unsigned unit_bits, uint64_t hi, uint64_t lo, uint64_t *ret,
+	       struct err *err);
 
 /* Writes what is pending as a table and makes it durable; `covered` as above.  Merges tables when there are many. */
 int finder_sync(struct finder *f, uint64_t covered, struct err *err);
 
-/* Blocks in [*ret_begin, *ret_end) of the cluster file may have no keys here, since tables were lost (compactor/pool/reindex.h makes them
- * anew); where there is no list of tables that is all up to UINT64_MAX.  Empty = all have.  What is set is durable with finder_sync(). */
+/* Blocks in [*ret_begin, *ret_end) of the cluster file may have no keys here, since tables were lost (compactor/pool/reindex.h
+ * makes them anew); where there is no list of tables that is all up to UINT64_MAX.  Empty = all have.  What is set is durable with
+ * finder_sync(). */
 void finder_lacks(const struct finder *f, uint64_t *ret_begin, uint64_t *ret_end);
 void finder_set_lacks(struct finder *f, uint64_t begin, uint64_t end);
 

@@ -6,10 +6,10 @@
 
 /* Importing: the bytes of a disk enter a pool and become a hash tree.
  *
- * Segments come in order.  For each: is the whole segment there already (found by its fingerprint, compared byte by byte)?  Else its
- * units are looked up one by one; hits are anchors, extended both ways by comparing bytes; runs of at least `min_run` are shared, the
- * rest is appended in the order of the disk, so that a disk lies as whole as sharing allows.  Zeros are not stored.  A fingerprint never
- * decides: bytes are compared with those of the clusters. */
+ * Segments come in order.  For each: is the whole segment there already (found by its fingerprint, compared byte by byte)?  Else
+ * its units are looked up one by one; hits are anchors, extended both ways by comparing bytes; runs of at least `min_run` are
+ * shared, the rest is appended in the order of the disk, so that a disk lies as whole as sharing allows.  Zeros are not stored.  A
+ * fingerprint never decides: bytes are compared with those of the clusters. */
 
 struct import_options {
 	unsigned unit_bits;	/* 12, 14, 16 */
@@ -35,8 +35,8 @@ struct fingerprint import_hint(const void *segment);
 /* What units of `unit` bytes are found by; null for zeros. */
 void import_prints(const void *bytes, size_t unit, unsigned nr, struct fingerprint *ret);
 
-/* Of a disk of `size` bytes.  Where the pool holds a version of which this one differs a little, `base` is that root and `base_size` the
- * size of its disk: import_same() takes segments from it.  NULL = none. */
+/* Of a disk of `size` bytes.  Where the pool holds a version of which this one differs a little, `base` is that root and
+ * `base_size` the size of its disk: import_same() takes segments from it.  NULL = none. */
 struct import *import_new(struct pool *pool, uint64_t size, const struct import_options *o, const uint8_t *base, uint64_t base_size,
 			  struct err *err);
 

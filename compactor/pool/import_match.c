@@ -12,9 +12,9 @@
  *	row	| done ... | not decided ...        look | ...
  *
  * Only every min_run-th unit is looked up.  That finds as much as looking up each one: a run of min_run units has one that is
- * looked up, and all stored units are in the finder.  Hence when the unit `look` is not there, no run covers it: everything up to it is
- * stored, and can be found at once.  When it is there it is an anchor, extended both ways.  If that gives less than min_run, what
- * was found may be the wrong one of several places, and the next units are looked up too.
+ * looked up, and all stored units are in the finder.  Hence when the unit `look` is not there, no run covers it: everything up to
+ * it is stored, and can be found at once.  When it is there it is an anchor, extended both ways.  If that gives less than min_run,
+ * what was found may be the wrong one of several places, and the next units are looked up too.
  *
  * Before the finder is asked, the place is tried where the unit would lie if this disk only differed a little from what is there.
  */
@@ -237,7 +237,8 @@ static bool guess(struct import *i, unsigned at, struct match *ret)
 static int find(struct import *i, unsigned at, struct match *ret, struct err *err)
 {
 	uint64_t number, damaged = i->stats.damaged;
-	int rc = finder_get(i->pool->finder, FINDER_BLOCK, i->leaf.unit_bits, i->at->prints[at].hi, i->at->prints[at].lo, &number, err);
+	int rc = finder_get(i->pool->finder, FINDER_BLOCK, i->leaf.unit_bits, i->at->prints[at].hi, i->at->prints[at].lo, &number,
+			    err);
 
 	if (rc <= 0)
 		return rc;

@@ -2,7 +2,6 @@
 #include "compactor/pool/name_rows.h"
 
 #include <fcntl.h>
-#include <stdio.h>
 
 #include "scanner/base/checked.h"
 #include "scanner/base/crc32c.h"

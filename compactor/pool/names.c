@@ -13,8 +13,8 @@
  *
  *	<n>		published
  *	<n>.new		written, and not published: of this process, or left by one that died
- *	<n>.made	a promise: written, and published unless something says that it must not be.  One that is not whole was never
- *			synced
+ *	<n>.made	a promise: written, and published unless something says that it must not be.  One that is not whole was
+ *			never synced
  *	<n>.gone	was removed while it was the newest, so that its number is not given out again
  *
  * The first call that writes looks at the directory once: it finds the next number and removes what died.  Anything else in the

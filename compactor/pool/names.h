@@ -26,9 +26,12 @@ struct name_disk {
 	uint8_t view[POOL_ID_SIZE]; /* at the bottom of its chain; of a folded version: a view of the root.  Null = there is none */
 	uint8_t sealed[POOL_ID_SIZE]; /* version: the overlay that was sealed for it, which may still be there when it is folded, as
 				       * others stand on it; null = none */
-	uint8_t below[POOL_ID_SIZE];  /* the sealed overlay that the member's, or the version's sealed one, stands on; null = none */
-	uint64_t inode; /* of the image while it is being sealed (compactor/seal.h), when the version is none yet; 0 = it is settled */
-	uint64_t written; /* when the sealed overlay was last written to before it was sealed, ns since 1970; 0 = that is not noted */
+	uint8_t below[POOL_ID_SIZE];  /* the sealed overlay that the member's, or the version's sealed one, stands on; null =
+				       * none */
+	uint64_t inode; /* of the image while it is being sealed (compactor/seal.h), when the version is none yet; 0 = it is
+			 * settled */
+	uint64_t written; /* when the sealed overlay was last written to before it was sealed, ns since 1970; 0 = that is not
+			   * noted */
 };
 
 struct name_file {
@@ -76,8 +79,8 @@ int names_put_rewritten(struct pool *p, const struct name *n, struct err *err);
 int names_break(struct pool *p, uint64_t number, struct err *err);
 /* Removes what names_rewrite() wrote, also other processes that died. */
 int names_drop(struct pool *p, struct err *err);
-/* Promises that are neither kept nor broken, synced now, for who gave them may have died before he did; n is NULL for one that is not
- * whole: it never was. */
+/* Promises that are neither kept nor broken, synced now, for who gave them may have died before he did; n is NULL for one that is
+ * not whole: it never was. */
 int names_each_promise(struct pool *p, int (*call)(void *ctx, uint64_t number, const struct name *n, struct err *err), void *ctx,
 		       struct err *err);
 

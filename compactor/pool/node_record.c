@@ -117,8 +117,8 @@ size_t leaf_encode(const struct leaf *leaf, uint8_t ret[POOL_NODE_PAYLOAD_MAX])
 }
 
 /* One run, which must have something and lie behind the one before (NULL for the first), in the segment and in the data area. */
-static const uint8_t *run_decode(const uint8_t *p, const uint8_t *end, unsigned unit_bits, const struct run *before, struct run *ret,
-				 struct err *err)
+static const uint8_t *run_decode(const uint8_t *p, const uint8_t *end, unsigned unit_bits, const struct run *before,
+				 struct run *ret, struct err *err)
 {
 	const uint64_t units = SEGMENT_SIZE >> unit_bits, first_place = POOL_DATA_BEGIN >> unit_bits;
 	uint64_t at = before ? before->first + before->nr : 0, skip, nr, place;

@@ -11,8 +11,8 @@
 #define NODE_INNER_MAX (sizeof(struct pool_node_disk) + DIGEST_FANOUT / 8 + DIGEST_FANOUT * DIGEST_SIZE)
 static_assert(NODE_RECORD_MAX % NODE_ALIGN == 0 && NODE_INNER_MAX <= NODE_RECORD_MAX, "records of nodes");
 
-/* What a node is known by.  A digest alone is not enough only because records may lie: bytes of different length never have the same
- * one, so a true node's digest gives its level, too. */
+/* What a node is known by.  A digest alone is not enough only because records may lie: bytes of different length never have the
+ * same one, so a true node's digest gives its level, too. */
 struct node_id {
 	const uint8_t *digest;
 	unsigned level;	    /* 0 = leaf */

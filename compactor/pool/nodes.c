@@ -16,17 +16,18 @@
  *	| records | zeros | records                    | torn | zeros | records ...
  *	^ 0               ^ 4096 n: next transaction           ^ 4096 m
  *
- * Records are appended through a buffer.  A transaction ends with nodes_sync(), and the next begins on a page of its own, so that a write
- * which power cuts short tears nothing that was durable before.  A file that is opened for writing goes on behind its last page, whatever
- * that holds: what a dead process left is used where it is whole.
+ * Records are appended through a buffer.  A transaction ends with nodes_sync(), and the next begins on a page of its own, so that a
+ * write which power cuts short tears nothing that was durable before.  A file that is opened for writing goes on behind its last
+ * page, whatever that holds: what a dead process left is used where it is whole.
  *
- * Where a node lies is what the finder says, or a map from 64 bits of its digest to its record.  Both are hints: a record is taken when its
- * checksum is right and it is of the node that was asked for.  In the map the next free key is taken when there is a record of
- * another node at a key; in the finder, whose keys are longer, the newer one hides the older, which is written again when it is put.
+ * Where a node lies is what the finder says, or a map from 64 bits of its digest to its record.  Both are hints: a record is taken
+ * when its checksum is right and it is of the node that was asked for.  In the map the next free key is taken when there is a
+ * record of another node at a key; in the finder, whose keys are longer, the newer one hides the older, which is written again when
+ * it is put.
  *
  * A page that is lost in the middle of a transaction, or damaged later, costs the records in it only: behind it the next record is
- * looked for at every multiple of 8.  Bytes of a payload could be taken for a record then, which an attacker can bring about for leaves
- * of his own at best: a leaf is believed when its segment has its digest.
+ * looked for at every multiple of 8.  Bytes of a payload could be taken for a record then, which an attacker can bring about for
+ * leaves of his own at best: a leaf is believed when its segment has its digest.
  */
 
 #define BUFFER_SIZE ((size_t)256 << 10)
@@ -296,7 +297,8 @@ static int flush(struct nodes *n, struct err *err)
 	return 0;
 }
 
-int nodes_each(struct nodes *n, int (*call)(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err),
+int nodes_each(struct nodes *n,
+	       int (*call)(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err),
 	       void *ctx, struct err *err)
 {
 	CLEANUP(pass_free) struct pass *p = NULL;
@@ -464,7 +466,8 @@ int nodes_put_inner(struct nodes *n, const struct inner *inner, struct err *err)
 /* ---- leaving out ---- */
 
 /* All that is to be kept, or nothing: what was whole a moment ago may not be so now. */
-static int copy_kept(struct nodes *n, struct file_writer *w, bool (*keep)(void *ctx, uint64_t offset), void *ctx, uint64_t nr, struct err *err)
+static int copy_kept(struct nodes *n, struct file_writer *w, bool (*keep)(void *ctx, uint64_t offset), void *ctx, uint64_t nr,
+		     struct err *err)
 {
 	CLEANUP(pass_free) struct pass *p = pass_new(n, n->fd, 0, on_disk(n), err);
 	const uint8_t *record;
@@ -496,7 +499,8 @@ static int check_new(struct nodes *n, int fd, uint64_t size, uint64_t nr, struct
 	return rc == 0 && nr ? err_set(err, ERR_IO, "'%s' reads back otherwise than it was written", NEW_NODES) : rc;
 }
 
-/* The new file is the one that is read from here on.  The finder covered nothing before, so whoever opens it after a kill adds them all. */
+/* The new file is the one that is read from here on.  The finder covered nothing before, so whoever opens it after a kill adds them
+ * all. */
 static int change_files(struct nodes *n, int dirfd, int fd, uint64_t size, struct err *err)
 {
 	uint64_t damaged;
@@ -616,7 +620,8 @@ int nodes_get_inner(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned
 	return node_record_inner(record, ret, err) < 0 ? of_node(id, err) : 0;
 }
 
-int nodes_locate(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned level, unsigned unit_bits, uint64_t *ret, struct err *err)
+int nodes_locate(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned level, unsigned unit_bits, uint64_t *ret,
+		 struct err *err)
 {
 	const uint8_t *record;
 	struct inner inner;

@@ -9,8 +9,8 @@
 
 /* The nodes of all hash trees of a pool: trees/<uuid>.nodes, append-only, each record with its own checksum.
  *
- * A leaf stands for one segment of 2 MiB and says which clusters hold its bytes.  An inner node stands for 128 children.  Both are known by
- * their digest (scanner/chunk/digest.h), so equal ones are stored once. */
+ * A leaf stands for one segment of 2 MiB and says which clusters hold its bytes.  An inner node stands for 128 children.  Both are
+ * known by their digest (scanner/chunk/digest.h), so equal ones are stored once. */
 
 /* nr units of clusters from `place` (in units) on hold the segment's units from `first` on. */
 struct run {
@@ -34,53 +34,56 @@ struct inner {
 
 struct nodes;
 
-/* Opens or (writing) creates dirfd/name.  The finder is the caller's; NULL = there is none, and the file is read through once to find
- * its nodes (for readers).  Nodes behind what the finder covers are added to it.  What is no whole record is passed over, and the next
- * one is looked for by magic and checksum: *ret_damaged counts such places, but for the file's end.  A transaction that a power
- * cut tore may leave some; whether anything is missing says a walk from the names. */
+/* Opens or (writing) creates dirfd/name.  The finder is the caller's; NULL = there is none, and the file is read through once to
+ * find its nodes (for readers).  Nodes behind what the finder covers are added to it.  What is no whole record is passed over, and
+ * the next one is looked for by magic and checksum: *ret_damaged counts such places, but for the file's end.  A transaction that a
+ * power cut tore may leave some; whether anything is missing says a walk from the names. */
 struct nodes *nodes_open(int dirfd, const char *name, struct finder *finder, bool writing, uint64_t *ret_damaged, struct err *err);
 void nodes_close(struct nodes *n);
 CLEANUP_DEFINE(struct nodes *, nodes_close)
 
-/* Adds one unless it is there, whole.  Its digest is the caller's word for a leaf, and asserted for an inner node.  Nothing is durable
- * before nodes_sync(); nodes_close() drops what is buffered. */
+/* Adds one unless it is there, whole.  Its digest is the caller's word for a leaf, and asserted for an inner node.  Nothing is
+ * durable before nodes_sync(); nodes_close() drops what is buffered. */
 int nodes_put_leaf(struct nodes *n, const struct leaf *leaf, struct err *err);
 int nodes_put_inner(struct nodes *n, const struct inner *inner, struct err *err);
 /* A newer map of a leaf that is there: found instead of the old one from now on (data was moved, or healed). */
 int nodes_replace_leaf(struct nodes *n, const struct leaf *leaf, struct err *err);
 
-/* The node of a digest: ERR_FORMAT when it is not there or damaged, and the message has the digest.  A leaf's map lies inside the cluster
- * file as far as the caller said by nodes_set_limit(); an inner node's children hash to its digest. */
+/* The node of a digest: ERR_FORMAT when it is not there or damaged, and the message has the digest.  A leaf's map lies inside the
+ * cluster file as far as the caller said by nodes_set_limit(); an inner node's children hash to its digest. */
 int nodes_get_leaf(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits, struct leaf *ret, struct err *err);
 int nodes_get_inner(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned level, struct inner *ret, struct err *err);
 /* Any leaf of a digest, of the unit asked for or larger: 1, 0, -1. */
 int nodes_find_leaf(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits, struct leaf *ret, struct err *err);
-/* A leaf that may be of a segment with this hint (compactor/pool/import.h): 1, 0, -1.  Its bytes have to be compared.  Without a finder there is none. */
+/* A leaf that may be of a segment with this hint (compactor/pool/import.h): 1, 0, -1.  Its bytes have to be compared.  Without a
+ * finder there is none. */
 int nodes_find_segment(struct nodes *n, struct fingerprint hint, unsigned unit_bits, struct leaf *ret, struct err *err);
 /* Called before any record is written: clusters have to be durable before the maps that lead to them. */
 void nodes_set_before_write(struct nodes *n, int (*call)(void *ctx, struct err *err), void *ctx);
 void nodes_set_limit(struct nodes *n, uint64_t end); /* of the cluster file, bytes; none to begin with */
 
 /* Where the record of a node is that is found by its digest, and whole: 1 and *ret, 0, -1. */
-int nodes_locate(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned level, unsigned unit_bits, uint64_t *ret, struct err *err);
+int nodes_locate(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned level, unsigned unit_bits, uint64_t *ret,
+		 struct err *err);
 
-/* Leaves out all records but those that keep() says, by their offsets, which are `nr`: a new file is written in dirfd, synced, read back, and
- * takes the place of the old one by a rename; offsets are new then, and the finder knows them.  When it finds other than `nr` it is
- * ERR_FORMAT, and nothing has changed.  Nothing may be buffered: after nodes_sync(). */
+/* Leaves out all records but those that keep() says, by their offsets, which are `nr`: a new file is written in dirfd, synced, read
+ * back, and takes the place of the old one by a rename; offsets are new then, and the finder knows them.  When it finds other than
+ * `nr` it is ERR_FORMAT, and nothing has changed.  Nothing may be buffered: after nodes_sync(). */
 int nodes_keep(struct nodes *n, int dirfd, bool (*keep)(void *ctx, uint64_t offset), void *ctx, uint64_t nr, struct err *err);
 
 /* Flushes and syncs; *ret_end is the end of what is durable now. */
 int nodes_sync(struct nodes *n, uint64_t *ret_end, struct err *err);
 
-/* Calls for every whole record in the order of the file, until a call returns other than 0; that is returned then.  One of leaf and inner
- * is NULL.  Replaced ones are called, too. */
-int nodes_each(struct nodes *n, int (*call)(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err),
+/* Calls for every whole record in the order of the file, until a call returns other than 0; that is returned then.  One of leaf and
+ * inner is NULL.  Replaced ones are called, too. */
+int nodes_each(struct nodes *n,
+	       int (*call)(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err),
 	       void *ctx, struct err *err);
 uint64_t nodes_bytes(const struct nodes *n);
 uint64_t nodes_damaged(const struct nodes *n); /* places that the last whole nodes_each() passed over */
 
-/* Encoding, for tests and fuzzing.  Payload of at most POOL_NODE_PAYLOAD_MAX bytes; returns its length.  Decoding checks everything, and
- * that clusters lie in the data area; after a failure *ret is undefined. */
+/* Encoding, for tests and fuzzing.  Payload of at most POOL_NODE_PAYLOAD_MAX bytes; returns its length.  Decoding checks
+ * everything, and that clusters lie in the data area; after a failure *ret is undefined. */
 size_t leaf_encode(const struct leaf *leaf, uint8_t ret[POOL_NODE_PAYLOAD_MAX]);
 int leaf_decode(const uint8_t *p, size_t len, unsigned unit_bits, struct leaf *ret, struct err *err);
 

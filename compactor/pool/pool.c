@@ -11,6 +11,7 @@
 
 #include "compactor/pool/cluster_file.h"
 #include "compactor/pool/finder.h"
+#include "compactor/pool/immutable.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/nodes.h"
 #include "compactor/pool/view.h"
@@ -455,6 +456,8 @@ int pool_open_with(int dirfd, const char *name, const char *path, bool writing, 
 	if (open_dirs(p, err) < 0 || lock(p, err) < 0 || open_clusters(p, err) < 0 || (writing && open_finder(p, err) < 0) ||
 	    open_nodes(p, err) < 0)
 		return err_add(err, "pool '%s'", path);
+	if (writing)
+		p->immutable = immutable_told(p);
 	*ret = STEAL(p);
 	return 0;
 }
@@ -465,6 +468,8 @@ void pool_close(struct pool *p)
 		return;
 	view_forget(p);
 	names_forget(p);
+	if (p->writing && p->nodes) /* it was opened, whole */
+		immutable_rest(p);
 	nodes_close(p->nodes);
 	finder_close(p->finder);
 	cluster_file_close(p->clusters);

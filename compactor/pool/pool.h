@@ -26,9 +26,12 @@ struct pool {
 	struct finder *finder; /* NULL unless writing */
 	size_t memory;	       /* of the finder */
 	struct views *views;   /* what view_find() remembers, NULL = nothing */
+	uint64_t l2_cache;     /* of new stubs (slice.h), 0 = none; nothing keeps it but they */
 	uint64_t nr_damaged;   /* records of nodes that were passed over */
 	uint64_t next_name;    /* names.c; 0 = not looked up yet */
 	struct name_rows *rows; /* what names are found by, NULL = not looked up yet */
+	unsigned immutable;	/* enum pool_immutable (compactor/pool/immutable.h); only when writing */
+	bool restless;		/* all stubs are looked at when it is closed: some may lack their flag */
 };
 
 /* Makes a new pool at dirfd/name (mode 0711; nothing may be there but an empty directory), which is complete or not there at all. */

@@ -17,8 +17,8 @@
 #include "scanner/index/judymap.h"
 
 /* How it works: what names and views keep is gone through from the top, each node once; leaves that are found are a set of records
- * (Judy1 of their offsets), whose data is read in the order of the file of nodes.  Where something is damaged, a second walk over all
- * disks finds which of them it hits, and where. */
+ * (Judy1 of their offsets), whose data is read in the order of the file of nodes.  Where something is damaged, a second walk over
+ * all disks finds which of them it hits, and where. */
 
 #define CHECKED "checked"
 #define CIRCLE ((uint64_t)1 << 32)
@@ -236,7 +236,8 @@ static int check_view(struct checking *c, const struct view *v, struct err *err)
 		return 0;
 	if (names_each_or(c->p, find_path, ignore_name, &whose, err) < 0)
 		return -1;
-	if (!stub && tell(c, POOL_STUB, whose.path, 0, 0, why.errnum == ENOENT && other.errnum != ENOENT ? &other : &why, true, err) < 0)
+	if (!stub &&
+	    tell(c, POOL_STUB, whose.path, 0, 0, why.errnum == ENOENT && other.errnum != ENOENT ? &other : &why, true, err) < 0)
 		return -1;
 	return good ? 0 : tell(c, POOL_TABLES, whose.path, 0, 0, &tables, true, err);
 }
@@ -266,7 +267,8 @@ static int check_views(struct checking *c, struct err *err)
 
 		tell_progress(c, "checking views", i, c->views.nr);
 		rc = stopped(c, err) < 0 ? -1 : v->named ? 1 : has_stub(c, &v->view, err);
-		if (rc < 0 || (rc > 0 && (check_view(c, &v->view, err) < 0 || keep(c, v->view.root, v->view.disk_size, "", err) < 0)))
+		if (rc < 0 ||
+		    (rc > 0 && (check_view(c, &v->view, err) < 0 || keep(c, v->view.root, v->view.disk_size, "", err) < 0)))
 			return -1;
 	}
 	return 0;
@@ -471,7 +473,8 @@ static int tell_bad(struct checking *c, struct err *err)
 			return -1;
 	}
 	for (size_t i = 0; i < c->bad.nr; i++)
-		if (!hit[i] && tell(c, c->bad.items[i].why.kind == ERR_IO ? POOL_DATA : POOL_NODE, NULL, 0, 0, &c->bad.items[i].why, false, err) < 0)
+		if (!hit[i] && tell(c, c->bad.items[i].why.kind == ERR_IO ? POOL_DATA : POOL_NODE, NULL, 0, 0, &c->bad.items[i].why,
+				    false, err) < 0)
 			return -1;
 	return 0;
 }
@@ -496,7 +499,8 @@ static int check_passed_over(struct checking *c, struct err *err)
 
 	if (!c->p->nr_damaged || c->bad.nr)
 		return 0;
-	err_set(&why, ERR_FORMAT, "%llu places in the file of nodes are damaged, of which nothing is needed; a collection leaves them out",
+	err_set(&why, ERR_FORMAT,
+		"%llu places in the file of nodes are damaged, of which nothing is needed; a collection leaves them out",
 		(unsigned long long)c->p->nr_damaged);
 	return tell(c, POOL_NODE, NULL, 0, 0, &why, false, err);
 }

@@ -7,10 +7,13 @@
 #include "compactor/pool/pool.h"
 #include "scanner/base/schedule.h"
 
-/* Is a pool whole?  Structure always: superblock, slots, the tables of every view against its tree, stubs, nodes reached from names and
- * views (each proven by its digest), names, whether the index has all keys.  With `read_data` every distinct segment that is kept is read and proven. */
+/* Is a pool whole?  Structure always: superblock, slots, the tables of every view against its tree, stubs, nodes reached from names
+ * and views (each proven by its digest), names, whether the index has all keys.  With `read_data` every distinct segment that is
+ * kept is read and proven. */
 
-enum pool_part { POOL_SLOT, POOL_TABLES, POOL_STUB, POOL_NODE, POOL_DATA, POOL_NAME_FILE, POOL_FINDER, POOL_SEALED_FILE, POOL_NR_PARTS };
+enum pool_part {
+	POOL_SLOT, POOL_TABLES, POOL_STUB, POOL_NODE, POOL_DATA, POOL_NAME_FILE, POOL_FINDER, POOL_SEALED_FILE, POOL_NR_PARTS
+};
 extern const char *const pool_part_names[POOL_NR_PARTS]; /* "superblock", "header of a view", ... */
 
 struct pool_damage {
@@ -37,20 +40,20 @@ struct pool_checked {
 
 /* 0 also when there is damage, which is told.  The pool may be open for reading only.
  *
- * Shares of the data follow on each other: as many checks as make 100 percent read all that was there all the time.  How far they are is in
- * the pool's file `checked`, which is written when one has come to its end. */
+ * Shares of the data follow on each other: as many checks as make 100 percent read all that was there all the time.  How far they
+ * are is in the pool's file `checked`, which is written when one has come to its end. */
 int pool_check(struct pool *p, const struct pool_check_options *o, struct pool_checked *ret, struct err *err);
 
-/* Repair: rebuilds what can be rebuilt from what is whole, writes anew, moves what it replaces into quarantine/, removes nothing that
- * guests may have open.
+/* Repair: rebuilds what can be rebuilt from what is whole, writes anew, moves what it replaces into quarantine/, removes nothing
+ * that guests may have open.
  *
  *	nodes		from the tables and data of a view of the same root
  *	slots, tables	a view is written anew from its tree, under its old id
  *	stubs		from the headers
  *	index		keys of blocks, from the clusters (compactor/pool/reindex.h)
  *
- * Damaged data heals when an image that has it is imported again (compactor/pool/import.h); repair then writes views anew that still led
- * to the old bytes.  Names are not made up. */
+ * Damaged data heals when an image that has it is imported again (compactor/pool/import.h); repair then writes views anew that
+ * still led to the old bytes.  Names are not made up. */
 struct pool_repair_options {
 	bool dry_run;
 	bool assume_idle; /* where there are no leases nobody has a stub open */

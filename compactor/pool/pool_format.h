@@ -22,12 +22,12 @@
  *	  index/		  tables to find by content; rebuilt when lost
  *	  trash/ quarantine/	  what was taken out of the way
  *
- * The cluster file only grows, at its end; what is dead becomes a hole.  Neither an offset nor a slot that was ever published is used
- * again.  Order of writing, each synced before the next: clusters, nodes, tables of the view, its header in the slot, stub, name.  What
- * is not reached from a name does not exist. */
+ * The cluster file only grows, at its end; what is dead becomes a hole.  Neither an offset nor a slot that was ever published is
+ * used again.  Order of writing, each synced before the next: clusters, nodes, tables of the view, its header in the slot, stub,
+ * name.  What is not reached from a name does not exist. */
 
-/* The cluster file: slot 0 is the superblock, the others take one header of a view each.  Slots are a sparse area below all data, as
- * offsets in a view count from its slot on and cannot be negative. */
+/* The cluster file: slot 0 is the superblock, the others take one header of a view each.  Slots are a sparse area below all data,
+ * as offsets in a view count from its slot on and cannot be negative. */
 #define POOL_SLOT_SIZE ((uint64_t)64 << 10)
 #define POOL_NR_SLOTS ((uint64_t)1 << 20)
 #define POOL_DATA_BEGIN (POOL_SLOT_SIZE * POOL_NR_SLOTS) /* 64 GiB */
@@ -55,12 +55,12 @@ static_assert(sizeof(struct pool_superblock_disk) == 72, "superblock of a pool")
 #define POOL_MAGIC "ddspool\n" /* must not be qcow2's: libvirt looks at the beginning of the file */
 #define POOL_VERSION 1
 
-/* Header extension of a view, beside its qcow2 header: whose it is.  The same, of another type, is in its stub.  What follows in the
- * extension is zeros, as many as make the header's cluster full. */
+/* Header extension of a view, beside its qcow2 header: whose it is.  The same, of another type, is in its stub.  What follows in
+ * the extension is zeros, as many as make the header's cluster full. */
 #define POOL_EXT_VIEW 0x64647376u /* "ddsv" */
 #define POOL_EXT_STUB 0x64647373u /* "ddss" */
-/* And of an overlay that was written for the path of one that is being sealed: the id under which that is to be.  So the two are told
- * apart, wherever they are, and also in a copy. */
+/* And of an overlay that was written for the path of one that is being sealed: the id under which that is to be.  So the two are
+ * told apart, wherever they are, and also in a copy. */
 #define POOL_EXT_FRESH 0x64647366u /* "ddsf" */
 struct pool_view_disk {
 	uint8_t id[POOL_ID_SIZE]; /* of view and stub */
@@ -73,13 +73,13 @@ struct pool_view_disk {
 };
 static_assert(sizeof(struct pool_view_disk) == 80, "header extension of a view");
 
-/* A node of a hash tree in trees/<uuid>.nodes, at an offset of 8: this, then the payload, then zeros up to a multiple of 8.  What one
- * transaction appends begins at a multiple of 4096.
+/* A node of a hash tree in trees/<uuid>.nodes, at an offset of 8: this, then the payload, then zeros up to a multiple of 8.  What
+ * one transaction appends begins at a multiple of 4096.
  *
- * Payload of a leaf: runs in order of block, each as varints (scanner/base/varint.h): units of zeros before it, units, and where they
- * lie in the cluster file, in units: for the first run as it is, then as the distance from the end of the run before, zigzag.
- * Payload of an inner node: 16 bytes of which bit i says that child i is there (least significant bit of the first byte first), then
- * the digests of those that are. */
+ * Payload of a leaf: runs in order of block, each as varints (scanner/base/varint.h): units of zeros before it, units, and where
+ * they lie in the cluster file, in units: for the first run as it is, then as the distance from the end of the run before, zigzag.
+ * Payload of an inner node: 16 bytes of which bit i says that child i is there (least significant bit of the first byte first),
+ * then the digests of those that are. */
 struct pool_node_disk {
 	le32 magic;   /* POOL_NODE_MAGIC */
 	uint8_t level; /* 0 = leaf; an inner node of level k has children of level k - 1 */

@@ -16,12 +16,13 @@
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
-/* How it works: from the bottom up, as each is made from what lies below it: trees, from views whose tables are good; slots and tables, from
- * trees; stubs, from slots.  What takes long, and that nothing needs to be read, comes last: the index.
+/* How it works: from the bottom up, as each is made from what lies below it: trees, from views whose tables are good; slots and
+ * tables, from trees; stubs, from slots.  What takes long, and that nothing needs to be read, comes last: the index.
  *
- * A view that is written anew takes a new slot, and its stub takes the place of the old one, which goes to quarantine/.  Guests may have
- * that open, and the old tables with it: so the old slot stays until a collection finds that nobody has.  Of a slot whose header says
- * nothing any more nobody knows whose it is: it is buried, with a copy in quarantine/, when nobody has a stub open that it may belong to. */
+ * A view that is written anew takes a new slot, and its stub takes the place of the old one, which goes to quarantine/.  Guests may
+ * have that open, and the old tables with it: so the old slot stays until a collection finds that nobody has.  Of a slot whose
+ * header says nothing any more nobody knows whose it is: it is buried, with a copy in quarantine/, when nobody has a stub open that
+ * it may belong to. */
 
 struct bad_slot {
 	uint32_t slot;
@@ -152,7 +153,8 @@ static int keep_header(struct repairing *r, uint32_t slot, const uint8_t header[
 /* A write lease is had only while nobody else has the file open.  Where there are no leases, somebody may. */
 static bool has_lease(int fd)
 {
-	if (file_ops->fcntl(fd, F_SETSIG, (void *)(intptr_t)SIGURG) < 0 || file_ops->fcntl(fd, F_SETLEASE, (void *)(intptr_t)F_WRLCK) < 0)
+	if (file_ops->fcntl(fd, F_SETSIG, (void *)(intptr_t)SIGURG) < 0 ||
+	    file_ops->fcntl(fd, F_SETLEASE, (void *)(intptr_t)F_WRLCK) < 0)
 		return false;
 	file_ops->fcntl(fd, F_SETLEASE, (void *)(intptr_t)F_UNLCK);
 	return true;
@@ -272,7 +274,8 @@ static int walk(struct repairing *r, const uint8_t root[DIGEST_SIZE], uint64_t s
 static bool has_whole_view(const struct repairing *r, const struct view *root)
 {
 	for (size_t i = 0; i < r->views.nr; i++)
-		if (memcmp(r->views.items[i].view.root, root->root, DIGEST_SIZE) == 0 && r->views.items[i].view.disk_size == root->disk_size)
+		if (memcmp(r->views.items[i].view.root, root->root, DIGEST_SIZE) == 0 &&
+		    r->views.items[i].view.disk_size == root->disk_size)
 			return true;
 	return false;
 }
@@ -327,7 +330,8 @@ static int write_anew(struct repairing *r, const struct view *v, const char *kep
 static int repair_view(struct repairing *r, const struct whole_view *w, struct err *err)
 {
 	const struct view *v = &w->view;
-	char text[POOL_ID_TEXT_ROOM], name[POOL_FILE_NAME_ROOM], kept[VIEW_KEPT_STUB_ROOM], what[POOL_ID_TEXT_ROOM + 48], old[PATH_MAX];
+	char text[POOL_ID_TEXT_ROOM], name[POOL_FILE_NAME_ROOM], kept[VIEW_KEPT_STUB_ROOM], what[POOL_ID_TEXT_ROOM + 48],
+		old[PATH_MAX];
 	struct err why = ERR_INIT;
 	bool there, dying;
 
@@ -434,6 +438,7 @@ int pool_repair(struct pool *p, const struct pool_repair_options *o, uint64_t *r
 	struct repairing r = { .p = p, .o = o, .buf = malloc(SEGMENT_SIZE) };
 	int rc;
 
+	p->restless |= !o->dry_run;
 	rc = !r.buf ? no_memory(err) : digest_prepare(err) < 0 ? -1 : repair(&r, err);
 	*ret_repaired = r.repaired;
 	*ret_left = r.left;

@@ -8,16 +8,16 @@
 
 /* Headers of qcow2 images of version 3, for those who write some: views, stubs and overlays. */
 
-/* A feature bit of ours among those that a writer must clear before it may change anything.  QEMU clears it when it opens the image for
- * writing, by writing the whole header anew; where that fails, so does opening.  A locked header has no room for it: it is 104 bytes long
- * (QEMU makes it 112 since 5.1, and lists the names of features, with small clusters before 5.1 only) and with its extensions fills its
- * cluster but for 7 bytes at most. */
+/* A feature bit of ours among those that a writer must clear before it may change anything.  QEMU clears it when it opens the image
+ * for writing, by writing the whole header anew; where that fails, so does opening.  A locked header has no room for it: it is 104
+ * bytes long (QEMU makes it 112 since 5.1, and lists the names of features, with small clusters before 5.1 only) and with its
+ * extensions fills its cluster but for 7 bytes at most. */
 #define QCOW2_LOCKED ((uint64_t)1 << 63)
 
-/* An entry of a refcount table that leads nowhere: reading that refcount block fails, for its offset is negative.  Who looks for a cluster
- * to allocate looks at refcounts from the first cluster on, so an image whose whole refcount table is made of these never gives one out:
- * "Input/output error", at once.  (Refcounts that say that all is taken do it, too, but are read one by one to their end, also by the first
- * look at which parts of the image hold data: seconds for each TiB; and behind their end there is room.) */
+/* An entry of a refcount table that leads nowhere: reading that refcount block fails, for its offset is negative.  Who looks for a
+ * cluster to allocate looks at refcounts from the first cluster on, so an image whose whole refcount table is made of these never
+ * gives one out: "Input/output error", at once.  (Refcounts that say that all is taken do it, too, but are read one by one to their
+ * end, also by the first look at which parts of the image hold data: seconds for each TiB; and behind their end there is room.) */
 #define QCOW2_NO_REFCOUNTS ((uint64_t)0xffffffffffff0000)
 
 /* Encodes what *h says, but for names and extensions; of `ret` only the first h->header_length bytes (104 or 112) are written. */

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "compactor/pool/immutable.h"
 #include "compactor/pool/view_parts.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
@@ -59,11 +60,11 @@ static int check_path(const struct pool *p, struct err *err)
 		       p->path);
 }
 
-void stub_slice(const struct pool *p, const struct view *v, struct slice *ret)
+static void stub_slice(const struct pool *p, const struct view *v, uint64_t l2_cache, struct slice *ret)
 {
 	char name[POOL_FILE_NAME_ROOM];
 
-	*ret = (struct slice){ .offset = view_origin(v->slot), .size = v->slice_size, .read_only = true };
+	*ret = (struct slice){ .offset = view_origin(v->slot), .size = v->slice_size, .l2_cache = l2_cache, .read_only = true };
 	snprintf(ret->path, sizeof(ret->path), "%s/%s", p->path, pool_id_file_name(p->uuid, name));
 }
 
@@ -91,7 +92,7 @@ int stub_check(const struct pool *p, const struct view *v, struct err *err)
 		return err_set(err, ERR_UNSUPPORTED, "a disk of %llu GiB is too large for a view",
 			       (unsigned long long)(v->disk_size / GIB));
 	largest.slice_size = POOL_FILE_MAX;
-	stub_slice(p, &largest, &s);
+	stub_slice(p, &largest, p->l2_cache, &s);
 	if (check_path(p, err) < 0 || check_name(&s, err) < 0)
 		return -1;
 	overlay_slice(p, v, &s);
@@ -131,7 +132,8 @@ bool view_of_backing(const struct pool *p, const struct slice *s, uint8_t ret_id
 /* ---- writing ---- */
 
 /* The first cluster: as full as it has to be to be locked (qcow2_writer.h). */
-static int encode_header(const struct pool *p, const struct view *v, const struct geometry *g, uint8_t *ret, struct err *err)
+static int encode_header(const struct pool *p, const struct view *v, uint64_t l2_cache, const struct geometry *g, uint8_t *ret,
+			 struct err *err)
 {
 	struct qcow2_header h = {
 		.cluster_bits = g->cluster_bits,
@@ -149,7 +151,7 @@ static int encode_header(const struct pool *p, const struct view *v, const struc
 	struct pool_view_disk whose;
 	struct slice s;
 
-	stub_slice(p, v, &s);
+	stub_slice(p, v, l2_cache, &s);
 	if (slice_format(&s, name, sizeof(name), err) < 0)
 		return -1;
 	end = round_down(g->cluster_size - strlen(name), 8);
@@ -164,7 +166,7 @@ static int encode_header(const struct pool *p, const struct view *v, const struc
 }
 
 /* Header and refcount table; to be freed. */
-static uint8_t *encode_head(const struct pool *p, const struct view *v, const struct geometry *g, struct err *err)
+static uint8_t *encode_head(const struct pool *p, const struct view *v, uint64_t l2_cache, const struct geometry *g, struct err *err)
 {
 	CLEANUP(free) uint8_t *head = calloc(NR_HEAD_CLUSTERS, g->cluster_size);
 	be64 *refcounts;
@@ -172,11 +174,21 @@ static uint8_t *encode_head(const struct pool *p, const struct view *v, const st
 	if (!head)
 		return err_null(err, ERR_MEMORY, "no memory for a stub");
 	refcounts = (void *)(head + g->cluster_size);
-	if (encode_header(p, v, g, head, err) < 0)
+	if (encode_header(p, v, l2_cache, g, head, err) < 0)
 		return NULL;
 	for (size_t i = 0; i < g->cluster_size / 8; i++)
 		refcounts[i] = be64_from(QCOW2_NO_REFCOUNTS);
 	return STEAL(head);
+}
+
+/* A stub has its own; `otherwise` where it cannot be read. */
+static uint64_t l2_cache_of(int fd, uint64_t otherwise)
+{
+	struct slice s = { .l2_cache = otherwise };
+	uint64_t size;
+
+	overlay_backing(fd, &s, &size, NULL);
+	return s.l2_cache;
 }
 
 /* All behind the head is zeros. */
@@ -197,7 +209,7 @@ static int compare_stub(int fd, const struct pool *p, const struct view *v, stru
 {
 	struct geometry g = geometry_of(v->disk_size);
 	size_t len = (size_t)(NR_HEAD_CLUSTERS * g.cluster_size);
-	CLEANUP(free) uint8_t *wanted = encode_head(p, v, &g, err);
+	CLEANUP(free) uint8_t *wanted = encode_head(p, v, l2_cache_of(fd, 0), &g, err);
 	CLEANUP(free) uint8_t *head = malloc(len);
 	struct stat st;
 
@@ -264,10 +276,21 @@ int view_check_stub(const struct pool *p, const struct view *v, enum pool_dir di
 	return rc < 0 ? err_add(err, "stub '%s'", pool_id_file_name(v->id, name)) : 0;
 }
 
+/* One that is written again keeps what it has. */
+static uint64_t choose_l2_cache(const struct pool *p, const struct view *v)
+{
+	int fd = open_stub(p, v, POOL_VIEWS, NULL);
+	uint64_t cache = fd < 0 ? p->l2_cache : l2_cache_of(fd, p->l2_cache);
+
+	if (fd >= 0)
+		file_ops->close(fd);
+	return cache;
+}
+
 static int write_stub(int fd, const struct pool *p, const struct view *v, struct err *err)
 {
 	struct geometry g = geometry_of(v->disk_size);
-	CLEANUP(free) uint8_t *head = encode_head(p, v, &g, err);
+	CLEANUP(free) uint8_t *head = encode_head(p, v, choose_l2_cache(p, v), &g, err);
 
 	if (!head)
 		return -1;
@@ -276,19 +299,20 @@ static int write_stub(int fd, const struct pool *p, const struct view *v, struct
 	return file_truncate(fd, g.file_size, err);
 }
 
-static int write_and_sync(int dirfd, const char *name, const struct pool *p, const struct view *v, struct err *err)
+/* Open still. */
+static int write_and_sync(struct pool *p, const char *name, const struct view *v, struct err *err)
 {
-	int fd, rc;
+	int fd;
 
-	if (file_unlink(dirfd, name, err) < 0) /* one that a crash left behind */
+	if (immutable_unlink(p, POOL_VIEWS, name, err) < 0) /* one that a crash left behind */
 		return -1;
-	fd = file_open(dirfd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, STUB_MODE, err);
+	fd = file_open(p->dirs[POOL_VIEWS], name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, STUB_MODE, err);
 	if (fd < 0)
 		return -1;
-	rc = write_stub(fd, p, v, err);
-	if (rc == 0)
-		rc = file_sync(fd, name, err);
-	return file_close(fd, name, rc == 0 ? err : NULL) < 0 ? -1 : rc;
+	if (write_stub(fd, p, v, err) == 0 && file_sync(fd, name, err) == 0)
+		return fd;
+	file_ops->close(fd);
+	return -1;
 }
 
 char *view_kept_stub(const struct view *v, char ret[VIEW_KEPT_STUB_ROOM])
@@ -306,29 +330,43 @@ bool stub_is_there(const struct pool *p, const struct view *v)
 }
 
 /* They change places, and the old one goes to quarantine/.  Where a file system cannot exchange files it is lost. */
-static int take_place(const struct pool *p, const char *tmp, const char *name, const char *kept, struct err *err)
+static int take_place(struct pool *p, const char *tmp, const char *name, const char *kept, struct err *err)
 {
-	int dirfd = p->dirs[POOL_VIEWS];
 	struct err why = ERR_INIT;
 
-	if (kept && file_rename_to(dirfd, tmp, dirfd, name, RENAME_EXCHANGE, &why) == 0)
-		return file_sync_dir(dirfd, err) < 0 ? -1 : file_rename_to(dirfd, tmp, p->dirs[POOL_QUARANTINE], kept, 0, err);
+	if (kept && immutable_rename(p, POOL_VIEWS, tmp, POOL_VIEWS, name, RENAME_EXCHANGE, &why) == 0)
+		return file_sync_dir(p->dirs[POOL_VIEWS], err) < 0 ? -1 :
+		       file_rename_to(p->dirs[POOL_VIEWS], tmp, p->dirs[POOL_QUARANTINE], kept, 0, err);
 	if (kept && why.errnum != ENOENT && why.errnum != EINVAL && why.errnum != ENOSYS && why.errnum != EOPNOTSUPP) {
 		if (err)
 			*err = why;
 		return -1;
 	}
-	return file_rename(dirfd, tmp, name, err);
+	return immutable_rename(p, POOL_VIEWS, tmp, POOL_VIEWS, name, 0, err);
+}
+
+/* Immutable from the moment on in which it has its name; what makes that durable is needed anyway. */
+static int write_at_once(struct pool *p, const char *tmp, const char *name, const struct view *v, const char *kept, struct err *err)
+{
+	int fd = write_and_sync(p, tmp, v, err), rc;
+
+	if (fd < 0)
+		return -1;
+	rc = take_place(p, tmp, name, kept, err);
+	if (rc == 0)
+		immutable_settle(p, fd);
+	if (rc == 0)
+		rc = file_sync_dir(p->dirs[POOL_VIEWS], err);
+	return file_close(fd, name, rc == 0 ? err : NULL) < 0 ? -1 : rc;
 }
 
 int view_write_stub(struct pool *p, const struct view *v, const char *kept_stub, struct err *err)
 {
 	char name[POOL_FILE_NAME_ROOM], tmp[TMP_NAME_ROOM];
-	int dirfd = p->dirs[POOL_VIEWS];
 
 	snprintf(tmp, sizeof(tmp), ".%s.tmp", pool_id_file_name(v->id, name));
-	if (write_and_sync(dirfd, tmp, p, v, err) == 0 && take_place(p, tmp, name, kept_stub, err) == 0 && file_sync_dir(dirfd, err) == 0)
+	if (write_at_once(p, tmp, name, v, kept_stub, err) == 0)
 		return 0;
-	file_unlink(dirfd, tmp, NULL);
+	file_unlink(p->dirs[POOL_VIEWS], tmp, NULL);
 	return err_add(err, "stub '%s'", name);
 }

@@ -30,13 +30,15 @@ CLEANUP_DEFINE(struct tree_walk *, tree_walk_free)
 
 /* Calls for each segment in which two disks differ; equal subtrees are not entered.  A null digest is zeros (or behind the end). */
 int tree_diff(struct nodes *nodes, const uint8_t a[DIGEST_SIZE], uint64_t a_size, const uint8_t b[DIGEST_SIZE], uint64_t b_size,
-	      int (*call)(void *ctx, uint64_t segment, const uint8_t in_a[DIGEST_SIZE], const uint8_t in_b[DIGEST_SIZE], struct err *err),
+	      int (*call)(void *ctx, uint64_t segment, const uint8_t in_a[DIGEST_SIZE], const uint8_t in_b[DIGEST_SIZE],
+			  struct err *err),
 	      void *ctx, struct err *err);
 
 /* ---- reading ---- */
 
 /* The bytes of one segment, proven by its digest; a null digest gives zeros.  ERR_IO when they are damaged: never wrong bytes. */
-int tree_read_segment(struct nodes *nodes, struct cluster_file *clusters, const uint8_t digest[DIGEST_SIZE], void *buf, struct err *err);
+int tree_read_segment(struct nodes *nodes, struct cluster_file *clusters, const uint8_t digest[DIGEST_SIZE], void *buf,
+		      struct err *err);
 /* The same of two segments, which takes less time than one after the other. */
 int tree_read_two(struct nodes *nodes, struct cluster_file *clusters, const uint8_t digests[2][DIGEST_SIZE], void *const bufs[2],
 		  struct err *err);

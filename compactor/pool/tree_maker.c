@@ -16,7 +16,8 @@ struct tree_maker {
 	struct inner inner;
 };
 
-static void put_inner(void *ctx, unsigned level, const uint8_t children[DIGEST_FANOUT][DIGEST_SIZE], const uint8_t digest[DIGEST_SIZE])
+static void put_inner(void *ctx, unsigned level, const uint8_t children[DIGEST_FANOUT][DIGEST_SIZE],
+		      const uint8_t digest[DIGEST_SIZE])
 {
 	struct tree_maker *m = ctx;
 

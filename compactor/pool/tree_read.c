@@ -24,8 +24,8 @@ int tree_read_leaf(struct cluster_file *clusters, const struct leaf *leaf, void 
 	return 0;
 }
 
-static int read_proven(struct nodes *nodes, struct cluster_file *clusters, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits, void *buf,
-		       struct err *err)
+static int read_proven(struct nodes *nodes, struct cluster_file *clusters, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits,
+		       void *buf, struct err *err)
 {
 	uint8_t got[DIGEST_SIZE];
 	struct leaf leaf;
@@ -36,7 +36,8 @@ static int read_proven(struct nodes *nodes, struct cluster_file *clusters, const
 	return memcmp(got, digest, DIGEST_SIZE) == 0 ? 0 : err_set(err, ERR_IO, "its bytes are not those of its digest");
 }
 
-int tree_read_segment(struct nodes *nodes, struct cluster_file *clusters, const uint8_t digest[DIGEST_SIZE], void *buf, struct err *err)
+int tree_read_segment(struct nodes *nodes, struct cluster_file *clusters, const uint8_t digest[DIGEST_SIZE], void *buf,
+		      struct err *err)
 {
 	struct err why = ERR_INIT, other = ERR_INIT;
 	char text[DIGEST_TEXT_ROOM];
@@ -62,7 +63,8 @@ static bool read_any(struct nodes *nodes, struct cluster_file *clusters, const u
 {
 	struct leaf leaf;
 
-	return nodes_find_leaf(nodes, digest, POOL_UNIT_BITS_MIN, &leaf, NULL) > 0 && tree_read_leaf(clusters, &leaf, buf, NULL) == 0;
+	return nodes_find_leaf(nodes, digest, POOL_UNIT_BITS_MIN, &leaf, NULL) > 0 &&
+	       tree_read_leaf(clusters, &leaf, buf, NULL) == 0;
 }
 
 int tree_read_two(struct nodes *nodes, struct cluster_file *clusters, const uint8_t digests[2][DIGEST_SIZE], void *const bufs[2],
@@ -73,7 +75,8 @@ int tree_read_two(struct nodes *nodes, struct cluster_file *clusters, const uint
 	if (read_any(nodes, clusters, digests[0], bufs[0]) && read_any(nodes, clusters, digests[1], bufs[1]))
 		digest_two(bufs[0], bufs[1], SEGMENT_SIZE, got[0], got[1]);
 	for (int i = 0; i < 2; i++)
-		if (memcmp(got[i], digests[i], DIGEST_SIZE) != 0 && tree_read_segment(nodes, clusters, digests[i], bufs[i], err) < 0)
+		if (memcmp(got[i], digests[i], DIGEST_SIZE) != 0 &&
+		    tree_read_segment(nodes, clusters, digests[i], bufs[i], err) < 0)
 			return -1;
 	return 0;
 }

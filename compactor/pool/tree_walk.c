@@ -65,8 +65,8 @@ static const struct inner *node_at(struct tree_walk *w, unsigned level, const ui
 	return nodes_get_inner(w->nodes, digest, level, i, err) < 0 ? NULL : i;
 }
 
-/* Goes down from the root to the first child at or behind *at that is there: 1 with *at where its segments begin, its level and digest;
- * 0 when the node above it has no more, and *at is where the next one begins. */
+/* Goes down from the root to the first child at or behind *at that is there: 1 with *at where its segments begin, its level and
+ * digest; 0 when the node above it has no more, and *at is where the next one begins. */
 static int descend(struct tree_walk *w, uint64_t *at, const uint8_t **ret, struct err *err)
 {
 	const uint8_t *digest = w->root;
@@ -111,8 +111,8 @@ int tree_walk_next(struct tree_walk *w, uint64_t from, uint64_t *ret_segment, ui
 
 /* ---- two trees ---- */
 
-/* The lower tree is lifted to the height of the other one: its root becomes child 0 of a node, and that of another, which need not be
- * stored.  Then equal subtrees have equal digests wherever they are. */
+/* The lower tree is lifted to the height of the other one: its root becomes child 0 of a node, and that of another, which need not
+ * be stored.  Then equal subtrees have equal digests wherever they are. */
 struct side {
 	unsigned height;
 	uint64_t nr;
@@ -176,7 +176,8 @@ static int diff_node(struct diff *d, unsigned level, uint64_t number, const uint
 }
 
 int tree_diff(struct nodes *nodes, const uint8_t a[DIGEST_SIZE], uint64_t a_size, const uint8_t b[DIGEST_SIZE], uint64_t b_size,
-	      int (*call)(void *ctx, uint64_t segment, const uint8_t in_a[DIGEST_SIZE], const uint8_t in_b[DIGEST_SIZE], struct err *err),
+	      int (*call)(void *ctx, uint64_t segment, const uint8_t in_a[DIGEST_SIZE], const uint8_t in_b[DIGEST_SIZE],
+			  struct err *err),
 	      void *ctx, struct err *err)
 {
 	CLEANUP(free) struct diff *d = calloc(1, sizeof(*d));

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compactor/pool/view.h"
 
-#include <stdio.h>
 #include <string.h>
 
 #include "compactor/pool/tree.h"
@@ -19,8 +18,8 @@
  *
  * Why nothing in it can be changed, by anybody who opens it in whatever way (the file's mode aside):
  *
- *   - whoever has it as backing file and commits into it meets no entry marked COPIED, so each written, zeroed or discarded cluster needs a
- *     new one, which the refcounts do not give (QCOW2_NO_REFCOUNTS);
+ *   - whoever has it as backing file and commits into it meets no entry marked COPIED, so each written, zeroed or discarded cluster
+ *     needs a new one, which the refcounts do not give (QCOW2_NO_REFCOUNTS);
  *   - the virtual size is that of a full L1 table, so one more byte needs a new table;
  *   - whoever opens it to write to it has to clear QCOW2_LOCKED first, for which the header is too full. */
 
@@ -107,8 +106,9 @@ static int check_layout(const struct view *v, const struct layout *l, struct err
 
 	if (v->slice_size > POOL_FILE_MAX || v->slice_size < POOL_SLOT_SIZE || v->slice_size % cluster_size(v) != 0)
 		return err_set(err, ERR_FORMAT, "a slice of %llu bytes is impossible", (unsigned long long)v->slice_size);
-	if (!range_within(l->l1_offset, l1_bytes, v->slice_size) || !range_within(l->refcount_offset, cluster_size(v), v->slice_size) ||
-	    l->l1_offset % cluster_size(v) != 0 || l->refcount_offset % cluster_size(v) != 0)
+	if (!range_within(l->l1_offset, l1_bytes, v->slice_size) ||
+	    !range_within(l->refcount_offset, cluster_size(v), v->slice_size) || l->l1_offset % cluster_size(v) != 0 ||
+	    l->refcount_offset % cluster_size(v) != 0)
 		return err_set(err, ERR_FORMAT, "the tables leave the slice");
 	return 0;
 }
@@ -204,8 +204,8 @@ int view_find(struct pool *p, const uint8_t id[POOL_ID_SIZE], struct view *ret, 
 			return 1;
 		}
 	if (views->nr_damaged)
-		return err_set(err, ERR_FORMAT, "view %s is not there, but the header in slot %u is damaged", pool_id_text(id, text),
-			       views->damaged);
+		return err_set(err, ERR_FORMAT, "view %s is not there, but the header in slot %u is damaged",
+			       pool_id_text(id, text), views->damaged);
 	return 0;
 }
 
@@ -318,7 +318,8 @@ static int prepare(struct pool *p, struct view *v, struct err *err)
 	return stub_check(p, v, err);
 }
 
-int view_write(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t disk_size, unsigned cluster_bits, struct view *ret, struct err *err)
+int view_write(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t disk_size, unsigned cluster_bits, struct view *ret,
+	       struct err *err)
 {
 	struct view v = { .disk_size = disk_size, .cluster_bits = cluster_bits };
 
@@ -436,8 +437,8 @@ static int each_map(struct checking *c, struct mapping *m, struct err *err)
 	return rc ? rc : end_leaf(m, err);
 }
 
-int view_each_map(struct pool *p, const struct view *v, int (*call)(void *ctx, uint64_t segment, struct leaf *map, struct err *err), void *ctx,
-		  struct err *err)
+int view_each_map(struct pool *p, const struct view *v, int (*call)(void *ctx, uint64_t segment, struct leaf *map, struct err *err),
+		  void *ctx, struct err *err)
 {
 	CLEANUP(free) struct mapping *m = calloc(1, sizeof(*m));
 	struct checking c = { .pool = p };
@@ -567,8 +568,8 @@ static int each_l2(const struct checking *c, int (*call)(void *ctx, uint64_t off
 	return rc ? rc : call(ctx, origin + c->l.refcount_offset, cluster_size(c->v), err);
 }
 
-int view_each_table(struct pool *p, const struct view *v, int (*call)(void *ctx, uint64_t offset, uint64_t len, struct err *err), void *ctx,
-		    struct err *err)
+int view_each_table(struct pool *p, const struct view *v, int (*call)(void *ctx, uint64_t offset, uint64_t len, struct err *err),
+		    void *ctx, struct err *err)
 {
 	struct checking c = { .pool = p };
 	char text[POOL_ID_TEXT_ROOM];

@@ -28,13 +28,11 @@ CLEANUP_DEFINE(struct view_tables *, view_tables_free)
 
 /* ---- stubs ---- */
 
-/* What a stub has as its backing file. */
-void stub_slice(const struct pool *p, const struct view *v, struct slice *ret);
-
 /* It is in views/: the view may be stood on. */
 bool stub_is_there(const struct pool *p, const struct view *v);
 
-/* Fails where a path is too long to be named by an overlay or a stub, or a disk too large for a stub, before anything is written. */
+/* Fails where a path is too long to be named by an overlay or a stub, or a disk too large for a stub, before anything is
+ * written. */
 int stub_check(const struct pool *p, const struct view *v, struct err *err);
 
 #endif

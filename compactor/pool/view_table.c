@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <stdio.h>
 #include <string.h>
 
 #include "compactor/pool/tree.h"
 #include "compactor/pool/view_parts.h"
 #include "scanner/base/checked.h"
 
-/* One L2 table maps cluster_size / 8 clusters: of 4 KiB one segment, of 16 KiB 16 segments, of 64 KiB 256.  A leaf's map counts in units of
- * at least a cluster, which are cut up here. */
+/* One L2 table maps cluster_size / 8 clusters: of 4 KiB one segment, of 16 KiB 16 segments, of 64 KiB 256.  A leaf's map counts in
+ * units of at least a cluster, which are cut up here. */
 
 struct view_tables {
 	struct pool *pool;

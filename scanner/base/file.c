@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <linux/openat2.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 
 #define AGAIN_MAX 100
 #define TMP_ROOM 40
+#define EXTENTS_AT_ONCE 64
 
 static int os_openat(int dirfd, const char *name, int flags, mode_t mode)
 {
@@ -283,6 +285,38 @@ int file_next_data(int fd, uint64_t from, uint64_t size, uint64_t *ret_begin, ui
 	*ret_begin = begin < 0 ? from : (uint64_t)begin;
 	*ret_end = end < 0 || (uint64_t)end > size ? size : (uint64_t)end;
 	return *ret_begin < size;
+}
+
+/* True when all extents of the answer were never written; *at goes behind them, to `end` when no more follow. */
+static bool all_unwritten(const struct fiemap *map, uint64_t end, uint64_t *at)
+{
+	const struct fiemap_extent *e = map->fm_extents;
+
+	if (!map->fm_mapped_extents)
+		*at = end;
+	for (uint32_t i = 0; i < map->fm_mapped_extents; i++) {
+		if (!(e[i].fe_flags & FIEMAP_EXTENT_UNWRITTEN) || e[i].fe_logical + e[i].fe_length <= *at)
+			return false;
+		*at = e[i].fe_flags & FIEMAP_EXTENT_LAST ? end : e[i].fe_logical + e[i].fe_length;
+	}
+	return true;
+}
+
+bool file_is_unmapped(int fd, uint64_t begin, uint64_t end)
+{
+	union {
+		struct fiemap map;
+		uint8_t room[sizeof(struct fiemap) + EXTENTS_AT_ONCE * sizeof(struct fiemap_extent)];
+	} answer;
+
+	while (begin < end) {
+		answer.map = (struct fiemap){
+			.fm_start = begin, .fm_length = end - begin, .fm_flags = FIEMAP_FLAG_SYNC, .fm_extent_count = EXTENTS_AT_ONCE
+		};
+		if (file_ops->ioctl(fd, FS_IOC_FIEMAP, &answer) < 0 || !all_unwritten(&answer.map, end, &begin))
+			return false;
+	}
+	return true;
 }
 
 int file_dedupe(int from, uint64_t from_offset, uint64_t len, int to, uint64_t to_offset, uint64_t *ret_len)

@@ -2,6 +2,7 @@
 #ifndef DEDUPSCAN_FILE_H
 #define DEDUPSCAN_FILE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
@@ -95,6 +96,9 @@ int file_drop_cache(int fd, struct err *err);
 /* The next stretch of data at or after `from`: 1 and [*ret_begin, *ret_end), 0 = there is only a hole up to `size`, -1.  Where the file
  * system knows no holes everything is data. */
 int file_next_data(int fd, uint64_t from, uint64_t size, uint64_t *ret_begin, uint64_t *ret_end, struct err *err);
+/* Whether [begin, end) of a file reads as zeros for certain: after what is in memory was written, the map of its extents, by which reads
+ * go, has no block there that was ever written (FIEMAP).  False where the file system has no such map. */
+bool file_is_unmapped(int fd, uint64_t begin, uint64_t end);
 /* Has [offset, offset + len) of `to` share the disk blocks of `from`: FICLONERANGE. */
 int file_clone(int from, uint64_t from_offset, uint64_t len, int to, uint64_t to_offset, struct err *err);
 

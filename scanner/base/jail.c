@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <linux/seccomp.h>
 #include <seccomp.h>
@@ -98,6 +99,7 @@ static const struct rule rules[] = {
 	ANY(mincore),
 	ONLY(fcntl, 1, F_DUPFD_CLOEXEC),
 	ONLY(ioctl, 1, BLKGETSIZE64),
+	ONLY(ioctl, 1, FS_IOC_FIEMAP),
 	/* its parent */
 	ONLY(sendmsg, 0, JAIL_SOCKET),
 	ONLY(recvmsg, 0, JAIL_SOCKET),

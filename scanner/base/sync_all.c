@@ -6,9 +6,9 @@
 
 #include "scanner/base/thread.h"
 
-/* How it works: writing begins for all files before the first is waited for, as ext4 allocates blocks then, which is another change for
- * the journal.  Then each is synced by a thread of its own: who comes while the journal commits what he needs waits for that, where one
- * after the other would each flush the disk.
+/* How it works: writing begins for all files before the first is waited for, as ext4 allocates blocks then, which is another change
+ * for the journal.  Then each is synced by a thread of its own: who comes while the journal commits what he needs waits for that,
+ * where one after the other would each flush the disk.
  *
  * Where tests stand in a file system, which has no threads, and where the system has none left, it is one after the other. */
 

@@ -70,7 +70,8 @@ int units_parse_clock(const char *s, unsigned *ret, struct err *err)
 	unsigned h, m;
 	int n = 0;
 
-	if (strspn(s, "0123456789:") != strlen(s) || strlen(s) > 5 || sscanf(s, "%2u:%2u%n", &h, &m, &n) != 2 || s[n] || h > 23 || m > 59)
+	if (strspn(s, "0123456789:") != strlen(s) || strlen(s) > 5 || sscanf(s, "%2u:%2u%n", &h, &m, &n) != 2 || s[n] || h > 23 ||
+	    m > 59)
 		return err_set(err, ERR_USAGE, "'%s' is not a time of day; write 01:00 or 23:30", s);
 	*ret = h * 60 + m;
 	return 0;

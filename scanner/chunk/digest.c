@@ -82,7 +82,8 @@ int digest_prepare(struct err *err)
 
 void digest_bytes(const void *buf, size_t len, uint8_t ret[DIGEST_SIZE])
 {
-	if (digest_prepare(NULL) < 0 || evp_digest(buf, len, ret, NULL, sha256, NULL) != 1) /* a wrong digest must not be taken for one */
+	/* A wrong digest must not be taken for one. */
+	if (digest_prepare(NULL) < 0 || evp_digest(buf, len, ret, NULL, sha256, NULL) != 1)
 		abort();
 }
 #else

@@ -26,8 +26,8 @@
 #define DIGEST_FANOUT 128u
 #define DIGEST_LEVELS 7 /* enough for 2^64 bytes */
 
-/* Loads libcrypto.  To be called before a jail is entered, and where there is a way to tell that it is not there: who wants a digest
- * without it dies.  Always fails in a program that was built without libcrypto. */
+/* Loads libcrypto.  To be called before a jail is entered, and where there is a way to tell that it is not there: who wants a
+ * digest without it dies.  Always fails in a program that was built without libcrypto. */
 int digest_prepare(struct err *err);
 
 void digest_bytes(const void *buf, size_t len, uint8_t ret[DIGEST_SIZE]);
@@ -48,9 +48,10 @@ struct digest_tree {
 	} nodes[DIGEST_LEVELS];	/* the one at each level that is being filled; leaves are children of level 0 */
 	uint8_t root[DIGEST_SIZE];
 
-	/* May be set after digest_tree_begin(): called for each inner node when it is complete, children before parents.  Those of level 1
-	 * have segments as children. */
-	void (*emit)(void *ctx, unsigned level, const uint8_t children[DIGEST_FANOUT][DIGEST_SIZE], const uint8_t digest[DIGEST_SIZE]);
+	/* May be set after digest_tree_begin(): called for each inner node when it is complete, children before parents.  Those of
+	 * level 1 have segments as children. */
+	void (*emit)(void *ctx, unsigned level, const uint8_t children[DIGEST_FANOUT][DIGEST_SIZE],
+		     const uint8_t digest[DIGEST_SIZE]);
 	void *ctx;
 };
 

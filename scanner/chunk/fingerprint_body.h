@@ -11,9 +11,9 @@
 
 #include "scanner/chunk/fingerprint.h"
 
-/* To be called last.  As long as the upper halves of registers hold something, code that knows the lower ones only has to carry them
- * along, and its instructions wait for each other: libcrypto's SHA-256 takes a third longer.  Compilers do not see to it in all of
- * XXH3. */
+/* To be called last.  As long as the upper halves of registers hold something, code that knows the lower ones only has to carry
+ * them along, and its instructions wait for each other: libcrypto's SHA-256 takes a third longer.  Compilers do not see to it in
+ * all of XXH3. */
 static inline void clear_upper_halves(void)
 {
 #ifdef __AVX__

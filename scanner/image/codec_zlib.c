@@ -45,24 +45,26 @@ int codec_zlib_decode(enum codec_zlib_wrap wrap, int window_bits, const void *sr
 #define MEMORY_LEVEL 8
 
 struct codec_zlib_encoder {
-	z_stream z;
+	z_stream z, back;
 };
 
 struct codec_zlib_encoder *codec_zlib_encoder_new(enum codec_zlib_wrap wrap, int window_bits, struct err *err)
 {
-	struct codec_zlib_encoder *e = calloc(1, sizeof(*e));
+	CLEANUP(codec_zlib_encoder_free) struct codec_zlib_encoder *e = calloc(1, sizeof(*e));
+	int bits = wrap == CODEC_ZLIB_RAW ? -window_bits : window_bits;
 
-	if (e && deflateInit2(&e->z, LEVEL, Z_DEFLATED, wrap == CODEC_ZLIB_RAW ? -window_bits : window_bits, MEMORY_LEVEL,
-			      Z_DEFAULT_STRATEGY) == Z_OK)
-		return e;
-	free(e);
+	if (e && deflateInit2(&e->z, LEVEL, Z_DEFLATED, bits, MEMORY_LEVEL, Z_DEFAULT_STRATEGY) == Z_OK &&
+	    inflateInit2(&e->back, bits) == Z_OK)
+		return STEAL(e);
 	return err_null(err, ERR_MEMORY, "no memory to compress clusters");
 }
 
 void codec_zlib_encoder_free(struct codec_zlib_encoder *e)
 {
-	if (e)
+	if (e) {
 		deflateEnd(&e->z);
+		inflateEnd(&e->back);
+	}
 	free(e);
 }
 
@@ -76,4 +78,16 @@ size_t codec_zlib_encode(struct codec_zlib_encoder *e, const void *src, size_t l
 	z->next_out = ret;
 	z->avail_out = (uInt)room;
 	return deflate(z, Z_FINISH) == Z_STREAM_END ? room - z->avail_out : 0;
+}
+
+bool codec_zlib_undo(struct codec_zlib_encoder *e, const void *src, size_t src_len, void *ret, size_t len)
+{
+	z_stream *z = &e->back;
+
+	inflateReset(z);
+	z->next_in = (void *)(uintptr_t)src;
+	z->avail_in = (uInt)src_len;
+	z->next_out = ret;
+	z->avail_out = (uInt)len;
+	return inflate(z, Z_FINISH) == Z_STREAM_END && z->avail_in == 0 && z->avail_out == 0;
 }

@@ -2,6 +2,7 @@
 #ifndef DEDUPSCAN_CODEC_ZLIB_H
 #define DEDUPSCAN_CODEC_ZLIB_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "scanner/base/cleanup.h"
@@ -28,5 +29,8 @@ CLEANUP_DEFINE(struct codec_zlib_encoder *, codec_zlib_encoder_free)
 
 /* Makes a stream of the len bytes at `src`.  Returns its length, or 0 when it is longer than `room`. */
 size_t codec_zlib_encode(struct codec_zlib_encoder *e, const void *src, size_t len, void *ret, size_t room);
+
+/* Decompresses what it made, for who trusts nobody: false when the src_len bytes at `src` are not one whole stream of len bytes. */
+bool codec_zlib_undo(struct codec_zlib_encoder *e, const void *src, size_t src_len, void *ret, size_t len);
 
 #endif

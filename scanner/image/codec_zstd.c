@@ -51,23 +51,28 @@ int codec_zstd_decode(struct codec_zstd *z, const void *src, size_t src_len, voi
 
 struct codec_zstd_encoder {
 	ZSTD_CCtx *cctx;
+	ZSTD_DCtx *dctx;
 };
 
 struct codec_zstd_encoder *codec_zstd_encoder_new(struct err *err)
 {
 	CLEANUP(codec_zstd_encoder_free) struct codec_zstd_encoder *e = calloc(1, sizeof(*e));
 
-	if (e)
+	if (e) {
 		e->cctx = ZSTD_createCCtx();
-	if (!e || !e->cctx)
+		e->dctx = ZSTD_createDCtx();
+	}
+	if (!e || !e->cctx || !e->dctx)
 		return err_null(err, ERR_MEMORY, "no memory for a zstd encoder");
 	return STEAL(e);
 }
 
 void codec_zstd_encoder_free(struct codec_zstd_encoder *e)
 {
-	if (e)
+	if (e) {
 		ZSTD_freeCCtx(e->cctx);
+		ZSTD_freeDCtx(e->dctx);
+	}
 	free(e);
 }
 
@@ -76,4 +81,9 @@ size_t codec_zstd_encode(struct codec_zstd_encoder *e, const void *src, size_t l
 	size_t n = ZSTD_compressCCtx(e->cctx, ret, room, src, len, LEVEL);
 
 	return ZSTD_isError(n) ? 0 : n;
+}
+
+bool codec_zstd_undo(struct codec_zstd_encoder *e, const void *src, size_t src_len, void *ret, size_t len)
+{
+	return ZSTD_findFrameCompressedSize(src, src_len) == src_len && ZSTD_decompressDCtx(e->dctx, ret, len, src, src_len) == len;
 }

@@ -2,6 +2,7 @@
 #ifndef DEDUPSCAN_CODEC_ZSTD_H
 #define DEDUPSCAN_CODEC_ZSTD_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "scanner/base/cleanup.h"
@@ -28,5 +29,8 @@ CLEANUP_DEFINE(struct codec_zstd_encoder *, codec_zstd_encoder_free)
 
 /* Makes a frame of the len bytes at `src`.  Returns its length, or 0 when it is longer than `room`. */
 size_t codec_zstd_encode(struct codec_zstd_encoder *e, const void *src, size_t len, void *ret, size_t room);
+
+/* Decompresses what it made, for who trusts nobody: false when the src_len bytes at `src` are not one whole frame of len bytes. */
+bool codec_zstd_undo(struct codec_zstd_encoder *e, const void *src, size_t src_len, void *ret, size_t len);
 
 #endif

@@ -236,7 +236,8 @@ static struct image *open_backing(const struct image *top, const struct image *i
 		close(fd);
 		return NULL;
 	}
-	return check_identity(img, sliced ? open_slice(fd, path, &slice, err) : image_open(fd, path, format, opener, NULL, err), err);
+	return check_identity(img, sliced ? open_slice(fd, path, &slice, err) : image_open(fd, path, format, opener, NULL, err),
+			      err);
 }
 
 int image_open_chain(struct image *img, const struct image_opener *opener, struct err *err)

@@ -178,6 +178,7 @@ struct image {
 	struct image *backing;		 /* the chain, if image_open_chain() was asked for it */
 	const struct image_file *solid;	 /* a part of a file that has no holes, for image_hole_at() */
 	uint64_t solid_begin, solid_end;
+	bool doubts_holes;
 	struct extent last;		 /* what image_next_extent() found last, for walks over chains */
 	struct image_work work;
 };
@@ -223,12 +224,11 @@ struct image *image_open_inside(const struct image *img, const char *name, uint6
 /* Whether offset `at` of the file with the data is in a hole, as the file system tells; *end, of a range that begins
  * there, is cut to where this changes.  A hint: no holes are told where the file system knows none. */
 bool image_hole_at(struct image *img, const struct image_file *f, uint64_t at, uint64_t *end);
-/* What the file system says of holes is not believed for the next extent: the image's own file has none. */
+/* For who has to be certain: from now on the file system is believed that there is a hole only where it says so twice, and the second
+ * time by the map by which it reads (file_is_unmapped()).  All else is read. */
 static inline void image_doubt_holes(struct image *img)
 {
-	img->solid = &img->file;
-	img->solid_begin = 0;
-	img->solid_end = UINT64_MAX;
+	img->doubts_holes = true;
 }
 
 /* Fills *ret: `kind` from `offset` on. */

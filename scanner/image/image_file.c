@@ -126,22 +126,36 @@ struct image_file *image_open_part(struct image *img, enum image_role role, cons
 	return img->parts[img->nr_parts++] = STEAL(f);
 }
 
+static void note_solid(struct image *img, const struct image_file *f, uint64_t begin, uint64_t end)
+{
+	img->solid = f;
+	img->solid_begin = begin;
+	img->solid_end = end;
+}
+
+/* Whether there is a hole up to `end`, as the file system says. */
+static bool is_hole(const struct image *img, const struct image_file *f, uint64_t at, uint64_t end)
+{
+	return !img->doubts_holes || file_is_unmapped(f->fd, f->base + at, f->base + end);
+}
+
 bool image_hole_at(struct image *img, const struct image_file *f, uint64_t at, uint64_t *end)
 {
 	off_t data, hole;
 
 	if (img->solid != f || at < img->solid_begin || at >= img->solid_end) {
 		data = lseek(f->fd, (off_t)(f->base + at), SEEK_DATA);
-		if (data < 0)
-			return errno == ENXIO;
-		if ((uint64_t)data > f->base + at) {
-			*end = min_u64(*end, (uint64_t)data - f->base);
-			return true;
+		if (data < 0 && errno != ENXIO)
+			return false;
+		if (data < 0 || (uint64_t)data > f->base + at) {
+			*end = data < 0 ? *end : min_u64(*end, (uint64_t)data - f->base);
+			if (is_hole(img, f, at, *end))
+				return true;
+			note_solid(img, f, at, *end);
+			return false;
 		}
 		hole = lseek(f->fd, data, SEEK_HOLE);
-		img->solid = f;
-		img->solid_begin = at;
-		img->solid_end = hole > data ? (uint64_t)hole - f->base : UINT64_MAX;
+		note_solid(img, f, at, hole > data ? (uint64_t)hole - f->base : UINT64_MAX);
 	}
 	*end = min_u64(*end, img->solid_end);
 	return false;

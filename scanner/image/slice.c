@@ -10,7 +10,8 @@
 
 /* JSON of one shape only:
  *
- *	{"file": {"driver": "raw", "read-only": B, "offset": N, "size": N,		both of these, or none
+ *	{"l2-cache-size": N,
+ *	 "file": {"driver": "raw", "read-only": B, "offset": N, "size": N,		both of these, or none
  *		  "file": {"driver": "file", "filename": T, "cache": {"direct": B}}}}
  *
  * An object is a list of keys that may stand in it, each at most once, and a function that reads the value of one. */
@@ -47,14 +48,16 @@ static int too_long(const struct slice *s, struct err *err)
 int slice_format(const struct slice *s, char *ret, size_t room, struct err *err)
 {
 	const char *end = s->host_cache ? "\",\"cache\":{\"direct\":false}}}}" : "\"}}}";
-	char name[NAME_MAX_BYTES + 1], where[64] = "";
+	char name[NAME_MAX_BYTES + 1], where[64] = "", cache[64] = "";
 	size_t at;
 
 	if (s->size)
 		snprintf(where, sizeof(where), "\"offset\":%llu,\"size\":%llu,", (unsigned long long)s->offset,
 			 (unsigned long long)s->size);
+	if (s->l2_cache)
+		snprintf(cache, sizeof(cache), "\"l2-cache-size\":%llu,", (unsigned long long)s->l2_cache);
 	at = (size_t)snprintf(name, sizeof(name),
-			      PREFIX "{\"file\":{\"driver\":\"raw\",%s%s\"file\":{\"driver\":\"file\",\"filename\":\"",
+			      PREFIX "{%s\"file\":{\"driver\":\"raw\",%s%s\"file\":{\"driver\":\"file\",\"filename\":\"", cache,
 			      s->read_only ? "\"read-only\":true," : "", where);
 	if (s->path[0] != '/')
 		return err_set(err, ERR_USAGE, "the path '%s' of a backing file is not absolute", s->path);
@@ -279,13 +282,14 @@ static bool take_top(struct reader *r, unsigned key)
 {
 	static const struct shape raw = { { "driver", "file", "offset", "size", "read-only" }, 2, take_raw };
 
-	(void)key;
-	return take_object(r, &raw);
+	if (key == 0)
+		return take_object(r, &raw);
+	return take_number(r, &r->s.l2_cache) && r->s.l2_cache && r->s.l2_cache <= SLICE_L2_CACHE_MAX;
 }
 
 int slice_parse(const char *name, struct slice *ret)
 {
-	static const struct shape top = { { "file" }, 1, take_top };
+	static const struct shape top = { { "file", "l2-cache-size" }, 1, take_top };
 	struct reader r = { .p = name + sizeof(PREFIX) - 1 };
 
 	if (strncmp(name, PREFIX, sizeof(PREFIX) - 1) != 0 || !take_object(&r, &top) || take(&r, '\0') != true)

@@ -13,15 +13,19 @@
  *
  *	json:{"file":{"driver":"raw","read-only":true,"offset":O,"size":S,"file":{"driver":"file","filename":"/abs/path"}}}
  *
- * libvirt writes such names back without "read-only".  A name with neither "offset" nor "size" means the whole file, however long it is
+ * "l2-cache-size":N may stand before "file" in the outer object: libvirt passes over it.  libvirt writes such names back without
+ * "read-only".  A name with neither "offset" nor "size" means the whole file, however long it is
  * when it is opened. */
 
 struct slice {
 	uint64_t offset, size; /* bytes; size 0, and offset 0 = the whole file */
+	uint64_t l2_cache;     /* bytes of the image's L2 tables that QEMU may keep in memory; 0 = as it likes */
 	bool read_only;	       /* the name says so */
 	bool host_cache;       /* the file below is opened with "cache":{"direct":false}: also guests with cache=none use the page cache */
 	char path[1024];       /* absolute */
 };
+
+#define SLICE_L2_CACHE_MAX ((uint64_t)1 << 30)
 
 /* The name, for an image of at most 1023 bytes of it: ERR_UNSUPPORTED when it would be longer, or where the path has bytes that JSON
  * cannot say (invalid UTF-8). */

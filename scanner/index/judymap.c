@@ -7,8 +7,8 @@
  *
  * Judy's macros (JLI, J1S, ...) print and exit(1) on an error, so the functions are called here and their answers
  * checked: a pointer is PPJERR, an integer is JERR.  The only errors that can happen are lack of memory and a
- * corrupted array; the second is our own mistake.  Everything but insertion and removal neither allocates nor
- * changes anything, and for it an error means "not there". */
+ * corrupted array; the second is our own mistake.  Everything but insertion neither allocates nor changes anything, and
+ * for it an error means "not there". */
 
 _Static_assert(sizeof(Word_t) == sizeof(uint64_t), "Judy's words are 64 bits");
 
@@ -42,29 +42,6 @@ uint64_t *judymap_last(const struct judymap *m, uint64_t *key)
 	return ret;
 }
 
-uint64_t *judymap_first(const struct judymap *m, uint64_t *key)
-{
-	JError_t e;
-	Word_t k = *key;
-	uint64_t *ret = slot(JudyLFirst(m->root, &k, &e));
-
-	if (ret)
-		*key = k;
-	return ret;
-}
-
-uint64_t judymap_count(const struct judymap *m)
-{
-	JError_t e;
-
-	return JudyLCount(m->root, 0, UINT64_MAX, &e);
-}
-
-uint64_t judymap_bytes(const struct judymap *m)
-{
-	return JudyLMemUsed(m->root);
-}
-
 void judymap_release(struct judymap *m)
 {
 	JError_t e;
@@ -87,35 +64,11 @@ bool judyset_has(const struct judyset *s, uint64_t key)
 	return Judy1Test(s->root, key, &e) == 1;
 }
 
-int judyset_remove(struct judyset *s, uint64_t key)
-{
-	JError_t e;
-	int rc = Judy1Unset(&s->root, key, &e);
-
-	return rc == JERR ? -1 : rc;
-}
-
-bool judyset_first(const struct judyset *s, uint64_t *key)
-{
-	JError_t e;
-	Word_t k = *key;
-
-	if (Judy1First(s->root, &k, &e) != 1)
-		return false;
-	*key = k;
-	return true;
-}
-
 uint64_t judyset_count(const struct judyset *s)
 {
 	JError_t e;
 
 	return Judy1Count(s->root, 0, UINT64_MAX, &e);
-}
-
-uint64_t judyset_bytes(const struct judyset *s)
-{
-	return Judy1MemUsed(s->root);
 }
 
 void judyset_release(struct judyset *s)

@@ -23,11 +23,6 @@ uint64_t *judymap_get(const struct judymap *m, uint64_t key);
 /* The greatest key <= *key: its slot with *key set to it, or NULL. */
 uint64_t *judymap_last(const struct judymap *m, uint64_t *key);
 
-/* The smallest key >= *key: its slot with *key set to it, or NULL. */
-uint64_t *judymap_first(const struct judymap *m, uint64_t *key);
-
-uint64_t judymap_count(const struct judymap *m);
-uint64_t judymap_bytes(const struct judymap *m); /* memory in use */
 void judymap_release(struct judymap *m);
 CLEANUP_DEFINE_RELEASE(struct judymap, judymap_release)
 
@@ -38,10 +33,7 @@ struct judyset {
 /* 1 if added, 0 if it was there, -1 when memory is out. */
 int judyset_add(struct judyset *s, uint64_t key);
 bool judyset_has(const struct judyset *s, uint64_t key);
-int judyset_remove(struct judyset *s, uint64_t key); /* as _add: 1 removed, 0 was not there */
-bool judyset_first(const struct judyset *s, uint64_t *key); /* the smallest member >= *key */
 uint64_t judyset_count(const struct judyset *s);
-uint64_t judyset_bytes(const struct judyset *s);
 void judyset_release(struct judyset *s);
 CLEANUP_DEFINE_RELEASE(struct judyset, judyset_release)
 

@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "scanner/index/spool.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "scanner/base/checked.h"
 #include "scanner/base/vec.h"
 #include "scanner/index/checksum.h"
 

@@ -6,7 +6,7 @@
 #include "scanner/index/index.h"
 
 /* The duplicate summary: for every image, in order of address, the runs of its blocks that are duplicates, and where the
- * originals lie.  It is what a compactor works from.  dedupscan-catalog(5) shows the bytes. */
+ * originals lie.  It is for other programs: in this one only tests read it.  dedupscan-catalog(5) shows the bytes. */
 
 struct summary_run {
 	int64_t image;	       /* catalog id */

@@ -78,7 +78,8 @@ def run():
         times = n / NUMBERS[0]
         rows.append([n, f"{statistics.median(x.freed / x.used for x in r):.1%}",
                      f"{statistics.median(x.freed / max(x.planned, 1) for x in r):.1%}",
-                     spread([x.plan_wall for x in r]), spread([x.apply_wall for x in r]), spread([x.peak / MIB for x in r], "{:.0f}"),
+                     spread([x.plan_wall for x in r]), spread([x.apply_wall for x in r]),
+                     spread([x.peak / MIB for x in r], "{:.0f}"),
                      spread([x / times for x in measure.ratios(first, r, "plan_cpu")]),
                      spread([x / times for x in measure.ratios(first, r, "apply_cpu")])])
     table(["images", "freed", "of planned", "plan wall s", "apply wall s", "peak MiB", "plan CPU / first's", "apply CPU / first's"],

@@ -61,7 +61,8 @@ def against_duperemove(store):
     rows = []
     for name, r in runs.items():
         rows.append([name, f"{statistics.median(x.freed for x in r) / MIB:.0f} MiB",
-                     f"{statistics.median(x.freed / x.used for x in r):.1%}", spread([x.wall for x in r]), spread([x.cpu for x in r]),
+                     f"{statistics.median(x.freed / x.used for x in r):.1%}", spread([x.wall for x in r]),
+                     spread([x.cpu for x in r]),
                      spread([x.peak / MIB for x in r], "{:.0f}"), spread(measure.ratios(r, first, "wall")),
                      spread(measure.ratios(r, first, "cpu")), spread(measure.ratios(r, first, "peak"))])
     table(["", "freed", "of used", "wall s", "CPU s", "peak MiB", "our wall / its", "our CPU / its", "our memory / its"], rows)

@@ -9,7 +9,6 @@
 #include "compactor/pool/cluster_file.h"
 #include "compactor/pool/feed.h"
 #include "compactor/pool/import.h"
-#include "scanner/base/bytes.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 #include "scanner/base/memory.h"
@@ -19,10 +18,10 @@
  *
  *	bench_import [DIRECTORY [MIB [RUNS]]]
  *
- * The files go to DIRECTORY ($TMPDIR or /var/tmp without one) and are removed.  Beside each other, in turns: what SHA-256 alone takes
- * for the same bytes, and what plain writes take, which together are the limit for data that is new; and cp.  Importing takes two
- * processes, the reader in its jail and the importer: what a core does is told by the processor time of both.  Of several runs the
- * one that took least of that counts. */
+ * The files go to DIRECTORY ($TMPDIR or /var/tmp without one) and are removed.  Beside each other, in turns: what SHA-256 alone
+ * takes for the same bytes, and what plain writes take, which together are the limit for data that is new; and cp.  Importing takes
+ * two processes, the reader in its jail and the importer: what a core does is told by the processor time of both.  Of several runs
+ * the one that took least of that counts. */
 
 #define POOL "bench.pool"
 #define GAP 16 /* blocks: of so many one is new in "independent" */
@@ -292,8 +291,8 @@ static void report(const struct bench *b)
 	double kib = (double)b->size / KIB, gb = (double)b->size * 1e-9;
 	const struct cost *c = b->costs;
 
-	printf("%-22s %6s %12s %5s %11s %11s %8s %9s %8s\n", "", "GB/s", "GB/s a core", "goal", "CPU ns/KiB", "importer's", "writing",
-	       "reader's", "stored");
+	printf("%-22s %6s %12s %5s %11s %11s %8s %9s %8s\n", "", "GB/s", "GB/s a core", "goal", "CPU ns/KiB", "importer's",
+	       "writing", "reader's", "stored");
 	for (enum kind k = 0; k < NR_KINDS; k++) {
 		char goal[16] = "";
 

@@ -28,7 +28,8 @@ def run():
     rows = []
     for n in sizes:
         gib = n * UNIT / 1024
-        rows.append([f"{gib:.2f} GiB", spread(of(runs[n], "wall", 1 / gib), "{:.3f}"), spread(of(runs[n], "cpu", 1 / gib), "{:.3f}"),
+        rows.append([f"{gib:.2f} GiB", spread(of(runs[n], "wall", 1 / gib), "{:.3f}"),
+                     spread(of(runs[n], "cpu", 1 / gib), "{:.3f}"),
                      spread([r / n for r in ratios(runs[1], runs[n], "wall")]),
                      spread([r / n for r in ratios(runs[1], runs[n], "cpu")]), f"{statistics.median(disk[n]):.2f}"])
     table(["", "wall s/GiB", "CPU s/GiB", "wall / first's", "CPU / first's", "catalog bytes a block"], rows)

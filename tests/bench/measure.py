@@ -31,7 +31,7 @@ def begin(title, about=""):
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit(f"usage: {os.path.basename(sys.argv[0])} SCRATCH-FOLDER")
     scratch = os.path.abspath(sys.argv[1])
-    shutil.rmtree(scratch, ignore_errors=True)
+    remove_scratch()
     os.makedirs(scratch)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     print(f"\n{title}\n{'=' * len(title)}")
@@ -41,8 +41,15 @@ def begin(title, about=""):
           f"median (least-most) of {RUNS} runs\n")
 
 
-def end():
+def remove_scratch():
     shutil.rmtree(scratch, ignore_errors=True)
+    if os.path.isdir(scratch):  # files of pools are immutable
+        subprocess.run(["chattr", "-R", "-f", "-i", scratch], stderr=subprocess.DEVNULL, check=False)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def end():
+    remove_scratch()
     print(f"load at the end {os.getloadavg()[0]:.1f}")
 
 

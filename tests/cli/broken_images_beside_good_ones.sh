@@ -1,6 +1,6 @@
 #!/bin/bash
-# E11, E16: images that are broken, in a loop, without their backing file or no files at all are told; the good ones are counted, and
-# nothing is written to any.
+# E11, E16: images that are broken, in a loop, without their backing file or no files at all are told; the good ones are counted,
+# and nothing is written to any.
 . tests/lib.sh
 . tests/cli/lib_store.sh
 require_tool qemu-img
@@ -37,8 +37,8 @@ cd "$ROOT"
 settle
 before=$(fingerprint_store)
 
-timeout 60 "$DEDUPSCAN" report --no-idle --catalog "$CATALOG" --json="$TMP/report.json" --csv="$TMP/report.csv" --table="$TMP/table" \
-	"$STORE" >"$TMP/out" 2>"$TMP/err" && fail "no exit status for broken images"
+timeout 60 "$DEDUPSCAN" report --no-idle --catalog "$CATALOG" --json="$TMP/report.json" --csv="$TMP/report.csv" \
+	--table="$TMP/table" "$STORE" >"$TMP/out" 2>"$TMP/err" && fail "no exit status for broken images"
 status=$? output=$(cat "$TMP/err")
 assert_status 1
 assert_has "$output" "cut.qcow2': L1 table ends past the end"

@@ -16,7 +16,8 @@ assert_has "$output" 'no catalog in'
 
 scan "$STORE"
 assert_status 0
-sqlite3 "$CATALOG/catalog.db" "UPDATE numbers SET value = 99 WHERE name = 'version'; DROP TABLE stores; PRAGMA journal_mode=DELETE" >/dev/null
+sqlite3 "$CATALOG/catalog.db" >/dev/null \
+	"UPDATE numbers SET value = 99 WHERE name = 'version'; DROP TABLE stores; PRAGMA journal_mode=DELETE"
 sum=$(cksum <"$CATALOG/catalog.db")
 for command in scan report 'report --no-scan'; do
 	# shellcheck disable=SC2086 # words

@@ -21,7 +21,8 @@ begin_anew()
 begin_anew
 (head -c 20K /dev/urandom && cat "$STORE/a.raw" && head -c 100K /dev/zero) | cat >"$STORE/shifted.raw"
 copy "$STORE/shifted.raw" "$STORE/copy.raw"
-for options in "qcow2 x.qcow2" "qcow2 -o cluster_size=4k y.qcow2" "vmdk x.vmdk" "vhdx x.vhdx" "qcow2 -o data_file=$STORE/data,data_file_raw=on z.qcow2"; do
+for options in "qcow2 x.qcow2" "qcow2 -o cluster_size=4k y.qcow2" "vmdk x.vmdk" "vhdx x.vhdx" \
+	"qcow2 -o data_file=$STORE/data,data_file_raw=on z.qcow2"; do
 	# shellcheck disable=SC2086 # several words
 	qemu-img convert -O ${options% *} "$STORE/a.raw" "$STORE/${options##* }"
 done
@@ -87,7 +88,8 @@ chmod 711 "$TMP"
 before=$(look) used_before=$(used)
 cp "$DEDUPSCAN" "$TMP/dedupscan"
 if command -v setpriv >/dev/null && setpriv --reuid 12345 --clear-groups "$TMP/dedupscan" --version >/dev/null 2>&1; then
-	capture setpriv --reuid 12345 --clear-groups "$TMP/dedupscan" compact --no-idle --apply --catalog "$TMP/theirs/catalog" "$STORE"
+	capture setpriv --reuid 12345 --clear-groups "$TMP/dedupscan" compact --no-idle --apply \
+		--catalog "$TMP/theirs/catalog" "$STORE"
 	assert_status 0
 	assert_has "$output" "d.raw: it belongs to another user"
 	assert_within $((31 * mib)) $((33 * mib)) $((used_before - $(used))) "given back to the owner of two of four"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Where the kernel cannot compare, zeros are looked at and punched while nobody else has the image open.  Who opens it meanwhile gets
-# it at once, and nothing is punched beneath what he writes.
+# Where the kernel cannot compare, zeros are looked at and punched while nobody else has the image open.  Who opens it meanwhile
+# gets it at once, and nothing is punched beneath what he writes.
 . tests/lib.sh
 require_root
 require_tool mkfs.ext4 losetup mount python3

@@ -34,20 +34,6 @@ compact()
 	capture "$DEDUPSCAN" compact --no-idle --catalog "$CATALOG" "$@"
 }
 
-# shellcheck disable=SC2154 # capture sets them
-assert_status()
-{
-	[ "$status" -eq "$1" ] && return
-	printf '%s\n' "$output"
-	fail "exit status $status, not $1${2:+: $2}"
-}
-
-# random_file FILE SIZE
-random_file()
-{
-	head -c "$2" /dev/urandom >"$1"
-}
-
 # copy FROM TO: that shares nothing
 copy()
 {

@@ -19,19 +19,6 @@ report()
 	capture "$DEDUPSCAN" report --no-idle --catalog "$CATALOG" "$@"
 }
 
-assert_status()
-{
-	[ "$status" -eq "$1" ] && return
-	printf '%s\n' "$output"
-	fail "exit status $status, not $1${2:+: $2}"
-}
-
-# random_file FILE SIZE
-random_file()
-{
-	head -c "$2" /dev/urandom >"$1"
-}
-
 # settle: until time stamps of what was just written are old enough to be believed (file systems that keep whole seconds want 2)
 settle()
 {
@@ -63,7 +50,8 @@ assert_tidy()
 # fingerprint_store: names, contents and times of modification
 fingerprint_store()
 {
-	(cd "$STORE" && find . -type f -printf '%p %s %T@ %C@ %m\n' | LC_ALL=C sort && find . -type f -print0 | LC_ALL=C sort -z | xargs -0r cksum)
+	(cd "$STORE" && find . -type f -printf '%p %s %T@ %C@ %m\n' | LC_ALL=C sort &&
+		find . -type f -print0 | LC_ALL=C sort -z | xargs -0r cksum)
 }
 
 # wait_for SECONDS COMMAND...: until it succeeds

@@ -79,7 +79,8 @@ capture "$DEDUPSCAN" report --nonsense
 assert_has "$output" "unrecognized option"
 
 # and every option that is taken is told
-taken=$(sed -n '/^#define READING_OPTIONS/,/^struct settings/p' dedupscan.c | grep -oE '\{ "[a-z-]+"' | sed -E 's/\{ "(.*)"/--\1/' | grep -vx -- --help | sort -u)
+taken=$(sed -n '/^#define READING_OPTIONS/,/^struct settings/p' dedupscan.c | grep -oE '\{ "[a-z-]+"' |
+	sed -E 's/\{ "(.*)"/--\1/' | grep -vx -- --help | sort -u)
 assert_eq "$taken" "$(cat "$scan")" "options that are taken"
 
 # every member of the JSON is told
@@ -91,13 +92,15 @@ done <"$TMP/members"
 
 assert_eq "$(enum_statuses)" "$(man_statuses contrib/man/dedupscan.1)" "exit statuses of dedupscan(1)"
 [ "$(enum_statuses | wc -l)" -eq 6 ] || fail "the enum was not understood"
-told=$("$DEDUPSCAN" scan --help | sed -n '/^Exit status/,$p' | tr '\n' ' ' | grep -oE '(^Exit status:|;) +[0-9]+' | grep -oE '[0-9]+')
+told=$("$DEDUPSCAN" scan --help | sed -n '/^Exit status/,$p' | tr '\n' ' ' | grep -oE '(^Exit status:|;) +[0-9]+' |
+	grep -oE '[0-9]+')
 assert_eq "$(enum_statuses)" "$told" "exit statuses in the help"
 
 # page_columns TABLE PAGE: the items of a table's section in dedupscan-catalog(5)
 page_columns()
 {
-	awk -v table="$1" '/^\.S[sh]/ { here = $0 == ".Ss " table } here && sub(/^\.It Li /, "")' "$2" | tr -d ' ' | tr ',' '\n' | sort
+	awk -v table="$1" '/^\.S[sh]/ { here = $0 == ".Ss " table } here && sub(/^\.It Li /, "")' "$2" |
+		tr -d ' ' | tr ',' '\n' | sort
 }
 
 if command -v sqlite3 >/dev/null; then

@@ -3,8 +3,8 @@
 . tests/lib.sh
 . tests/cli/lib_store.sh
 
-names=($'new\nline.raw' $'esc\033[31mred.qcow2' $'bad\xff\xfeutf8.raw' '-rf.raw' '--help.raw' ' blank .raw' "quote'.raw" '*.raw' $'tab\t.raw'
-	"$(printf 'n%.0s' {1..251}).raw")
+names=($'new\nline.raw' $'esc\033[31mred.qcow2' $'bad\xff\xfeutf8.raw' '-rf.raw' '--help.raw' ' blank .raw' "quote'.raw" '*.raw'
+	$'tab\t.raw' "$(printf 'n%.0s' {1..251}).raw")
 for name in "${names[@]}"; do
 	random_file "$STORE/$name" 1M
 done

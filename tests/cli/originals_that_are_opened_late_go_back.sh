@@ -41,9 +41,11 @@ assert_has "$output" "b.vhd': somebody opened the image while it was replaced; a
 output=$(cat "$TMP/plan")
 [ -e "$TMP/opened" ] || fail "nobody opened the original"
 assert_eq "$inode" "$(stat -c %i "$STORE/b.vhd")" "the inode at the path"
-assert_eq "['skipped'] ['done']" "$(figure '*[sorted({s["state"] for s in p["steps"] if name in p["images"][s["image"]]["path"]}) for name in ("b.vhd", "c.vhd")]')"
+assert_eq "['skipped'] ['done']" "$(figure '*[sorted({s["state"] for s in p["steps"] if name in p["images"][s["image"]]["path"]})
+	for name in ("b.vhd", "c.vhd")]')"
 assert_eq "" "$(find "$STORE/.dedupscan" -name '*.new')" "left in the workshop"
-qemu-img compare -q -f vpc -F raw "$STORE/b.vhd" "$STORE/a.raw" || qemu-img compare -f vpc -F vpc "$STORE/b.vhd" "$STORE/c.vhd" || fail "b.vhd says something else"
+qemu-img compare -q -f vpc -F raw "$STORE/b.vhd" "$STORE/a.raw" ||
+	qemu-img compare -f vpc -F vpc "$STORE/b.vhd" "$STORE/c.vhd" || fail "b.vhd says something else"
 
 compact --apply --keep-originals 0 "$STORE"
 assert_status 0

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Each command on a pool, and each of its options, once: what it says, what it leaves, its exit status; and what it says of wrong use.
+# Each command on a pool, and each of its options, once: what it says, what it leaves, its exit status; and what it says of wrong
+# use.
 . tests/lib.sh
 . tests/cli/lib_store.sh
 require_tool qemu-img qemu-io python3
@@ -297,6 +298,7 @@ assert_has "$output" ", [1-9] segments looked at, .* MiB of data read: 0 damages
 says 0 "0 damages repaired, 0 left" pool repair "$STORE"
 
 stub=$(qemu-img info --output=json "$STORE/c.qcow2" | grep -o '[0-9a-f-]*\.qcow2' | grep -xE '[0-9a-f-]{36}\.qcow2' | head -1)
+lift "$POOL/views/$stub"
 chmod 644 "$POOL/views/$stub"
 printf x | dd of="$POOL/views/$stub" bs=1 seek=1000 conv=notrunc status=none
 run 1 pool check "$STORE"
@@ -363,6 +365,7 @@ says 0 "$whole" verify --pool --read-data "$STORE"
 
 # data that is damaged: nothing repairs that, and nobody gets wrong bytes without being told
 clusters=$(find "$POOL" -maxdepth 1 -name '*.qcow2')
+lift "$clusters"
 chmod 644 "$clusters"
 printf 'damaged' | dd of="$clusters" bs=1 seek=$(((64 << 30) + 100000)) conv=notrunc status=none
 chmod 444 "$clusters"
@@ -391,7 +394,7 @@ run 0 pool status "$STORE"
 
 # ---- the pool is elsewhere ----
 
-rm -rf "${STORE:?}"/* "$POOL" "$CATALOG"
+remove_trees "${STORE:?}"/* "$POOL" "$CATALOG"
 for n in 1 2; do
 	qemu-img convert -f raw -O qcow2 "$TMP/a.raw" "$STORE/$n.qcow2"
 done

@@ -18,7 +18,7 @@ make_image() # NAME PATTERN
 # fresh MODE [OPTION]...: three images in a pool
 fresh()
 {
-	rm -rf "$STORE" "$CATALOG"
+	remove_trees "$STORE" "$CATALOG"
 	mkdir -p "$STORE"
 	for i in 1 2 3; do
 		make_image "$i.qcow2" "$((i + 10))"
@@ -72,7 +72,49 @@ mv "$STORE/1.qcow2" "$STORE/moved.qcow2"
 "$DEDUPSCAN" pool collect --drop-missing --pool "$TMP/other/pool" "$STORE" >/dev/null
 "$DEDUPSCAN" pool collect --drop-missing --pool "$TMP/other/pool" "$STORE" >/dev/null
 says moved.qcow2 1
-rm -rf "$TMP/other"
+remove_trees "$TMP/other"
+
+# An overlay that was put back from a backup to its own path stands on what the pool has not noted of it; then a clone takes its place.
+mkdir "$TMP/other"
+fresh 644 --pool "$TMP/other/pool"
+cp "$STORE/1.qcow2" "$TMP/backup"
+for i in 1 2; do
+	qemu-io -f qcow2 -c "write -q -P 9 0 64k" "$STORE/1.qcow2" >/dev/null
+	"$DEDUPSCAN" snapshot --pool "$TMP/other/pool" v1 "$STORE/1.qcow2" >/dev/null
+	"$DEDUPSCAN" compact --no-idle --catalog "$CATALOG" --method pool --apply --keep-originals 0 --pool "$TMP/other/pool" "$STORE" >/dev/null
+	if [ $i -eq 2 ]; then
+		"$DEDUPSCAN" clone --pool "$TMP/other/pool" "$STORE/2.qcow2" "$TMP/clone" >/dev/null
+		mv "$TMP/clone" "$STORE/1.qcow2"
+		rm "$STORE/2.qcow2"
+	else
+		cp "$TMP/backup" "$STORE/1.qcow2"
+	fi
+	"$DEDUPSCAN" delete --pool "$TMP/other/pool" "$STORE/1.qcow2@v1"
+	"$DEDUPSCAN" pool collect --drop-missing --pool "$TMP/other/pool" >/dev/null
+	"$DEDUPSCAN" pool collect --drop-missing --pool "$TMP/other/pool" >/dev/null
+	says 1.qcow2 "$i"
+	"$DEDUPSCAN" snapshot --pool "$TMP/other/pool" v2 "$STORE/1.qcow2" >/dev/null
+	"$DEDUPSCAN" rollback --pool "$TMP/other/pool" "$STORE/1.qcow2@v2" >/dev/null
+	"$DEDUPSCAN" delete --pool "$TMP/other/pool" "$STORE/1.qcow2@v2"
+	says 1.qcow2 "$i"
+done
+remove_trees "$TMP/other"
+
+# What a version sealed is folded in, and still there, for somebody stands on it who is in use: so does a copy of him, which nobody knows.
+fresh 644
+qemu-io -f qcow2 -c "write -q -P 9 0 64k" "$STORE/1.qcow2" >/dev/null
+"$DEDUPSCAN" snapshot v1 "$STORE/1.qcow2" >/dev/null
+"$DEDUPSCAN" clone "$STORE/1.qcow2" "$STORE/held.qcow2"
+exec 9<"$STORE/held.qcow2"
+capture "$DEDUPSCAN" compact --no-idle --catalog "$CATALOG" --apply "$STORE"
+assert_has "$output" "held.qcow2': .*in use"
+cp "$STORE/held.qcow2" "$STORE/copy.qcow2"
+capture "$DEDUPSCAN" snapshot v2 "$STORE/copy.qcow2"
+assert_eq "version 'v2': 0 disks sealed, 1 unchanged" "$output" "a version of the copy"
+exec 9<&-
+"$DEDUPSCAN" compact --no-idle --catalog "$CATALOG" --apply "$STORE" >/dev/null
+collect
+qemu-img compare -q -f qcow2 -F qcow2 "$STORE/1.qcow2" "$STORE/copy.qcow2" || fail "the copy differs"
 
 # What really nobody needs goes.
 fresh 644

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# An image that stores all of its guest's disk, zeros too, was made so that its space is there: a rewrite shares what it has in common
-# with others and leaves the zeros, unless it is asked to drop them.
+# An image that stores all of its guest's disk, zeros too, was made so that its space is there: a rewrite shares what it has in
+# common with others and leaves the zeros, unless it is asked to drop them.
 . tests/lib.sh
 . tests/cli/lib_compact.sh
 

@@ -1,5 +1,5 @@
 #!/bin/bash
-# tests/run counts passes, failures, crashes, time-outs and skips, and ends with the summary line.
+# tests/run counts passes, failures, crashes, time-outs and skips, tells which tests took longest, and ends with the summary line.
 . tests/lib.sh
 
 mkdir -p "$TMP/tree/tests/cli" "$TMP/tree/tests/unit" "$TMP/tree/build/tests/unit"
@@ -49,9 +49,15 @@ assert_has "$output" '^hidden clue$'
 assert_has "$output" '^fail  unit/crashed: 1 of 2 tests ran'
 assert_has "$output" '^fail  unit/leaky: 2 of 2 tests ran, exit status 23$'
 assert_has "$output" '^fail  cli/slow: not done in 1 s'
+assert_eq "cli/slow" "$(sed -nE '/^Longest:$/{n;s/^ +1\.[0-9] s  //p}' <<<"$output")"
+assert_eq 5 "$(grep -cE '^ +[0-9]+\.[0-9] s  [^ ]+$' <<<"$output")" "longest tests"
 
 capture env T=good tests/run
 assert_eq "2 passed, 0 failed, 1 skipped" "$(last)"
+rm tests/cli/good.sh
+capture env T=good tests/run
+assert_eq "1 passed, 0 failed, 1 skipped" "$(last)"
+assert_has_not "$output" 'Longest'
 capture env T=goood tests/run
 assert_eq 1 "$status"
 assert_has "$output" "no test is named 'goood'"

@@ -42,7 +42,8 @@ rm -r "$CATALOG"
 "${D[@]}" --csv="$TMP/closed.csv" "$STORE" <&- >&- 2>&- || fail "closed descriptors"
 "${D[@]}" --no-scan --csv="$TMP/open.csv" "$STORE"
 cmp "$TMP/closed.csv" "$TMP/open.csv" || fail "closed descriptors change the report"
-(cd "$STORE" && "$DEDUPSCAN" scan --no-idle --catalog "$CATALOG" nothing <&- >&- 2>&-) && fail "an error that cannot be told is one still"
+(cd "$STORE" && "$DEDUPSCAN" scan --no-idle --catalog "$CATALOG" nothing <&- >&- 2>&-) &&
+	fail "an error that cannot be told is one still"
 head -c 4096 "$CATALOG/catalog.db" | grep -q 'SQLite format 3' || fail "the database was printed to"
 
 # several at once, to files and to standard output

@@ -3,10 +3,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <setjmp.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 #include "scanner/base/file.h"
 
@@ -683,4 +687,30 @@ void crash_report_release(struct crash_report *r)
 {
 	free(r->text);
 	r->text = NULL;
+}
+
+struct crash_report assert_survives(crash_trial *try, const struct crash_workflow *w)
+{
+	struct crash_report r;
+
+	if (try(w, &r) < 0)
+		fail_msg("%s: %s", w->name, r.text);
+	print_message("%s: %llu calls, %llu changes; %llu kills and %llu in recoveries, %llu errors, %llu visits, %llu cuts, "
+		      "%llu after errors, %llu and %llu in recoveries\n",
+		      w->name, (unsigned long long)r.nr_calls, (unsigned long long)r.nr_changes, (unsigned long long)r.nr_kills,
+		      (unsigned long long)r.nr_nested, (unsigned long long)r.nr_errors, (unsigned long long)r.nr_visits,
+		      (unsigned long long)r.nr_cuts, (unsigned long long)r.nr_cuts_after_errors,
+		      (unsigned long long)r.nr_cuts_again, (unsigned long long)r.nr_cuts_after_kills);
+	return r;
+}
+
+void assert_caught(crash_trial *try, const struct crash_workflow *w, const char *words)
+{
+	struct crash_report r;
+
+	if (try(w, &r) == 0)
+		fail_msg("%s: not caught, '%s' was expected", w->name, words);
+	if (!strstr(r.text, words))
+		fail_msg("%s: '%s' was expected: %.900s", w->name, words, r.text);
+	crash_report_release(&r);
 }

@@ -7,6 +7,7 @@
 
 #include "scanner/base/err.h"
 #include "tests/crash/sim.h"
+#include "tests/unit/sanitized.h"
 
 /* Drives a piece of work through all that can go wrong under it, and judges what is left.
  *
@@ -69,11 +70,7 @@ struct crash_workflow {
 };
 
 /* Sanitizers look at memory, for which kills are enough; the states of disks are seen without them. */
-#ifdef __SANITIZE_ADDRESS__
-#define CRASH_THOROUGH false
-#else
-#define CRASH_THOROUGH true
-#endif
+#define CRASH_THOROUGH (!SANITIZED)
 
 struct crash_report {
 	uint64_t nr_kills, nr_nested, nr_errors, nr_visits, nr_cuts;
@@ -90,5 +87,14 @@ int crash_try_errors(const struct crash_workflow *w, struct crash_report *ret);
 int crash_try_visits(const struct crash_workflow *w, struct crash_report *ret);
 int crash_try_cuts(const struct crash_workflow *w, struct crash_report *ret);
 void crash_report_release(struct crash_report *r);
+
+/* ---- for tests by cmocka ---- */
+
+typedef int crash_trial(const struct crash_workflow *w, struct crash_report *ret); /* crash_try() or one of the others */
+
+/* Fails with the first violation; else tells what was tried, and returns how much that was. */
+struct crash_report assert_survives(crash_trial *try, const struct crash_workflow *w);
+/* Fails unless there is a violation, and is told in these words: a mistake that must be caught. */
+void assert_caught(crash_trial *try, const struct crash_workflow *w, const char *words);
 
 #endif

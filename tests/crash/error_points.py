@@ -29,15 +29,18 @@ ERRORS = {
     "pwrite64": SPACE, "write": SPACE, "ftruncate": SPACE, "fallocate": SPACE, "copy_file_range": SPACE,
     "fsync": ("EIO", "ENOSPC", "EDQUOT"), "fdatasync": ("EIO", "ENOSPC", "EDQUOT"), "syncfs": ("EIO",),
     "ioctl": ("EIO", "ENOSPC", "EOPNOTSUPP", "EINVAL"), "renameat2": ("EIO", "ENOSPC", "EINVAL"), "renameat": ("EIO", "ENOSPC"),
-    "unlinkat": ("EIO", "EROFS", "ENOSPC"), "mkdirat": ("ENOSPC", "EROFS"), "openat": ("ENOSPC", "EMFILE", "ENFILE", "EROFS", "EDQUOT"),
-    "linkat": ("EMLINK", "ENOSPC"), "fchown": ("EPERM", "EDQUOT", "EIO"), "fchmod": ("EPERM", "EIO"), "fsetxattr": ("ENOSPC", "EDQUOT", "EIO"),
+    "unlinkat": ("EIO", "EROFS", "ENOSPC"), "mkdirat": ("ENOSPC", "EROFS"),
+    "openat": ("ENOSPC", "EMFILE", "ENFILE", "EROFS", "EDQUOT"),
+    "linkat": ("EMLINK", "ENOSPC"), "fchown": ("EPERM", "EDQUOT", "EIO"), "fchmod": ("EPERM", "EIO"),
+    "fsetxattr": ("ENOSPC", "EDQUOT", "EIO"),
     "fremovexattr": ("EIO",), "utimensat": ("EIO", "EPERM"), "fcntl": ("ENOLCK", "EAGAIN", "EIO"), "close": ("EIO", "ENOSPC"),
 }
 WORKFLOWS = [Compact("btrfs"), Compact("xfs"), Compact("ext4"), Compact("btrfs", WEEK), Undo("xfs", WEEK), Purge("ext4", WEEK)]
 
 
 def names_something(p, done):
-    """A message says what it is about: an image, or a file of ours, or one that lies in the catalog for a moment; or what ran out."""
+    """A message says what it is about: an image, or a file of ours, or one that lies in the catalog for a moment; or what ran
+    out."""
     names = (*p.family.names, p.root, p.catalog, p.fs.path, ".tmp'", "Too many open files", "a worker process died before it began")
     return any(n in done.said + done.out for n in names)
 
@@ -62,7 +65,8 @@ class Erring(kill_points.Killer):
     @staticmethod
     def lie(point):
         """What it returns when it is done, though nothing was."""
-        if ".new>" not in point.text or point.call not in ("pwrite64", "ftruncate", "fchown", "fchmod", "fsetxattr", "utimensat", "ioctl"):
+        if ".new>" not in point.text or point.call not in ("pwrite64", "ftruncate", "fchown", "fchmod", "fsetxattr", "utimensat",
+                                                           "ioctl"):
             return None
         m = re.search(r"= (\d+)$", point.text)
         return "=" + m.group(1) if m else None
@@ -97,7 +101,8 @@ class Erring(kill_points.Killer):
 
     @staticmethod
     def judge_lie(point, done):
-        """What a new file does not hold is found when it is read back.  Zeros, and what it would have been anyway, may be missing."""
+        """What a new file does not hold is found when it is read back.  Zeros, and what it would have been anyway, may be
+        missing."""
         if done.status == 0 and point.call == "pwrite64" and done.out.count(" failed "):
             raise Wrong(f"exit status 0: {done}")
 

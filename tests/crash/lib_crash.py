@@ -105,7 +105,8 @@ class Guests:
         content, form = lib.digest_of(path), form or lib.format_of(path)
         if (content, form) not in self.known:
             raw = os.path.join(self.tmp, f"guest-{next(self.numbers)}")
-            done = subprocess.run(["qemu-img", "convert", "-U", "-f", form, "-O", "raw", path, raw], capture_output=True, check=False)
+            done = subprocess.run(["qemu-img", "convert", "-U", "-f", form, "-O", "raw", path, raw], capture_output=True,
+                                  check=False)
             checked = subprocess.run(["qemu-img", "check", "-U", "-f", form, path], capture_output=True, check=False).returncode
             with self.lock:
                 self.known[content, form] = (done.returncode or lib.digest_of(raw), checked if form in ("qcow2", "vdi") else 0)
@@ -302,7 +303,8 @@ class Place:
         shutil.rmtree(self.catalog, ignore_errors=True)
 
     def compact(self, *more, keep="0"):
-        return [DEDUPSCAN, "compact", "--no-idle", "--jobs", "1", "--catalog", self.catalog, "--keep-originals", keep, *more, self.root]
+        return [DEDUPSCAN, "compact", "--no-idle", "--jobs", "1", "--catalog", self.catalog, "--keep-originals", keep, *more,
+                self.root]
 
     def recover(self, *more):
         return [DEDUPSCAN, "recover", *more, self.root]
@@ -324,8 +326,8 @@ class Place:
             raise Wrong(f"a second recover changed: {wrong}")
 
     def finish(self, goal, keep="0", mtime_may_change=(), runs=1):
-        """A complete run saves what it should.  (Up to three runs, after one that left out a single image: the others share by then,
-        and on btrfs it is rebuilt before they can be.)"""
+        """A complete run saves what it should.  (Up to three runs, after one that left out a single image: the others share by
+        then, and on btrfs it is rebuilt before they can be.)"""
         for _ in range(runs):
             self.well(self.compact("--apply", keep=keep))
             if goal is None or used(self.family, self.root) <= goal + 64 * KIB:

@@ -6,7 +6,8 @@ write that they made is at the path afterwards, and nothing else has changed.
 
 Rows D3 (an open while the lease is held: it waits, not for long, and gets an intact file) and D4 (a write between scan and swap).
 Openers write and close, stay for a while, write through a mapping that outlives its descriptor, do not wait, are slow between
-finding the file and opening it, or are QEMU with and without its locks.  Some of the runs are made slow at the exchange, so that more come in there."""
+finding the file and opening it, or are QEMU with and without its locks.  Some of the runs are made slow at the exchange, so that
+more come in there."""
 
 import collections
 import mmap
@@ -140,7 +141,8 @@ def by_qemu(image, rng, locking):
     at, value = image.place(rng), rng.randrange(1, 256)
     with open(image.path, "rb") as f:
         before = os.pread(f.fileno(), 512, at)
-    done = subprocess.run(["qemu-io", "--image-opts", f"driver=raw,file.driver=file,file.filename={image.path},file.locking={locking}",
+    done = subprocess.run(["qemu-io", "--image-opts",
+                           f"driver=raw,file.driver=file,file.filename={image.path},file.locking={locking}",
                            "-c", f"write -P {value} {at} 512"], capture_output=True, check=False)
     if done.returncode == 0:
         image.wrote(at, bytes([value]) * 512, before)
@@ -150,7 +152,8 @@ def by_qemu(image, rng, locking):
 
 
 OPENERS = [
-    (6, lambda i, r: by_descriptor(i, r, plain)), (2, lambda i, r: by_descriptor(i, r, patient)), (3, lambda i, r: by_descriptor(i, r, late)),
+    (6, lambda i, r: by_descriptor(i, r, plain)), (2, lambda i, r: by_descriptor(i, r, patient)),
+    (3, lambda i, r: by_descriptor(i, r, late)),
     (2, lambda i, r: by_descriptor(i, r, mapped)), (2, lambda i, r: by_descriptor(i, r, plain, os.O_NONBLOCK)),
     (4, in_two_steps), (1, lambda i, r: by_qemu(i, r, "off")), (1, lambda i, r: by_qemu(i, r, "on")),
 ]

@@ -19,6 +19,7 @@ import time
 
 import lib_crash as crash
 from lib_crash import CHANGING, DEDUPSCAN, KIB, KILLED, LONG, MIB, Wrong, fail, lib, run, traced
+from lib_immutable import is_immutable, remove_tree
 
 NR_POINTS = int(os.environ.get("CRASH_POINTS") or (3000 if LONG else 90))
 POOL = lib.POOL
@@ -111,11 +112,11 @@ class Store:
         run("qemu-io", "-f", "qcow2", "-c", f"write -P {pattern} 64k 96k", "-c", f"write -P {pattern} 3M 64k", self.image(name))
 
     def keep(self, state):
-        shutil.rmtree(os.path.join(self.states, state), ignore_errors=True)
+        remove_tree(os.path.join(self.states, state), ignore_errors=True)
         run("cp", "-a", "--sparse=always", self.path, os.path.join(self.states, state))
 
     def again(self, state):
-        shutil.rmtree(self.path)
+        remove_tree(self.path)
         shutil.rmtree(self.catalog, ignore_errors=True)
         run("cp", "-a", "--sparse=always", os.path.join(self.states, state), self.path)
         for n in os.listdir(self.path):
@@ -209,6 +210,15 @@ def look_without_link(s, w, before, after):
     os.rename(s.away + ".not", s.away)
 
 
+def look_at_flags(s):
+    """Whoever died, the next one has made cluster file and stubs immutable again."""
+    pool = os.path.join(s.path, POOL)
+    for folder in (pool, os.path.join(pool, "views")):
+        for name in os.listdir(folder):
+            if name.endswith(".qcow2") and not is_immutable(os.path.join(folder, name)):
+                raise Wrong(f"{name} is not immutable")
+
+
 def oracle(s, w, before, after, complete):
     look(s, w, before, after)
     well([DEDUPSCAN, "recover", s.path])
@@ -220,12 +230,14 @@ def oracle(s, w, before, after, complete):
         look_without_link(s, w, before, after)
     if os.path.isdir(os.path.join(s.path, POOL)):
         well([DEDUPSCAN, "pool", "collect", s.path])
+        look_at_flags(s)
         well([DEDUPSCAN, "pool", "check", "--read-data", s.path])
         look(s, w, before, after)
     if not complete:
         return
     done = well(w.command, {0, *w.again})
     look(s, w, before, after)
+    look_at_flags(s)
     well([DEDUPSCAN, "pool", "collect", s.path])
     well([DEDUPSCAN, "pool", "check", "--read-data", s.path])
     look(s, w, before, after)

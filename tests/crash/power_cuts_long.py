@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 # timeout: 1800
-"""Row A5: power cuts on XFS, btrfs and ext4.  The disk logs what is written to it and when it is flushed (nbdkit, nbdfuse and a loop
-device); from the log comes the disk as it was when power went off at some write: what was flushed before is there, and of the rest
-whatever may be: all of it, nothing, some of the writes, the last one torn.  That is mounted, and passes the oracle."""
+"""Row A5: power cuts on XFS, btrfs and ext4.  The disk logs what is written to it and when it is flushed (nbdkit, nbdfuse and a
+loop device); from the log comes the disk as it was when power went off at some write: what was flushed before is there, and of the
+rest whatever may be: all of it, nothing, some of the writes, the last one torn.  That is mounted, and passes the oracle."""
 
 import contextlib
 import os
@@ -47,7 +47,8 @@ def logged_disk(disk, log, memory):
     """A loop device over the disk, whose writes are logged."""
     at = os.path.join(memory, "nbd")
     os.makedirs(at, exist_ok=True)
-    server = subprocess.Popen(["nbdfuse", os.path.join(at, "disk"), "--command", "nbdkit", "-s", "--exit-with-parent", "python", PLUGIN,
+    server = subprocess.Popen(["nbdfuse", os.path.join(at, "disk"), "--command", "nbdkit", "-s", "--exit-with-parent", "python",
+                               PLUGIN,
                                f"disk={disk}", f"log={log}"])
     try:
         deadline = time.monotonic() + 10
@@ -67,7 +68,8 @@ def logged_disk(disk, log, memory):
 
 
 def record(w, place, fs, memory):
-    """The place is on the file system, which is not mounted; returns what was written, in order: (offset, bytes), or None for a flush."""
+    """The place is on the file system, which is not mounted; returns what was written, in order: (offset, bytes), or None for a
+    flush."""
     disk, log = os.path.join(memory, "disk"), os.path.join(memory, "writes")
     copy_sparse(fs.file, disk)
     if os.path.exists(log):
@@ -198,7 +200,8 @@ def main():
                     fail(f"{w.name}: only {nr_flushes} flushes were seen")
                 judge_the_cut(rng, w, place, fs, events)
                 cut_everywhere(rng, w, place, fs, events, NR_CUTS // len(WORKFLOWS))
-                print(f"{w.name}: {len(events) - nr_flushes} writes, {nr_flushes} flushes; {time.monotonic() - began:.0f} s", flush=True)
+                print(f"{w.name}: {len(events) - nr_flushes} writes, {nr_flushes} flushes; {time.monotonic() - began:.0f} s",
+                      flush=True)
                 fs.mount()
 
 

@@ -4,17 +4,19 @@
 """Openers who come at any moment while an image in a pool is sealed or rolled back: each write that one made is seen afterwards, at
 the path, or, of a rollback, in the version that is kept of what was.
 
-They are QEMU, with its locks and without, and such as found the file before and open it late, when it may lie among the sealed ones.
-Some of the commands are made slow at the exchange or the syncs, so that more come in there."""
+They are QEMU, with its locks and without, and such as found the file before and open it late, when it may lie among the sealed
+ones.  Some of the commands are made slow at the exchange or the syncs, so that more come in there."""
 
 import os
 import random
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "interop"))
+from lib_immutable import temporary_directory  # noqa: E402 pylint: disable=wrong-import-position
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 16 * MIB
@@ -79,10 +81,13 @@ class Round:
 
     def drive(self, nr):
         delay = self.rng.choice(DELAYS)
-        slow = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={delay.split(':')[0]}", "-e", f"inject={delay}"] if delay else []
+        slow = []
+        if delay:
+            slow = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={delay.split(':')[0]}", "-e", f"inject={delay}"]
         args = ["s", self.image] if self.verb == "snapshot" else [self.image, "v"]
         # One after the other, as QEMU's locks let no two write; each at any moment of the command.
-        threads = [threading.Thread(target=self.opener, args=(i, self.rng.random() * 0.15, self.rng.choice(("on", "off", "late", "late"))))
+        threads = [threading.Thread(target=self.opener,
+                                    args=(i, self.rng.random() * 0.15, self.rng.choice(("on", "off", "late", "late"))))
                    for i in range(nr)]
         command = subprocess.Popen([*slow, TOOL, self.verb, self.pool, *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for t in threads:
@@ -115,7 +120,7 @@ def main():
             sys.exit(77)
     rng, left, done, written, late = random.Random(int(os.environ.get("SEED") or 1)), NR_OPENERS, 0, 0, 0
     while left > 0:
-        with tempfile.TemporaryDirectory(dir=os.environ.get("TMP")) as top:
+        with temporary_directory(dir=os.environ.get("TMP")) as top:
             r = Round(os.path.realpath(top), rng.choice(("snapshot", "snapshot", "rollback")), rng)
             nr = min(rng.randrange(1, 4), left)
             well, said = r.drive(nr)

@@ -758,6 +758,8 @@ static ssize_t do_pwrite(struct sim *s, int fd, const uint8_t *buf, size_t len, 
 		return 0;
 	if (len > INT64_MAX - (uint64_t)offset)
 		return fail(EFBIG);
+	if (node_get(&s->live, o->node)->a.flags & FS_IMMUTABLE_FL) /* so does ext4 */
+		return fail(EPERM);
 	op.node = o->node;
 	op.len = fitting(s, node_get(&s->live, o->node), (uint64_t)offset, shortened(s, len));
 	if (!op.len)

@@ -5,7 +5,6 @@
 #include <fcntl.h>
 
 #include "compactor/live_guest.h"
-#include "compactor/member.h"
 #include "compactor/pool/qcow2_writer.h"
 #include "compactor/virsh.h"
 #include "scanner/base/file.h"
@@ -17,11 +16,8 @@
  *
  * libvirt is this file: the functions of virsh.h, whose work is that of another process.  Its configuration is a file,
  * /v/config, in which a disk's line is what its machine starts from; what the guest writes is synced before libvirt says that
- * it is done.  As in test_versions.c a guest sees, of each byte from DATA on, what the first file of the chain has that is
- * not 0. */
+ * it is done. */
 
-#define SIZE ((uint64_t)64 << 20)
-#define L1 (3 * 65536)
 #define DATA (4 * 65536)
 #define LEN 600
 #define WROTE 100 /* bytes, after the snapshot */
@@ -44,19 +40,16 @@ static struct {
 	bool running, below[2]; /* QEMU was started from the file aside, when the fresh overlay was at the path */
 } virt;
 
-static const uint8_t view_id[POOL_ID_SIZE] = { 1, 2, 3 };
 static const char *const targets[] = { "vda", "vdb" }, *const homes[] = { "/d/img", "/d/other" };
 
 /* ---- files of the guest's ---- */
 
+/* And closes it. */
 static void write_as_guest(int fd, char c, size_t len)
 {
-	char text[LEN];
-
-	memset(text, c, len);
-	assert_int_equal(file_ops->pwrite(fd, "\x80\0\0\0\0\1\0\0", 8, L1), 8);
-	assert_int_equal(file_ops->pwrite(fd, text, len, DATA), (ssize_t)len);
+	guest_writes(fd, c, DATA, len);
 	assert_int_equal(file_ops->fsync(fd), 0);
+	file_ops->close(fd);
 }
 
 /* An overlay by the plain name of what it stands on. */
@@ -69,13 +62,12 @@ static void make_aside(const char *path, const char *below)
 	uint8_t p[65536];
 
 	strcpy(backing.path, below);
-	assert_int_equal(overlay_write(fd, SIZE, &backing, &o, NULL), 0);
+	assert_int_equal(overlay_write(fd, DISK_SIZE, &backing, &o, NULL), 0);
 	assert_int_equal(file_read(fd, p, sizeof(p), 0, NULL), 0);
 	memcpy(&d, p, sizeof(d));
 	qcow2_backing_encode(p, be64_get(d.backing_file_offset), below);
 	assert_int_equal(file_write(fd, p, sizeof(p), 0, NULL), 0);
 	write_as_guest(fd, 'g', WROTE);
-	file_ops->close(fd);
 	fd = file_open(sim_root(virt.s), "d", O_RDONLY | O_DIRECTORY, 0, NULL);
 	assert_int_equal(file_sync_dir(fd, NULL), 0);
 	file_ops->close(fd);
@@ -84,7 +76,7 @@ static void make_aside(const char *path, const char *below)
 /* ---- libvirt ---- */
 
 /* Returns whether the guest wrote something after the snapshot. */
-static bool read_config(char ret[2][128])
+static bool read_config(char ret[2][PATH_ROOM])
 {
 	uint64_t len;
 	char *text = (char *)sim_content(virt.s, "/v/config", &len), wrote[8];
@@ -121,7 +113,7 @@ void virsh_disks_release(struct virsh_disks *l)
 
 int virsh_disks(bool running, struct virsh_disks *ret, struct err *err)
 {
-	char paths[2][128];
+	char paths[2][PATH_ROOM];
 
 	if (refuse(err) < 0)
 		return -1;
@@ -167,7 +159,7 @@ static size_t number_of(const char *target)
 static int go_home(const char *target, const char *path, struct err *err)
 {
 	size_t nr = number_of(target);
-	char now[2][128];
+	char now[2][PATH_ROOM];
 	const char *paths[2] = { now[0], now[1] };
 	bool was;
 	int fd;
@@ -179,7 +171,6 @@ static int go_home(const char *target, const char *path, struct err *err)
 	assert_string_equal(path, homes[nr]);
 	fd = file_open(sim_root(virt.s), path + 1, O_RDWR, 0, NULL);
 	write_as_guest(fd, 'g', WROTE);
-	file_ops->close(fd);
 	paths[nr] = path;
 	write_config(paths, true);
 	sim_outside(virt.s, was);
@@ -204,7 +195,7 @@ int virsh_commit(const char *uuid, const char *target, const char *top, const ch
 
 int virsh_mentions(const char *uuid, const char *text, struct err *err)
 {
-	char now[2][128];
+	char now[2][PATH_ROOM];
 
 	(void)uuid;
 	if (refuse(err) < 0)
@@ -230,7 +221,7 @@ int virsh_is_saved(const char *uuid, struct err *err)
 
 int virsh_rename(const char *uuid, const char *from, const char *to, struct err *err)
 {
-	char now[2][128];
+	char now[2][PATH_ROOM];
 	const char *paths[2] = { now[0], now[1] };
 	bool was;
 
@@ -249,85 +240,22 @@ int virsh_rename(const char *uuid, const char *from, const char *to, struct err 
 
 /* ---- a pool without clusters ---- */
 
-static void make_image(struct sim *s, struct pool *p, const char *path, char c)
-{
-	struct view v = { .disk_size = SIZE, .slice_size = 1 << 20, .slot = 1 };
-	struct overlay_options o = { .compat = true };
-	struct name n = { .kind = NAME_MEMBER };
-	struct name_disk d = { .size = SIZE };
-	struct slice backing;
-	struct err err = ERR_INIT;
-	int fd = file_open(sim_root(s), path + 1, O_RDWR | O_CREAT, 0640, &err);
-
-	memcpy(v.id, view_id, sizeof(v.id));
-	memcpy(d.view, view_id, sizeof(d.view));
-	strcpy(d.path, path);
-	if (view_backing(p, &v, false, &backing, &err) < 0 || overlay_write(fd, SIZE, &backing, &o, &err) < 0)
-		fail_msg("%s", err.text);
-	write_as_guest(fd, c, LEN);
-	assert_int_equal(file_ops->fsetxattr(fd, "user.owner", "me", 2, 0), 0);
-	assert_int_equal(file_ops->fchown(fd, 1000, 1001), 0);
-	file_ops->close(fd);
-	assert_int_equal(vec_push(&n.disks, d), 0);
-	if (names_publish(p, &n, true, &err) < 0)
-		fail_msg("%s", err.text);
-	name_release(&n);
-}
-
 static void set_up(void *ctx, struct sim *s)
 {
+	const struct overlay_options o = { .compat = true };
 	struct err err = ERR_INIT;
 	struct pool p;
-	char name[64];
 
 	(void)ctx;
 	virt.s = s;
-	for (size_t i = 0; i < 3; i++)
-		assert_int_equal(file_mkdir(sim_root(s), ((const char *[]){ "p", "d", "v" })[i], 0711, NULL), 0);
-	for (unsigned i = 1; i < POOL_NR_DIRS; i++) {
-		snprintf(name, sizeof(name), "p/%s", dirs[i]);
-		assert_int_equal(file_mkdir(sim_root(s), name, 0700, NULL), 0);
-	}
+	make_pool(s);
+	assert_int_equal(file_mkdir(sim_root(s), "d", 0711, NULL), 0);
+	assert_int_equal(file_mkdir(sim_root(s), "v", 0711, NULL), 0);
 	assert_int_equal(open_pool(s, &p, &err), 0);
-	make_image(s, &p, homes[0], 'd');
-	make_image(s, &p, homes[1], 'o');
+	write_as_guest(make_member(s, &p, homes[0], &o), 'd', LEN);
+	write_as_guest(make_member(s, &p, homes[1], &o), 'o', LEN);
 	write_config(homes, false);
 	close_pool(&p);
-}
-
-/* ---- chains ---- */
-
-static void path_of_sealed(const uint8_t id[POOL_ID_SIZE], char ret[128])
-{
-	char name[POOL_FILE_NAME_ROOM];
-
-	snprintf(ret, 128, POOL "/sealed/%s", pool_id_file_name(id, name));
-}
-
-/* The path of what it stands on; false = the view. */
-static bool next_in_chain(struct sim *s, const char *path, char ret[128], struct err *err)
-{
-	struct pool p = { .path = (char *)POOL };
-	uint8_t id[POOL_ID_SIZE];
-	struct slice slice;
-	uint64_t size;
-	int fd = file_open(sim_root(s), path + 1, O_RDONLY, 0, err), rc;
-
-	if (fd < 0)
-		return false;
-	rc = overlay_backing(fd, &slice, &size, err);
-	file_ops->close(fd);
-	if (rc <= 0 || size != SIZE) {
-		err_set(err, ERR_FORMAT, "'%s' is no overlay", path);
-		return false;
-	}
-	if (view_of_backing(&p, &slice, id))
-		return false;
-	if (sealed_of_backing(&p, &slice, id))
-		path_of_sealed(id, ret);
-	else
-		err_set(err, ERR_FORMAT, "'%s' stands on '%s'", path, slice.path);
-	return true;
 }
 
 /* ---- the work ---- */
@@ -364,14 +292,14 @@ static int remove_asides(void *ctx, const char *path, const struct stat *st)
 static int recover(void *ctx, struct sim *s, struct err *err)
 {
 	const struct work *k = ctx;
-	char next[128], now[2][128];
+	char next[PATH_ROOM], now[2][PATH_ROOM];
 	struct pool p;
 	int rc;
 
 	virt.s = s;
 	virt.running = k->later != OFF;
 	for (size_t i = 0; i < 2; i++)
-		virt.below[i] = k->later == STARTED && next_in_chain(s, homes[i], next, NULL);
+		virt.below[i] = k->later == STARTED && next_in_chain(s, homes[i], next, NULL) > 0;
 	if (k->how == REMOVES_ASIDE)
 		sim_each_path(s, remove_asides, s);
 	if (k->how == FORGETS) {
@@ -389,34 +317,6 @@ static int recover(void *ctx, struct sim *s, struct err *err)
 
 /* ---- what must be there ---- */
 
-static int look(struct sim *s, const char *path, char text[LEN], struct err *err)
-{
-	char at[128], next[128];
-	struct err why = ERR_INIT;
-	bool more = true;
-
-	memset(text, 0, LEN);
-	snprintf(at, sizeof(at), "%s", path);
-	for (unsigned depth = 0; more; depth++) {
-		uint64_t len;
-		uint8_t *p = sim_content(s, at, &len);
-
-		if (!p || depth > 9) {
-			free(p);
-			return err_set(err, ERR_IO, "'%s' is not there, or a circle", at);
-		}
-		for (size_t i = 0; i < LEN && DATA + i < len; i++)
-			if (!text[i])
-				text[i] = (char)p[DATA + i];
-		free(p);
-		more = next_in_chain(s, at, next, &why);
-		if (why.kind)
-			return err_set(err, why.kind, "%s", why.text);
-		memcpy(at, next, sizeof(at));
-	}
-	return 0;
-}
-
 struct checking {
 	struct sim *s;
 	unsigned nr_versions;
@@ -426,7 +326,7 @@ static int check_text(struct sim *s, const char *path, char begin, char want, st
 {
 	char text[LEN];
 
-	if (look(s, path, text, err) < 0)
+	if (guest_reads(s, path, DATA, text, LEN, err) < 0)
 		return -1;
 	for (size_t i = 0; i < LEN; i++)
 		if (text[i] != (i < WROTE ? begin : want))
@@ -437,7 +337,7 @@ static int check_text(struct sim *s, const char *path, char begin, char want, st
 static int check_name(void *ctx, const struct name *n, struct err *err)
 {
 	struct checking *c = ctx;
-	char path[128];
+	char path[PATH_ROOM];
 	struct stat st;
 
 	for (size_t i = 0; n->kind == NAME_VERSION && i < n->disks.nr; i++) {
@@ -462,7 +362,7 @@ static int check_name(void *ctx, const struct name *n, struct err *err)
 static int check(void *ctx, struct sim *s, struct crash_moment m, struct err *err)
 {
 	struct checking c = { .s = s };
-	char paths[2][128];
+	char paths[2][PATH_ROOM];
 	struct pool p;
 	bool wrote;
 	int rc;
@@ -520,59 +420,35 @@ static struct crash_workflow workflow(const char *name, struct work *k)
 	};
 }
 
-static void tell(const char *name, struct crash_report *r)
-{
-	print_message("%s: %llu calls, %llu changes; %llu kills and %llu in recoveries, %llu errors, %llu cuts\n", name,
-		      (unsigned long long)r->nr_calls, (unsigned long long)r->nr_changes,
-		      (unsigned long long)r->nr_kills, (unsigned long long)r->nr_nested,
-		      (unsigned long long)r->nr_errors, (unsigned long long)r->nr_cuts);
-	crash_report_release(r);
-}
-
 static void kills_while_the_machine_runs_on_pass(void **state)
 {
 	struct work k = { .later = RUNS };
 	struct crash_workflow w = workflow("running", &k);
-	struct crash_report r;
 
 	(void)state;
-	if (crash_try_kills(&w, &r) < 0)
-		fail_msg("%s", r.text);
-	tell("running", &r);
-	if (!CRASH_THOROUGH)
-		return;
-	if (crash_try_errors(&w, &r) < 0)
-		fail_msg("%s", r.text);
-	tell("running", &r);
+	assert_survives(crash_try_kills, &w);
+	if (CRASH_THOROUGH)
+		assert_survives(crash_try_errors, &w);
 }
 
 static void kills_after_which_it_was_started_again_pass(void **state)
 {
 	struct work k = { .later = STARTED };
 	struct crash_workflow w = workflow("started again", &k);
-	struct crash_report r;
 
 	(void)state;
-	if (crash_try_kills(&w, &r) < 0)
-		fail_msg("%s", r.text);
-	tell("started again", &r);
+	assert_survives(crash_try_kills, &w);
 }
 
 static void kills_and_cuts_after_which_it_is_off_pass(void **state)
 {
 	struct work k = { .later = OFF };
 	struct crash_workflow w = workflow("off", &k);
-	struct crash_report r;
 
 	(void)state;
-	if (crash_try_kills(&w, &r) < 0)
-		fail_msg("%s", r.text);
-	tell("off", &r);
-	if (!CRASH_THOROUGH)
-		return;
-	if (crash_try_cuts(&w, &r) < 0)
-		fail_msg("%s", r.text);
-	tell("off", &r);
+	assert_survives(crash_try_kills, &w);
+	if (CRASH_THOROUGH)
+		assert_survives(crash_try_cuts, &w);
 }
 
 static void who_forgets_the_guest_is_caught(void **state)

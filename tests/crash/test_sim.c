@@ -1096,6 +1096,14 @@ static void flags_and_projects_are_kept(void **state)
 	assert_int_equal(file_unlink(dir, "f", NULL), -1);
 	assert_int_equal(errno, EPERM);
 	assert_int_equal(file_ops->openat(dir, "f", O_RDWR, 0), -1);
+	assert_int_equal(file_ops->pwrite(fd, "x", 1, 0), -1);
+	assert_int_equal(errno, EPERM);
+	assert_int_equal(file_ops->renameat2(dir, "f", dir, "g", 0), -1);
+	assert_int_equal(file_ops->fchmod(fd, 0600), -1);
+	flags = FS_NOCOW_FL;
+	assert_int_equal(file_ops->ioctl(fd, FS_IOC_SETFLAGS, &flags), 0);
+	assert_int_equal(file_ops->pwrite(fd, "x", 1, 0), 1);
+	assert_int_equal(file_unlink(dir, "f", NULL), 0);
 }
 
 int main(void)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compactor/pool/bitmaps.h"
 #include "compactor/pool/view.h"
-#include "walk_help.h"
+#include "tests/fuzz/walk_help.h"
 
 /* The bytes of a qcow2 image.  The bitmaps that are read from it come into a fresh overlay, which must have the same then. */
 

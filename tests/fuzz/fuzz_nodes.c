@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -12,9 +11,9 @@
 
 /* Row F13.
  *
- * The bytes of a file of nodes.  They are tried as they are, and once more as records one after the other whose heads make sense, whose
- * checksums are right and whose inner nodes have the digests of their children, so that what lies behind these is reached.  Whatever is
- * taken for a node must be in order, must be found, and must be found when the file was appended to. */
+ * The bytes of a file of nodes.  They are tried as they are, and once more as records one after the other whose heads make sense,
+ * whose checksums are right and whose inner nodes have the digests of their children, so that what lies behind these is reached.
+ * Whatever is taken for a node must be in order, must be found, and must be found when the file was appended to. */
 
 #define WALK_MAX 1000
 

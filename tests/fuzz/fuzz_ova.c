@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "scanner/image/tar_format.h"
-#include "walk_help.h"
+#include "tests/fuzz/walk_help.h"
 
 /* The bytes of an OVA, opened and walked in both views.  Wherever a block has the magic of a tar header, its checksum is
  * put right, unless the first byte of the checksum is '!'. */

@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "reports/plan_report.h"
 #include "tests/unit/plan_help.h"
 
 /* The input is a plan file.  What is read as one must be possible, and come out the same when it is written and read again;

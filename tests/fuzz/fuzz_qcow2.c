@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <limits.h>
 
-#include "walk_help.h"
+#include "tests/fuzz/walk_help.h"
 
 /* The bytes of a qcow2 image, opened and walked in both views; then its snapshots and bitmaps are told, and one of the snapshots is
- * walked as the disk.  The first files that it names are copies of itself, so that chains and data files are tried too; further names
- * are refused. */
+ * walked as the disk.  The first files that it names are copies of itself, so that chains and data files are tried too; further
+ * names are refused. */
 
 #define NR_FILES 2
 

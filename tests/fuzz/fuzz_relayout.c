@@ -3,10 +3,11 @@
 #include "compactor/relayout.h"
 #include "scanner/image/vdi_format.h"
 #include "scanner/image/vhd_format.h"
-#include "walk_help.h"
+#include "tests/fuzz/walk_help.h"
 
 /* The bytes of a VHD or VDI image, rewritten.  Checksums of a VHD image are put right first; an input that begins with '!' is left
- * as it is.  What is written must be an image that says the same, all of its data on boundaries, and no longer than was foretold. */
+ * as it is.  What is written must be an image that says the same, all of its data on boundaries, and no longer than was
+ * foretold. */
 
 #define UNIT 4096
 

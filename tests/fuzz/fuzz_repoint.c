@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compactor/pool/view.h"
 #include "scanner/image/qcow2_format.h"
-#include "walk_help.h"
+#include "tests/fuzz/walk_help.h"
 
 /* The bytes of an overlay, before which one says how long the name of another backing file is.  When it is given that, it names it, and no
  * byte is another one but that name, which covers nothing that the header had, and the 12 bytes that lead there; else none is. */

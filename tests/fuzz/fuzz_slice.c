@@ -23,7 +23,7 @@ static void must_come_back(const struct slice *s)
 	if (slice_format(s, name, sizeof(name), NULL) < 0)
 		return;
 	must(slice_parse(name, &again) == 1);
-	must(again.offset == s->offset && again.size == s->size && again.read_only == s->read_only &&
+	must(again.offset == s->offset && again.size == s->size && again.read_only == s->read_only && again.l2_cache == s->l2_cache &&
 	     again.host_cache == s->host_cache && strcmp(again.path, s->path) == 0);
 }
 
@@ -39,10 +39,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	name[size] = '\0';
 	if (slice_parse(name, &s)) {
 		must(s.path[0] == '/' && text_is_utf8(s.path) && memchr(s.path, 0, sizeof(s.path)) != NULL);
-		must(s.offset <= INT64_MAX && s.size <= INT64_MAX - s.offset);
+		must(s.offset <= INT64_MAX && s.size <= INT64_MAX - s.offset && s.l2_cache <= SLICE_L2_CACHE_MAX);
 		must_come_back(&s);
 	}
-	s = (struct slice){ .offset = size, .size = 1, .read_only = size % 2, .host_cache = size % 3 == 0, .path = "/" };
+	s = (struct slice){ .offset = size, .size = 1, .read_only = size % 2, .host_cache = size % 3 == 0, .l2_cache = size % 5, .path = "/" };
 	strncat(s.path, name, sizeof(s.path) - 2);
 	must_come_back(&s);
 	free(name);

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -42,7 +41,9 @@ static void make_dir(void)
 
 static struct spool_image image(void)
 {
-	return (struct spool_image){ .identity = { 1, 2, 3, 4, 5 }, .base = 6, .span = (uint64_t)1 << 40, .layer = (uint64_t)1 << 40 };
+	const uint64_t span = (uint64_t)1 << 40;
+
+	return (struct spool_image){ .identity = { 1, 2, 3, 4, 5 }, .base = 6, .span = span, .layer = span };
 }
 
 /* 1.req, with these bytes for frames and an end frame; or 1.part, without one. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "scanner/image/vdi_format.h"
-#include "walk_help.h"
+#include "tests/fuzz/walk_help.h"
 
 /* The bytes of a VDI image, opened and walked in both views.  The signature and the version are put right, so that the
  * search does not end at the door; the first byte tells whether. */

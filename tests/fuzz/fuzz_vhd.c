@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "scanner/image/vhd_format.h"
-#include "walk_help.h"
+#include "tests/fuzz/walk_help.h"
 
 /* The bytes of a VHD image, opened and walked in both views.  Checksums are put right first: of the footer's copy, the
  * header that it points to and of a footer at the end; an input that begins with '!' is left as it is.  The parent of a

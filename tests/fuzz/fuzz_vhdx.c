@@ -1,15 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <limits.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
-#include "scanner/base/checked.h"
 #include "scanner/base/crc32c.h"
-#include "scanner/image/image.h"
 #include "scanner/image/vhdx_format.h"
+#include "tests/fuzz/walk_help.h"
 
 /* A VHDX image, opened and walked in both views.
  *
@@ -17,7 +12,6 @@
  * are laid out where an image commonly has them; the rest is the log's.  Then the checksums are made right, unless the
  * first byte is odd, so that what lies behind them is reached.  A parent is the same image without a parent. */
 
-#define NR_EXTENTS 512
 #define FILE_MAX (24 * MIB)
 #define LOG_AT MIB
 #define LOG_MAX (32 * VHDX_LOG_SECTOR)
@@ -37,12 +31,6 @@ static const struct {
 #define NR_BAT_ENTRIES 4 /* an le32 where, an le64 what */
 
 static uint8_t log_bytes[MIB];
-
-static void must(int what)
-{
-	if (!what)
-		abort();
-}
 
 static void put(int fd, const void *p, size_t len, uint64_t at)
 {
@@ -86,7 +74,7 @@ static void put_log(int fd, const uint8_t *data, size_t size)
 	memset(log_bytes, 0, len);
 }
 
-static int file_of(const uint8_t *data, size_t size, bool with_parent)
+static int layout(const uint8_t *data, size_t size, bool with_parent)
 {
 	int fd = memfd_create("fuzz", MFD_CLOEXEC);
 	const uint8_t *p = data + HEAD;
@@ -125,23 +113,10 @@ static int open_parent(void *ctx, enum image_role role, const char *name, const 
 	(void)err;
 	must(role == IMAGE_BACKING && *name && strlen(name) < IMAGE_NAME_MAX && *from);
 	snprintf(ret_path, PATH_MAX, "parent");
-	return file_of(input->data, input->size, false);
+	return layout(input->data, input->size, false);
 }
 
-/* Reads the first and the last bytes; what two reads give must be the same. */
-static void read_some(const struct extent *ext)
-{
-	uint8_t once[700], again[700];
-	size_t len = (size_t)min_u64(ext->len, sizeof(once));
-	uint64_t last = ext->offset + ext->len - len;
-	struct err err = ERR_INIT;
-
-	if (image_read_extent(ext, ext->offset, once, len, &err) < 0)
-		must(err.kind != ERR_NONE && err.text[0]);
-	if (image_read_extent(ext, last, once, len, &err) == 0 && image_read_extent(ext, last, again, len, &err) == 0)
-		must(memcmp(once, again, len) == 0);
-}
-
+/* As walk_view(), but goes on behind what is damaged. */
 static void walk_stored(struct image *img)
 {
 	struct err err = ERR_INIT;
@@ -160,22 +135,6 @@ static void walk_stored(struct image *img)
 	}
 }
 
-static void walk_guest(struct image *img)
-{
-	struct err err = ERR_INIT;
-	struct extent ext;
-	uint64_t at = 0;
-
-	for (unsigned i = 0; i < NR_EXTENTS && at < img->size; i++, at += ext.len) {
-		if (image_next_guest_extent(img, at, &ext, &err) < 0) {
-			must(err.kind != ERR_NONE && err.text[0]);
-			return;
-		}
-		must(ext.offset == at && ext.len && ext.len <= img->size - at);
-		read_some(&ext);
-	}
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -190,14 +149,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		least += pieces[i].len;
 	if (size < least)
 		return 0;
-	img = image_open(file_of(data, size, true), "input", image_format_by_name("vhdx"), &opener, NULL, &err);
+	img = image_open(layout(data, size, true), "input", image_format_by_name("vhdx"), &opener, NULL, &err);
 	if (!img) {
 		must(err.kind != ERR_NONE && err.text[0]);
 		return 0;
 	}
 	walk_stored(img);
 	if (image_open_chain(img, &opener, &err) == 0)
-		walk_guest(img);
+		walk_view(img, true);
 	image_close(img);
 	return 0;
 }

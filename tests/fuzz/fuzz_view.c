@@ -9,8 +9,8 @@
 
 /* Row F13.
  *
- * The bytes of a header slot.  They are tried as they are, and once more as a header would have them whose numbers they are: constants and
- * checksum put right, so that what lies behind these is reached. */
+ * The bytes of a header slot.  They are tried as they are, and once more as a header would have them whose numbers they are:
+ * constants and checksum put right, so that what lies behind these is reached. */
 
 #define VIEW_AT (QCOW2_V3_LENGTH + sizeof(struct qcow2_extension_disk))
 

@@ -2,7 +2,7 @@
 #include <limits.h>
 
 #include "scanner/image/vmdk_format.h"
-#include "walk_help.h"
+#include "tests/fuzz/walk_help.h"
 
 /* The bytes of a VMDK and of the files that it names: SEPARATOR stands between them.  The first is opened and walked
  * in both views; the names that it and its parents ask for get the others in turn, and then nothing more. */

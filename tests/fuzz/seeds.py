@@ -153,9 +153,11 @@ def with_bitmaps(q, *bitmaps):
 def bitmaps_seeds():
     some = b"\x80\0\xff".ljust(400, b"\1")
     yield "one", with_bitmaps(Qcow2(), (b"day", 2, 9, b"", [b"\x81"])).done()
-    yield "three", with_bitmaps(Qcow2(bits=9, size=4096 * 512 * 3), (b"day", 2, 9, b"", [some, 1, 0]), (b"in use", 1, 16, b"", [1] * 5),
+    yield "three", with_bitmaps(Qcow2(bits=9, size=4096 * 512 * 3), (b"day", 2, 9, b"", [some, 1, 0]),
+                                (b"in use", 1, 16, b"", [1] * 5),
                                 (b"odd", 4, 10, b"extra data", [1, some[:100]])).done()
-    yield "clusters-64k", with_bitmaps(Qcow2(bits=14, size=1 << 32), (b"a", 2, 12, b"", [b"\5" * 16384, 1, 0, 1, 0, 0, 1, 1])).done()[:70000]
+    yield "clusters-64k", with_bitmaps(Qcow2(bits=14, size=1 << 32),
+                                       (b"a", 2, 12, b"", [b"\5" * 16384, 1, 0, 1, 0, 0, 1, 1])).done()[:70000]
     yield "ones", with_bitmaps(Qcow2(size=1 << 35), (b"a", 2, 16, b"", [1] * 128), (b"b", 0, 17, b"", [1] * 63 + [0])).done()
     ignored = with_bitmaps(Qcow2(), (b"day", 2, 9, b"", [b"\x81"]))
     ignored.autoclear = 0
@@ -466,7 +468,8 @@ def plan_seeds():
     fs = {"path": "/v", "type": "xfs", "dev": "64770", "size": 9000, "free": 800, "free_before": 7, "free_after": None, "saving": 1,
           "why_not": None}
     identity = {"dev": "64770", "ino": "18446744073709551615", "size": "4096", "mtime": "1795227000123456789", "ctime": "-1"}
-    figures = ("size", "used", "stored", "duplicate", "shared", "misaligned", "short_runs", "pinned", "zero", "saving", "nr_extents")
+    figures = ("size", "used", "stored", "duplicate", "shared", "misaligned", "short_runs", "pinned", "zero", "saving",
+               "nr_extents")
     image = {"path": "/v/a", "id": 1, "format": "vhd", "identity": identity, "file_system": 0, **dict.fromkeys(figures, 4096),
              "why_not": "it is in use"}
     odd = {**image, "path": "/v/\\xff", "path_bytes": b"/v/\xff".hex(), "format": None, "why_not": None, "file_system": 1}
@@ -624,6 +627,9 @@ def slice_seeds():
     yield "libvirt", name(b"/a", b'"driver":"raw","offset":0,"size":12288')
     yield "cache", name(b"/a", more=b',"cache":{"direct":false}')
     yield "blanks", name(b"/a b").replace(b",", b" ,\n").replace(b":", b"\t: ").replace(b"json\t: ", b"json:")
+    yield "tables", name(b"/a").replace(b'{"file"', b'{"l2-cache-size":134217728,"file"', 1)
+    yield "tables-last", name(b"/a")[:-1] + b',"l2-cache-size":1073741824}'
+    yield "tables-many", name(b"/a").replace(b'{"file"', b'{"l2-cache-size":1073741825,"file"', 1)
     yield "escapes", name(b'/\\"\\\\\\/\\b\\f\\n\\r\\t\\u0041\\u00e4\\u20ac\\ud83d\\udcbe')
     yield "surrogate", name(b"/\\ud83d")
     yield "twice", name(b"/a", b'"driver":"raw","driver":"raw","offset":0,"size":1')
@@ -636,7 +642,8 @@ def view_seeds():
     """Headers of views, checksums are the target's to put right."""
     for bits, size, slice_size, l1 in ((12, 7 << 20, 3 << 20, 1 << 20), (14, 1 << 40, 64 << 30, 1 << 30), (16, 0, 1 << 20, 0),
                                        (12, 8 << 40, 65 << 30, 64 << 30), (12, 9 << 40, 65 << 30, 0), (16, 5, 13 << 40, 65536)):
-        head = b"QFI\xfb" + struct.pack(">IQIIQIIQQIIQQQQII", 3, 0, 0, bits, size, 0, 1, l1, l1 + 65536, 1, 0, 0, 0, 0, 1 << 63, 0, 104)
+        head = b"QFI\xfb" + struct.pack(">IQIIQIIQQIIQQQQII", 3, 0, 0, bits, size, 0, 1, l1, l1 + 65536, 1, 0, 0, 0, 0, 1 << 63, 0,
+                                        104)
         whose = bytes(range(48)) + struct.pack("<QQQI4x", size, slice_size, 7, 0)
         head = bytearray(head + struct.pack(">II", 0x64647376, (1 << bits) - 120) + whose)
         head[23] = (bits - 12) // 2
@@ -651,8 +658,10 @@ def repoint_seeds():
         return q.done()
 
     slice = b'json:{"file":{"driver":"raw","offset":0,"size":24576,"file":{"driver":"file","filename":"/%s/views/x.qcow2"}}}'
-    for title, data in {"plain": overlay(), "v2": overlay(version=2), "slice": overlay(name=slice % b"pool"), "raw": overlay(kind=b"raw"),
-                        "small": overlay(bits=9), "2k": overlay(bits=11), "64k": overlay(bits=16), "long": overlay(name=slice % (b"a" * 800)),
+    for title, data in {"plain": overlay(), "v2": overlay(version=2), "slice": overlay(name=slice % b"pool"),
+                        "raw": overlay(kind=b"raw"),
+                        "small": overlay(bits=9), "2k": overlay(bits=11), "64k": overlay(bits=16),
+                        "long": overlay(name=slice % (b"a" * 800)),
                         "named": named().done(), "none": plain(3, 12).done()}.items():
         yield title, b"\x14" + data[:70000]
         yield title + "-long", b"\xff" + data[:70000]
@@ -669,7 +678,11 @@ def any_seeds():
 def main():
     _, name, folder = sys.argv
     random.seed(1)
-    for title, content in {"qcow2": qcow2_seeds, "bitmaps": bitmaps_seeds, "vhd": vhd_seeds, "vhdx": vhdx_seeds, "vdi": vdi_seeds, "ova": ova_seeds, "vmdk": vmdk_seeds, "plan": plan_seeds, "relayout": relayout_seeds, "names": names_seeds, "nodes": nodes_seeds, "pool_superblock": pool_superblock_seeds, "finder": finder_seeds, "slice": slice_seeds, "view": view_seeds, "repoint": repoint_seeds}.get(name, any_seeds)():
+    for title, content in {"qcow2": qcow2_seeds, "bitmaps": bitmaps_seeds, "vhd": vhd_seeds, "vhdx": vhdx_seeds, "vdi": vdi_seeds,
+                           "ova": ova_seeds, "vmdk": vmdk_seeds, "plan": plan_seeds, "relayout": relayout_seeds,
+                           "names": names_seeds, "nodes": nodes_seeds, "pool_superblock": pool_superblock_seeds,
+                           "finder": finder_seeds, "slice": slice_seeds, "view": view_seeds,
+                           "repoint": repoint_seeds}.get(name, any_seeds)():
         with open(os.path.join(folder, title), "wb") as f:
             f.write(content)
 

@@ -294,7 +294,8 @@ def vhdx_map(path, size):
         for i in range(round_up(size, block) // block):
             entry = at(bat + 8 * (i + i // ratio), "<Q")[0]
             if entry & 7 == 6:
-                yield {"depth": 0, "data": True, "start": i * block, "length": min(block, size - i * block), "offset": entry >> 20 << 20}
+                yield {"depth": 0, "data": True, "start": i * block, "length": min(block, size - i * block),
+                       "offset": entry >> 20 << 20}
 
 
 def disk_extents(path, kind, size):
@@ -555,7 +556,8 @@ def by_hand(tmp):
         (ia["share"], 9421), (ib["share"], 6963),
         # of b0 and b1 the originals a0 and a4 are apart; a5..a7 are all of a4
         (got["runs"][0], {"min_length": 4096, "nr_runs": 7, "saved": 7 * k}), (got["runs"][1]["nr_runs"], 0),
-        (got["histogram"], [{"references": 1, "nr_distinct": 2, "nr_blocks": 2}, {"references": 4, "nr_distinct": 2, "nr_blocks": 9}]),
+        (got["histogram"],
+         [{"references": 1, "nr_distinct": 2, "nr_blocks": 2}, {"references": 4, "nr_distinct": 2, "nr_blocks": 9}]),
     ]
     for i, (have, want) in enumerate(wanted):
         if have != want:

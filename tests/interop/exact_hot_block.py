@@ -64,7 +64,8 @@ def make_second(path, block, other):
 def wanted(folder, nr):
     hot, second = (os.stat(os.path.join(folder, n)) for n in ("hot.qcow2", "second.raw"))
     total = nr + 3
-    one = {"format": "qcow2", "backing": "", "virtual_size": nr * BLOCK, "stored": nr * BLOCK, "zero": 0, "unsure": 0, "exclusive": 0,
+    one = {"format": "qcow2", "backing": "", "virtual_size": nr * BLOCK, "stored": nr * BLOCK, "zero": 0, "unsure": 0,
+           "exclusive": 0,
            "shared": nr * BLOCK, "share": brute.half_up(brute.Fraction(BLOCK * nr, total)), "duplicate_within": (nr - 1) * BLOCK,
            "duplicate_between": 0, "nr_snapshots": 0, "file_size": hot.st_size, "file_used": hot.st_blocks * 512,
            "path": os.path.join(folder, "hot.qcow2")}

@@ -294,7 +294,8 @@ def check_lost(tmp):
             first = read_until(args, int(total * rng.uniform(0.25, 0.9)))
             second = read_until(args, 1 << 60)
             lost = first + second - total
-            print(f"--jobs {jobs}: killed after {first / MIB:.0f} MiB, then read {second / MIB:.0f}: {lost / MIB:.0f} MiB twice", flush=True)
+            print(f"--jobs {jobs}: killed after {first / MIB:.0f} MiB, then read {second / MIB:.0f}: {lost / MIB:.0f} MiB twice",
+                  flush=True)
             if first < total / 5 or second < total / 20 or lost < -16 * MIB:
                 fail("it was not killed in the middle, or its reading not seen")
             if lost > LOST_MAX:

@@ -3,9 +3,7 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"

@@ -122,7 +122,8 @@ def differences(path, fmt, got, counts=True):
     same("dirty", said.get("dirty-flag", False), got["dirty"])
     same("snapshots", [(s["id"], s["name"], s["vm-state-size"]) for s in said.get("snapshots", [])],
          [(s["id"], s["name"], s["vm_state_size"]) for s in got["snapshots"]])
-    same("bitmaps", [(b["name"], b["granularity"], "auto" in b["flags"], "in-use" in b["flags"]) for b in specific.get("bitmaps", [])],
+    same("bitmaps",
+         [(b["name"], b["granularity"], "auto" in b["flags"], "in-use" in b["flags"]) for b in specific.get("bitmaps", [])],
          [(b["name"], b["granularity"], b["automatic"], b["inconsistent"]) for b in got["bitmaps"]])
     if fmt == "vmdk":
         same("kind", specific["create-type"], got["kind"])

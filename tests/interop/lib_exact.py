@@ -244,7 +244,8 @@ class Maker:
                 ("vmdk", "extended", "subformat=twoGbMaxExtentSparse"), ("vmdk", "snap", "subformat=streamOptimized"),
                 ("vpc", "c64k", "subformat=dynamic,force_size=on"), ("vpc", "c4k", "subformat=fixed,force_size=on"),
                 ("vhdx", "c64k", "subformat=dynamic"), ("vhdx", "c4k", "subformat=fixed"), ("vdi", "c64k", "static=off")):
-            self.convert(name, form, options, self.path(f"formats/{name}-{options.split('=')[1].split(',')[0]}.{self.ENDINGS[form]}"))
+            self.convert(name, form, options,
+                         self.path(f"formats/{name}-{options.split('=')[1].split(',')[0]}.{self.ENDINGS[form]}"))
         for i in range(2):
             self.raw(f"formats/two-f{i}-flat.vmdk", self.rng.randbytes(40 * BLOCK) + bytes(20 * BLOCK), size=MIB)
         with open(self.path("formats/two.vmdk"), "w", encoding="ascii") as f:
@@ -457,7 +458,8 @@ class Maker:
     def size(path):
         return json.loads(brute.qemu_img("info", "--output=json", brute.without_backing(path)))["virtual-size"]
 
-    CHANGES = [change_write, change_write, change_write_raw, change_discard, change_size, change_delete, change_rename, change_rename,
+    CHANGES = [change_write, change_write, change_write_raw, change_discard, change_size, change_delete, change_rename,
+               change_rename,
                change_swap, change_replace, change_clone, change_touch, change_snapshot, change_not_an_image,
                change_write_format, change_write_format, change_extent, change_swap_extents, change_away, change_replace_format]
 

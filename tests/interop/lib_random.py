@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """For the tests *_random.py, which make random images and hold what we read of them against QEMU or a model.
 
-Each image comes of one seed, and has a folder of its own.  A test says how to make and check the image of a seed, and plants faults for
-its comparisons to find before it trusts them; main() below does the rest.
+Each image comes of one seed, and has a folder of its own.  A test says how to make and check the image of a seed, and plants faults
+for its comparisons to find before it trusts them; main() below does the rest.
 
 Extents are tuples (begin, end, kind, depth in the chain, offset in the file or None)."""
 
@@ -130,8 +130,9 @@ def one(seed):
 
 
 def main(about, check, control, count, what="images", found=None):
-    """check(seed, folder) makes an image, compares it, and returns how many things were found; control(folder) plants faults; there are
-    count[0] images, or count[1] with LONG.  Of images enough, some must have had what `found` names.  Returns the exit status."""
+    """check(seed, folder) makes an image, compares it, and returns how many things were found; control(folder) plants faults; there
+    are count[0] images, or count[1] with LONG.  Of images enough, some must have had what `found` names.  Returns the exit
+    status."""
     global work
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=count[LONG])

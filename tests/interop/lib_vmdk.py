@@ -59,7 +59,8 @@ def restyled(text, rng):
             line = f"  {access.lower()}\t{size}  {kind.lower()} {rest}  "
         lines.append(line)
         if roll > 0.9:
-            lines.append(rng.choice(["", "# a comment", "   ", 'unknown.key = "a=b"', "#createType=\"vmfsRaw\"", "words of no kind"]))
+            lines.append(rng.choice(["", "# a comment", "   ", 'unknown.key = "a=b"', "#createType=\"vmfsRaw\"",
+                                     "words of no kind"]))
     return ("\ufeff" if rng.random() < 0.2 else "") + rng.choice(["\n", "\r\n"]).join(lines)
 
 
@@ -147,7 +148,8 @@ class Sparse:
 
     def put_header(self, at, gd, rgd=0, overhead=0):
         size = sectors(len(self.text)) + 2 if self.text else 0
-        self.bytes[at:at + SECTOR] = header(self.version, self.flags(), self.capacity, self.grain, 1 if size else 0, size, self.gtes,
+        self.bytes[at:at + SECTOR] = header(self.version, self.flags(), self.capacity, self.grain, 1 if size else 0, size,
+                                            self.gtes,
                                             rgd, gd, overhead, self.unclean, b"\n \r\n" if self.newlines else b"abcd",
                                             int(self.compressed))
 

@@ -22,7 +22,8 @@ import random
 import shutil
 import subprocess
 import sys
-import tempfile
+
+from lib_immutable import remove_tree, temporary_directory
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 24 * MIB
@@ -341,7 +342,7 @@ def latecomer(s):
 
 def copy_store(s):
     """Another one in its place, as from a backup: all inode numbers are others."""
-    shutil.rmtree(s.top + ".was", ignore_errors=True)
+    remove_tree(s.top + ".was", ignore_errors=True)
     os.rename(s.top, s.top + ".was")
     run("cp", "-a", "--sparse=always", s.top + ".was", s.top)
 
@@ -351,7 +352,7 @@ def killed_and_copied(s, verb, *args):
     store, nr = s.top + ".store", 0
     for call in ("renameat", "renameat2"):
         for n in range(1, 100):
-            shutil.rmtree(store, ignore_errors=True)
+            remove_tree(store, ignore_errors=True)
             run("cp", "-a", "--sparse=always", s.top, store)
             done = subprocess.run(["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e",
                                    f"inject={call}:signal=KILL:when={n}", TOOL, verb, s.pool, *args],
@@ -362,15 +363,15 @@ def killed_and_copied(s, verb, *args):
             copy_store(s)
             s.tool("recover")
             yield f"{verb} killed at {call} {n}, and copied"
-            shutil.rmtree(s.top)
+            remove_tree(s.top)
             os.rename(store, s.top)
         if call == "renameat":
-            shutil.rmtree(s.top)
+            remove_tree(s.top)
             os.rename(store, s.top)
     if nr < 2:
         raise Failed(f"{verb}: only {nr} renames")
-    shutil.rmtree(store)
-    shutil.rmtree(s.top + ".was")
+    remove_tree(store)
+    remove_tree(s.top + ".was")
 
 
 def copied(s):
@@ -444,7 +445,7 @@ def main():
             sys.exit(77)
     for test in (clones, snapshots, differences, moves, in_use, odd, latecomer, copied, lambda s: at_random(s, o.steps)):
         rng = random.Random(o.seed)
-        with tempfile.TemporaryDirectory(dir=os.environ.get("TMP")) as top:
+        with temporary_directory(dir=os.environ.get("TMP")) as top:
             try:
                 test(Store(os.path.realpath(top), rng))
             except Failed as e:

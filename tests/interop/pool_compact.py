@@ -195,7 +195,8 @@ def stopped(fs, tmp, witness, wanted):
     catalog = os.path.join(tmp, "catalog-stopped")
     for i in range(16 if LONG else 5):
         kill = [signal.SIGTERM, signal.SIGKILL][i % 2]
-        p = subprocess.Popen(lib.compact_command(fs.path, catalog, *POOL, "--apply"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        p = subprocess.Popen(lib.compact_command(fs.path, catalog, *POOL, "--apply"), stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE)
         time.sleep(0.3 + rng.random() * 4)
         p.send_signal(kill)
         said = p.communicate()
@@ -242,7 +243,8 @@ def main():
         plan, wrong = planned(fs, tmp)
         must_be_none(wrong, "the plan")
         freed, wrong = applied(fs, tmp, witness, plan)
-        pool = sum(os.stat(os.path.join(at, n)).st_blocks * 512 for at, _, names in os.walk(os.path.join(fs.path, POOL_NAME)) for n in names)
+        pool = sum(os.stat(os.path.join(at, n)).st_blocks * 512
+                   for at, _, names in os.walk(os.path.join(fs.path, POOL_NAME)) for n in names)
         print(f"the pool and its overlays take {pool / MIB:.1f} MiB; the clones alone, on the golden image by hand, {hand / MIB:.1f}", flush=True)
         must_be_none(wrong, "applied")
         must_be_none(written_to(fs, tmp), "written to")

@@ -19,6 +19,7 @@ import sys
 
 import lib_compact as lib
 from lib_compact import DEDUPSCAN, KIB, MIB, fail, run
+from lib_immutable import remove_tree
 
 SIZE = 6 * MIB
 NOTED = "user.dedupscan.format"
@@ -396,7 +397,7 @@ def main():
         lived_with(s, before)
         restored_in_place(s)
         others_have_the_pool(s)
-        shutil.rmtree(s.folder)
+        remove_tree(s.folder)
         s = Images(tmp, os.path.join(fs.path, "snapshots"))
         make_snapshots(s)
         before, was, files = enter_snapshots(s)

@@ -21,6 +21,7 @@ import sys
 
 import lib_compact as lib
 from lib_compact import BLOCK, KIB, MIB, fail, run
+from lib_immutable import lift, remove_tree
 
 TOOL = os.path.abspath(f"{os.environ.get('BUILD') or 'build'}/tests/interop/pooltool")
 NULL = "0" * 64
@@ -207,7 +208,7 @@ def check_units(store, said, tmp):
         stored[bits] = sum(s["stored"] for s in again.values())
         if any(again[p]["root"] != said[p]["root"] for p in paths):
             fail(f"other roots with units of {1 << bits} bytes")
-        shutil.rmtree(pool.path)
+        remove_tree(pool.path)
     print("stored with units of 4, 16, 64 KiB: " + ", ".join(f"{v / MIB:.1f} MiB" for v in stored.values()))
     if not stored[12] <= stored[14] <= stored[16]:
         fail("larger units store less than smaller ones")
@@ -229,6 +230,7 @@ def check_damage(pool, store, said, tmp):
     out = os.path.join(tmp, "out.raw")
     with open(store.path("versions/v1.raw"), "rb") as f, open(path, "rb") as g:
         own = next(y for x, y in zip(iter(lambda: f.read(BLOCK), b""), iter(lambda: g.read(BLOCK), b"")) if x != y)
+    lift(pool.cluster_file())
     with open(pool.cluster_file(), "r+b") as f:
         f.seek(64 << 30)
         at = f.read().index(own) + (64 << 30)

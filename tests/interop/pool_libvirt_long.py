@@ -25,6 +25,7 @@ import xml.etree.ElementTree as ET
 import lib_compact as lib
 import lib_guest
 from lib_compact import FileSystem, Store, fail, run
+from lib_immutable import is_immutable
 
 MINUTES = 15  # software emulation on a busy machine
 PROMPT = "guest-is-ready# "
@@ -304,8 +305,10 @@ class Pool:
             if owner is not None:
                 os.chown(path, owner, owner)
 
-    def immutable(self, on):
-        return subprocess.run(["chattr", "+i" if on else "-i", *self.files], capture_output=True, check=False).returncode == 0
+    def immutable(self, how):
+        """As `how` says from now on; how many of its files are."""
+        dedupscan("pool", "repair", f"--immutable={how}", IMAGES)
+        return sum(is_immutable(p) for p in self.files)
 
     def owners(self):
         return {os.stat(p).st_uid for p in self.files}
@@ -360,11 +363,11 @@ def check_profile(guest, pool):
 
 
 def check_owners(guest, pool, uid):
-    """libvirt gives what it opens to its user, and does not take it back.  dedupscan goes on."""
+    """libvirt gives what it opens to its user, and does not take it back; it goes on where it may not.  So does dedupscan."""
     used = {pool.clusters, chain_of(guest.name)[1][1]}
     for path in pool.files:
         st = os.stat(path)
-        if st.st_mode & 0o7777 != 0o444 or (path in used and st.st_uid != uid):
+        if st.st_mode & 0o7777 != 0o444 or (path in used and st.st_uid != (0 if is_immutable(path) else uid)):
             fail(f"{path} is of {st.st_uid}, mode {st.st_mode:o}")
         if any(n.startswith("trusted.libvirt") for n in os.listxattr(path)):
             fail(f"libvirt remembers the owner of {path} now")
@@ -631,6 +634,8 @@ def make_boot(tmp):
 
 def check_all(tmp, boot, uid):
     pool = Pool()
+    if not all(map(is_immutable, pool.files)):
+        fail("the pool's files are not immutable")
     g1, g2 = (Guest(boot, n, os.path.join(IMAGES, n + ".qcow2"), how).start()
               for n, how in (("g1", ""), ("g2", "cache='none' io='native'")))
     for guest in (g1, g2):
@@ -642,19 +647,19 @@ def check_all(tmp, boot, uid):
         guest.write("before")
     check_tools(tmp, pool, "beside guests")
     print("two guests at once: done", flush=True)
-    check_commits(g1, pool, "another guest beside", "Permission denied")
+    check_commits(g1, pool, "another guest beside", "Operation not permitted")
     g2.whole("commits of another")
     for guest in (g1, g2):
         guest.off()
     g1.start().meet().whole("another start")
     g1.wrote("before")
-    check_commits(g1, pool, "alone", "Permission denied")
+    check_commits(g1, pool, "alone", "Operation not permitted")
     check_snapshots(g1, pool)
     check_saved(g1, pool)
     check_copies(g1, pool)
     print("snapshots, saving, copies: done", flush=True)
     g1.end()
-    check_modes(boot, pool)
+    check_modes(boot, pool, uid)
     check_control(boot, pool)
     check_volumes(pool)
     pulled = Guest(boot, "g1", g1.image).start().meet()
@@ -669,9 +674,16 @@ def check_all(tmp, boot, uid):
     check_rewritten(tmp, boot, Pool())
 
 
-def check_modes(boot, pool):
-    """With a QEMU that no mode stops; with files that nobody may change; with files that only their owner reads."""
+def check_modes(boot, pool, uid):
+    """Without the flag: with a QEMU that no mode stops; with files that anybody may write to; with files that only their owner reads,
+    which libvirt has to change."""
     image = os.path.join(IMAGES, "g1.qcow2")
+    if pool.immutable("never"):
+        fail("some files are immutable still")
+    guest = Guest(boot, "g1", image).start().meet()
+    check_owners(guest, pool, uid)
+    check_commits(guest, pool, "files that are not immutable", "Permission denied")
+    guest.end()
     pool.modes(0o444, 0)
     root = Guest(boot, "g1", image, more=AS_ROOT).start().meet()
     check_commits(root, pool, "QEMU as root")
@@ -682,19 +694,16 @@ def check_modes(boot, pool):
     guest.end()
     pool.modes(0o444, 0)
     print("commits: done", flush=True)
-    try:
-        if pool.immutable(True):
-            guest = guest.start().meet()
-            if pool.owners() != {0}:
-                fail(f"immutable files have the owners {pool.owners()}")
-            check_commits(guest, pool, "immutable files", "Operation not permitted")
-            dedupscan("pool", "check", IMAGES)
-            guest.end()
-    finally:
-        pool.immutable(False)
     pool.modes(0o400, 0)
+    if pool.immutable("auto"):
+        fail("files that not everybody may read are immutable")
     guest.start().end()
     dedupscan("pool", "check", IMAGES)
+    pool.modes(0o400, 0)
+    if pool.immutable("always") != len(pool.files):
+        fail("some files are not immutable")
+    virsh("start", "g1", status=None)  # so that is not how it is unless it was asked for
+    pool.immutable("never")
     pool.modes(0o444, 0)
 
 

@@ -3,9 +3,10 @@
 # timeout: 3600
 """Versions of a machine of libvirt's that runs.
 
-A guest without acceleration counts on its two disks, a number to the second, synced, then to the first, synced.  So of any one moment
-the second disk has as many numbers as the first, or one more; and whatever is lost or comes twice is seen.  Meanwhile versions are made;
-dedupscan is killed at its calls; the guest is ended and started in between; libvirt's own commands come after it."""
+A guest without acceleration counts on its two disks, a number to the second, synced, then to the first, synced.  So of any one
+moment the second disk has as many numbers as the first, or one more; and whatever is lost or comes twice is seen.  Meanwhile
+versions are made; dedupscan is killed at its calls; the guest is ended and started in between; libvirt's own commands come after
+it."""
 
 import itertools
 import os
@@ -271,7 +272,8 @@ def check_kills(tmp, m):
 
 def main():
     lib.exit_on_signals()
-    lib.require("qemu-img", "qemu-io", "qemu-system-x86_64", "virsh", "libvirtd", "modprobe", "busybox", "mke2fs", "sfdisk", "strace")
+    lib.require("qemu-img", "qemu-io", "qemu-system-x86_64", "virsh", "libvirtd", "modprobe", "busybox", "mke2fs", "sfdisk",
+                "strace")
     tmp = lib.scratch("pool_live")
     libvirt.on_its_own(tmp)
     libvirt.INIT = libvirt.INIT.replace("stty -echo", "mkdir /more; mount -t ext4 /dev/vdb1 /more || poweroff -f\nstty -echo")

@@ -23,6 +23,7 @@ import sys
 
 import lib_compact as lib
 from lib_compact import DEDUPSCAN, KIB, MIB, POOL, fail
+from lib_immutable import remove_tree
 
 SIZE = 6 * MIB
 
@@ -111,7 +112,7 @@ class Store:
         for name in os.listdir(self.tmp):
             if name not in ("kept",):
                 path = os.path.join(self.tmp, name)
-                shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
+                remove_tree(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
         os.makedirs(os.path.dirname(self.path))
         lib.run("cp", "-a", "--sparse=always", self.kept, self.path)
 
@@ -232,7 +233,7 @@ def copied(s):
     s.check(copy)
     s.models["c"] = was
     s.check(s.path)
-    shutil.rmtree(s.path)
+    remove_tree(s.path)
     s.models["c"] = guest(s.image("c", copy))
     s.check(copy)
     s.work_on(copy)

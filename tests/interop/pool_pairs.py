@@ -20,6 +20,7 @@ import time
 
 import lib_compact as lib
 from lib_compact import DEDUPSCAN, LONG, MIB, fail, run
+from lib_immutable import remove_tree
 
 SIZE = 6 * MIB
 NR_IMAGES = 4
@@ -288,10 +289,10 @@ def copies(store):
         if p.returncode:
             fail(f"compact while the pool is copied: {p.returncode} {said}")
         wrong += swapped(store, taken, lambda: all_or_said(store, before, "a copy made meanwhile"))
-        shutil.rmtree(taken)
+        remove_tree(taken)
     after = sorted(store.says)
     wrong += swapped(store, old, lambda: all_or_said(store, after, "an old pool under new overlays"))
-    shutil.rmtree(old)
+    remove_tree(old)
     kept = {p: p + ".kept" for p in before}
     for p, k in kept.items():
         shutil.copyfile(p, k)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 # timeout: 600
-"""Overlays on views of a pool under stock QEMU: read, map, check and convert them, write to several at once, and try in every way that
-QEMU has to change the pool through them.  The files of the pool stay as they are, byte by byte, whoever tries; a pool that is not whole is
-told, never read as zeros."""
+"""Overlays on views of a pool under stock QEMU: read, map, check and convert them, write to several at once, and try in every way
+that QEMU has to change the pool through them.  The files of the pool stay as they are, byte by byte, whoever tries; a pool that is
+not whole is told, never read as zeros."""
 
 import hashlib
 import json
@@ -13,8 +13,9 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
+
+from lib_immutable import lift, temporary_directory
 
 BUILD = os.path.abspath(os.environ.get("BUILD") or "build")
 POOLTOOL = f"{BUILD}/tests/interop/pooltool"
@@ -211,6 +212,7 @@ class Targets:
         self.s = s
         stub = backing(s.overlay(0, "t"))
         self.names = {"view": without_guard(backing(stub)), "stub": without_guard(stub), "plain stub": s.stubs[0]}
+        lift(*s.digests)
         for path in s.digests:
             os.chmod(path, 0o644)
 
@@ -311,10 +313,10 @@ def nodes(s, overlay, t):
     args = []
     view, stub = (json.loads(t.names[n][5:])["file"] for n in ("view", "stub"))
     for name, part, below in (("view", view, None), ("stub", stub, "view")):
-        args += ["--blockdev", json.dumps({"driver": "raw", "node-name": f"{name}-slice", "offset": part["offset"], "size": part["size"],
-                                           "auto-read-only": True,
-                                           "file": {"driver": "file", "filename": part["file"]["filename"],
-                                                    "auto-read-only": True}})]
+        args += ["--blockdev",
+                 json.dumps({"driver": "raw", "node-name": f"{name}-slice", "offset": part["offset"], "size": part["size"],
+                             "auto-read-only": True,
+                             "file": {"driver": "file", "filename": part["file"]["filename"], "auto-read-only": True}})]
         args += ["--blockdev", json.dumps({"driver": "qcow2", "node-name": name, "file": f"{name}-slice", "backing": below,
                                            "read-only": True})]
     return args + ["--blockdev", json.dumps({"driver": "qcow2", "node-name": "top", "backing": "stub",
@@ -322,8 +324,10 @@ def nodes(s, overlay, t):
 
 
 def check_jobs(s, t):
-    attempts = [("block-commit", {"job-id": "j", "device": "top", "base-node": base, "auto-dismiss": False}, True) for base in ("stub", "view")]
-    attempts += [("block-commit", {"job-id": "j", "device": "top", "top-node": "stub", "base-node": "view", "auto-dismiss": False}, None),
+    attempts = [("block-commit", {"job-id": "j", "device": "top", "base-node": base, "auto-dismiss": False}, True)
+                for base in ("stub", "view")]
+    attempts += [("block-commit", {"job-id": "j", "device": "top", "top-node": "stub", "base-node": "view", "auto-dismiss": False},
+                  None),
                  ("block-stream", {"job-id": "j", "device": "top", "base-node": "view", "auto-dismiss": False}, False),
                  ("block-stream", {"job-id": "j", "device": "top", "auto-dismiss": False}, False)]
     for command, arguments, fails in attempts:
@@ -344,7 +348,8 @@ def check_mirror(s, t):
     qemu_img("create", "-q", "-f", "qcow2", copy, str(SIZE))
     d = Daemon(s.folder, *nodes(s, overlay, t), "--blockdev",
                json.dumps({"driver": "qcow2", "node-name": "copy", "file": {"driver": "file", "filename": copy}}))
-    assert d.job("blockdev-mirror", **{"job-id": "j", "device": "top", "target": "copy", "sync": "full", "auto-dismiss": False}) is None
+    assert d.job("blockdev-mirror",
+                 **{"job-id": "j", "device": "top", "target": "copy", "sync": "full", "auto-dismiss": False}) is None
     d.close()
     assert "identical" in qemu_img("compare", "-f", "raw", "-F", "qcow2", f"{s.folder}/disk0.raw", copy)
     s.unchanged("blockdev-mirror")
@@ -354,6 +359,7 @@ def check_mirror(s, t):
 
 def check_what_is_missing(s):
     overlay = s.overlay(0, "loud")
+    lift(*s.digests)
     for path in (s.stubs[0], s.clusters):
         os.rename(path, path + ".away")
         assert "No such file" in qemu_img("check", "-U", overlay, status=None) + qemu_io(overlay, "read 0 4k", status=None)
@@ -364,6 +370,7 @@ def check_what_is_missing(s):
     assert "has to be smaller or equal to the  actual size" in qemu_io(newest, "read 0 4k", status=None)
     failed = subprocess.run([POOLTOOL, "import", s.pool, newest], capture_output=True, text=True)
     assert failed.returncode != 0 and "ends past the end" in failed.stderr, failed.stderr
+    lift(s.clusters)  # who tried to write has made it immutable
     os.truncate(s.clusters, whole)
 
 
@@ -373,7 +380,7 @@ def main():
             print(f"needs {tool}")
             sys.exit(77)
     for bits in (12, 14, 16):
-        with tempfile.TemporaryDirectory(dir=os.environ.get("TMP")) as folder:
+        with temporary_directory(dir=os.environ.get("TMP")) as folder:
             s = Store(folder, bits)
             check_reading(s)
             check_own_matters(s)

@@ -22,7 +22,8 @@
  *	pooltool overlay POOL ID FILE		an empty image on that view
  *
  * Importing reads the images in the jail and prints an object of JSON for each; files that one names must lie beneath DIR, or in
- * its directory.  With --base only what an image's own file holds is read, the rest is as in that tree, which is its backing file's. */
+ * its directory.  With --base only what an image's own file holds is read, the rest is as in that tree, which is its backing
+ * file's. */
 
 struct importing {
 	struct pool *pool;

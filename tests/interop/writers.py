@@ -176,8 +176,10 @@ def check_space(d):
     data = d.data()
     touched = len({b * BLOCK // cluster for b in data})
     tables = len({b * BLOCK // (cluster * cluster // 8) for b in data}) if d.form == "qcow2" else len(data)
-    fixed = {"raw": 0, "qcow2": d.whole // (cluster * cluster // 8) * 8 // BLOCK * BLOCK // 64, "vmdk": d.whole // (cluster * 512) * 8,
-             "vhd": d.whole // cluster * 4, "vhdx": d.whole // MIB * 8 if d.cluster == MIB else d.whole // (cluster // 4) * 8}[d.form]
+    fixed = {"raw": 0, "qcow2": d.whole // (cluster * cluster // 8) * 8 // BLOCK * BLOCK // 64,
+             "vmdk": d.whole // (cluster * 512) * 8,
+             "vhd": d.whole // cluster * 4,
+             "vhdx": d.whole // MIB * 8 if d.cluster == MIB else d.whole // (cluster // 4) * 8}[d.form]
     limit = (len(data) + 2 * touched + 4 * tables) * BLOCK + fixed + 400 * KIB
     if d.form == "qcow2":
         limit += 2 * cluster  # the last refcount block and the end of the refcount table

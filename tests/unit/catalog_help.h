@@ -59,7 +59,9 @@ static inline struct fingerprint content_of(uint64_t content)
 static inline void spool_image(int64_t id, uint64_t base, const uint64_t *contents, size_t nr, const bool *same)
 {
 	static const char *const texts[SPOOL_NR_TEXTS] = { "", "raw", "", "", "", "" };
-	struct spool_image image = { .identity = { 1, (uint64_t)id, nr * BLOCK_SIZE, 5, 6 }, .base = base, .layer = nr * BLOCK_SIZE };
+	struct spool_image image = {
+		.identity = { 1, (uint64_t)id, nr * BLOCK_SIZE, 5, 6 }, .base = base, .layer = nr * BLOCK_SIZE,
+	};
 	struct spool_pending *p = calloc(1, sizeof(*p));
 	uint8_t *frame = malloc(SPOOL_FRAME_MAX);
 	struct spool_writer w;

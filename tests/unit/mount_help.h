@@ -21,7 +21,8 @@ static inline bool mount_command(const char *format, const char *a, const char *
 /* Skips the test where there is no root, no mkfs.TYPE, or nothing to mount with. */
 static inline void mount_make(const char *type)
 {
-	const char *how = strcmp(type, "xfs") == 0 ? "mkfs.xfs -q -m reflink=1 %s >/dev/null 2>&1" : "mkfs.%2$s -q %1$s >/dev/null 2>&1";
+	const char *how =
+		strcmp(type, "xfs") == 0 ? "mkfs.xfs -q -m reflink=1 %s >/dev/null 2>&1" : "mkfs.%2$s -q %1$s >/dev/null 2>&1";
 
 	if (geteuid() != 0) {
 		printf("needs root\n");

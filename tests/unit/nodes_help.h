@@ -40,7 +40,8 @@ static inline struct leaf leaf_of(uint64_t number, unsigned unit_bits, unsigned 
 		uint64_t room = units - at, first = at + (random % 3 ? 0 : random / 3 % room), nr;
 
 		nr = 1 + (random >> 20) % div_up(units - first, nr_runs - l.nr_runs);
-		l.runs[l.nr_runs++] = (struct run){ (uint32_t)first, (uint32_t)nr, begin + (random >> 24) % (POOL_FILE_MAX / 2 >> unit_bits) };
+		l.runs[l.nr_runs++] =
+			(struct run){ (uint32_t)first, (uint32_t)nr, begin + (random >> 24) % (POOL_FILE_MAX / 2 >> unit_bits) };
 		at = first + nr;
 		random = mixed(random);
 	}

@@ -15,8 +15,8 @@
 
 #include "scanner/base/checked.h"
 
-/* Examples in a page of the manual, found below $SRCDIR or the current directory: the lines between .Bd and .Ed that follow a comment
- * `.\" hexdump: NAME` or `.\" text: NAME`.  With UPDATE=1 they are written anew. */
+/* Examples in a page of the manual, found below $SRCDIR or the current directory: the lines between .Bd and .Ed that follow a
+ * comment `.\" hexdump: NAME` or `.\" text: NAME`.  With UPDATE=1 they are written anew. */
 
 #define PAGE_ROOM ((size_t)1 << 18)
 #define PAGE_ROW ((size_t)16)

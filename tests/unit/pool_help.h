@@ -5,6 +5,7 @@
 #include "tests/unit/tree_help.h"
 
 #include "compactor/pool/cluster_file.h"
+#include "compactor/pool/immutable.h"
 #include "compactor/pool/import.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/tree.h"
@@ -43,7 +44,7 @@ static inline void again(void)
 	open_pool();
 }
 
-/* In a directory of the test's own. */
+/* In a directory of the test's own.  Its files may be damaged: those of test_immutable.c are immutable. */
 static inline int pool_make(void **state)
 {
 	if (tree_make(state) < 0 || digest_prepare(NULL) < 0)
@@ -53,7 +54,7 @@ static inline int pool_make(void **state)
 	if (pool_create(pool_dirfd, "pool", NULL) < 0)
 		return -1;
 	open_pool();
-	return 0;
+	return immutable_tell(pool, POOL_IMMUTABLE_NEVER, NULL);
 }
 
 static inline int pool_unmake(void **state)

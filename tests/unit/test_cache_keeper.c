@@ -3,7 +3,6 @@
 
 #include <sys/mman.h>
 
-#include "scanner/base/checked.h"
 #include "scanner/cache_keeper.h"
 
 #define PAGES 5120u /* 20 MiB: two windows and a half */

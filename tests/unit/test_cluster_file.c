@@ -14,11 +14,14 @@
 
 static const uint8_t uuid[POOL_ID_SIZE] = { 0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0x4c, 0xdc, 0x8e, 0xef, 1, 2, 3, 4, 5, 6 };
 
+static int dir; /* the tree, once it was asked for */
+
 /* In memory where there is a /dev/shm: syncs cost nothing there. */
 static int setup(void **state)
 {
 	char made[] = "/dev/shm/tree-XXXXXX";
 
+	dir = -1;
 	if (mkdtemp(made) && realpath(made, tree))
 		return 0;
 	return tree_make(state);
@@ -27,6 +30,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
 	file_ops = &file_ops_os;
+	close(dir);
 	return tree_remove(state);
 }
 
@@ -40,23 +44,22 @@ static uint64_t below(uint64_t n)
 	return (random_state >> 20) % n;
 }
 
+static int the_dir(void)
+{
+	return dir >= 0 ? dir : (dir = open(tree, O_RDONLY | O_DIRECTORY));
+}
+
 static void create(void)
 {
 	struct err err = ERR_INIT;
-	int dir = open(tree, O_RDONLY | O_DIRECTORY);
 
-	if (cluster_file_create(dir, NAME, uuid, &err) < 0)
+	if (cluster_file_create(the_dir(), NAME, uuid, &err) < 0)
 		fail_msg("%s", err.text);
-	close(dir);
 }
 
 static struct cluster_file *try_open(bool writing, struct err *err)
 {
-	int dir = open(tree, O_RDONLY | O_DIRECTORY);
-	struct cluster_file *f = cluster_file_open(dir, NAME, writing, err);
-
-	close(dir);
-	return f;
+	return cluster_file_open(the_dir(), NAME, writing, err);
 }
 
 static struct cluster_file *open_it(bool writing)
@@ -242,8 +245,14 @@ static void users_that_are_not_root_write_to_their_own(void **state)
 	/* one that libvirt gave away is not theirs */
 	assert_int_equal(chown(in_tree(NAME), 0, 0), 0);
 	pid = fork();
-	if (pid == 0)
-		_exit(setuid(NOBODY) < 0 || try_open(true, &err) || stat_it().st_mode != (S_IFREG | 0444) ? 1 : 0);
+	if (pid == 0) {
+		struct cluster_file *f;
+		uint64_t at;
+
+		if (setuid(NOBODY) < 0 || !(f = try_open(true, &err)) || cluster_file_append(f, "hello", 5, 1, &at, &err) < 0)
+			_exit(9);
+		_exit(cluster_file_sync(f, &err) == 0 || err.errnum != EPERM || stat_it().st_mode != (S_IFREG | 0444) ? 8 : 0);
+	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_int_equal(status, 0);
 }

@@ -12,7 +12,8 @@
 #define TABLES (4 * BLOCK_SIZE) /* of a view of two segments */
 
 static struct disk first = { .size = 2 * SEGMENT_SIZE, .pieces = { { 0, 256 * KIB, SYSTEM }, { SEGMENT_SIZE, 512 * KIB, 2 } } };
-static struct disk second = { .size = 2 * SEGMENT_SIZE + 512, .pieces = { { 0, 256 * KIB, SYSTEM }, { SEGMENT_SIZE, 384 * KIB, 3 } } };
+static struct disk second = { .size = 2 * SEGMENT_SIZE + 512,
+			      .pieces = { { 0, 256 * KIB, SYSTEM }, { SEGMENT_SIZE, 384 * KIB, 3 } } };
 static struct collected got;
 
 static int collect_with(const struct collect_options *o, struct err *err)

@@ -251,6 +251,54 @@ static void counts_are_those_of_the_groups(void **state)
 	expect_counts();
 }
 
+/* Contents that a third party has, one of three; as a number that the key tells. */
+static int has(void *ctx, struct key key, uint64_t *ret, struct err *e)
+{
+	(void)ctx;
+	(void)e;
+	*ret = key.hi ^ key.lo;
+	return key.hi % 3 == 0;
+}
+
+/* What has to be told of the block at `position`; false = nothing. */
+static bool wanted(uint64_t position, struct record *ret)
+{
+	uint64_t content = contents[POSITION_RANK(position)][POSITION_BLOCK(position)], where;
+	uint64_t origin = content ? original(in_order, IMAGES, position, 0) : position;
+	struct key key = { content_of(content).hi, content_of(content).lo & KEY_LO_MASK };
+	bool elsewhere = content && has(NULL, key, &where, NULL);
+
+	*ret = (struct record){ { position, elsewhere }, elsewhere ? where : origin };
+	return elsewhere || origin != position;
+}
+
+static void what_is_elsewhere_is_told_of_all_blocks(void **state)
+{
+	struct record want;
+	const struct record *r;
+	struct duplicates *d;
+	uint64_t nr = 0, nr_elsewhere = 0;
+	ssize_t n;
+
+	(void)state;
+	filter = NULL;
+	put_random_images(7);
+	d = find(in_order, IMAGES, (struct duplicates_options){ .elsewhere = has, .nr_threads = 2 });
+	while ((n = duplicates_next(d, &r, NULL)) > 0) {
+		for (ssize_t i = 0; i < n; i++, nr++) {
+			assert_true(wanted(r[i].key.hi, &want));
+			assert_memory_equal(&r[i], &want, sizeof(want));
+			nr_elsewhere += r[i].key.lo;
+		}
+	}
+	duplicates_free(d);
+	for (uint32_t i = 0; i < IMAGES; i++)
+		for (uint64_t b = 0; b < BLOCKS; b++)
+			nr -= wanted(POSITION(i, b), &want);
+	assert_int_equal(nr, 0);
+	assert_true(nr_elsewhere > 100);
+}
+
 /* Whether one content is everywhere or there are many. */
 static void can_be_stopped(void **state)
 {
@@ -284,6 +332,7 @@ int main(void)
 		catalog_test(what_is_stale_is_no_duplicate),
 		catalog_test(a_content_that_is_everywhere),
 		catalog_test(counts_are_those_of_the_groups),
+		catalog_test(what_is_elsewhere_is_told_of_all_blocks),
 		catalog_test(can_be_stopped),
 	};
 

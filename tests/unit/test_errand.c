@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/unit/tree_help.h"
 
-#include <time.h>
-
 #include "scanner/base/checked.h"
-#include "scanner/base/file.h"
 #include "scanner/base/proc.h"
 #include "scanner/errand.h"
 #include "scanner/leash.h"

@@ -3,12 +3,13 @@
 
 #include <dirent.h>
 
-#include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
 /* ---- a file system that fails ---- */
 
-enum call { CALL_OPEN, CALL_CLOSE, CALL_PREAD, CALL_PWRITE, CALL_SYNC, CALL_SYNC_DIR, CALL_TRUNCATE, CALL_RENAME, CALL_UNLINK, NR_CALLS };
+enum call {
+	CALL_OPEN, CALL_CLOSE, CALL_PREAD, CALL_PWRITE, CALL_SYNC, CALL_SYNC_DIR, CALL_TRUNCATE, CALL_RENAME, CALL_UNLINK, NR_CALLS
+};
 
 static struct {
 	unsigned nr[NR_CALLS]; /* calls so far */

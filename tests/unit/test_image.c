@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <limits.h>
 
-#include "image_help.h"
+#include "tests/unit/image_help.h"
 #include "scanner/base/bytes.h"
-#include "scanner/base/checked.h"
 
 /* The common head: probing, chains and the guest view, with small version 2 qcow2 images of one byte each. */
 

@@ -23,18 +23,7 @@
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 #include "scanner/base/proc.h"
-
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifdef __SANITIZE_ADDRESS__
-#define SANITIZED 1
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
+#include "tests/unit/sanitized.h"
 
 static struct jail jail; /* the whole of it */
 
@@ -131,6 +120,7 @@ static int work(int sock, void *shared, void *arg)
 	TRY(file_stat(fd, &st) == 0 && st.st_size == 4 && S_ISREG(st.st_mode));
 	TRY(lseek(fd, 0, SEEK_DATA) == 0 && lseek(fd, 0, SEEK_HOLE) == 4);
 	TRY(ioctl(fd, BLKGETSIZE64, &size) < 0 && errno == ENOTTY);
+	file_is_unmapped(fd, 0, 4);
 	map = mmap(NULL, 4, PROT_READ, MAP_SHARED, fd, 0);
 	TRY(map != MAP_FAILED && mincore(map, 4, &page) == 0);
 	TRY(munmap(map, 4) == 0);

@@ -34,34 +34,24 @@ static uint64_t spread(uint64_t i)
 
 static void compare_with_array(const struct judymap *m, const uint64_t *model)
 {
-	uint64_t nr = 0;
-
 	for (uint64_t i = 0; i < SPAN; i++) {
 		uint64_t *slot = judymap_get(m, spread(i));
 
 		assert_int_equal(slot != NULL, model[i] != 0);
 		if (slot)
 			assert_int_equal(*slot, model[i]);
-		nr += model[i] != 0;
 	}
-	assert_int_equal(judymap_count(m), nr);
 }
 
 static void compare_neighbours(const struct judymap *m, const uint64_t *model)
 {
 	for (uint64_t i = 0; i < SPAN; i++) {
-		uint64_t key = spread(i), a = i, b = i, *slot = judymap_last(m, &key);
+		uint64_t key = spread(i), a = i, *slot = judymap_last(m, &key);
 
 		while (a < SPAN && !model[a])
 			a--; /* wraps below 0 */
 		assert_int_equal(slot ? *slot : 0, a < SPAN ? model[a] : 0);
 		assert_int_equal(key, a < SPAN ? spread(a) : spread(i));
-		key = spread(i);
-		slot = judymap_first(m, &key);
-		while (b < SPAN && !model[b])
-			b++;
-		assert_int_equal(slot ? *slot : 0, b < SPAN ? model[b] : 0);
-		assert_int_equal(key, b < SPAN ? spread(b) : spread(i));
 	}
 }
 
@@ -88,13 +78,12 @@ static void maps_what_an_array_maps(void **state)
 static void holds_the_smallest_and_the_greatest_key(void **state)
 {
 	CLEANUP(judymap_release) struct judymap m = { 0 };
-	uint64_t key = 1;
+	uint64_t key = UINT64_MAX;
 
 	(void)state;
 	*judymap_put(&m, 0) = 10;
 	*judymap_put(&m, UINT64_MAX) = 20;
-	assert_int_equal(judymap_count(&m), 2);
-	assert_int_equal(*judymap_first(&m, &key), 20);
+	assert_int_equal(*judymap_last(&m, &key), 20);
 	assert_int_equal(key, UINT64_MAX);
 	key--;
 	assert_int_equal(*judymap_last(&m, &key), 10);
@@ -107,25 +96,10 @@ static void keeps_the_key_where_nothing_is_found(void **state)
 	uint64_t key = 7;
 
 	(void)state;
-	assert_null(judymap_first(&m, &key));
 	assert_null(judymap_last(&m, &key));
 	judymap_put(&m, 8);
 	assert_null(judymap_last(&m, &key));
 	assert_int_equal(key, 7);
-}
-
-static void counts_its_memory_and_gives_it_back(void **state)
-{
-	struct judymap m = { 0 };
-
-	(void)state;
-	assert_int_equal(judymap_bytes(&m), 0);
-	for (uint64_t i = 0; i < 1000; i++)
-		assert_non_null(judymap_put(&m, random_u64()));
-	assert_in_range(judymap_bytes(&m), 1000 * 8, 1000 * 64);
-	judymap_release(&m);
-	assert_int_equal(judymap_bytes(&m), 0);
-	assert_int_equal(judymap_count(&m), 0);
 }
 
 static void tells_when_memory_is_out(void **state)
@@ -139,7 +113,6 @@ static void tells_when_memory_is_out(void **state)
 	while (done < 100000 && judymap_put(&m, done << 20))
 		done++;
 	assert_in_range(done, 1, 99999);
-	assert_int_equal(judymap_count(&m), done);
 	assert_non_null(judymap_get(&m, 0));
 	mallocs_left = 0;
 	assert_int_equal(judyset_add(&s, 5), -1);
@@ -155,41 +128,16 @@ static void holds_the_set_that_an_array_holds(void **state)
 
 	(void)state;
 	memset(model, 0, sizeof(model));
-	for (unsigned i = 0; i < 20000; i++) {
+	for (unsigned i = 0; i < 2 * SPAN; i++) {
 		uint64_t at = random_below(SPAN);
 
-		if (random_below(3)) {
-			assert_int_equal(judyset_add(&s, spread(at)), !model[at]);
-			nr += !model[at];
-			model[at] = true;
-		} else {
-			assert_int_equal(judyset_remove(&s, spread(at)), model[at]);
-			nr -= model[at];
-			model[at] = false;
-		}
+		assert_int_equal(judyset_add(&s, spread(at)), !model[at]);
+		nr += !model[at];
+		model[at] = true;
 		assert_int_equal(judyset_count(&s), nr);
 	}
 	for (uint64_t i = 0; i < SPAN; i++)
 		assert_int_equal(judyset_has(&s, spread(i)), model[i]);
-	assert_in_range(judyset_bytes(&s), 1, SPAN * 16);
-}
-
-static void walks_a_set_in_order(void **state)
-{
-	CLEANUP(judyset_release) struct judyset s = { 0 };
-	uint64_t members[] = { 0, 1, 77, UINT64_C(1) << 40, UINT64_MAX }, key = 0;
-
-	(void)state;
-	for (size_t i = 0; i < ARRAY_SIZE(members); i++)
-		judyset_add(&s, members[ARRAY_SIZE(members) - 1 - i]);
-	for (size_t i = 0; i < ARRAY_SIZE(members); i++, key++) {
-		assert_true(judyset_first(&s, &key));
-		assert_int_equal(key, members[i]);
-	}
-	judyset_remove(&s, UINT64_MAX);
-	key = 1 + (UINT64_C(1) << 40);
-	assert_false(judyset_first(&s, &key));
-	assert_int_equal(key, 1 + (UINT64_C(1) << 40));
 }
 
 int main(void)
@@ -198,10 +146,8 @@ int main(void)
 		index_test(maps_what_an_array_maps),
 		index_test(holds_the_smallest_and_the_greatest_key),
 		index_test(keeps_the_key_where_nothing_is_found),
-		index_test(counts_its_memory_and_gives_it_back),
 		index_test(tells_when_memory_is_out),
 		index_test(holds_the_set_that_an_array_holds),
-		index_test(walks_a_set_in_order),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

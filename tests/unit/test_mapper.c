@@ -100,7 +100,8 @@ static void make_disk(void)
 				memcpy(disk + at + k, &(uint64_t){ at + k + 1 }, 8);
 	for (size_t at = 0; at < DISK; at += 320 * KIB)
 		if (at / (320 * KIB) % 3 != 1)
-			assert_int_equal(pwrite(fd, disk + at, min_u64(320 * KIB, DISK - at), (off_t)at), min_u64(320 * KIB, DISK - at));
+			assert_int_equal(pwrite(fd, disk + at, min_u64(320 * KIB, DISK - at), (off_t)at),
+					 min_u64(320 * KIB, DISK - at));
 	assert_int_equal(ftruncate(fd, DISK), 0);
 	close(fd);
 }

@@ -382,7 +382,8 @@ static void random_layout(struct model *m)
 		at[k] = i;
 	}
 	for (uint64_t b = 0; b < BLOCKS; b++)
-		m->in_file[b] = b < nr * cluster ? at[b / cluster] * cluster + b % cluster + BLOCKS / 2 : BLOCKS / 3 + b - nr * cluster;
+		m->in_file[b] =
+			b < nr * cluster ? at[b / cluster] * cluster + b % cluster + BLOCKS / 2 : BLOCKS / 3 + b - nr * cluster;
 }
 
 /* Blocks of one content lie at one place of the disk, or not. */
@@ -404,7 +405,8 @@ static void random_disk(void)
 			m->on_disk[m->in_file[b]] = next[m->fs]++;
 			if (random_below(2))
 				other = b;
-			if ((k < i || other < b) && o->fs == m->fs && o->contents[other] == m->contents[b] && o->in_file[other] != NOWHERE)
+			if ((k < i || other < b) && o->fs == m->fs && o->contents[other] == m->contents[b] &&
+			    o->in_file[other] != NOWHERE)
 				m->on_disk[m->in_file[b]] = place_of(k, other);
 		}
 	}

@@ -2,7 +2,6 @@
 #include "tests/unit/tree_help.h"
 
 #include "compactor/pool/node_record.h"
-#include "scanner/base/crc32c.h"
 #include "tests/unit/nodes_help.h"
 
 #define FILE_NAME "nodes"

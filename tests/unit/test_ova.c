@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "scanner/image/qcow2_format.h"
 #include "scanner/image/vdi_format.h"
-#include "tar_help.h"
+#include "tests/unit/tar_help.h"
 
 /* The OVA reader, with archives made here: a descriptor, and small disks of several formats. */
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "image_help.h"
+#include "tests/unit/image_help.h"
 #include "scanner/base/checked.h"
 #include "scanner/image/ovf.h"
 

@@ -1,20 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Expected outputs lie in tests/unit/plan_report/, found below $SRCDIR or the current directory.  After a change that is
  * meant, UPDATE=1 writes them anew. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "tests/unit/tree_help.h"
 
-#include <cmocka.h>
-
-#include <errno.h>
 #include <locale.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "reports/json_tree.h"
 #include "reports/plan_report.h"
@@ -761,8 +750,6 @@ static void damaged_plans_do_no_harm(void **state)
 
 /* ---- files ---- */
 
-static char out_dir[64];
-
 static int no_rename(int from_dirfd, const char *from, int to_dirfd, const char *to, unsigned flags)
 {
 	(void)flags;
@@ -780,11 +767,11 @@ static void a_file_appears_whole_or_not_at_all(void **state)
 	struct sample s;
 	struct plan *p = sample(&s), back;
 	struct err err = ERR_INIT;
-	char path[128], *text;
+	const char *path = in_tree("plan.json");
+	char *text;
 	FILE *in;
 
 	(void)state;
-	snprintf(path, sizeof(path), "%s/plan.json", out_dir);
 	assert_int_equal(plan_write_file(path, p, &err), 0);
 	p->min_run = 77;
 	ops.renameat2 = no_rename;
@@ -804,19 +791,8 @@ static void a_file_appears_whole_or_not_at_all(void **state)
 
 static int make_dir(void **state)
 {
-	(void)state;
 	setlocale(LC_CTYPE, "C.UTF-8");
-	strcpy(out_dir, "/tmp/test_plan.XXXXXX");
-	return mkdtemp(out_dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state)
-{
-	char command[128];
-
-	(void)state;
-	snprintf(command, sizeof(command), "rm -r %s", out_dir);
-	return system(command);
+	return tree_make(state);
 }
 
 int main(void)
@@ -858,5 +834,5 @@ int main(void)
 		cmocka_unit_test(a_file_appears_whole_or_not_at_all),
 	};
 
-	return cmocka_run_group_tests(tests, make_dir, remove_dir);
+	return cmocka_run_group_tests(tests, make_dir, tree_remove);
 }

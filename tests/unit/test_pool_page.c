@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The examples of dedupscan-pool(5) are decoded by our readers and made again by our writers.  After a change that is meant, UPDATE=1
- * writes them anew into the page, whose words must follow. */
+/* The examples of dedupscan-pool(5) are decoded by our readers and made again by our writers.  After a change that is meant,
+ * UPDATE=1 writes them anew into the page, whose words must follow. */
 #include "tests/unit/page_help.h"
 #include "tests/unit/tree_help.h"
 

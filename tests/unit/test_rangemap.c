@@ -4,7 +4,6 @@
 #include <pthread.h>
 
 #include "compactor/rangemap.h"
-#include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
 /* Against an array: for every byte of a small world, where it is. */

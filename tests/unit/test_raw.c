@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <fcntl.h>
 
-#include "image_help.h"
+#include "tests/unit/image_help.h"
 
 #define KIB 1024
 #define MIB (1024 * 1024)

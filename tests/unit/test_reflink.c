@@ -87,7 +87,8 @@ static int answer(int fd, const struct file_dedupe_range *r)
 	struct stat a, b;
 
 	for (uint64_t n = 0; n < r->src_length / BLOCK_SIZE; n++)
-		if (!kernel.fetched[to][info->dest_offset / BLOCK_SIZE + n] || !kernel.fetched[from][r->src_offset / BLOCK_SIZE + n])
+		if (!kernel.fetched[to][info->dest_offset / BLOCK_SIZE + n] ||
+		    !kernel.fetched[from][r->src_offset / BLOCK_SIZE + n])
 			fail_msg("block %d of what is compared was not read ahead", (int)n);
 
 	fstat(fd, &a);

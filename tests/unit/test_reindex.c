@@ -7,10 +7,10 @@
 #include "compactor/pool/reindex.h"
 #include "tests/unit/image_help.h"
 
-/* After the index was lost (C4), a repair makes it find what it found before: what enters later is stored as if nothing had been. */
+/* After the index was lost (C4), a repair makes it find what it found before: what enters later is stored as if nothing had
+ * been. */
 
 #define NR_SEGMENTS 5
-#define NR_UNITS(bits) (NR_SEGMENTS * SEGMENT_SIZE >> (bits))
 
 static unsigned unit_bits;
 

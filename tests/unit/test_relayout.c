@@ -3,7 +3,6 @@
 
 #include <linux/falloc.h>
 #include <signal.h>
-#include <sys/syscall.h>
 
 #include "compactor/relayout.h"
 #include "scanner/base/checked.h"
@@ -13,18 +12,7 @@
 #include "scanner/image/vhd_format.h"
 #include "scanner/roots.h"
 #include "tests/unit/image_help.h"
-
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifdef __SANITIZE_ADDRESS__
-#define SANITIZED 1
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
+#include "tests/unit/sanitized.h"
 
 #define BLOCK (64 * KIB)
 #define NR_BLOCKS 5

@@ -543,16 +543,21 @@ static unsigned replace_with_visitor(unsigned at, bool undo)
 	return calls;
 }
 
+static void require_wchan(void)
+{
+	if (geteuid() == 0 && access("/proc/self/wchan", R_OK) == 0)
+		return;
+	print_message("only root sees what a process waits for\n");
+	skip();
+}
+
 /* D3, X4, X6 */
 static void an_opener_at_any_step_loses_nothing(void **state)
 {
 	unsigned stride = getenv("LONG") ? 1 : 3;
 
 	(void)state;
-	if (geteuid() || access("/proc/self/wchan", R_OK) < 0) {
-		print_message("only root sees what a process waits for\n");
-		skip();
-	}
+	require_wchan();
 	for (int undo = 0; undo < 2; undo++) {
 		unsigned nr = replace_with_visitor(0, undo);
 
@@ -660,17 +665,14 @@ static int turned_renameat2(int a, const char *b, int c, const char *d, unsigned
 static void who_opens_the_new_file_keeps_it_at_the_path(void **state)
 {
 	struct file_ops ops = file_ops_os;
-	struct workshop *w = open_shop();
+	struct workshop *w;
 	struct err err = ERR_INIT;
 	struct job_of_test j;
 	int status;
 
 	(void)state;
-	if (geteuid() || access("/proc/self/wchan", R_OK) < 0) {
-		workshop_close(w);
-		print_message("only root sees what a process waits for\n");
-		skip();
-	}
+	require_wchan();
+	w = open_shop();
 	put("image", "text");
 	prepare(&j, w, "image");
 	ops.fcntl = late_fcntl;
@@ -714,17 +716,14 @@ static int both_fcntl(int fd, int cmd, void *arg)
 static void who_waits_and_who_comes_next_get_the_same_file(void **state)
 {
 	struct file_ops ops = file_ops_os;
-	struct workshop *w = open_shop();
+	struct workshop *w;
 	struct err err = ERR_INIT;
 	struct job_of_test j;
 	int status, rc;
 
 	(void)state;
-	if (geteuid() || access("/proc/self/wchan", R_OK) < 0) {
-		workshop_close(w);
-		print_message("only root sees what a process waits for\n");
-		skip();
-	}
+	require_wchan();
+	w = open_shop();
 	put("image", "text");
 	prepare(&j, w, "image");
 	ops.renameat2 = both_renameat2;
@@ -770,17 +769,14 @@ static int between_renameat2(int a, const char *b, int c, const char *d, unsigne
 static void what_is_written_to_the_new_file_meanwhile_is_kept(void **state)
 {
 	struct file_ops ops = file_ops_os;
-	struct workshop *w = open_shop();
+	struct workshop *w;
 	struct err err = ERR_INIT;
 	struct job_of_test j;
 	int status, rc;
 
 	(void)state;
-	if (geteuid() || access("/proc/self/wchan", R_OK) < 0) {
-		workshop_close(w);
-		print_message("only root sees what a process waits for\n");
-		skip();
-	}
+	require_wchan();
+	w = open_shop();
 	put("image", "text");
 	prepare(&j, w, "image");
 	ops.renameat2 = between_renameat2;

@@ -1,24 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Expected outputs lie in tests/unit/report/, found below $SRCDIR or the current directory.  After a change that is
  * meant, UPDATE=1 writes them anew. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "tests/unit/tree_help.h"
 
-#include <cmocka.h>
-
-#include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
 #include <locale.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include "reports/report.h"
 #include "scanner/base/checked.h"
@@ -26,8 +14,6 @@
 #include "scanner/base/text.h"
 
 #define CSV_COLUMNS 20
-
-static char out_dir[64];
 
 /* ---- tallies ---- */
 
@@ -725,16 +711,6 @@ static void unknown_names_are_refused(void **state)
 
 /* ---- where it goes ---- */
 
-static const char *in_dir(const char *name)
-{
-	static char path[4][128];
-	static unsigned turn;
-	char *p = path[turn++ % 4];
-
-	snprintf(p, 128, "%s/%s", out_dir, name);
-	return p;
-}
-
 static int write_to(const char *path, struct err *err)
 {
 	struct image_tally images[4];
@@ -767,8 +743,8 @@ static void a_file_is_written(void **state)
 	struct err err;
 
 	(void)state;
-	assert_int_equal(write_to(in_dir("new"), &err), 0);
-	expect_file(in_dir("new"), "key,value\r\n");
+	assert_int_equal(write_to(in_tree("new"), &err), 0);
+	expect_file(in_tree("new"), "key,value\r\n");
 }
 
 static void a_private_file_stays_private(void **state)
@@ -777,12 +753,12 @@ static void a_private_file_stays_private(void **state)
 	struct stat st;
 
 	(void)state;
-	put_file(in_dir("private"), "old");
-	chmod(in_dir("private"), 0600);
-	assert_int_equal(write_to(in_dir("private"), &err), 0);
-	assert_int_equal(stat(in_dir("private"), &st), 0);
+	put_file(in_tree("private"), "old");
+	chmod(in_tree("private"), 0600);
+	assert_int_equal(write_to(in_tree("private"), &err), 0);
+	assert_int_equal(stat(in_tree("private"), &st), 0);
 	assert_int_equal(st.st_mode & 0777, 0600);
-	expect_file(in_dir("private"), "key,value\r\n");
+	expect_file(in_tree("private"), "key,value\r\n");
 }
 
 static void a_symbolic_link_is_followed(void **state)
@@ -791,12 +767,12 @@ static void a_symbolic_link_is_followed(void **state)
 	struct stat st;
 
 	(void)state;
-	put_file(in_dir("target"), "old");
-	assert_int_equal(symlink("target", in_dir("link")), 0);
-	assert_int_equal(write_to(in_dir("link"), &err), 0);
-	assert_int_equal(lstat(in_dir("link"), &st), 0);
+	put_file(in_tree("target"), "old");
+	assert_int_equal(symlink("target", in_tree("link")), 0);
+	assert_int_equal(write_to(in_tree("link"), &err), 0);
+	assert_int_equal(lstat(in_tree("link"), &st), 0);
 	assert_true(S_ISLNK(st.st_mode));
-	expect_file(in_dir("target"), "key,value\r\n");
+	expect_file(in_tree("target"), "key,value\r\n");
 }
 
 static void a_directory_is_refused(void **state)
@@ -804,9 +780,9 @@ static void a_directory_is_refused(void **state)
 	struct err err;
 
 	(void)state;
-	assert_int_equal(write_to(out_dir, &err), -1);
+	assert_int_equal(write_to(tree, &err), -1);
 	assert_int_equal(err.kind, ERR_USAGE);
-	assert_int_equal(write_to(in_dir("none/"), &err), -1);
+	assert_int_equal(write_to(in_tree("none/"), &err), -1);
 	assert_int_equal(err.kind, ERR_USAGE);
 }
 
@@ -846,12 +822,12 @@ static void a_pipe_is_written_not_replaced(void **state)
 	int fd;
 
 	(void)state;
-	assert_int_equal(mkfifo(in_dir("pipe"), 0600), 0);
-	fd = open(in_dir("pipe"), O_RDONLY | O_NONBLOCK);
-	assert_int_equal(write_to(in_dir("pipe"), &err), 0);
+	assert_int_equal(mkfifo(in_tree("pipe"), 0600), 0);
+	fd = open(in_tree("pipe"), O_RDONLY | O_NONBLOCK);
+	assert_int_equal(write_to(in_tree("pipe"), &err), 0);
 	assert_int_equal(read(fd, text, 9), 9);
 	assert_string_equal(text, "key,value");
-	assert_int_equal(stat(in_dir("pipe"), &st), 0);
+	assert_int_equal(stat(in_tree("pipe"), &st), 0);
 	assert_true(S_ISFIFO(st.st_mode));
 	close(fd);
 }
@@ -876,22 +852,22 @@ static void a_full_device_is_an_error(void **state)
 static void the_old_file_stays_when_the_new_one_fails(void **state)
 {
 	struct file_ops bad[3] = { file_ops_os, file_ops_os, file_ops_os };
-	char command[128];
+	char command[PATH_MAX + 64];
 	struct err err;
 
 	(void)state;
 	bad[0].pwrite = no_room;
 	bad[1].fdatasync = no_sync;
 	bad[2].renameat2 = no_rename;
-	put_file(in_dir("kept"), "old");
+	put_file(in_tree("kept"), "old");
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
 		file_ops = &bad[i];
-		assert_int_equal(write_to(in_dir("kept"), &err), -1);
+		assert_int_equal(write_to(in_tree("kept"), &err), -1);
 		file_ops = &file_ops_os;
 		assert_int_equal(err.kind, i ? ERR_IO : ERR_FULL);
-		expect_file(in_dir("kept"), "old");
+		expect_file(in_tree("kept"), "old");
 	}
-	snprintf(command, sizeof(command), "test -z \"$(ls %s | grep tmp)\"", out_dir);
+	snprintf(command, sizeof(command), "test -z \"$(ls %s | grep tmp)\"", tree);
 	assert_int_equal(system(command), 0);
 }
 
@@ -919,11 +895,11 @@ static int write_to_stdout(int fd)
 
 static void stdout_gets_it_too(void **state)
 {
-	int fd = open(in_dir("stdout"), O_WRONLY | O_CREAT, 0600);
+	int fd = open(in_tree("stdout"), O_WRONLY | O_CREAT, 0600);
 
 	(void)state;
 	assert_int_equal(write_to_stdout(fd), 0);
-	expect_file(in_dir("stdout"), "key,value\r\n");
+	expect_file(in_tree("stdout"), "key,value\r\n");
 	close(fd);
 }
 
@@ -955,19 +931,8 @@ static void a_reader_that_went_away_has_its_own_kind(void **state)
 
 static int make_dir(void **state)
 {
-	(void)state;
 	setlocale(LC_CTYPE, "C.UTF-8");
-	strcpy(out_dir, "/tmp/test_report.XXXXXX");
-	return mkdtemp(out_dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state)
-{
-	char command[128];
-
-	(void)state;
-	snprintf(command, sizeof(command), "rm -r %s", out_dir);
-	return system(command);
+	return tree_make(state);
 }
 
 int main(void)
@@ -1019,5 +984,5 @@ int main(void)
 		cmocka_unit_test(a_reader_that_went_away_has_its_own_kind),
 	};
 
-	return cmocka_run_group_tests(tests, make_dir, remove_dir);
+	return cmocka_run_group_tests(tests, make_dir, tree_remove);
 }

@@ -34,6 +34,7 @@ static void must_parse(const char *name, const struct slice *wanted)
 	assert_int_equal(s.size, wanted->size);
 	assert_int_equal(s.read_only, wanted->read_only);
 	assert_int_equal(s.host_cache, wanted->host_cache);
+	assert_int_equal(s.l2_cache, wanted->l2_cache);
 	assert_string_equal(s.path, wanted->path);
 }
 
@@ -74,6 +75,31 @@ static void a_whole_file_has_neither_offset_nor_size(void **state)
 	must_parse(name, &s);
 	must_not_parse("json:{\"file\":{\"driver\":\"raw\",\"offset\":0,\"size\":0," FILE_OF("/a") "}}");
 	must_not_parse("json:{\"file\":{\"driver\":\"raw\",\"offset\":0," FILE_OF("/a") "}}");
+}
+
+static void a_cache_of_tables_stands_before_the_file(void **state)
+{
+	static const char *const bad[] = { "0", "-1", "1.5", "1e6", "\"1048576\"", "null", "1073741825", "99999999999999999999" };
+	struct slice s = slice_of("/pool/a.qcow2");
+	char name[ROOM];
+
+	(void)state;
+	s.l2_cache = 64 << 20;
+	assert_int_equal(slice_format(&s, name, sizeof(name), NULL), 0);
+	assert_string_equal(name, "json:{\"l2-cache-size\":67108864,\"file\":{\"driver\":\"raw\",\"read-only\":true,\"offset\":65536,"
+				  "\"size\":12288," FILE_OF("/pool/a.qcow2") "}}");
+	must_parse(name, &s);
+	s.l2_cache = SLICE_L2_CACHE_MAX;
+	must_parse("json:{\"file\":{\"driver\":\"raw\",\"read-only\":true,\"offset\":65536,\"size\":12288," FILE_OF("/pool/a.qcow2")
+		   "}, \"l2-cache-size\": 1073741824}", &s);
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		snprintf(name, sizeof(name), "json:{\"l2-cache-size\":%s,\"file\":{\"driver\":\"raw\"," FILE_OF("/a") "}}", bad[i]);
+		must_not_parse(name);
+	}
+	must_not_parse("json:{\"l2-cache-size\":1048576}");
+	must_not_parse("json:{\"l2-cache-size\":1048576,\"l2-cache-size\":1048576,\"file\":{\"driver\":\"raw\"," FILE_OF("/a") "}}");
+	must_not_parse("json:{\"cache-size\":1048576,\"file\":{\"driver\":\"raw\"," FILE_OF("/a") "}}");
+	must_not_parse("json:{\"file\":{\"driver\":\"raw\",\"l2-cache-size\":1048576," FILE_OF("/a") "}}");
 }
 
 static void every_path_comes_back(void **state)
@@ -228,6 +254,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_name_is_as_libvirt_wants_it),
 		cmocka_unit_test(a_whole_file_has_neither_offset_nor_size),
+		cmocka_unit_test(a_cache_of_tables_stands_before_the_file),
 		cmocka_unit_test(every_path_comes_back),
 		cmocka_unit_test(blanks_and_another_order_are_taken),
 		cmocka_unit_test(escapes_are_undone),

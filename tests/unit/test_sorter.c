@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/unit/index_help.h"
+#include "tests/unit/sanitized.h"
 
 #include <errno.h>
 #include <sys/wait.h>
@@ -342,10 +343,7 @@ static bool memory_means_nothing(void)
 {
 	const char *preload = getenv("LD_PRELOAD");
 
-#ifdef __SANITIZE_ADDRESS__
-	return true;
-#endif
-	return preload && strstr(preload, "vgpreload");
+	return SANITIZED || (preload && strstr(preload, "vgpreload"));
 }
 
 /* In a process of its own: returns by how many KiB its memory grew. */

@@ -438,7 +438,9 @@ static void every_slice_gives_the_keys_of_its_first_byte(void **state)
 
 static void block_numbers_keep_all_their_forty_bits(void **state)
 {
-	static const uint64_t blocks[] = { 0, 1, 0xffffff, 0x1000000, 0x1000001, 0xffffffff, 0x100000000, 0xfedcba9876, 0xffffffffff };
+	static const uint64_t blocks[] = {
+		0, 1, 0xffffff, 0x1000000, 0x1000001, 0xffffffff, 0x100000000, 0xfedcba9876, 0xffffffffff,
+	};
 	CLEANUP(spool_close) struct spool *s = NULL;
 	struct spool_image image = image_make();
 	struct record got[ARRAY_SIZE(blocks)];

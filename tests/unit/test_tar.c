@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "tar_help.h"
+#include "tests/unit/tar_help.h"
 
 /* The walk over tar archives, made here header by header. */
 

@@ -445,7 +445,8 @@ static void all_differences_are_found(void **state)
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
 		for (size_t k = 0; k < ARRAY_SIZE(sizes); k++) {
-			struct disk a = disk_of(i, sizes[i], 200), b = changed(&a, sizes[k], k % 3 * 3), c = disk_of(k + 50, sizes[k], 100);
+			struct disk a = disk_of(i, sizes[i], 200), b = changed(&a, sizes[k], k % 3 * 3),
+				    c = disk_of(k + 50, sizes[k], 100);
 
 			put_disk(&a);
 			put_disk(&b);

@@ -11,7 +11,8 @@ static void reads_sizes_in_all_their_spellings(void **state)
 		uint64_t v;
 	} good[] = {
 		{ "0", 0 }, { "4096", 4096 }, { "1B", 1 }, { "35M", 35 * MIB }, { "1.5G", 3 * GIB / 2 }, { "10MiB", 10 * MIB },
-		{ "2TB", 2 * TIB }, { "1k", 1024 }, { "1kib", 1024 }, { "1P", 1024 * TIB }, { "0.5K", 512 }, { "7E", 7 * (TIB << 20) },
+		{ "2TB", 2 * TIB }, { "1k", 1024 }, { "1kib", 1024 }, { "1P", 1024 * TIB }, { "0.5K", 512 },
+		{ "7E", 7 * (TIB << 20) },
 		{ "9223372036854775807", INT64_MAX },
 	};
 
@@ -27,8 +28,8 @@ static void reads_sizes_in_all_their_spellings(void **state)
 static void refuses_what_is_no_size(void **state)
 {
 	static const char *const bad[] = {
-		"", " ", "x", "-1", "+1", " 1", "1 ", "1X", "1Ki", "1KX", "1KiBB", "1.5.5", "1e5", "0x10", "inf", "nan", "M", ".5", "1,5",
-		"9223372036854775808", "8E", "99999999999999999999999999", "1.0e2", "1iB",
+		"", " ", "x", "-1", "+1", " 1", "1 ", "1X", "1Ki", "1KX", "1KiBB", "1.5.5", "1e5", "0x10", "inf", "nan", "M", ".5",
+		"1,5", "9223372036854775808", "8E", "99999999999999999999999999", "1.0e2", "1iB",
 	};
 
 	(void)state;
@@ -48,7 +49,9 @@ static void reads_durations(void **state)
 	static const struct {
 		const char *s;
 		uint64_t v;
-	} good[] = { { "90", 90 }, { "90s", 90 }, { "30m", 1800 }, { "2h", 7200 }, { "1h30m", 5400 }, { "1d", 86400 }, { "1h30", 3630 } };
+	} good[] = {
+		{ "90", 90 }, { "90s", 90 }, { "30m", 1800 }, { "2h", 7200 }, { "1h30m", 5400 }, { "1d", 86400 }, { "1h30", 3630 },
+	};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
@@ -61,7 +64,9 @@ static void reads_durations(void **state)
 
 static void refuses_what_is_no_duration(void **state)
 {
-	static const char *const bad[] = { "", "0", "0s", "s", "-1s", "1x", "1.5h", " 1s", "1s ", "9999999999s", "99999999999999999999s" };
+	static const char *const bad[] = {
+		"", "0", "0s", "s", "-1s", "1x", "1.5h", " 1s", "1s ", "9999999999s", "99999999999999999999s",
+	};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
@@ -89,8 +94,9 @@ static void reads_times_of_day(void **state)
 
 static void refuses_what_is_no_time_of_day(void **state)
 {
-	static const char *const bad[] = { "", "1", "24:00", "12:60", "12:00x", "12.00", "-1:00", "1:-1", "+1:00", " 1:00", "1: 0", "012:0",
-					   ":", "12:", ":30" };
+	static const char *const bad[] = {
+		"", "1", "24:00", "12:60", "12:00x", "12.00", "-1:00", "1:-1", "+1:00", " 1:00", "1: 0", "012:0", ":", "12:", ":30",
+	};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "image_help.h"
+#include "tests/unit/image_help.h"
 #include "scanner/base/checked.h"
 #include "scanner/image/vdi_format.h"
 
@@ -79,17 +79,6 @@ static void expect_refused(struct disk *d, enum err_kind kind, const char *text)
 		__VA_ARGS__;                                                                                           \
 		expect_refused(d, ERR_FORMAT, text);                                                                   \
 	} while (0)
-
-static void expect_data(struct image *img, uint64_t from, uint64_t len, uint64_t file_offset)
-{
-	struct err err = ERR_INIT;
-	struct extent ext;
-
-	expect_extent(img, from, len, EXTENT_DATA);
-	assert_int_equal(image_next_extent(img, from, &ext, &err), 0);
-	assert_int_equal(ext.file_offset, file_offset);
-	assert_ptr_equal(ext.file, &img->file);
-}
 
 static void blocks_are_where_the_map_says(void **state)
 {

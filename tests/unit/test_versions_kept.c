@@ -3,8 +3,8 @@
 
 #include <time.h>
 
-#include "compactor/versions.h"
-#include "scanner/base/file.h"
+#include "compactor/member.h"
+#include "compactor/versions_parts.h"
 
 /* Lists, deletions and pruning: names alone, without data. */
 
@@ -157,6 +157,20 @@ static void clocks_do_not_order_versions(void **state)
 	version("1", "/a", at("2030-01-01 00:00"));
 	version("2", "/a", at("2026-11-02 00:00"));
 	assert_string_equal(prune((struct prune_options){ .keep_last = 1 }), "2:last 1:- ");
+	assert_string_equal(prune((struct prune_options){ .keep_daily = 1 }), "2:daily 1:daily ");
+}
+
+/* An internal snapshot that was older than versions of the image, say: its day is not one of the last two, and 3 is the last of its own. */
+static void days_are_told_by_dates(void **state)
+{
+	(void)state;
+	version("1", "/a", at("2026-11-20 00:00"));
+	version("2", "/a", at("2026-11-21 08:00"));
+	version("3", "/a", at("2026-11-21 09:00"));
+	version("4", "/a", at("2026-11-02 00:00"));
+	version("5", "/a", at("2026-11-22 09:00"));
+	assert_string_equal(prune((struct prune_options){ .keep_daily = 2 }), "5:daily 4:daily 3:daily 2:- 1:- ");
+	assert_string_equal(prune((struct prune_options){ .keep_daily = 3 }), "5:daily 4:daily 3:daily 2:- 1:daily ");
 }
 
 /* ---- deleting ---- */
@@ -260,17 +274,54 @@ static void members_are_gone_only_for_certain(void **state)
 	assert_string_equal(text, "1 2 ");
 }
 
+/* ---- how many on each other ---- */
+
+/* Whether one more can be made of an image that stands on this sealed overlay (one byte of its id; 0 = on a view). */
+static int check_depth(uint8_t below, unsigned most)
+{
+	struct name_disk d = { .path = "/d/img" };
+	struct member m = { .standing = { .below = { below } } };
+	int rc;
+
+	assert_int_equal(vec_push(&m.name.disks, d), 0);
+	err = (struct err)ERR_INIT;
+	rc = versions_check_depth(&pool, &m, most, &err);
+	name_release(&m.name);
+	return rc;
+}
+
+static void at_the_most_it_says_what_to_do(void **state)
+{
+	char label[8];
+
+	(void)state;
+	for (uint8_t i = 1; i <= 8; i++) {
+		snprintf(label, sizeof(label), "v%u", i);
+		assert_int_equal(check_depth(i - 1, 8), 0);
+		add(NAME_VERSION, label, "/d/img", 1000 + i, i, i - 1, i < 4); /* some are folded in, but still stood on */
+	}
+	assert_int_equal(check_depth(8, 8), -1);
+	assert_int_equal(err.kind, ERR_REFUSED);
+	assert_non_null(strstr(err.text, "'/d/img': 8 versions were made of it while its machine ran; shut that down and run dedupscan compact"));
+	assert_int_equal(check_depth(1, 0), -1);
+	assert_int_equal(err.kind, ERR_REFUSED);
+	assert_non_null(strstr(err.text, "waits to be folded into the pool; dedupscan compact --apply does that"));
+	assert_int_equal(check_depth(0, 8), 0); /* the machine was off, and it stands on a view again */
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		kept_test(the_last_of_each_period_is_kept),
 		kept_test(nothing_to_keep_is_refused),
 		kept_test(clocks_do_not_order_versions),
+		kept_test(days_are_told_by_dates),
 		kept_test(a_version_is_deleted_with_all_its_disks),
 		kept_test(what_others_stand_on_stays_without_its_label),
 		kept_test(what_is_folded_in_is_forgotten_once_nobody_stands_on_it),
 		kept_test(lists_leave_out_what_has_no_label),
 		kept_test(members_are_gone_only_for_certain),
+		kept_test(at_the_most_it_says_what_to_do),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,7 +2,7 @@
 #include <fcntl.h>
 #include <limits.h>
 
-#include "vhdx_help.h"
+#include "tests/unit/vhdx_help.h"
 
 /* The VHDX reader, but for its log (test_vhdx_log.c). */
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "vhdx_help.h"
+#include "tests/unit/vhdx_help.h"
 
 /* VHDX images that were not closed: the log is replayed in memory.  Logs are made here entry by entry; that they are
  * read as QEMU writes and repairs them is for tests/interop/vhdx_random.py. */

@@ -5,13 +5,15 @@
 #include <errno.h>
 
 #include "compactor/pool/cluster_file.h"
+#include "compactor/pool/immutable.h"
 #include "compactor/pool/import.h"
 #include "compactor/pool/qcow2_writer.h"
 #include "compactor/pool/view.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
-/* Views, stubs and overlays of small disks, read back by the reader of images.  (tests/interop/pool_views.py has QEMU read them.) */
+/* Views, stubs and overlays of small disks, read back by the reader of images.  (tests/interop/pool_views.py has QEMU read
+ * them.) */
 
 #define SIZE (7 * MIB + 3 * BLOCK_SIZE)
 
@@ -43,6 +45,8 @@ static int make(void **state)
 	if (!bytes || pool_create(dirfd, "pool", NULL) < 0)
 		return -1;
 	open_pool();
+	if (immutable_tell(pool, POOL_IMMUTABLE_NEVER, NULL) < 0) /* stubs are taken away here */
+		return -1;
 	return 0;
 }
 
@@ -554,6 +558,41 @@ static void a_lost_stub_is_written_again(void **state)
 	close(fd);
 }
 
+static struct slice backing_of_stub(const struct view *v)
+{
+	char name[POOL_FILE_NAME_ROOM];
+	int fd = openat(pool->dirs[POOL_VIEWS], pool_id_file_name(v->id, name), O_RDONLY | O_CLOEXEC);
+	struct slice s = { 0 };
+	uint64_t size;
+
+	assert_int_equal(overlay_backing(fd, &s, &size, NULL), 1);
+	close(fd);
+	return s;
+}
+
+static void a_stub_keeps_the_cache_that_it_was_made_with(void **state)
+{
+	char name[POOL_FILE_NAME_ROOM];
+	struct view v, again;
+
+	(void)state;
+	pool->l2_cache = 64 << 20;
+	v = a_view();
+	assert_int_equal(backing_of_stub(&v).l2_cache, 64 << 20);
+	pool->l2_cache = 128 << 20; /* another run, another size */
+	assert_int_equal(view_check_stub(pool, &v, POOL_VIEWS, NULL), 0);
+	assert_int_equal(view_write_stub(pool, &v, NULL, NULL), 0);
+	assert_int_equal(view_write_as(pool, &v, NULL, &again, NULL), 0);
+	assert_int_equal(backing_of_stub(&again).l2_cache, 64 << 20);
+	assert_int_equal(view_check_stub(pool, &again, POOL_VIEWS, NULL), 0);
+	pool->l2_cache = 0;
+	assert_int_equal(unlinkat(pool->dirs[POOL_VIEWS], pool_id_file_name(v.id, name), 0), 0);
+	assert_int_equal(view_write_stub(pool, &again, NULL, NULL), 0); /* lost, and the size with it */
+	assert_int_equal(backing_of_stub(&again).l2_cache, 0);
+	assert_int_equal(view_check_stub(pool, &again, POOL_VIEWS, NULL), 0);
+	expect_disk(write_overlay(&again, false));
+}
+
 /* ---- names ---- */
 
 static void backing_names_tell_the_view(void **state)
@@ -666,6 +705,7 @@ int main(void)
 		view_test(tables_header_and_stub_are_synced_in_this_order),
 		view_test(what_fails_on_the_way_leaves_no_half_view),
 		view_test(a_lost_stub_is_written_again),
+		view_test(a_stub_keeps_the_cache_that_it_was_made_with),
 		view_test(backing_names_tell_the_view),
 		view_test(a_pool_with_a_long_path_gets_no_views),
 		view_test(overlays_tell_what_they_stand_on),

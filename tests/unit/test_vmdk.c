@@ -6,7 +6,7 @@
 #include <sys/stat.h>
 #include <zlib.h>
 
-#include "image_help.h"
+#include "tests/unit/image_help.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 #include "scanner/image/vmdk_format.h"

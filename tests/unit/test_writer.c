@@ -667,7 +667,8 @@ static void clusters_in_a_row_are_written_at_once(void **state)
 		must_put(w, 32 * MIB, bytes, 512); /* the tables that come first */
 		nr_writes = 0;
 		must_put(w, 32 * MIB + 512, bytes, sizeof(bytes) - 512);
-		if (strcmp(kinds[i].format, "vhd") != 0 && !is_packed(&kinds[i]) && kinds[i].cluster_size != 512 && kinds[i].cluster_size != 8192)
+		if (strcmp(kinds[i].format, "vhd") != 0 && !is_packed(&kinds[i]) && kinds[i].cluster_size != 512 &&
+		    kinds[i].cluster_size != 8192)
 			assert_int_equal(nr_writes, 1);
 		must_end(w);
 		close(fd);

@@ -6,13 +6,16 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <limits.h>
+#include <linux/fs.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -61,12 +64,28 @@ static inline int tree_make(void **state)
 	return mkdtemp(made) && realpath(made, tree) ? 0 : -1;
 }
 
+/* Sets or takes the immutable flag: 0, -1. */
+static inline int tree_set_immutable(const char *path, bool on)
+{
+	int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK), flags = 0, rc;
+
+	if (fd < 0)
+		return -1;
+	rc = ioctl(fd, FS_IOC_GETFLAGS, &flags);
+	flags = on ? flags | FS_IMMUTABLE_FL : flags & ~FS_IMMUTABLE_FL;
+	rc = rc < 0 ? rc : ioctl(fd, FS_IOC_SETFLAGS, &flags);
+	close(fd);
+	return rc;
+}
+
 static inline int tree_remove_one(const char *path, const struct stat *st, int kind, struct FTW *at)
 {
 	(void)st;
 	(void)kind;
 	(void)at;
-	return remove(path);
+	if (remove(path) == 0)
+		return 0;
+	return errno == EPERM && tree_set_immutable(path, false) == 0 ? remove(path) : -1;
 }
 
 static inline int tree_remove(void **state)

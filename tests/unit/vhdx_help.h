@@ -2,7 +2,7 @@
 #ifndef DEDUPSCAN_TESTS_VHDX_HELP_H
 #define DEDUPSCAN_TESTS_VHDX_HELP_H
 
-#include "image_help.h"
+#include "tests/unit/image_help.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/crc32c.h"
 #include "scanner/image/vhdx_format.h"

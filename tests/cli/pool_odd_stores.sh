@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Stores that are not as usual: images that got another size, that are disks without bytes, that are gone when originals are put back;
+# and a pool that lies among the images under a name of its own.
+. tests/lib.sh
+. tests/cli/lib_store.sh
+require_tool qemu-img qemu-io
+
+make_image() # NAME
+{
+	qemu-img create -q -f qcow2 "$STORE/$1" 8M
+	qemu-io -f qcow2 -c "write -q -P 1 0 3M" -c "write -q -P 2 5M 64k" "$STORE/$1" >/dev/null
+}
+
+# run STATUS ARGUMENT...: output in $output
+run()
+{
+	capture "$DEDUPSCAN" "${@:2}"
+	assert_status "$1" "${*:2}"
+}
+
+compact()
+{
+	run "$1" compact --no-idle --catalog "$CATALOG" --method pool --apply "${@:2}" "$STORE"
+}
+
+# ---- another size: the tree that the pool has is not of that disk ----
+
+make_image a.qcow2
+compact 0 --keep-originals 0
+run 0 snapshot v1 "$STORE/a.qcow2"
+qemu-img resize -q -f qcow2 "$STORE/a.qcow2" 1G
+for arguments in "restore $STORE/a.qcow2 $TMP/a.raw" "diff $STORE/a.qcow2@v1 $STORE/a.qcow2"; do
+	# shellcheck disable=SC2086 # several words
+	run 3 $arguments
+	assert_has "$output" "a.qcow2' has another size now; dedupscan snapshot makes a version of it"
+done
+run 0 snapshot v2 "$STORE/a.qcow2"
+compact 0
+run 0 restore "$STORE/a.qcow2" "$TMP/a.raw"
+qemu-img compare -q -f qcow2 -F raw "$STORE/a.qcow2" "$TMP/a.raw" || fail "what was restored differs"
+
+# ---- disks without bytes ----
+
+qemu-img create -q -f qcow2 "$STORE/none.qcow2" 0
+: >"$STORE/none.raw"
+compact 0 --to-qcow2
+for name in none.qcow2 none.raw; do
+	assert_has "$output" "$name: its disk has no bytes$"
+done
+rm "$STORE"/none.*
+
+# ---- originals that cannot be put back keep none of the others from it, and are told ----
+
+for i in 1 2 3 4; do make_image "$i.qcow2"; done
+cp "$STORE/1.qcow2" "$TMP/original"
+compact 0
+mv "$STORE/2.qcow2" "$STORE/moved.qcow2"
+qemu-io -f qcow2 -c "write -q -P 7 0 64k" "$STORE/3.qcow2" >/dev/null
+run 1 recover --undo "$STORE"
+assert_has "$output" ", 2 put back;"
+assert_has "$output" "2 originals stay, one of them: '[23].qcow2': "
+cmp "$TMP/original" "$STORE/1.qcow2" || fail "not put back"
+cmp "$TMP/original" "$STORE/4.qcow2" || fail "not put back"
+
+# ---- a pool of another name is a pool all the same ----
+
+mkdir "$TMP/two"
+STORE=$TMP/two
+make_image a.qcow2
+compact 0 --pool "$STORE/own" --keep-originals 0
+make_image b.qcow2
+compact 0 --pool "$STORE/own" --keep-originals 0
+assert_has "$output" "^1 of 1 step done"
+assert_has_not "$output" "own/"
+compact 0 --pool "$STORE/own" --to-qcow2 --format raw
+assert_has_not "$output" "own/"
+
+# ---- a pool on another file system than its images, which are there ----
+
+if [ "$(id -u)" -eq 0 ] && mkdir "$TMP/mounted" && mount -t tmpfs -o size=256m tmpfs "$TMP/mounted" 2>/dev/null; then
+	trap 'umount "$TMP/mounted"' EXIT
+	STORE=$TMP/mounted
+	make_image a.qcow2
+	compact 0 --pool "$TMP/pool" --keep-originals 0
+	run 0 list --pool "$TMP/pool"
+	assert_has "$output" "/mounted/a.qcow2$"
+fi
