@@ -340,8 +340,27 @@ def check_bytes(top, folder, spoil=False):
         raise Failed(f"bytes differ: {out.stdout.decode()}{out.stderr.decode()}".strip())
 
 
+def is_damaged(member):
+    """QEMU 7.2 writes, once in thousands of images with snapshots and compressed clusters, over what a snapshot needs."""
+    return not member.raw and subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", member.path], stdout=subprocess.DEVNULL,
+                                             stderr=subprocess.DEVNULL, check=False, cwd=here).returncode == 2
+
+
+def must_be_unreadable(top):
+    for command in (["qemu-img", "convert", "-f", top.format, "-O", "raw", top.path, os.devnull],
+                    [IMGTOOL, "-f", top.format, "cat", top.path]):
+        if subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode == 0:
+            raise Failed(f"{command[0]} reads an image that the other cannot read")
+
+
 def check_chain(top, folder):
-    check_bytes(top, folder)
+    try:
+        check_bytes(top, folder)
+    except Failed:
+        if not any(is_damaged(m) for m in members(top)):
+            raise
+        must_be_unreadable(top)
+        return 0
     ragged = any(m.raw and m.size % 512 for m in members(top))
     if not ragged:
         ours = our_extents("map", top.path, top.format)
