@@ -12,8 +12,8 @@
  * leaves.  The newest replacement of an image goes back first, so that one that was replaced twice comes to its first
  * original.
  *
- * An original that stands on a pool which was moved since is told first where that is now.  It keeps its mtime, by which it is known; while
- * it may have another one the journal knows it by none, and has that where its ctime was. */
+ * An original that stands on a pool which was moved since is told first where that is now.  It keeps its mtime, by which it is
+ * known; while it may have another one the journal knows it by none, and has that where its ctime was. */
 
 #define NS INT64_C(1000000000)
 
@@ -83,8 +83,8 @@ static int check_backing(struct exchange *x, struct err *err)
 
 	if (has_backing(x->arriving.fd, path) || (x->workshop->mend && mend(x, &why) == 0 && has_backing(x->arriving.fd, path)))
 		return 0;
-	return err_set(err, ERR_STALE, "its original stands on '%s', which is not there any more%s%s; the image stays as it is", path,
-		       why.kind ? ", and " : "", why.text);
+	return err_set(err, ERR_STALE, "its original stands on '%s', which is not there any more%s%s; the image stays as it is",
+		       path, why.kind ? ", and " : "", why.text);
 }
 
 static int check_original(struct exchange *x, struct err *err)

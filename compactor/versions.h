@@ -90,9 +90,9 @@ struct prune_options {
 };
 
 /* Goes through the versions that have a disk at the path, newest first, and deletes those that no rule keeps: of each of the
- * last N days (weeks from Monday on, months, years, in local time) that have a version, the last one is kept; where a clock was wrong,
- * by either order, that of numbers or of times.  `tell` gets each, and which rule keeps it ("daily", NULL = none).  All rules 0 is
- * ERR_USAGE. */
+ * last N days (weeks from Monday on, months, years, in local time) that have a version, the last one is kept; where a clock was
+ * wrong, by either order, that of numbers or of times.  `tell` gets each, and which rule keeps it ("daily", NULL = none).  All
+ * rules 0 is ERR_USAGE. */
 int versions_prune(struct pool *p, const struct prune_options *o,
 		   int (*tell)(void *ctx, const struct name *n, const char *kept_by, struct err *err), void *ctx, struct err *err);
 

@@ -55,8 +55,8 @@ int workshop_note(struct workshop *w, const struct journal_entry *e, enum journa
  * UNDONE (the new file goes).  *ret_bytes, if not NULL, is what was removed; *ret_kept what is in the trash. */
 int workshop_dispose(struct workshop *w, uint64_t number, bool now, uint64_t *ret_bytes, uint64_t *ret_kept, struct err *err);
 
-/* The same file, by all that survives a move and a reboot: inode number, size and mtime.  While an original is being changed (undo.c) its
- * mtime is WORKSHOP_ANY_TIME, which all are. */
+/* The same file, by all that survives a move and a reboot: inode number, size and mtime.  While an original is being changed
+ * (undo.c) its mtime is WORKSHOP_ANY_TIME, which all are. */
 #define WORKSHOP_ANY_TIME INT64_MIN
 bool workshop_same(const struct spool_identity *a, const struct spool_identity *b);
 

@@ -11,8 +11,8 @@
 #include "scanner/image/codec_zlib.h"
 #include "scanner/image/codec_zstd.h"
 
-/* A batch is gathered, its clusters are compressed by several threads, and told by one.  What a thread made it decompresses at once and
- * compares: neither a compressor's fault nor bad memory is to cost a disk. */
+/* A batch is gathered, its clusters are compressed by several threads, and told by one.  What a thread made it decompresses at once
+ * and compares: neither a compressor's fault nor bad memory is to cost a disk. */
 
 #define BATCH ((size_t)2 << 20)
 #define THREADS_MAX 16
@@ -97,13 +97,14 @@ static int check_packed(const struct packer *p, const struct coder *c, size_t i,
 {
 	const size_t size = p->o.cluster_size, len = p->lens[i];
 	const uint8_t *packed = p->packed + i * p->o.room;
-	bool whole = c->zstd ? codec_zstd_undo(c->zstd, packed, len, c->back, size) : codec_zlib_undo(c->zlib, packed, len, c->back, size);
+	bool whole = c->zstd ? codec_zstd_undo(c->zstd, packed, len, c->back, size)
+			     : codec_zlib_undo(c->zlib, packed, len, c->back, size);
 
 	if (whole && memcmp(c->back, plain, size) == 0)
 		return 0;
 	return err_set(err, ERR_IO,
-		       "'%s': %s compressed the %zu bytes at %llu of the disk wrongly, they do not come back; test this machine's memory, "
-		       "and write an image that is not compressed, or elsewhere",
+		       "'%s': %s compressed the %zu bytes at %llu of the disk wrongly, they do not come back; test this machine's "
+		       "memory, and write an image that is not compressed, or elsewhere",
 		       p->o.name, c->zstd ? "zstd" : "zlib", size, (unsigned long long)(p->at + i * size));
 }
 

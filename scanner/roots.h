@@ -14,8 +14,8 @@
  * A root is resolved once and held by descriptor; what is beneath it is reached by openat2 from there, so that no symbolic
  * link, no "..", no mount and no racing rename leads outside. */
 
-/* Directories of these names are not entered: files of ours lie there (compactor/workshop.h, compactor/pool/pool.h).  Nor is a pool of
- * another name, which is known by what is in it. */
+/* Directories of these names are not entered: files of ours lie there (compactor/workshop.h, compactor/pool/pool.h).  Nor is a pool
+ * of another name, which is known by what is in it. */
 #define ROOTS_WORKSHOP ".dedupscan"
 #define ROOTS_POOL ".dedupscan-pool"
 

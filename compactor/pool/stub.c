@@ -166,7 +166,8 @@ static int encode_header(const struct pool *p, const struct view *v, uint64_t l2
 }
 
 /* Header and refcount table; to be freed. */
-static uint8_t *encode_head(const struct pool *p, const struct view *v, uint64_t l2_cache, const struct geometry *g, struct err *err)
+static uint8_t *encode_head(const struct pool *p, const struct view *v, uint64_t l2_cache, const struct geometry *g,
+			    struct err *err)
 {
 	CLEANUP(free) uint8_t *head = calloc(NR_HEAD_CLUSTERS, g->cluster_size);
 	be64 *refcounts;

@@ -364,6 +364,7 @@ static int directory_block(struct table *t, uint64_t offset, size_t nr, uint64_t
 	size_t len = nr * sizeof(*d);
 
 	t->have = 0;
+	t->page = NO_PAGE;
 	if (file_read(t->fd, t->buf, sizeof(le32) + len, offset, err) < 0)
 		return err_add(err, "table '%s'", t->name);
 	if (le32_load(t->buf) != checksum32(d, len, seed))
@@ -404,18 +405,36 @@ static int page_seek(struct table *t, uint64_t page, struct err *err)
 	return 0;
 }
 
-/* Walks from `page` to the first key that is not less; ret_less says whether there were lesser ones. */
-static int find_from(struct table *t, uint64_t page, struct key key, bool *ret_less, struct err *err)
+/* On to the first key that is not less; ret_less says whether there were lesser ones. */
+static int go_on_to(struct table *t, struct key key, bool *ret_less, struct err *err)
 {
 	struct key k;
 	int rc;
 
 	*ret_less = false;
-	if (page_seek(t, page, err) < 0)
-		return -1;
 	while ((rc = table_next_key(t, &k, err)) > 0 && key_cmp(k, key) < 0)
 		*ret_less = true;
 	return rc > 0 ? key_cmp(k, key) == 0 : rc;
+}
+
+static int find_from(struct table *t, uint64_t page, struct key key, bool *ret_less, struct err *err)
+{
+	return page_seek(t, page, err) < 0 ? -1 : go_on_to(t, key, ret_less, err);
+}
+
+/* The key at hand is on that page and not greater, so who asks in order need not begin with the page anew each time. */
+static bool is_before(const struct table *t, uint64_t page, struct key key)
+{
+	return t->key_offset && !t->failed && t->page == page && t->key_page == page && key_cmp(number_key(t->key), key) <= 0;
+}
+
+static int find_behind(struct table *t, struct key key, struct err *err)
+{
+	bool less;
+
+	if (key_cmp(number_key(t->key), key) == 0)
+		return table_rewind_places(t, err) < 0 ? -1 : 1;
+	return go_on_to(t, key, &less, err);
 }
 
 int table_find(struct table *t, struct key key, struct err *err)
@@ -429,6 +448,8 @@ int table_find(struct table *t, struct key key, struct err *err)
 	page = judymap_last(&t->directory, &hi);
 	if (!page)
 		return 0;
+	if (is_before(t, *page, key))
+		return find_behind(t, key, err);
 	rc = find_from(t, *page, key, &less, err);
 	if (rc != 0 || less || hi != key.hi || !hi)
 		return rc;

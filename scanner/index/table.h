@@ -60,7 +60,7 @@ int table_rewind_places(struct table *t, struct err *err);
 
 /* Single look-up through the directory: a Judy array from the first key of each page to the page, loaded at the
  * first call (about 0.1 byte of memory per key).  Returns 1 and stands on the key as after table_next_key(), or 0,
- * standing nowhere in particular, or -1. */
+ * standing nowhere in particular, or -1.  Keys that ascend are found fastest. */
 int table_find(struct table *t, struct key key, struct err *err);
 
 #endif

@@ -18,8 +18,8 @@ done
 capture "$DEDUPSCAN" compact --no-idle --catalog "$CATALOG" --method pool --keep-originals 0 --apply "$STORE"
 assert_status 0
 
-# Every EVERY-th call is wrong.  HOW=output: in one byte of what it makes; input: it is right about another input, checksum and all; end:
-# it makes a byte too many.
+# Every EVERY-th call is wrong.  HOW=output: in one byte of what it makes; input: it is right about another input, checksum and all;
+# end: it makes a byte too many.
 cat >"$TMP/wrong.c" <<'END'
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -106,7 +106,7 @@ for kind in zlib zstd streamOptimized; do
 		for every in 1000 "$CLUSTERS"; do
 			restored "$kind" "$format" "$how" "$every"
 			assert_status 3 "$kind, $how, every $every"
-			assert_has "$output" "^dedupscan: '$name': $library compressed the 8192 bytes at [0-9]+ of the disk wrongly, "
+			assert_has "$output" "^dedupscan: '$name': $library compressed the 8192 bytes at [0-9]+ of the disk wrongly"
 			assert_eq "" "$(ls -A "$OUT")" "left by $kind, $how, every $every"
 		done
 	done

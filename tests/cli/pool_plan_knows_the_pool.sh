@@ -42,6 +42,13 @@ disk_space()
 	du -sB1 "$STORE" | cut -f1
 }
 
+# near BYTES BYTES: to 3 % of an image
+near()
+{
+	[ $((($1 - $2) * 100)) -le $((3 * SIZE)) ] || return 1
+	[ $((($2 - $1) * 100)) -le $((3 * SIZE)) ]
+}
+
 # expect NAME PERCENT PYTHON: the plan says so, and so it is; of 0 it makes no step
 expect()
 {
@@ -53,10 +60,8 @@ expect()
 	compact --apply
 	saved=$((before - $(disk_space)))
 	echo "$1: $((plan >> 10)) KiB planned, $((saved >> 10)) KiB saved"
-	[ $((plan * 100)) -ge $(((${2} - 3) * SIZE)) ] && [ $((plan * 100)) -le $((($2 + 3) * SIZE)) ] ||
-		fail "$1: the plan says $plan bytes, not $2 %"
-	[ $(((plan - saved) * 100)) -le $((3 * SIZE)) ] && [ $(((saved - plan) * 100)) -le $((3 * SIZE)) ] ||
-		fail "$1: the plan says $plan bytes, and $saved were saved"
+	near "$plan" $(($2 * SIZE / 100)) || fail "$1: the plan says $plan bytes, not $2 %"
+	near "$plan" "$saved" || fail "$1: the plan says $plan bytes, and $saved were saved"
 	rm "$STORE/$1.qcow2"
 }
 
@@ -78,7 +83,7 @@ late twin 'b % 512 < 256'
 cp "$STORE/twin.qcow2" "$STORE/second.qcow2"
 settle
 plan=$(planned)
-[ $((plan * 100)) -ge $((147 * SIZE)) ] && [ $((plan * 100)) -le $((153 * SIZE)) ] || fail "of twins $plan bytes are to be saved"
+near "$plan" $((SIZE * 3 / 2)) || fail "of twins $plan bytes are to be saved"
 
 # Whoever has no need to share by runs gets what the pool has of short ones.
 rm "$STORE/twin.qcow2" "$STORE/second.qcow2"

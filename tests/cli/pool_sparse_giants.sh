@@ -19,6 +19,7 @@ give_it_data()
 {
 	local size=$3 times=${4:-4} writes=() i
 	for ((i = 1; i <= times; i++)); do
+		# shellcheck disable=SC2017 # as it is meant
 		writes+=(-c "write -q -s $TMP/data $((size / times * i / 65536 * 65536 - (3 << 20))) 3M")
 	done
 	qemu-io -f "$2" "${writes[@]}" "$1" >/dev/null
@@ -47,6 +48,7 @@ random_file "$TMP/data" 3M
 sizes=()
 for size in $((100 << 30)) $TIB $((8 * TIB)); do
 	truncate -s "$size" "$STORE/$size.raw" 2>/dev/null || continue # as much as the file system takes
+	# shellcheck disable=SC2017 # as it is meant
 	give_it_data "$STORE/$size.raw" raw "$size" $((4 + size / TIB * 4)) # its tables in the pool grow with it
 	cp --sparse=always "$STORE/$size.raw" "$TMP/$size.raw"
 	sizes+=("$size")

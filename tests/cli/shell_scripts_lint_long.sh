@@ -3,7 +3,7 @@
 . tests/lib.sh
 require_tool shellcheck
 
-mapfile -t scripts < <(grep -rlE --exclude-dir=.git --exclude-dir='build*' '^#!/bin/(ba)?sh' . | sort)
+mapfile -t scripts < <(grep -rlIE --exclude-dir=.git --exclude-dir='build*' --exclude-dir=__pycache__ '^#!/bin/(ba)?sh' . | sort)
 # shellcheck disable=SC2016 # as it is meant
 printf '#!/bin/sh\nrm $1\n' >"$TMP/bad"
 ! shellcheck "$TMP/bad" >/dev/null || fail "shellcheck finds nothing in a bad script"

@@ -3,11 +3,12 @@
 # timeout: 400
 """SIGKILL at the system calls by which commands on a pool change something; then the oracle.
 
-Rows A1 (entering the pool), A2 (clone, snapshot, folding, rollback, expand, delete, collection, restore), D10: locks of who died hold up nobody.
+Rows A1 (entering the pool), A2 (clone, snapshot, folding, rollback, expand, delete, collection, restore), D10: locks of who died
+hold up nobody.
 
-The oracle: every image that was there is there and its guest sees what it saw (after a rollback: or what it is to see); `recover`, two
-collections and a check of all data end well and find no damage; guests still see it then; and the command comes to its end when it is
-run again."""
+The oracle: every image that was there is there and its guest sees what it saw (after a rollback: or what it is to see); `recover`,
+two collections and a check of all data end well and find no damage; guests still see it then; and the command comes to its end when
+it is run again."""
 
 import json
 import os
@@ -38,10 +39,11 @@ def guest(path, snapshot=None):
 
 
 class Store:
-    """Three small images that have much in common, at one path, for overlays name absolute ones; states of it are kept beside it."""
+    """Three small images that have much in common, at one path, for overlays name absolute ones; states of it are kept beside
+    it."""
 
     def __init__(self, folder):
-        self.path, self.states, self.catalog = os.path.join(folder, "store"), os.path.join(folder, "states"), os.path.join(folder, "catalog")
+        self.path, self.states, self.catalog = (os.path.join(folder, n) for n in ("store", "states", "catalog"))
         self.folder, self.away = folder, os.path.join(folder, "away")
         os.makedirs(self.path)
         os.makedirs(self.states)
@@ -124,7 +126,8 @@ class Store:
                 os.unlink(os.path.join(self.path, n))
 
     def compact(self, *more):
-        return [DEDUPSCAN, "compact", "--no-idle", "--jobs", "1", "--catalog", self.catalog, "--keep-originals", "0", "--apply", *more, self.path]
+        return [DEDUPSCAN, "compact", "--no-idle", "--jobs", "1", "--catalog", self.catalog, "--keep-originals", "0", "--apply",
+                *more, self.path]
 
 
 def well(command, want=(0,), **more):
@@ -188,7 +191,8 @@ def workflows(s):
         Workflow("delete", "folded", [DEDUPSCAN, "delete", a + "@v1"], (2,)),
         Workflow("repoint", "moved", [DEDUPSCAN, "repoint", s.path]),
         Workflow("collect", "loose", [DEDUPSCAN, "pool", "collect", s.path]),
-        Workflow("restore", "folded", [DEDUPSCAN, "restore", "--format", "vhdx", a + "@v1", os.path.join(s.path, "out.vhdx")], (3,)),
+        Workflow("restore", "folded", [DEDUPSCAN, "restore", "--format", "vhdx", a + "@v1", os.path.join(s.path, "out.vhdx")],
+                 (3,)),
     ]
 
 

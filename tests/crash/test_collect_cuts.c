@@ -173,7 +173,8 @@ static int expect_immutable(struct err *err)
 
 	if (immutable_look(pool, &is, err) < 0)
 		return -1;
-	return is.why ? err_set(err, ERR_FORMAT, "%d of %d files are immutable: %s", (int)is.nr_immutable, (int)is.nr_files, is.why) : 0;
+	return is.why ? err_set(err, ERR_FORMAT, "%d of %d files are immutable: %s", (int)is.nr_immutable, (int)is.nr_files, is.why)
+		      : 0;
 }
 
 static int check(void *ctx, struct sim *s, struct crash_moment m, struct err *err)
@@ -424,8 +425,8 @@ static int check_repaired(void *ctx, struct sim *s, struct crash_moment m, struc
 
 	(void)ctx;
 	(void)m;
-	rc = use_pool(s, false, err) < 0 || expect_immutable(err) < 0 ? -1 : compare_disk(&kept, false, err) < 0 || compare_disk(&version, false, err) < 0 ? -1 :
-	     pool_check(pool, &o, &c, err);
+	rc = use_pool(s, false, err) < 0 || expect_immutable(err) < 0 || compare_disk(&kept, false, err) < 0 ||
+	     compare_disk(&version, false, err) < 0 ? -1 : pool_check(pool, &o, &c, err);
 	if (rc == 0 && c.nr_views != 2)
 		rc = err_set(err, ERR_FORMAT, "%d views are there", (int)c.nr_views);
 	close_pool();

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Clones and versions of an image in a pool, under qemu-img and qemu-io: what each says is compared with a raw model, after every step.
+"""Clones and versions of an image in a pool, under qemu-img and qemu-io: what each says is compared with a raw model, after every
+step.
 
   clones      say what the image says; many at once; writes to one are seen by nobody else
   snapshot    the image says the same, on a fresh overlay; a second disk of a set without changes is not sealed
@@ -296,7 +297,8 @@ def odd(s):
         expect(run(DEDUPSCAN, "info", a), f"{s.pool}/views/")  # it sees through what was sealed
         sealed, = (f"{s.pool}/sealed/{n}" for n in os.listdir(f"{s.pool}/sealed") if n in run("qemu-img", "info", a))
         size = (os.path.getsize(sealed) + 511) // 512 * 512  # as earlier programs named it
-        run("qemu-img", "rebase", "-u", "-F", "qcow2", "-b", f'json:{{"file":{{"driver":"raw","read-only":true,"offset":0,"size":{size},'
+        run("qemu-img", "rebase", "-u", "-F", "qcow2", "-b",
+            f'json:{{"file":{{"driver":"raw","read-only":true,"offset":0,"size":{size},'
             f'"file":{{"driver":"file","filename":"{sealed}"}}}}}}', a)
         expect(run(DEDUPSCAN, "info", a), f"{s.pool}/views/")
         s.check()

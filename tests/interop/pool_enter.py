@@ -3,10 +3,10 @@
 # timeout: 300
 """Images of all formats enter a pool (--to-qcow2), and ones with internal snapshots (--snapshots=to-versions), on ext4.
 
-QEMU says what a guest sees, before in the image's own format, afterwards of the qcow2 that stands at its path: the same bytes, the same
-size.  A member that is named as a raw disk is known as what it is by whatever looks at it, and only such a one.  What must not enter is left
-as it was, and why is told.  Each internal snapshot is a version: as QEMU read it before, to be restored, gone back to, compared.  An undo gives
-back the very file, and takes the versions with it."""
+QEMU says what a guest sees, before in the image's own format, afterwards of the qcow2 that stands at its path: the same bytes, the
+same size.  A member that is named as a raw disk is known as what it is by whatever looks at it, and only such a one.  What must not
+enter is left as it was, and why is told.  Each internal snapshot is a version: as QEMU read it before, to be restored, gone back
+to, compared.  An undo gives back the very file, and takes the versions with it."""
 
 import fcntl
 import json
@@ -31,12 +31,14 @@ TO_VERSIONS = (*POOL, "--snapshots=to-versions")
 MADE = {
     "plain.raw": ("raw", ""), "other.dd": ("raw", ""), "base.raw": ("raw", ""),
     "sparse.vmdk": ("vmdk", "subformat=monolithicSparse"), "stream.vmdk": ("vmdk", "subformat=streamOptimized"),
-    "dynamic.vhd": ("vpc", "subformat=dynamic,force_size=on"), "quirk.vhd": ("vpc", "subformat=dynamic"), "fixed.vhd": ("vpc", "subformat=fixed"),
+    "dynamic.vhd": ("vpc", "subformat=dynamic,force_size=on"), "quirk.vhd": ("vpc", "subformat=dynamic"),
+    "fixed.vhd": ("vpc", "subformat=fixed"),
     "dynamic.vhdx": ("vhdx", "subformat=dynamic"), "fixed.vhdx": ("vhdx", "subformat=fixed"),
     "dynamic.vdi": ("vdi", ""), "fixed.vdi": ("vdi", "static=on"), "was.qcow2": ("qcow2", ""),
 }
 UNDONE = {"dynamic.vhd", "stream.vmdk", "fixed.vhdx", "fixed.vdi", "base.raw"}
-REFUSED = {"odd.raw": "512", "guess.img": "not certain", "trap.raw": "not certain", "flat.vmdk": "one file", "split.vmdk": "one file"}
+REFUSED = {"odd.raw": "512", "guess.img": "not certain", "trap.raw": "not certain", "flat.vmdk": "one file",
+           "split.vmdk": "one file"}
 
 
 class Images:
@@ -67,7 +69,8 @@ class Images:
         return self.path(name)
 
     def compact(self, *more, want=(0,), keep="0"):
-        done = subprocess.run([DEDUPSCAN, "compact", "--json", "--catalog", self.catalog, "--keep-originals", keep, *more, self.folder],
+        done = subprocess.run([DEDUPSCAN, "compact", "--json", "--catalog", self.catalog, "--keep-originals", keep, *more,
+                               self.folder],
                               capture_output=True, check=False)
         if done.returncode not in want:
             fail(f"compact {' '.join(more)}: status {done.returncode}: {done.stderr.decode()}")
@@ -157,9 +160,11 @@ def not_without_being_asked(s):
             note = told.get(name, "")
             expect(f"what becomes of {name} is told: {note}", (note is None) if name == "was.qcow2" else "qcow2" in note)
     text = dedupscan("compact", "--no-scan", "--catalog", s.catalog, *TO_QCOW2, s.folder)
-    expect(f"the table has a note: {text}", "NOTE" in text and "driver type" in text and text.count("keeps its name") == len(MADE) - 2)
+    expect(f"the table has a note: {text}",
+           "NOTE" in text and "driver type" in text and text.count("keeps its name") == len(MADE) - 2)
     steps = s.compact("--method", "pool,relayout,holes", "--no-idle", "--to-qcow2").steps
-    expect(f"nothing else is done with what enters: {steps}", len({x["image"] for x in steps}) == len(steps) and len(plan.steps) <= len(steps))
+    expect(f"nothing else is done with what enters: {steps}",
+           len({x["image"] for x in steps}) == len(steps) and len(plan.steps) <= len(steps))
     told_raw = s.compact(*TO_QCOW2, "--format", "raw", "--only", "*.v*", "--only", "t*").why_not()
     for name in ("dynamic.vhdx", "sparse.vmdk", "trap.raw", "fixed.vhd"):
         expect(f"{name}, told to be raw: {told_raw.get(s.path(name))}", "look like" in told_raw.get(s.path(name), ""))
@@ -180,7 +185,8 @@ def enter_formats(s):
     s.compact(*TO_QCOW2, "--apply", keep="7d")
     for n in forms:
         expect(f"{n} is a member", is_member(s.path(n)))
-        expect(f"{n}: size {sizes[n]}, now {shown(s.path(n), 'qcow2')['virtual-size']}", sizes[n] == shown(s.path(n), "qcow2")["virtual-size"])
+        expect(f"{n}: size {sizes[n]}, now {shown(s.path(n), 'qcow2')['virtual-size']}",
+               sizes[n] == shown(s.path(n), "qcow2")["virtual-size"])
         expect(f"{n}: its guest sees what it saw", guest(s.path(n), "qcow2") == before[n])
         expect(f"{n}: {files[n][1]} {looks(s.path(n))}", files[n][1] == looks(s.path(n)))
     expect("what is refused stays", refused == {n: lib.digest_of(s.path(n)) for n in REFUSED})
@@ -209,7 +215,8 @@ def lived_with(s, before):
     expect("others do not see it", guest(s.path("dynamic.vdi"), "qcow2") == before["dynamic.vdi"])
     dedupscan("snapshot", "v1", path)
     plan = s.compact(*TO_QCOW2, "--apply")
-    expect(f"what was folded is told: {plan.json['nr_folded']}, {plan.json['folded']}", plan.json["nr_folded"] == 1 and plan.json["folded"] > 0)
+    expect(f"what was folded is told: {plan.json['nr_folded']}, {plan.json['folded']}",
+           plan.json["nr_folded"] == 1 and plan.json["folded"] > 0)
     text = dedupscan("compact", "--catalog", s.catalog, *POOL, s.folder)
     expect("what was not folded is not told", "sealed overlay" not in text)
     run("qemu-io", "-f", "qcow2", "-c", "write -P 78 2M 64k", path)
@@ -378,7 +385,8 @@ def undo_snapshots(s, files):
     expect("the version is there still", "on the chain" in dedupscan("list", s.folder))
     s.compact(*POOL, "--apply")
     listed = dedupscan("list", s.folder)
-    expect(f"the version is gone, and others are not: {listed}", "on the chain" not in listed and "packed" in listed and "mine" in listed)
+    expect(f"the version is gone, and others are not: {listed}",
+           "on the chain" not in listed and "packed" in listed and "mine" in listed)
     s.compact(*TO_VERSIONS, "--apply")
     expect("it enters again", is_member(s.path("top.qcow2")) and "on the chain" in dedupscan("list", s.folder))
 

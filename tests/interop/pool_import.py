@@ -5,7 +5,8 @@
   bytes    what is exported is what qemu-img convert reads
   root     that of dedupscan verify --record
   again    everything once more stores nothing
-  saving   an equal disk in another format stores nothing, a version little, an independent installation shares runs, zeros are free (G7)
+  saving   an equal disk in another format stores nothing, a version little, an independent installation shares runs, zeros are
+           free (G7)
   base     an overlay of which only its own file is read has the root that it has when all is read
   units    of 16 and 64 KiB, in the same pool and in others
   view     qemu-img compares an overlay on a view with the original
@@ -97,7 +98,8 @@ def more_images(store):
 
 def secret_image(tmp):
     path = os.path.join(tmp, "secret.qcow2")
-    run("qemu-img", "create", "-q", "--object", "secret,id=s,data=x", "-f", "qcow2", "-o", "encrypt.format=luks,encrypt.key-secret=s",
+    run("qemu-img", "create", "-q", "--object", "secret,id=s,data=x", "-f", "qcow2", "-o",
+        "encrypt.format=luks,encrypt.key-secret=s",
         path, "8M")
     return path
 
@@ -144,8 +146,8 @@ def blocks_of(path):
 
 
 def bytes_in_runs(of, before, least=4):
-    """Blocks of `of`, zeros left out, that lie in runs of at least `least` anywhere in `before` or earlier in `of`: what can be shared
-    at most."""
+    """Blocks of `of`, zeros left out, that lie in runs of at least `least` anywhere in `before` or earlier in `of`: what can be
+    shared at most."""
     row, covered, ending = before + of, set(), {}
     places = {}
     for at, block in enumerate(row):

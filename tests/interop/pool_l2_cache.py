@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""compact --l2-cache: QEMU keeps as much of a view's tables in memory, and no more; it reads the same bytes.  Whatever writes a stub
-again leaves that as it was.  The control is a pool without: there it keeps what it likes."""
+"""compact --l2-cache: QEMU keeps as much of a view's tables in memory, and no more; it reads the same bytes.  Whatever writes a
+stub again leaves that as it was.  The control is a pool without: there it keeps what it likes."""
 
 import json
 import os

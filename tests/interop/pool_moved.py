@@ -47,7 +47,8 @@ def expect(said, *words):
 def guest(path):
     """None: QEMU does not open it."""
     raw = path + ".guest"
-    done = subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", path, raw], capture_output=True, check=False, timeout=120)
+    done = subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", path, raw], capture_output=True, check=False,
+                          timeout=120)
     digest = lib.digest_of(raw) if done.returncode == 0 else None
     if os.path.exists(raw):
         os.unlink(raw)
@@ -117,7 +118,8 @@ class Store:
         lib.run("cp", "-a", "--sparse=always", self.kept, self.path)
 
     def compact(self, where, *more):
-        tool("compact", "--no-idle", "--catalog", self.catalog, "--keep-originals", "0", "--method", "pool", "--apply", *more, where)
+        tool("compact", "--no-idle", "--catalog", self.catalog, "--keep-originals", "0", "--method", "pool", "--apply", *more,
+             where)
 
     def restore(self, where, version, *more):
         out = os.path.join(self.tmp, "restored.raw")
@@ -201,7 +203,8 @@ def moved_and_forgotten(s):
     """Members were dropped before it: their images keep what they stand on."""
     to = os.path.join(s.tmp, "elsewhere")
     os.rename(s.path, to)
-    expect(tool("pool", "collect", "--drop-missing", to, status=3), f"the pool was at '{s.path}/{POOL}'", "has to come before --drop-missing")
+    expect(tool("pool", "collect", "--drop-missing", to, status=3), f"the pool was at '{s.path}/{POOL}'",
+           "has to come before --drop-missing")
     tool("pool", "repair", to)
     for _ in range(3):
         expect(tool("pool", "collect", "--drop-missing", to), "0 views removed, 0 go with the next collection")
@@ -216,7 +219,8 @@ def pool_alone(s):
     os.makedirs(os.path.dirname(pool))
     os.rename(os.path.join(s.path, POOL), pool)
     expect(tool("repoint", s.path, status=2), "no directory above")
-    expect(tool("repoint", "--pool", pool, s.path), f"repointed: 4 images, 1 sealed overlays and {s.stubs} stubs; 0 images noted, 0 left")
+    expect(tool("repoint", "--pool", pool, s.path),
+           f"repointed: 4 images, 1 sealed overlays and {s.stubs} stubs; 0 images noted, 0 left")
     s.check(s.path, "--pool", pool)
     s.work_on(s.path, "--pool", pool)
 

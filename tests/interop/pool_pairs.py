@@ -3,8 +3,8 @@
 """Two commands at once on one pool, all pairs: the second one waits or says that the pool is in use (exit status 4), no image says
 anything else afterwards, and the pool is whole.
 
-Also beside a guest that has an image open (D12, D16), with originals that are put back, and with copies: of the pool made while images enter it (it works, or says what is
-missing), an old pool under new overlays, and a new pool under old ones.
+Also beside a guest that has an image open (D12, D16), with originals that are put back, and with copies: of the pool made while
+images enter it (it works, or says what is missing), an old pool under new overlays, and a new pool under old ones.
 
 Usage: pool_pairs.py [--rounds N] [--seed S]"""
 
@@ -225,7 +225,8 @@ def beside_guests(store):
 
 
 def undone(store):
-    """An overlay that was expanded and is kept goes back as long as the pool has what it stands on; else the image stays, which is said."""
+    """An overlay that was expanded and is kept goes back as long as the pool has what it stands on; else the image stays, which is
+    said."""
     wrong, paths = [], [store.add(), store.add()]
     store.must_run(store.compact())
     for path in paths:

@@ -8,8 +8,8 @@
 #include "scanner/base/file.h"
 #include "tests/unit/image_help.h"
 
-/* Row C11 of failures: file systems that say there is a hole where data are; and holes that are some, of which nobody wants to read a
- * terabyte. */
+/* Row C11 of failures: file systems that say there is a hole where data are; and holes that are some, of which nobody wants to read
+ * a terabyte. */
 
 static bool lying;
 

@@ -9,10 +9,11 @@
 
 /* Rows C1 to C6, F13.
  *
- * Damage: every bit of a small pool's metadata, bits of its data, files that are cut, grown, gone or of another time.  It is said, or
- * has no effect on anything that is read; nobody ever gets a wrong byte; and what can be made again from the rest is. */
+ * Damage: every bit of a small pool's metadata, bits of its data, files that are cut, grown, gone or of another time.  It is said,
+ * or has no effect on anything that is read; nobody ever gets a wrong byte; and what can be made again from the rest is. */
 
-static struct disk a = { .size = 2 * SEGMENT_SIZE, .pieces = { { 0, 64 * KIB, 1 }, { 300 * KIB, 12 * KIB, 2 }, { SEGMENT_SIZE, 8 * KIB, 3 } } };
+static struct disk a = { .size = 2 * SEGMENT_SIZE,
+			 .pieces = { { 0, 64 * KIB, 1 }, { 300 * KIB, 12 * KIB, 2 }, { SEGMENT_SIZE, 8 * KIB, 3 } } };
 static struct disk b = { .size = SEGMENT_SIZE + 512, .pieces = { { 0, 64 * KIB, 1 }, { 256 * KIB, 32 * KIB, 4 } } };
 static struct view view; /* of a */
 
@@ -385,7 +386,8 @@ static void random_bits_of_the_data(void **unused)
 	expect_clean();
 }
 
-/* Shares follow on each other: whatever is damaged, one of as many checks as make the whole finds it, and each segment is read once. */
+/* Shares follow on each other: whatever is damaged, one of as many checks as make the whole finds it, and each segment is read
+ * once. */
 static void shares_of_the_data_add_up(void **unused)
 {
 	static struct disk many[12];
@@ -531,7 +533,8 @@ static void files_of_another_time(void **unused)
 		assert_int_equal(compare_disk(&late, false, NULL), -1); /* and what is older is there */
 		expect_disk(&a);
 		expect_disk(&b);
-		assert_int_equal(pool_collect(pool, &(struct collect_options){ .memory = MIB }, &(struct collected){ 0 }, NULL), -1);
+		assert_int_equal(pool_collect(pool, &(struct collect_options){ .memory = MIB }, &(struct collected){ 0 }, NULL),
+				 -1);
 		assert_int_equal(unlinkat(pool_dirfd, path, 0), 0);
 		copy_file("new", path);
 		again();
@@ -602,7 +605,8 @@ static void what_is_damaged_is_made_again(void **unused)
 	(void)unused;
 	make_it();
 	end = view.slot * POOL_SLOT_SIZE + view.slice_size;
-	for (uint64_t at = end - 4 * BLOCK_SIZE; at < end; at = view.slot * POOL_SLOT_SIZE + view.slice_size - (end - at) + BLOCK_SIZE) {
+	for (uint64_t at = end - 4 * BLOCK_SIZE; at < end;
+	     at = view.slot * POOL_SLOT_SIZE + view.slice_size - (end - at) + BLOCK_SIZE) {
 		one_bit(POOL_TABLES, at + 6);
 		slot = view.slot;
 		repair();

@@ -8,8 +8,8 @@
 #include "compactor/repoint.h"
 #include "compactor/versions.h"
 
-/* Names of backing files written in place, and members that follow images; what QEMU sees of it is tried in tests/interop/pool_moved.py,
- * power cuts in tests/crash/test_repoint_cuts.c. */
+/* Names of backing files written in place, and members that follow images; what QEMU sees of it is tried in
+ * tests/interop/pool_moved.py, power cuts in tests/crash/test_repoint_cuts.c. */
 
 static struct err err;
 
@@ -216,8 +216,8 @@ static int add_to_text(void *ctx, const struct name *n, struct err *e)
 
 	(void)e;
 	for (size_t i = 0; i < n->disks.nr; i++)
-		sprintf(text + strlen(text), "%s%s%s ", n->disks.items[i].path + strlen(tree) + 1, n->kind == NAME_VERSION ? "@" : "",
-			n->label);
+		sprintf(text + strlen(text), "%s%s%s ", n->disks.items[i].path + strlen(tree) + 1,
+			n->kind == NAME_VERSION ? "@" : "", n->label);
 	return 0;
 }
 
@@ -305,7 +305,9 @@ static void no_problem(void *ctx, const char *path, const struct err *why)
 static struct repointed run_repoint(char *text, bool dry_run)
 {
 	struct roots roots = { 0 };
-	struct repoint_options o = { .roots = &roots, .dry_run = dry_run, .told = nothing_told, .problem = no_problem, .ctx = text };
+	struct repoint_options o = {
+		.roots = &roots, .dry_run = dry_run, .told = nothing_told, .problem = no_problem, .ctx = text
+	};
 	struct repointed done = { 0 };
 
 	*text = '\0';

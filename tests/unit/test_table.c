@@ -384,6 +384,44 @@ static void expect_finds(const struct model *m)
 	}
 }
 
+/* In order, one in so many, some twice, their neighbours too; places are taken or not. */
+static void expect_ascending_finds(const struct model *m, uint64_t one_in)
+{
+	CLEANUP(table_close) struct table *t = table_open(scratch, NAME, ROOM, NULL);
+	uint64_t place;
+
+	for (size_t i = 0, next; i < m->nr; i = next) {
+		u128 n = key_number(m->r[i].key);
+
+		for (next = i; next < m->nr && key_number(m->r[next].key) == n; next++)
+			;
+		if (random_below(one_in))
+			continue;
+		if (n && random_below(2) && (!i || key_number(m->r[i - 1].key) != n - 1))
+			assert_int_equal(table_find(t, number_key(n - 1), NULL), 0);
+		for (unsigned again = 0; again < 1 + random_below(2); again++) {
+			assert_int_equal(table_find(t, m->r[i].key, NULL), 1);
+			for (size_t k = i; k < next && random_below(8); k++) {
+				assert_int_equal(table_next_place(t, &place, NULL), 1);
+				assert_int_equal(place, m->r[k].value);
+			}
+		}
+	}
+}
+
+static void finds_keys_in_order(void **state)
+{
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		CLEANUP(model_release) struct model m = { 0 };
+
+		model_fill(&m, i ? 300 : 3000, random_key, i ? 2000 : 2, 1000000);
+		table_make(&m);
+		for (uint64_t one_in = 1; one_in < 300; one_in *= 4)
+			expect_ascending_finds(&m, one_in);
+	}
+}
+
 static void finds_every_key_and_no_other(void **state)
 {
 	CLEANUP(model_release) struct model m = { 0 };
@@ -807,6 +845,7 @@ int main(void)
 		index_test(skips_places_not_taken),
 		index_test(goes_back_to_the_first_place_from_anywhere),
 		index_test(finds_every_key_and_no_other),
+		index_test(finds_keys_in_order),
 		index_test(finds_keys_behind_long_lists),
 		index_test(finds_keys_where_pages_begin_with_the_same_64_bits),
 		index_test(finds_nothing_outside),

@@ -160,7 +160,8 @@ static void clocks_do_not_order_versions(void **state)
 	assert_string_equal(prune((struct prune_options){ .keep_daily = 1 }), "2:daily 1:daily ");
 }
 
-/* An internal snapshot that was older than versions of the image, say: its day is not one of the last two, and 3 is the last of its own. */
+/* An internal snapshot that was older than versions of the image, say: its day is not one of the last two, and 3 is the last of its
+ * own. */
 static void days_are_told_by_dates(void **state)
 {
 	(void)state;
