@@ -1941,6 +1941,9 @@ static int act_status(struct pool_job *j, struct pool *p, struct err *err)
 	printf("on disk    %10s\n", size_of(s.on_disk));
 	printf("immutable  %10llu  of %llu files that nobody else is to change%s%s\n", (unsigned long long)s.immutable.nr_immutable,
 	       (unsigned long long)s.immutable.nr_files, s.immutable.why ? ": " : "", s.immutable.why ? s.immutable.why : "");
+	if (s.nr_given_away)
+		printf("owners     %10llu  of these belong to another user than the pool, as libvirt does while guests run\n",
+		       (unsigned long long)s.nr_given_away);
 	return EXIT_DONE;
 }
 

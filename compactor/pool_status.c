@@ -85,52 +85,60 @@ static int take_slot(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE],
 	return 0;
 }
 
-struct sizes {
+/* The files of a directory. */
+struct files {
 	int dirfd;
-	uint64_t bytes, nr;
+	uid_t owner; /* the pool's */
+	uint64_t bytes, nr, nr_of_others;
 };
 
 static int add_file(void *ctx, const char *name, struct err *err)
 {
-	struct sizes *s = ctx;
+	struct files *s = ctx;
 	struct stat st;
 
 	if (file_ops->fstatat(s->dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return err_errno(err, "cannot look at '%s'", name);
 	s->bytes += (uint64_t)st.st_blocks * 512;
 	s->nr++;
+	s->nr_of_others += st.st_uid != s->owner;
 	return 0;
 }
 
-static int add_dir(const struct counting *c, enum pool_dir dir, uint64_t *ret, uint64_t *ret_nr, struct err *err)
+static int look_into(const struct counting *c, enum pool_dir dir, struct files *ret, struct err *err)
 {
-	struct sizes s = { .dirfd = c->p->dirs[dir] };
+	struct stat st;
 
-	if (file_each_name(s.dirfd, add_file, &s, err) < 0)
-		return -1;
-	*ret += s.bytes;
-	if (ret_nr)
-		*ret_nr += s.nr;
-	return 0;
+	if (file_ops->fstat(c->p->dirs[POOL_TOP], &st) < 0)
+		return err_errno(err, "cannot look at it");
+	*ret = (struct files){ .dirfd = c->p->dirs[dir], .owner = st.st_uid };
+	return file_each_name(ret->dirfd, add_file, ret, err);
 }
 
 static int count(struct counting *c, struct err *err)
 {
 	struct collect_options o = { .dry_run = true, .memory = MEMORY };
 	struct pool_status *s = c->ret;
+	struct files views, names, finder, sealed;
 	struct collected live;
 	struct stat st;
 
 	if (names_each(c->p, take_name, c, err) < 0 || cluster_file_each_slot(c->p->clusters, take_slot, &s->tables, err) < 0 ||
 	    pool_collect(c->p, &o, &live, err) < 0)
 		return -1;
-	if (add_dir(c, POOL_VIEWS, &s->stubs, NULL, err) < 0 || add_dir(c, POOL_NAMES, &s->names, NULL, err) < 0 ||
-	    add_dir(c, POOL_INDEX, &s->finder, NULL, err) < 0 || add_dir(c, POOL_SEALED, &s->sealed, &s->nr_sealed, err) < 0)
+	if (look_into(c, POOL_VIEWS, &views, err) < 0 || look_into(c, POOL_NAMES, &names, err) < 0 ||
+	    look_into(c, POOL_INDEX, &finder, err) < 0 || look_into(c, POOL_SEALED, &sealed, err) < 0)
 		return -1;
 	if (file_ops->fstat(cluster_file_fd(c->p->clusters), &st) < 0)
 		return err_errno(err, "cannot look at the cluster file");
 	if (immutable_look(c->p, &s->immutable, err) < 0)
 		return -1;
+	s->stubs = views.bytes;
+	s->names = names.bytes;
+	s->finder = finder.bytes;
+	s->sealed = sealed.bytes;
+	s->nr_sealed = sealed.nr;
+	s->nr_given_away = views.nr_of_others + (st.st_uid != views.owner);
 	s->nr_views = live.nr_views + live.nr_dying;
 	s->nodes = nodes_bytes(c->p->nodes);
 	s->unreached = live.freed;

@@ -28,7 +28,6 @@
 #define CLUSTER_BITS 16
 #define CLUSTER_SIZE ((uint64_t)1 << CLUSTER_BITS)
 #define REFCOUNT_ORDER 4 /* 16 bits */
-#define REFCOUNTS_PER_BLOCK (CLUSTER_SIZE / 2)
 #define SECTOR 512u
 #define NAME_END_MAX ((size_t)32 << 10)
 

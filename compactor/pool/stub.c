@@ -310,7 +310,9 @@ static int write_and_sync(struct pool *p, const char *name, const struct view *v
 	fd = file_open(p->dirs[POOL_VIEWS], name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, STUB_MODE, err);
 	if (fd < 0)
 		return -1;
-	if (write_stub(fd, p, v, err) == 0 && file_sync(fd, name, err) == 0)
+	if (file_ops->fchmod(fd, STUB_MODE) < 0) /* whatever the umask */
+		err_errno(err, "cannot set its mode");
+	else if (write_stub(fd, p, v, err) == 0 && file_sync(fd, name, err) == 0)
 		return fd;
 	file_ops->close(fd);
 	return -1;

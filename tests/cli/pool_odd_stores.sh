@@ -77,6 +77,28 @@ assert_has_not "$output" "own/"
 compact 0 --pool "$STORE/own" --to-qcow2 --format raw
 assert_has_not "$output" "own/"
 
+# ---- whatever the umask, and whoever a file belongs to ----
+
+mkdir "$TMP/three"
+STORE=$TMP/three
+make_image a.qcow2
+(
+	umask 077
+	compact 0 --immutable never --keep-originals 0
+)
+for stub in "$STORE"/.dedupscan-pool/views/*; do
+	assert_eq 444 "$(stat -c %a "$stub")" "mode of a stub"
+done
+run 0 pool status "$STORE"
+assert_has_not "$output" "^owners"
+if [ "$(id -u)" -eq 0 ]; then
+	chown 12345 "$STORE"/.dedupscan-pool/*.qcow2 "$stub" # as libvirt does
+	run 0 pool status "$STORE"
+	assert_has "$output" "^owners *2  of these belong to another user"
+	run 0 pool check "$STORE"
+	run 0 clone "$STORE/a.qcow2" "$STORE/b.qcow2"
+fi
+
 # ---- a pool on another file system than its images, which are there ----
 
 if [ "$(id -u)" -eq 0 ] && mkdir "$TMP/mounted" && mount -t tmpfs -o size=256m tmpfs "$TMP/mounted" 2>/dev/null; then
