@@ -458,6 +458,17 @@ static int move_mortal(struct collecting *c, enum pool_dir home, struct mortal *
 	return rc < 0 ? -1 : rc > 0 ? 0 : move(c, home, POOL_TRASH, name, err);
 }
 
+/* The pool may have been moved while it was in trash/, where repoint leaves it. */
+static int mend_stub(struct collecting *c, const struct view *v, struct err *err)
+{
+	char kept[VIEW_KEPT_STUB_ROOM];
+	struct err why = ERR_INIT;
+
+	if (view_check_stub(c->p, v, POOL_VIEWS, &why) == 0 || why.kind != ERR_STALE)
+		return 0;
+	return view_write_stub(c->p, v, view_kept_stub(v, kept), err);
+}
+
 static int sync_moves(struct collecting *c, struct err *err)
 {
 	static const enum pool_dir dirs[] = { POOL_TRASH, POOL_VIEWS, POOL_SEALED };
@@ -470,9 +481,14 @@ static int sync_moves(struct collecting *c, struct err *err)
 
 static int move_all(struct collecting *c, struct err *err)
 {
-	for (size_t i = 0; i < c->views.nr; i++)
-		if (!c->views.items[i].replaced && move_mortal(c, POOL_VIEWS, &c->views.items[i].stub, err) < 0)
+	for (size_t i = 0; i < c->views.nr; i++) {
+		const struct collected_view *v = &c->views.items[i];
+		bool comes_back = v->stub.fate == LIVES && !v->stub.at_home;
+
+		if (!v->replaced && (move_mortal(c, POOL_VIEWS, &c->views.items[i].stub, err) < 0 ||
+				     (comes_back && mend_stub(c, &v->view, err) < 0)))
 			return -1;
+	}
 	for (size_t i = 0; i < c->overlays.nr; i++)
 		if (move_mortal(c, POOL_SEALED, &c->overlays.items[i], err) < 0)
 			return -1;

@@ -99,6 +99,27 @@ if [ "$(id -u)" -eq 0 ]; then
 	run 0 clone "$STORE/a.qcow2" "$STORE/b.qcow2"
 fi
 
+# ---- a pool that is moved while a view of it dies, whose image comes back ----
+
+mkdir "$TMP/four"
+STORE=$TMP/four
+make_image a.qcow2
+make_image b.qcow2
+qemu-io -f qcow2 -c "write -q -P 5 1M 64k" "$STORE/b.qcow2" >/dev/null
+cp "$STORE/b.qcow2" "$TMP/b.qcow2"
+compact 0 --keep-originals 0
+mv "$STORE/b.qcow2" "$TMP/away.qcow2"
+run 0 pool collect --drop-missing "$STORE"
+mv "$STORE" "$TMP/five"
+STORE=$TMP/five
+run 0 repoint "$STORE"
+run 0 pool check "$STORE"
+mv "$TMP/away.qcow2" "$STORE/b.qcow2"
+run 0 repoint "$STORE/b.qcow2"
+run 0 pool collect "$STORE"
+qemu-img compare -q -f qcow2 -F qcow2 "$STORE/b.qcow2" "$TMP/b.qcow2" || fail "b.qcow2 came back with other bytes"
+run 0 pool check "$STORE"
+
 # ---- a pool on another file system than its images, which are there ----
 
 if [ "$(id -u)" -eq 0 ] && mkdir "$TMP/mounted" && mount -t tmpfs -o size=256m tmpfs "$TMP/mounted" 2>/dev/null; then
