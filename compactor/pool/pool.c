@@ -325,9 +325,10 @@ static int lock(struct pool *p, struct err *err)
 	struct err why = ERR_INIT;
 
 	p->lock = file_open(p->dirs[POOL_TOP], "lock", (p->writing ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_NONBLOCK, 0, &why);
+	if (p->lock < 0 && why.errnum != ENOENT && why.errnum != ELOOP)
+		return err_set(err, why.kind, "%s", why.text);
 	if (p->lock < 0)
-		return err_set(err, why.errnum == ENOENT ? ERR_FORMAT : why.errnum == ELOOP ? ERR_REFUSED : why.kind,
-			       "it is no whole pool: %s", why.text);
+		return err_set(err, why.errnum == ENOENT ? ERR_FORMAT : ERR_REFUSED, "it is no whole pool: %s", why.text);
 	if (file_ops->fcntl(p->lock, F_OFD_SETLK, &whole) == 0)
 		return 0;
 	if (errno != EAGAIN && errno != EACCES)

@@ -129,4 +129,15 @@ if [ "$(id -u)" -eq 0 ] && mkdir "$TMP/mounted" && mount -t tmpfs -o size=256m t
 	compact 0 --pool "$TMP/pool" --keep-originals 0
 	run 0 list --pool "$TMP/pool"
 	assert_has "$output" "/mounted/a.qcow2$"
+
+	# ---- and one whose file system is read-only is whole all the same ----
+	mkdir "$STORE/other"
+	STORE=$STORE/other
+	make_image a.qcow2
+	compact 0 --pool "$STORE/.dedupscan-pool" --keep-originals 0
+	mount -o remount,ro "$TMP/mounted"
+	run 0 pool check "$STORE"
+	run 3 pool collect --dry-run "$STORE"
+	assert_has "$output" "Read-only file system"
+	assert_has_not "$output" "no whole pool"
 fi
