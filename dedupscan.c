@@ -674,7 +674,8 @@ static int check_outputs(const struct settings *s, struct err *err)
 
 	for (size_t i = 0; i < s->nr_styles; i++)
 		to_stdout += !s->styles[i].output || strcmp(s->styles[i].output, "-") == 0;
-	return to_stdout <= 1 ? 0 : err_set(err, ERR_USAGE, "only one report can go to standard output; name a file for the others");
+	return to_stdout <= 1 ? 0 :
+	       err_set(err, ERR_USAGE, "only one report can go to standard output; name a file for the others");
 }
 
 static int write_reports(const struct job *j, struct err *err)
@@ -794,7 +795,8 @@ static int set_methods(struct compact *c, const char *arg, struct err *err)
 			if (strcmp(plan_method_names[m], name) == 0)
 				found = c->o.methods[m] = true;
 		if (!found)
-			return err_set(err, ERR_USAGE, "there is no method '%s'; there are reflink, holes, relayout, rebuild and pool", name);
+			return err_set(err, ERR_USAGE,
+				       "there is no method '%s'; there are reflink, holes, relayout, rebuild and pool", name);
 	}
 	return 0;
 }
@@ -1138,7 +1140,8 @@ static void tell_unclear(void *ctx, const char *path, const struct err *why)
 	show_problem(NULL, path, why);
 }
 
-/* The workshop of a root: in it, or for a file in the nearest directory above that has one.  *ret_name is the file from there on. */
+/* The workshop of a root: in it, or for a file in the nearest directory above that has one.  *ret_name is the file from there
+ * on. */
 static int find_workshop(const struct root *root, struct workshop **ret, const char **ret_name, struct err *err)
 {
 	CLEANUP(free) char *dir = strdup(root->path);
@@ -1243,7 +1246,8 @@ static int parse_recover(struct recover *r, int argc, char **argv, struct err *e
 			return -1;
 	for (size_t i = 0; r->purge && i < r->roots.list.nr; i++)
 		if (r->roots.list.items[i].file)
-			return err_set(err, ERR_USAGE, "--purge removes the originals of all images of a directory; name that, not '%s'",
+			return err_set(err, ERR_USAGE,
+				       "--purge removes the originals of all images of a directory; name that, not '%s'",
 				       r->roots.list.items[i].path);
 	return 0;
 }
@@ -1603,7 +1607,8 @@ static int run_verify_pool(int argc, char **argv);
 static bool is_about_pool(int argc, char **argv)
 {
 	for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
-		if (strcmp(argv[i], "--pool") == 0 || strncmp(argv[i], "--pool=", 7) == 0 || strncmp(argv[i], "--read-data", 11) == 0)
+		if (strcmp(argv[i], "--pool") == 0 || strncmp(argv[i], "--pool=", 7) == 0 ||
+		    strncmp(argv[i], "--read-data", 11) == 0)
 			return true;
 	return false;
 }
@@ -1632,7 +1637,10 @@ static int run_verify(int argc, char **argv)
 
 /* ---- images in a pool ---- */
 
-enum { OPT_COUNT = 600, OPT_DRY_RUN, OPT_DROP_MISSING, OPT_READ_DATA, OPT_KIND, OPT_DISCARD, OPT_FILE, OPT_LIVE, OPT_QUIESCE, OPT_KEEP };
+enum {
+	OPT_COUNT = 600, OPT_DRY_RUN, OPT_DROP_MISSING, OPT_READ_DATA, OPT_KIND, OPT_DISCARD, OPT_FILE, OPT_LIVE, OPT_QUIESCE,
+	OPT_KEEP
+};
 
 /* What all commands on pools share; each takes some of the options. */
 struct pool_job {
@@ -1935,7 +1943,8 @@ static int act_status(struct pool_job *j, struct pool *p, struct err *err)
 	printf("distinct   %10s  of clusters hold them: %.1f : 1\n", size_of(s.distinct),
 	       s.distinct ? (double)s.logical / (double)s.distinct : 1.0);
 	printf("metadata   %10s  %.2f %% of that: tables %s, trees %s, index %s, stubs %s, names %s\n", size_of(metadata),
-	       percent(metadata, s.distinct), size_of(s.tables), size_of(s.nodes), size_of(s.finder), size_of(s.stubs), size_of(s.names));
+	       percent(metadata, s.distinct), size_of(s.tables), size_of(s.nodes), size_of(s.finder), size_of(s.stubs),
+	       size_of(s.names));
 	printf("sealed     %10s  in %llu overlays that wait to be folded in\n", size_of(s.sealed), (unsigned long long)s.nr_sealed);
 	printf("unreached  %10s  that a collection frees\n", size_of(s.unreached));
 	printf("on disk    %10s\n", size_of(s.on_disk));
@@ -1999,7 +2008,8 @@ static int drop_missing(struct pool_job *j, struct pool *p, struct err *err)
 	int rc = repoint_old_path(p, old, err);
 
 	if (rc > 0)
-		return err_set(err, ERR_REFUSED, "the pool was at '%s'; dedupscan repoint finds its images, and has to come before --drop-missing",
+		return err_set(err, ERR_REFUSED,
+			       "the pool was at '%s'; dedupscan repoint finds its images, and has to come before --drop-missing",
 			       old);
 	return rc < 0 ? -1 : versions_each_gone(p, drop_member, j->dry_run ? NULL : p, err);
 }
@@ -2007,7 +2017,8 @@ static int drop_missing(struct pool_job *j, struct pool *p, struct err *err)
 static int collect_among(struct pool_job *j, struct pool *p, const char **dirs, size_t nr_dirs, struct err *err)
 {
 	struct collect_options o = {
-		.dirs = dirs, .nr_dirs = nr_dirs, .dry_run = j->dry_run, .memory = j->s.scan.memory, .stopper = &stopper, .progress = show_stage,
+		.dirs = dirs, .nr_dirs = nr_dirs, .dry_run = j->dry_run, .memory = j->s.scan.memory, .stopper = &stopper,
+		.progress = show_stage,
 	};
 	struct collected c = { 0 };
 
@@ -2017,7 +2028,8 @@ static int collect_among(struct pool_job *j, struct pool *p, const char **dirs, 
 	printf("%s %s; %s is in use\n", j->dry_run ? "a collection would free" : "freed", size_of(c.freed), size_of(c.live));
 	if (c.small)
 		printf("%s that nothing needs stays, in small pieces among what is in use\n", size_of(c.small));
-	printf("%llu views removed, %llu go with the next collection\n", (unsigned long long)c.nr_removed, (unsigned long long)c.nr_dying);
+	printf("%llu views removed, %llu go with the next collection\n", (unsigned long long)c.nr_removed,
+	       (unsigned long long)c.nr_dying);
 	return EXIT_DONE;
 }
 
@@ -2052,16 +2064,17 @@ static int tell_damage(void *ctx, const struct pool_damage *d, struct err *err)
 static int act_check(struct pool_job *j, struct pool *p, struct err *err)
 {
 	struct pool_check_options o = {
-		.read_data = j->read_data, .percent = j->percent, .stopper = &stopper, .damage = tell_damage, .progress = show_stage,
+		.read_data = j->read_data, .percent = j->percent, .stopper = &stopper, .damage = tell_damage,
+		.progress = show_stage,
 	};
 	struct pool_checked c = { 0 };
 
 	if (pool_check(p, &o, &c, err) < 0)
 		return -1;
 	clear_progress();
-	printf("%llu names, %llu views, %llu nodes, %llu segments looked at, %s of data read: %llu damages\n", (unsigned long long)c.nr_names,
-	       (unsigned long long)c.nr_views, (unsigned long long)c.nr_nodes, (unsigned long long)c.nr_segments, size_of(c.bytes_read),
-	       (unsigned long long)c.nr_damages);
+	printf("%llu names, %llu views, %llu nodes, %llu segments looked at, %s of data read: %llu damages\n",
+	       (unsigned long long)c.nr_names, (unsigned long long)c.nr_views, (unsigned long long)c.nr_nodes,
+	       (unsigned long long)c.nr_segments, size_of(c.bytes_read), (unsigned long long)c.nr_damages);
 	return c.nr_damages ? EXIT_SKIPS : EXIT_DONE;
 }
 
@@ -2149,7 +2162,8 @@ static int act_pool(struct pool_job *j, struct err *err)
 		bool writing;
 		int (*act)(struct pool_job *j, struct pool *p, struct err *err);
 	} verbs[] = {
-		{ "status", false, act_status }, { "collect", true, act_collect }, { "check", false, act_check }, { "repair", true, act_repair },
+		{ "status", false, act_status }, { "collect", true, act_collect }, { "check", false, act_check },
+		{ "repair", true, act_repair },
 	};
 	CLEANUP(pool_close) struct pool *p = NULL;
 
@@ -2303,7 +2317,8 @@ static int act_snapshot(struct pool_job *j, struct err *err)
 	size_t nr = (size_t)j->nr_words - 1;
 	CLEANUP(free) const char **paths = calloc(nr, sizeof(*paths));
 	struct snapshot_options o = {
-		.how = how_of(j), .label = j->words[0], .paths = paths, .nr_paths = nr, .files = (const char *const *)j->files.items, .nr_files = j->files.nr,
+		.how = how_of(j), .label = j->words[0], .paths = paths, .nr_paths = nr,
+		.files = (const char *const *)j->files.items, .nr_files = j->files.nr,
 	};
 	CLEANUP(pool_close) struct pool *p = NULL;
 	struct snapshot_made made;
@@ -2413,9 +2428,9 @@ static int show_row(void *ctx, const struct version_row *r, struct err *err)
 	(void)err;
 	if (r->name->kind == NAME_VERSION && localtime_r(&made, &tm))
 		strftime(when, sizeof(when), "%Y-%m-%d %H:%M", &tm);
-	printf("%-16s  %10s  %10s  %s%s%s%s\n", when, size_of(r->disk->size), size_of(r->own_bytes), safe(r->disk->path, path, sizeof(path)),
-	       r->name->kind == NAME_VERSION ? "@" : "", r->name->kind == NAME_VERSION ? safe(r->name->label, label, sizeof(label)) : "",
-	       remark_on(r));
+	printf("%-16s  %10s  %10s  %s%s%s%s\n", when, size_of(r->disk->size), size_of(r->own_bytes),
+	       safe(r->disk->path, path, sizeof(path)), r->name->kind == NAME_VERSION ? "@" : "",
+	       r->name->kind == NAME_VERSION ? safe(r->name->label, label, sizeof(label)) : "", remark_on(r));
 	return 0;
 }
 
@@ -2487,7 +2502,8 @@ static int act_diff(struct pool_job *j, struct err *err)
 	for (int i = 0; i < 2; i++) {
 		const char *label, *path = named_version(j, j->words[i], &label, err);
 
-		if (!path || (!p && open_pool_of(j, path, false, &p, err) < 0) || pool_disk_find(p, path, label, &disks[i], err) < 0)
+		if (!path || (!p && open_pool_of(j, path, false, &p, err) < 0) ||
+		    pool_disk_find(p, path, label, &disks[i], err) < 0)
 			return -1;
 	}
 	if (pool_diff(p, &disks[0], &disks[1], show_range, NULL, &sum, err) < 0)
@@ -2638,13 +2654,15 @@ static int act_repoint(struct pool_job *j, struct err *err)
 		if (roots_add(&j->s.roots, j->words[i], true, err) < 0)
 			return -1;
 	snprintf(at, sizeof(at), "%s%s", j->s.roots.list.items[0].path, j->s.roots.list.items[0].file ? "" : "/.");
-	if (pool_home_of(&j->s.roots, at, j->pool, true, &p, err) < 0 || recover_workshops(j, err) < 0 || versions_recover(p, err) < 0)
+	if (pool_home_of(&j->s.roots, at, j->pool, true, &p, err) < 0 || recover_workshops(j, err) < 0 ||
+	    versions_recover(p, err) < 0)
 		return -1;
 	rc = pool_repoint(p, &o, &done, err);
 	clear_progress();
 	printf("%s: %llu images, %llu sealed overlays and %llu stubs; %llu images noted, %llu left as they are\n",
-	       j->dry_run ? "would be repointed" : "repointed", (unsigned long long)done.nr_images, (unsigned long long)done.nr_sealed,
-	       (unsigned long long)done.nr_stubs, (unsigned long long)done.nr_noted, (unsigned long long)done.nr_left);
+	       j->dry_run ? "would be repointed" : "repointed", (unsigned long long)done.nr_images,
+	       (unsigned long long)done.nr_sealed, (unsigned long long)done.nr_stubs, (unsigned long long)done.nr_noted,
+	       (unsigned long long)done.nr_left);
 	return rc < 0 ? -1 : done.nr_left ? EXIT_SKIPS : EXIT_DONE;
 }
 
@@ -2684,7 +2702,8 @@ static const struct writer_format *format_of(const struct pool_job *j, const cha
 	const char *dot = strrchr(last_part(file), '.'), *name = j->format ? j->format : dot ? dot + 1 : "raw";
 	const struct writer_format *f = writer_format_by_name(strcmp(name, "img") == 0 ? "raw" : name);
 
-	return f ? f : err_null(err, ERR_USAGE, "there is no format '%s' to write; --format takes raw, qcow2, vmdk, vhd and vhdx", name);
+	return f ? f : err_null(err, ERR_USAGE, "there is no format '%s' to write; --format takes raw, qcow2, vmdk, vhd and vhdx",
+				name);
 }
 
 static void tell_removed(void *ctx, const char *name)

@@ -61,8 +61,8 @@ static int make(void *ctx, int old_fd, int new_fd, proof_check *check, void *che
 {
 	struct expanding *x = ctx;
 	struct feed f = {
-		.roots = x->o->roots, .jail = x->o->jail, .stopper = x->o->stopper, .format = "qcow2", .writable = true, .size = take_size,
-		.segment = take_segment, .progress = take_progress, .ctx = x,
+		.roots = x->o->roots, .jail = x->o->jail, .stopper = x->o->stopper, .format = "qcow2", .writable = true,
+		.size = take_size, .segment = take_segment, .progress = take_progress, .ctx = x,
 	};
 	struct err note = ERR_INIT;
 	int rc;
@@ -120,7 +120,8 @@ static int replace(struct expanding *x, const struct spool_identity *as, struct 
 	CLEANUP(workshop_close) struct workshop *w = NULL;
 	struct replacing r = {
 		.dirfd = dirfd, .name = name, .path = relative, .expected = *as, .hold = { .assume_idle = x->o->assume_idle },
-		.keep = x->o->keep_originals, .settle_ns = SETTLE_NS, .stopper = x->o->stopper, .make = make, .prove = prove, .ctx = x,
+		.keep = x->o->keep_originals, .settle_ns = SETTLE_NS, .stopper = x->o->stopper,
+		.make = make, .prove = prove, .ctx = x,
 	};
 	int rc;
 

@@ -6,8 +6,8 @@
 #include "scanner/base/schedule.h"
 #include "scanner/roots.h"
 
-/* Making an image independent of its pool again, in place: it is rewritten as a qcow2 image that holds all of its guest's disk, proven and
- * exchanged like any rewrite (compactor/replace.h). */
+/* Making an image independent of its pool again, in place: it is rewritten as a qcow2 image that holds all of its guest's disk,
+ * proven and exchanged like any rewrite (compactor/replace.h). */
 
 struct expand_options {
 	struct roots *roots; /* the image is one of them, or lies beneath */

@@ -133,8 +133,8 @@ static int compare_files(struct errand_side *s, const void *new_format, proof_ch
 	return proof_compare_guests(old, copy, check, check_ctx, err);
 }
 
-int proof_same_guest(int old_fd, const char *old_format, int new_fd, const char *new_format, const char *path, const struct roots *roots,
-		     const struct jail *jail, proof_check *check, void *check_ctx, struct err *err)
+int proof_same_guest(int old_fd, const char *old_format, int new_fd, const char *new_format, const char *path,
+		     const struct roots *roots, const struct jail *jail, proof_check *check, void *check_ctx, struct err *err)
 {
 	const struct pair p = {
 		.format = old_format, .roots = roots, .jail = jail, .reads_backing = true, .check = check, .check_ctx = check_ctx,

@@ -89,7 +89,8 @@ int overlay_look(int fd, struct overlay_facts *ret, struct err *err)
 int overlay_check_plain(const struct overlay_facts *f, struct err *err)
 {
 	if (f->nr_snapshots)
-		return err_set(err, ERR_UNSUPPORTED, "it has internal snapshots, which would be lost; delete them first (qemu-img snapshot -d)");
+		return err_set(err, ERR_UNSUPPORTED,
+			       "it has internal snapshots, which would be lost; delete them first (qemu-img snapshot -d)");
 	return 0;
 }
 
@@ -462,8 +463,8 @@ static int stand_on_sealed(struct pool *p, const struct name_disk *d, bool host_
 		return err_errno(err, "sealed overlay '%s'", name);
 	if (seal_was_written(p, d))
 		return err_set(err, ERR_STALE,
-			       "somebody wrote to what was sealed of '%s' afterwards; the next dedupscan compact --apply makes it another "
-			       "version, NAME.changed",
+			       "somebody wrote to what was sealed of '%s' afterwards; the next dedupscan compact --apply makes it "
+			       "another version, NAME.changed",
 			       d->path);
 	memcpy(ret->view, d->view, POOL_ID_SIZE);
 	memcpy(ret->below, d->sealed, POOL_ID_SIZE);

@@ -24,13 +24,14 @@
 /* An image enters the pool, and an overlay takes its place:
  *
  *	make	the guest's disk is imported, and synced; so are its internal snapshots, and they are proven; a view of the disk is
- *		written, with its stub; names of the snapshots and of the member are published; the new file is an overlay on the stub
+ *		written, with its stub; names of the snapshots and of the member are published; the new file is an overlay on the
+ *		stub
  *	prove	what a guest sees through overlay, stub and view is read from the disk and compared with the original
  *	then	the two change places, as for any rewrite (replace.h)
  *
  * Names come before the exchange, so that a collection that runs between two steps takes nothing that the image needs.  What an
- * import that was stopped has brought into the pool is found again by the next one, and names that came too early are its own again:
- * a member's is replaced, versions are forgotten while the image has its snapshots itself (forget_early()). */
+ * import that was stopped has brought into the pool is found again by the next one, and names that came too early are its own
+ * again: a member's is replaced, versions are forgotten while the image has its snapshots itself (forget_early()). */
 
 #define WORTH 20 /* it pays when one byte in so many is saved */
 #define PASS 1e6 /* a reading of a disk, for whoever shows progress */
@@ -157,7 +158,8 @@ static int take_size(void *ctx, uint64_t size, struct err *err)
 	struct entering *e = ctx;
 
 	if (size % 512)
-		return err_set(err, ERR_UNSUPPORTED, "the size of its disk is no multiple of 512 bytes, as that of a qcow2 image's is");
+		return err_set(err, ERR_UNSUPPORTED,
+			       "the size of its disk is no multiple of 512 bytes, as that of a qcow2 image's is");
 	e->size = size;
 	e->import = import_new(e->pool, size, &e->options, NULL, 0, err);
 	return e->import ? 0 : -1;
@@ -416,8 +418,8 @@ static int adopt(struct compaction *c, struct err *err)
 	return 0;
 }
 
-/* Versions that were made of the internal snapshots of images which still have those, or have them again: something came between, or
- * the original was put back. */
+/* Versions that were made of the internal snapshots of images which still have those, or have them again: something came between,
+ * or the original was put back. */
 static int forget_early(struct compaction *c, struct err *err)
 {
 	for (size_t n = 0; n < c->store.images.nr; n++) {
@@ -426,7 +428,8 @@ static int forget_early(struct compaction *c, struct err *err)
 		struct feed how = {
 			.roots = c->o.roots, .jail = c->o.jail, .stopper = c->o.stopper, .format = i->format,
 		};
-		int rc = i->pooled || i->out || !i->nr_snapshots ? 0 : names_find_version(c->pool, i->path, NULL, &version, err), fd;
+		int rc = i->pooled || i->out || !i->nr_snapshots ? 0 :
+			 names_find_version(c->pool, i->path, NULL, &version, err), fd;
 
 		if (rc < 0)
 			return -1;
@@ -453,14 +456,16 @@ static int fold(struct compaction *c, const struct fold_options *o, struct err *
 int compact_fold(struct compaction *c, struct err *err)
 {
 	struct fold_options o = {
-		.roots = c->o.roots, .jail = c->o.jail, .stopper = c->o.stopper, .unit_bits = c->o.cluster_bits, .min_run = c->o.min_run,
-		.cross_owner = c->o.cross_owner, .how = { .hold = { .assume_idle = c->o.assume_idle }, .settle_ns = SETTLE_NS, .now = time(NULL) },
+		.roots = c->o.roots, .jail = c->o.jail, .stopper = c->o.stopper, .unit_bits = c->o.cluster_bits,
+		.min_run = c->o.min_run, .cross_owner = c->o.cross_owner,
+		.how = { .hold = { .assume_idle = c->o.assume_idle }, .settle_ns = SETTLE_NS, .now = time(NULL) },
 		.workshop = workshop_for, .problem = left, .ctx = c,
 	};
 	struct err why = ERR_INIT;
 
 	if (open_pool(c, false, &why) < 0) {
-		left(c, c->o.roots->list.items[0].path, &why); /* others use it, say; what is done in place can be done all the same */
+		left(c, c->o.roots->list.items[0].path, &why); /* others use it, say; what is done in place can be done all the
+								* same */
 		c->plan->pool_in_use = why.kind == ERR_BUSY;
 		return 0;
 	}

@@ -34,7 +34,8 @@ static int tick(void *ctx, void *shared, struct err *err)
 {
 	const struct pair *p = ctx;
 	struct pair_shared *s = shared;
-	uint64_t done = atomic_load_explicit(&s->done, memory_order_relaxed), total = atomic_load_explicit(&s->total, memory_order_relaxed);
+	uint64_t done = atomic_load_explicit(&s->done, memory_order_relaxed),
+		 total = atomic_load_explicit(&s->total, memory_order_relaxed);
 
 	return p->check ? p->check(p->check_ctx, done, total, err) : 0;
 }

@@ -16,8 +16,8 @@ struct pair {
 	proof_check *check;	 /* called ten times a second; NULL = none */
 	void *check_ctx;
 
-	/* What the process does: the image's descriptor is s->fd, the other one s->second_fd.  What it tells its check goes to the one
-	 * above. */
+	/* What the process does: the image's descriptor is s->fd, the other one s->second_fd.  What it tells its check goes to
+	 * the one above. */
 	int (*work)(struct errand_side *s, const void *arg, proof_check *check, void *check_ctx, struct err *err);
 	const void *arg;
 };

@@ -10,11 +10,11 @@
 #include "scanner/base/checked.h"
 #include "scanner/duplicates.h"
 
-/* One pass over the groups of the index (scanner/duplicates.h), in which the pool's own index is asked what it has: neighbours whose
- * originals are neighbours, in an image or in the pool, are a run.
+/* One pass over the groups of the index (scanner/duplicates.h), in which the pool's own index is asked what it has: neighbours
+ * whose originals are neighbours, in an image or in the pool, are a run.
  *
- * What the pool has of units larger than blocks no fingerprint of the catalog's tells.  There, and where its index lacks blocks, only
- * segments count that it has as a whole. */
+ * What the pool has of units larger than blocks no fingerprint of the catalog's tells.  There, and where its index lacks blocks,
+ * only segments count that it has as a whole. */
 
 #define STUB ((uint64_t)20 << 10)    /* of disk: header, refcounts, a hole */
 #define OVERLAY ((uint64_t)24 << 10) /* the same, with an L1 table */
@@ -109,7 +109,8 @@ static int look_up(void *ctx, uint64_t segment, const uint8_t digest[16], unsign
 {
 	struct known *k = ctx;
 	uint64_t number;
-	int rc = finder_get(k->e->o->finder, FINDER_SEGMENT, k->e->o->cluster_bits, le64_load(digest), le64_load(digest + 8), &number, err);
+	int rc = finder_get(k->e->o->finder, FINDER_SEGMENT, k->e->o->cluster_bits, le64_load(digest),
+			   le64_load(digest + 8), &number, err);
 
 	(void)segment;
 	k->bytes += rc > 0 ? (uint64_t)(stored - zero) * BLOCK_SIZE : 0;

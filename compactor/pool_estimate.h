@@ -4,8 +4,8 @@
 
 #include "compactor/store.h"
 
-/* What images would take in a pool, from the indices of catalog and pool alone: the bytes that each adds when they enter one after the
- * other, by the rule of compactor/pool/import.h, that runs of at least min_run are shared with what is there. */
+/* What images would take in a pool, from the indices of catalog and pool alone: the bytes that each adds when they enter one
+ * after the other, by the rule of compactor/pool/import.h, that runs of at least min_run are shared with what is there. */
 
 struct pool_cost {
 	bool wanted;	  /* set by the caller: it is to enter */
@@ -24,8 +24,8 @@ struct pool_estimate {
 	struct finder *finder; /* of the pool, if there is one: what it knows is there; NULL = none */
 };
 
-/* Fills costs[image] for all images of the store that are wanted, in the order of ranks.  Exact but for runs that end where the pool's
- * clusters are not contiguous. */
+/* Fills costs[image] for all images of the store that are wanted, in the order of ranks.  Exact but for runs that end where the
+ * pool's clusters are not contiguous. */
 int pool_estimate(struct store *s, const struct pool_estimate *o, struct pool_cost *costs, struct err *err);
 
 #endif

@@ -82,7 +82,8 @@ static int home_path(const struct roots *roots, const char *told, char *ret, str
 /* ---- opening ---- */
 
 /* A link in the place of the pool is not followed: what overlays name must be where it is. */
-static int open_at(struct roots *roots, const char *path, bool writing, bool create, size_t memory, struct pool **ret, struct err *err)
+static int open_at(struct roots *roots, const char *path, bool writing, bool create, size_t memory, struct pool **ret,
+		   struct err *err)
 {
 	const char *name = strrchr(path, '/') + 1;
 	CLEANUP(free) char *dir = strndup(path, name - path > 1 ? (size_t)(name - path) - 1 : 1);
@@ -102,7 +103,8 @@ static int open_at(struct roots *roots, const char *path, bool writing, bool cre
 	return -1;
 }
 
-int pool_home_open(struct roots *roots, const char *told, bool writing, bool create, size_t memory, struct pool **ret, struct err *err)
+int pool_home_open(struct roots *roots, const char *told, bool writing, bool create, size_t memory, struct pool **ret,
+		   struct err *err)
 {
 	char path[PATH_MAX];
 
@@ -228,8 +230,9 @@ int pool_home_admit(struct pool *p, const struct stat *member, bool cross_owner,
 		return 0;
 	if (slot > 1 && !cross_owner)
 		return err_set(err, ERR_REFUSED,
-			       "not everybody who can read the pool can read it, or the other way round: owner and mode differ from those of the "
-			       "pool's members; --cross-owner has it enter, and everybody can read the pool then");
+			       "not everybody who can read the pool can read it, or the other way round: "
+			       "owner and mode differ from those of the pool's members; --cross-owner has it enter, "
+			       "and everybody can read the pool then");
 	if (slot > 1)
 		r.mode = READERS;
 	if (r.mode & S_IROTH) { /* then nobody has to own it, who could change what is others' */

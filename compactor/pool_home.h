@@ -10,9 +10,10 @@
 /* Where the pool of a store is: in the directory of its first root, unless the user says. */
 
 /* Opens it, at `told` or as .dedupscan-pool in the first walked root's directory, and has readers follow its backing names
- * (roots_add_pool()); `create` makes it when it is not there, else *ret is NULL, which is no error.  No root may lie in it.  `memory`
- * as of pool_open_with(). */
-int pool_home_open(struct roots *roots, const char *told, bool writing, bool create, size_t memory, struct pool **ret, struct err *err);
+ * (roots_add_pool()); `create` makes it when it is not there, else *ret is NULL, which is no error.  No root may lie in it.
+ * `memory` as of pool_open_with(). */
+int pool_home_open(struct roots *roots, const char *told, bool writing, bool create, size_t memory, struct pool **ret,
+		   struct err *err);
 
 /* Opens the pool that holds the member at `path` (absolute): that of one of its parent directories, or `told`. */
 int pool_home_of(struct roots *roots, const char *path, const char *told, bool writing, struct pool **ret, struct err *err);
@@ -21,8 +22,8 @@ int pool_home_of(struct roots *roots, const char *path, const char *told, bool w
  * there yet.  What is beside and above and cannot be trusted is passed over: images that stand on it say so. */
 int pool_home_register(struct roots *roots, const char *told, struct err *err);
 
-/* Whoever can read the pool can read what any member holds: so a file may enter only if all of them can read it anyway (ERR_REFUSED), unless
- * `cross_owner`.  The first member sets who the readers are. */
+/* Whoever can read the pool can read what any member holds: so a file may enter only if all of them can read it anyway
+ * (ERR_REFUSED), unless `cross_owner`.  The first member sets who the readers are. */
 int pool_home_admit(struct pool *p, const struct stat *member, bool cross_owner, struct err *err);
 
 #endif

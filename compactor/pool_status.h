@@ -13,7 +13,8 @@ struct pool_status {
 	uint64_t unreached; /* that a collection would free */
 	uint64_t file_size, on_disk; /* of the cluster file */
 	struct immutable_state immutable;
-	uint64_t nr_given_away; /* cluster file and stubs that do not belong to the pool's owner: libvirt gives them to its guests' user */
+	uint64_t nr_given_away; /* cluster file and stubs that do not belong to the pool's owner: libvirt gives them to its
+				 * guests' user */
 };
 int pool_status(struct pool *p, struct pool_status *ret, struct err *err);
 

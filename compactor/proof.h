@@ -16,8 +16,8 @@ struct roots;
  * A hole counts where the file system says so twice, in two ways (image_doubt_holes()); else it is read like anything else, and in
  * proof_same_bytes() always.  A difference is ERR_IO, as what was written is not what is read; its text says where. */
 
-/* Called often by what takes long, which gives up with its error when it fails: `done` of `total` bytes are done (0, 0 = who knows).
- * Neither is to be trusted: they may come from a process in a jail. */
+/* Called often by what takes long, which gives up with its error when it fails: `done` of `total` bytes are done (0, 0 = who
+ * knows).  Neither is to be trusted: they may come from a process in a jail. */
 typedef int proof_check(void *ctx, uint64_t done, uint64_t total, struct err *err);
 
 /* Byte by byte: equal sizes, equal bytes (holes read as zeros).  What was read leaves the page cache again.  `check` is called at

@@ -17,13 +17,13 @@
 #include "scanner/base/file.h"
 #include "scanner/image/qcow2_format.h"
 
-/* How it works: from the bottom up, so that an image that is right stands on what is right: stubs, sealed overlays, images.  When one of
- * them tells where the pool was, all names are looked through, before it is changed: as long as anything is wrong, it says what is to be
- * done.  An image's path is mended before the image is, for the same reason.
+/* How it works: from the bottom up, so that an image that is right stands on what is right: stubs, sealed overlays, images.  When
+ * one of them tells where the pool was, all names are looked through, before it is changed: as long as anything is wrong, it says
+ * what is to be done.  An image's path is mended before the image is, for the same reason.
  *
- * Names have the paths of a store that was moved, or copied, as a whole.  A disk that was at OLD/x, beside a pool at OLD/NAME, is at NEW/x
- * beside one at NEW/NAME if there is no directory OLD any more, or if an image of this pool is at NEW/x and none at OLD/x.  Of images that
- * were moved by themselves versions_adopt_as() finds out where they were. */
+ * Names have the paths of a store that was moved, or copied, as a whole.  A disk that was at OLD/x, beside a pool at OLD/NAME, is
+ * at NEW/x beside one at NEW/NAME if there is no directory OLD any more, or if an image of this pool is at NEW/x and none at
+ * OLD/x.  Of images that were moved by themselves versions_adopt_as() finds out where they were. */
 
 struct repointing {
 	struct pool *p;
@@ -371,7 +371,8 @@ static int open_for_writing(int dirfd, const char *name, struct err *err)
 /* A sealed overlay's mode lets nobody write, which its owner has to take back for a moment. */
 static int open_read_only(int dirfd, const char *name, struct err *err)
 {
-	int look = file_open_beneath(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV, err), fd;
+	int look = file_open_beneath(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV, err),
+	    fd;
 	struct stat st;
 
 	if (look < 0)

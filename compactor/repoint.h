@@ -9,9 +9,9 @@
 
 /* Pointing again at a pool that was moved, or copied.
  *
- * Stubs, sealed overlays and images name files of their pool by absolute paths, and its names have those of images.  Ids are what counts:
- * where a pool has the view or the sealed overlay of an id, and it is as large as the image says, the image is told by which path.  So is
- * one whose backing file's name has lost its "read-only", or became a plain one.
+ * Stubs, sealed overlays and images name files of their pool by absolute paths, and its names have those of images.  Ids are what
+ * counts: where a pool has the view or the sealed overlay of an id, and it is as large as the image says, the image is told by
+ * which path.  So is one whose backing file's name has lost its "read-only", or became a plain one.
  *
  * Images are changed in place (overlay_repoint()) while nobody has them open.  What is stopped halfway is done again. */
 
@@ -42,8 +42,8 @@ int repoint_check(struct pool *p, const char *path, struct err *err);
 /* By which other path stubs name the pool: 1, 0 = all by its own, -1. */
 int repoint_old_path(struct pool *p, char ret[PATH_MAX], struct err *err);
 
-/* Has an overlay that nobody uses, open for writing, say where this pool is.  ERR_REFUSED: this pool has nothing that it stands on, or
- * its own files name it by another path yet. */
+/* Has an overlay that nobody uses, open for writing, say where this pool is.  ERR_REFUSED: this pool has nothing that it stands
+ * on, or its own files name it by another path yet. */
 int repoint_file(struct pool *p, int fd, struct err *err);
 
 #endif

@@ -9,8 +9,8 @@
 
 /* Images that were moved: the pool knows them, and their versions, by the path that they had.
  *
- * Versions get their new path before the member does.  So whoever is stopped between finds the member gone, and the same image to be it,
- * once more. */
+ * Versions get their new path before the member does.  So whoever is stopped between finds the member gone, and the same image to
+ * be it, once more. */
 
 /* ---- other paths ---- */
 

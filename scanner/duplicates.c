@@ -179,7 +179,8 @@ static int count_single(struct duplicates_thread *th, struct err *err)
 	return group_count(&th->count, th->positions, th->scratch, 1, err) < 0 ? -1 : 1;
 }
 
-/* Takes the key at hand if its content is elsewhere, or nobody has it: 1, 0 = it did not, and its places are to be begun anew, -1. */
+/* Takes the key at hand if its content is elsewhere, or nobody has it: 1, 0 = it did not, and its places are to be begun anew,
+ * -1. */
 static int tell_elsewhere(struct duplicates_thread *th, struct key key, struct err *err)
 {
 	uint64_t position, where;

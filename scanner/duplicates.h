@@ -27,8 +27,8 @@ struct duplicates_options {
 	bool (*usable)(void *ctx, uint32_t rank, uint64_t block);
 	/* So many blocks at most have one original, then another of them becomes one; 0 = no limit. */
 	uint64_t sharers;
-	/* Asked of every content that occurs, in the order of keys but by several threads: 1 = it is elsewhere, too, and *ret says where;
-	 * 0, -1.  NULL = it is nowhere else. */
+	/* Asked of every content that occurs, in the order of keys but by several threads: 1 = it is elsewhere, too, and *ret
+	 * says where; 0, -1.  NULL = it is nowhere else. */
 	int (*elsewhere)(void *ctx, struct key key, uint64_t *ret, struct err *err);
 	void *ctx;
 };

@@ -9,8 +9,8 @@
 
 /* The cluster file of a pool: superblock, header slots, tables and clusters (pool_format.h).
  *
- * Appended to through a buffer in large writes; never written in place but for header slots and holes.  All offsets are those in the
- * file. */
+ * Appended to through a buffer in large writes; never written in place but for header slots and holes.  All offsets are those in
+ * the file. */
 
 struct cluster_file;
 
@@ -47,11 +47,12 @@ int cluster_file_next_slot(struct cluster_file *f, uint32_t *ret, struct err *er
 /* Writes the first 4 KiB of a slot and syncs.  What the header leads to has been synced before. */
 int cluster_file_publish(struct cluster_file *f, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err);
 int cluster_file_read_slot(struct cluster_file *f, uint32_t slot, uint8_t ret[BLOCK_SIZE], struct err *err);
-/* Makes a slot a hole, but for the last published one (and where the file system makes no holes), which becomes a tombstone so that it is
- * not given out again.  Not synced. */
+/* Makes a slot a hole, but for the last published one (and where the file system makes no holes), which becomes a tombstone so
+ * that it is not given out again.  Not synced. */
 int cluster_file_bury(struct cluster_file *f, uint32_t slot, struct err *err);
 /* Calls for every slot that holds anything but a tombstone, ascending, until a call returns other than 0; that is returned then. */
-int cluster_file_each_slot(struct cluster_file *f, int (*call)(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err),
+int cluster_file_each_slot(struct cluster_file *f,
+			   int (*call)(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err),
 			   void *ctx, struct err *err);
 
 /* Makes [offset, offset + len) of the data area a hole; both are multiples of 4096.  Not synced. */

@@ -13,17 +13,18 @@
  *
  *	| header, backing file | refcount table | refcount block | ... | L1 table |	clusters of 64 KiB
  *
- * All but the beginnings of the first three is a hole, so it takes 12 KiB.  With extended L2 entries a cluster has 32 parts of 2 KiB,
- * each of which shows the backing file until it is written to: 8 MiB of small writes all over the disk take 8.5 MB instead of 120.
- * (libvirt looks for the backing file's name in the first 32 KiB only.)
+ * All but the beginnings of the first three is a hole, so it takes 12 KiB.  With extended L2 entries a cluster has 32 parts of
+ * 2 KiB, each of which shows the backing file until it is written to: 8 MiB of small writes all over the disk take 8.5 MB instead
+ * of 120.  (libvirt looks for the backing file's name in the first 32 KiB only.)
  *
  * Another backing file's name is written into the header's cluster, which two writes do.  What holds at every instant [broken by
  * tests/crash/test_repoint_cuts.c]:
  *
- *  O1. The header names the old file or the new one, and the bytes of that name are on the disk: the new name is written in sectors that
- *      have neither header nor extensions nor the old name, synced, and read back from the disk, before the header leads to it.
- *  O2. What leads to it, offset and length, is 12 bytes of the first sector, written by one call, and a sector is written whole or not at
- *      all. */
+ *  O1. The header names the old file or the new one, and the bytes of that name are on the disk: the new name is written in
+ *      sectors that have neither header nor extensions nor the old name, synced, and read back from the disk, before the header
+ *      leads to it.
+ *  O2. What leads to it, offset and length, is 12 bytes of the first sector, written by one call, and a sector is written whole
+ *      or not at all. */
 
 #define CLUSTER_BITS 16
 #define CLUSTER_SIZE ((uint64_t)1 << CLUSTER_BITS)

@@ -189,7 +189,8 @@ static int fill_new(int top, const uint8_t uuid[POOL_ID_SIZE], struct err *err)
 
 		if (fd < 0)
 			return -1;
-		rc = i == POOL_TREES ? make_file(fd, nodes_name(uuid, nodes), err) : i == POOL_INDEX ? make_index(fd, uuid, err) : 0;
+		rc = i == POOL_TREES ? make_file(fd, nodes_name(uuid, nodes), err) :
+		     i == POOL_INDEX ? make_index(fd, uuid, err) : 0;
 		if (sync_and_close(fd, rc == 0 ? err : NULL) < 0 || rc < 0)
 			return -1;
 	}
@@ -377,7 +378,8 @@ static int open_clusters(struct pool *p, struct err *err)
 	return 0;
 }
 
-/* What the finder has lost of nodes is added again by nodes_open(), so it must be empty then.  Blocks that come from now on have keys. */
+/* What the finder has lost of nodes is added again by nodes_open(), so it must be empty then.  Blocks that come from now on have
+ * keys. */
 static int open_finder(struct pool *p, struct err *err)
 {
 	uint64_t begin, end;

@@ -34,13 +34,14 @@ struct pool {
 	bool restless;		/* all stubs are looked at when it is closed: some may lack their flag */
 };
 
-/* Makes a new pool at dirfd/name (mode 0711; nothing may be there but an empty directory), which is complete or not there at all. */
+/* Makes a new pool at dirfd/name (mode 0711; nothing may be there but an empty directory), which is complete or not there at
+ * all. */
 int pool_create(int dirfd, const char *name, struct err *err);
 
 /* Opens the pool at dirfd/name; `path` is where that is, absolute and resolved.  ERR_BUSY while another process changes it (or, for
- * writing, uses it at all); ERR_UNSUPPORTED for one of a newer version (reading where its flags allow); ERR_REFUSED where others than
- * its owner can write to the directory or it is not this user's; ERR_FORMAT when it is no whole pool; *ret NULL when nothing is there,
- * which is no error. */
+ * writing, uses it at all); ERR_UNSUPPORTED for one of a newer version (reading where its flags allow); ERR_REFUSED where others
+ * than its owner can write to the directory or it is not this user's; ERR_FORMAT when it is no whole pool; *ret NULL when nothing
+ * is there, which is no error. */
 int pool_open(int dirfd, const char *name, const char *path, bool writing, struct pool **ret, struct err *err);
 /* The same, with so many bytes of memory for the finder, which is the only large thing. */
 int pool_open_with(int dirfd, const char *name, const char *path, bool writing, size_t memory, struct pool **ret, struct err *err);
@@ -49,8 +50,8 @@ int pool_open_with(int dirfd, const char *name, const char *path, bool writing, 
 void pool_close(struct pool *p);
 CLEANUP_DEFINE(struct pool *, pool_close)
 
-/* Syncs clusters, then nodes, then what the finder has: after this everything imported so far is durable.  Without it nothing may be
- * published. */
+/* Syncs clusters, then nodes, then what the finder has: after this everything imported so far is durable.  Without it nothing may
+ * be published. */
 int pool_sync(struct pool *p, struct err *err);
 
 /* A new random id (version 4 UUID), and its text form; the text as a file name: <id>.qcow2. */
@@ -61,8 +62,8 @@ bool pool_id_parse(const char *text, uint8_t ret[POOL_ID_SIZE]); /* the whole te
 char *pool_id_file_name(const uint8_t id[POOL_ID_SIZE], char buf[POOL_FILE_NAME_ROOM]);
 
 /* What file of a pool, of whichever and wherever it is, a path would be: a stub (POOL_VIEWS), a sealed overlay, or a cluster file
- * (POOL_TOP), and its id; POOL_NR_DIRS = none.  Ids are random: who has one has that file, or a copy of it.  *ret_len is how much of the
- * path is the pool's. */
+ * (POOL_TOP), and its id; POOL_NR_DIRS = none.  Ids are random: who has one has that file, or a copy of it.  *ret_len is how much
+ * of the path is the pool's. */
 enum pool_dir pool_file_parse(const char *path, uint8_t ret_id[POOL_ID_SIZE], size_t *ret_len);
 
 #endif

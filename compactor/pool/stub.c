@@ -9,13 +9,13 @@
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
-/* A stub stands between overlays and a view, so that there is one small file for each view on which locks and leases tell whether it is in
- * use, and so that the view itself is never an overlay's backing file.
+/* A stub stands between overlays and a view, so that there is one small file for each view on which locks and leases tell whether
+ * it is in use, and so that the view itself is never an overlay's backing file.
  *
  *	| header, name of the view | refcount table | L1 table, all zeros |	clusters of 4 or 16 KiB
  *
- * Overlays name it as a slice of exactly its size.  Nothing can be written into it for the reasons that hold for a view (view.c), not even
- * by its plain file name; `qemu-img check` of a stub complains of its refcounts.
+ * Overlays name it as a slice of exactly its size.  Nothing can be written into it for the reasons that hold for a view (view.c),
+ * not even by its plain file name; `qemu-img check` of a stub complains of its refcounts.
  *
  * The L1 table is a hole: it takes 8 or 24 KiB of disk. */
 
@@ -56,7 +56,8 @@ static int check_path(const struct pool *p, struct err *err)
 {
 	if (strlen(p->path) + strlen("/views/") + POOL_FILE_NAME_ROOM <= PATH_ROOM)
 		return 0;
-	return err_set(err, ERR_UNSUPPORTED, "the path '%.80s...' of the pool is too long to be in the backing file's name of an image",
+	return err_set(err, ERR_UNSUPPORTED,
+		       "the path '%.80s...' of the pool is too long to be in the backing file's name of an image",
 		       p->path);
 }
 
@@ -221,7 +222,8 @@ static int compare_stub(int fd, const struct pool *p, const struct view *v, stru
 	if (file_ops->fstat(fd, &st) < 0)
 		return err_errno(err, "cannot look at it");
 	if ((uint64_t)st.st_size != g.file_size)
-		return err_set(err, ERR_FORMAT, "it has %lld bytes instead of %llu", (long long)st.st_size, (unsigned long long)g.file_size);
+		return err_set(err, ERR_FORMAT, "it has %lld bytes instead of %llu", (long long)st.st_size,
+			       (unsigned long long)g.file_size);
 	if (file_read(fd, head, len, 0, err) < 0)
 		return -1;
 	if (memcmp(head, wanted, len) != 0)

@@ -311,7 +311,8 @@ bool file_is_unmapped(int fd, uint64_t begin, uint64_t end)
 
 	while (begin < end) {
 		answer.map = (struct fiemap){
-			.fm_start = begin, .fm_length = end - begin, .fm_flags = FIEMAP_FLAG_SYNC, .fm_extent_count = EXTENTS_AT_ONCE
+			.fm_start = begin, .fm_length = end - begin, .fm_flags = FIEMAP_FLAG_SYNC,
+			.fm_extent_count = EXTENTS_AT_ONCE
 		};
 		if (file_ops->ioctl(fd, FS_IOC_FIEMAP, &answer) < 0 || !all_unwritten(&answer.map, end, &begin))
 			return false;

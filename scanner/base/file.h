@@ -42,7 +42,8 @@ struct file_ops {
 	int (*fchown)(int fd, uid_t uid, gid_t gid);
 	int (*fchmod)(int fd, mode_t mode);
 	int (*futimens)(int fd, const struct timespec times[2]);
-	/* fdopendir(3), whose result takes over the descriptor; the next name or NULL, and then errno is 0 at the end; closedir(3) */
+	/* fdopendir(3), whose result takes over the descriptor; the next name or NULL, and then errno is 0 at the end;
+	 * closedir(3) */
 	void *(*list_begin)(int fd);
 	const char *(*list_next)(void *list);
 	int (*list_end)(void *list);
@@ -76,7 +77,8 @@ int file_write(int fd, const void *buf, size_t len, uint64_t offset, struct err 
 
 int file_sync(int fd, const char *name, struct err *err);
 int file_sync_dir(int dirfd, struct err *err);
-/* Everything on the file system of fd, names included: cheaper than hundreds of syncs of files, and says nothing of which failed. */
+/* Everything on the file system of fd, names included: cheaper than hundreds of syncs of files, and says nothing of which
+ * failed. */
 int file_sync_fs(int fd, struct err *err);
 int file_truncate(int fd, uint64_t size, struct err *err);
 int file_rename(int dirfd, const char *from, const char *to, struct err *err);
@@ -93,18 +95,18 @@ int file_mkdir(int dirfd, const char *name, mode_t mode, struct err *err);
 int file_punch(int fd, uint64_t offset, uint64_t len, struct err *err);
 /* Drops what the page cache has of the file, after a sync: what is read next comes from the disk. */
 int file_drop_cache(int fd, struct err *err);
-/* The next stretch of data at or after `from`: 1 and [*ret_begin, *ret_end), 0 = there is only a hole up to `size`, -1.  Where the file
- * system knows no holes everything is data. */
+/* The next stretch of data at or after `from`: 1 and [*ret_begin, *ret_end), 0 = there is only a hole up to `size`, -1.  Where
+ * the file system knows no holes everything is data. */
 int file_next_data(int fd, uint64_t from, uint64_t size, uint64_t *ret_begin, uint64_t *ret_end, struct err *err);
-/* Whether [begin, end) of a file reads as zeros for certain: after what is in memory was written, the map of its extents, by which reads
- * go, has no block there that was ever written (FIEMAP).  False where the file system has no such map. */
+/* Whether [begin, end) of a file reads as zeros for certain: after what is in memory was written, the map of its extents, by
+ * which reads go, has no block there that was ever written (FIEMAP).  False where the file system has no such map. */
 bool file_is_unmapped(int fd, uint64_t begin, uint64_t end);
 /* Has [offset, offset + len) of `to` share the disk blocks of `from`: FICLONERANGE. */
 int file_clone(int from, uint64_t from_offset, uint64_t len, int to, uint64_t to_offset, struct err *err);
 
 /* Has the kernel compare [to_offset, to_offset + len) of `to` with the bytes of `from`, and share the blocks of `from` if they are
- * equal: FIDEDUPERANGE.  1 = equal, 0 = they differ, -1 with errno set.  *ret_len, unless NULL, is how many bytes that was about; that
- * they are shared now is not proven by it. */
+ * equal: FIDEDUPERANGE.  1 = equal, 0 = they differ, -1 with errno set.  *ret_len, unless NULL, is how many bytes that was about;
+ * that they are shared now is not proven by it. */
 int file_dedupe(int from, uint64_t from_offset, uint64_t len, int to, uint64_t to_offset, uint64_t *ret_len);
 
 /* Calls for every name in a directory but "." and "..", until a call returns other than 0; that is returned then. */

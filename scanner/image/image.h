@@ -152,8 +152,8 @@ struct image_format {
 	int (*next_snapshot)(struct image *img, uint64_t *at, struct image_snapshot *ret, struct err *err);
 	int (*next_bitmap)(struct image *img, uint64_t *at, struct image_bitmap *ret, struct err *err);
 
-	/* Sets `size`, `span` and `layer` anew: layer 0 is the nr-th internal snapshot, from 1 on, and there is no other.  *ret is which
-	 * that is.  NULL when the format has none. */
+	/* Sets `size`, `span` and `layer` anew: layer 0 is the nr-th internal snapshot, from 1 on, and there is no other.  *ret
+	 * is which that is.  NULL when the format has none. */
 	int (*show_snapshot)(struct image *img, unsigned nr, struct image_snapshot *ret, struct err *err);
 
 	/* Frees what open() allocated, but not img, its files or its parts.  NULL when there is nothing. */
@@ -224,8 +224,8 @@ struct image *image_open_inside(const struct image *img, const char *name, uint6
 /* Whether offset `at` of the file with the data is in a hole, as the file system tells; *end, of a range that begins
  * there, is cut to where this changes.  A hint: no holes are told where the file system knows none. */
 bool image_hole_at(struct image *img, const struct image_file *f, uint64_t at, uint64_t *end);
-/* For who has to be certain: from now on the file system is believed that there is a hole only where it says so twice, and the second
- * time by the map by which it reads (file_is_unmapped()).  All else is read. */
+/* For who has to be certain: from now on the file system is believed that there is a hole only where it says so twice, and the
+ * second time by the map by which it reads (file_is_unmapped()).  All else is read. */
 static inline void image_doubt_holes(struct image *img)
 {
 	img->doubts_holes = true;
@@ -277,8 +277,8 @@ int image_choose(const struct image_file *f, struct image_choice *ret, struct er
 struct image *image_open(int fd, const char *path, const struct image_format *format, const struct image_opener *opener,
 			 struct image_choice *ret_choice, struct err *err);
 
-/* Before anything is read: both views become those of the nr-th internal snapshot, 1 to info.nr_snapshots, as if the disk were that: of
- * the same backing chain, and without the state of the machine.  *ret is which it is. */
+/* Before anything is read: both views become those of the nr-th internal snapshot, 1 to info.nr_snapshots, as if the disk were
+ * that: of the same backing chain, and without the state of the machine.  *ret is which it is. */
 int image_show_snapshot(struct image *img, unsigned nr, struct image_snapshot *ret, struct err *err);
 
 /* Opens the backing chain of an image that image_open() gave, for the guest view.  Loops, chains of more than

@@ -62,7 +62,8 @@ int slice_format(const struct slice *s, char *ret, size_t room, struct err *err)
 	if (s->path[0] != '/')
 		return err_set(err, ERR_USAGE, "the path '%s' of a backing file is not absolute", s->path);
 	if (!text_is_utf8(s->path))
-		return err_set(err, ERR_UNSUPPORTED, "the path '%s' is not UTF-8, which the backing file of an image must be", s->path);
+		return err_set(err, ERR_UNSUPPORTED,
+			       "the path '%s' is not UTF-8, which the backing file of an image must be", s->path);
 	for (const char *p = s->path; *p; p++)
 		if (!put_byte(name, sizeof(name), &at, (unsigned char)*p))
 			return too_long(s, err);

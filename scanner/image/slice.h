@@ -21,19 +21,20 @@ struct slice {
 	uint64_t offset, size; /* bytes; size 0, and offset 0 = the whole file */
 	uint64_t l2_cache;     /* bytes of the image's L2 tables that QEMU may keep in memory; 0 = as it likes */
 	bool read_only;	       /* the name says so */
-	bool host_cache;       /* the file below is opened with "cache":{"direct":false}: also guests with cache=none use the page cache */
+	bool host_cache;       /* the file below is opened with "cache":{"direct":false}: also guests with cache=none use the page
+				* cache */
 	char path[1024];       /* absolute */
 };
 
 #define SLICE_L2_CACHE_MAX ((uint64_t)1 << 30)
 
-/* The name, for an image of at most 1023 bytes of it: ERR_UNSUPPORTED when it would be longer, or where the path has bytes that JSON
- * cannot say (invalid UTF-8). */
+/* The name, for an image of at most 1023 bytes of it: ERR_UNSUPPORTED when it would be longer, or where the path has bytes that
+ * JSON cannot say (invalid UTF-8). */
 int slice_format(const struct slice *s, char *ret, size_t room, struct err *err);
 
-/* Reads a name: 1 = it is one of ours, 0 = it is something else (another json: name, a plain name).  Keys may stand in any order, blanks
- * between them are taken, nothing else is: no other key, no other driver, no escape but \" \\ \/ \b \f \n \r \t \uXXXX, no path that is
- * not absolute. */
+/* Reads a name: 1 = it is one of ours, 0 = it is something else (another json: name, a plain name).  Keys may stand in any order,
+ * blanks between them are taken, nothing else is: no other key, no other driver, no escape but \" \\ \/ \b \f \n \r \t \uXXXX, no
+ * path that is not absolute. */
 int slice_parse(const char *name, struct slice *ret);
 
 #endif

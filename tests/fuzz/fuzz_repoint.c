@@ -3,8 +3,9 @@
 #include "scanner/image/qcow2_format.h"
 #include "tests/fuzz/walk_help.h"
 
-/* The bytes of an overlay, before which one says how long the name of another backing file is.  When it is given that, it names it, and no
- * byte is another one but that name, which covers nothing that the header had, and the 12 bytes that lead there; else none is. */
+/* The bytes of an overlay, before which one says how long the name of another backing file is.  When it is given that, it names
+ * it, and no byte is another one but that name, which covers nothing that the header had, and the 12 bytes that lead there; else
+ * none is. */
 
 static struct slice backing_of(uint8_t len)
 {

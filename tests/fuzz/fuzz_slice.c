@@ -6,8 +6,8 @@
 #include "scanner/base/text.h"
 #include "scanner/image/slice.h"
 
-/* The input is a backing name.  What is read as a slice is possible and comes out the same when it is written and read again; then the
- * input is a path, of which the name must come back. */
+/* The input is a backing name.  What is read as a slice is possible and comes out the same when it is written and read again;
+ * then the input is a path, of which the name must come back. */
 
 static void must(int what)
 {
@@ -23,8 +23,8 @@ static void must_come_back(const struct slice *s)
 	if (slice_format(s, name, sizeof(name), NULL) < 0)
 		return;
 	must(slice_parse(name, &again) == 1);
-	must(again.offset == s->offset && again.size == s->size && again.read_only == s->read_only && again.l2_cache == s->l2_cache &&
-	     again.host_cache == s->host_cache && strcmp(again.path, s->path) == 0);
+	must(again.offset == s->offset && again.size == s->size && again.read_only == s->read_only &&
+	     again.l2_cache == s->l2_cache && again.host_cache == s->host_cache && strcmp(again.path, s->path) == 0);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -42,7 +42,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		must(s.offset <= INT64_MAX && s.size <= INT64_MAX - s.offset && s.l2_cache <= SLICE_L2_CACHE_MAX);
 		must_come_back(&s);
 	}
-	s = (struct slice){ .offset = size, .size = 1, .read_only = size % 2, .host_cache = size % 3 == 0, .l2_cache = size % 5, .path = "/" };
+	s = (struct slice){
+		.offset = size, .size = 1, .read_only = size % 2, .host_cache = size % 3 == 0, .l2_cache = size % 5, .path = "/"
+	};
 	strncat(s.path, name, sizeof(s.path) - 2);
 	must_come_back(&s);
 	free(name);

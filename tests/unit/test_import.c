@@ -773,7 +773,8 @@ static void clusters_with_other_bytes_are_stored_anew(void **state)
 	import_disk();
 	place = (off_t)(leaf_of(0).runs[0].place + 100) * BLOCK_SIZE;
 	assert_int_equal(cluster_file_flush(pool->clusters, &err), 0);
-	fd = openat(pool->dirs[POOL_TOP], pool_id_file_name(pool->uuid, name), O_WRONLY); /* it was written to: it is not immutable now */
+	fd = openat(pool->dirs[POOL_TOP], pool_id_file_name(pool->uuid, name), O_WRONLY); /* it was written to: it is not
+											   * immutable now */
 	assert_int_equal(pwrite(fd, "rotten", 6, place + 50), 6);
 	close(fd);
 	import_disk();

@@ -138,9 +138,11 @@ static void the_text_is_as_documented(void **state)
 	assert_int_equal(vec_push(&n.files, f), 0);
 	text = encode(&n);
 	assert_memory_equal(text,
-			    "dedupscan-name 1\nkind version\nnumber 17\nmade 1795000000\nlabel 50%25%0A\ndisk /srv/a b%C3%A9.qcow2\n"
-			    "size 1073741824\nroot abababababababababababababababababababababababababababababababab\n"
-			    "view 07070000-0000-0000-0000-000000000000\nsealed -\nbelow -\ninode 0\nfile /x.xml\nbytes <a%0A>\ncrc ",
+			    "dedupscan-name 1\nkind version\nnumber 17\nmade 1795000000\nlabel 50%25%0A\n"
+			    "disk /srv/a b%C3%A9.qcow2\nsize 1073741824\n"
+			    "root abababababababababababababababababababababababababababababababab\n"
+			    "view 07070000-0000-0000-0000-000000000000\nsealed -\nbelow -\ninode 0\nfile /x.xml\n"
+			    "bytes <a%0A>\ncrc ",
 			    strlen(text) - 9);
 	free(text);
 	name_release(&n);

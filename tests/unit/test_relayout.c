@@ -350,7 +350,8 @@ static int always_stop(void *ctx, uint64_t done, uint64_t total, struct err *err
 
 #define LONG_SIZE ((uint64_t)1 << 31)
 
-/* An image that takes much longer to compare than a tenth of a second: space is reserved for its blocks, which is read, as no hole. */
+/* An image that takes much longer to compare than a tenth of a second: space is reserved for its blocks, which is read, as no
+ * hole. */
 static int long_image(void)
 {
 	struct vdi_header_disk h;

@@ -56,11 +56,12 @@ static void a_name_is_as_libvirt_wants_it(void **state)
 	assert_string_equal(name, NAME("/pool/a.qcow2"));
 	s.read_only = false;
 	assert_int_equal(slice_format(&s, name, sizeof(name), NULL), 0);
-	assert_string_equal(name, "json:{\"file\":{\"driver\":\"raw\",\"offset\":65536,\"size\":12288," FILE_OF("/pool/a.qcow2") "}}");
+	assert_string_equal(name, "json:{\"file\":{\"driver\":\"raw\",\"offset\":65536,\"size\":12288,"
+				  FILE_OF("/pool/a.qcow2") "}}");
 	s.host_cache = true;
 	assert_int_equal(slice_format(&s, name, sizeof(name), NULL), 0);
-	assert_string_equal(name, "json:{\"file\":{\"driver\":\"raw\",\"offset\":65536,\"size\":12288,\"file\":{\"driver\":\"file\","
-				  "\"filename\":\"/pool/a.qcow2\",\"cache\":{\"direct\":false}}}}");
+	assert_string_equal(name, "json:{\"file\":{\"driver\":\"raw\",\"offset\":65536,\"size\":12288,"
+				  "\"file\":{\"driver\":\"file\",\"filename\":\"/pool/a.qcow2\",\"cache\":{\"direct\":false}}}}");
 }
 
 static void a_whole_file_has_neither_offset_nor_size(void **state)
@@ -86,8 +87,8 @@ static void a_cache_of_tables_stands_before_the_file(void **state)
 	(void)state;
 	s.l2_cache = 64 << 20;
 	assert_int_equal(slice_format(&s, name, sizeof(name), NULL), 0);
-	assert_string_equal(name, "json:{\"l2-cache-size\":67108864,\"file\":{\"driver\":\"raw\",\"read-only\":true,\"offset\":65536,"
-				  "\"size\":12288," FILE_OF("/pool/a.qcow2") "}}");
+	assert_string_equal(name, "json:{\"l2-cache-size\":67108864,\"file\":{\"driver\":\"raw\",\"read-only\":true,"
+				  "\"offset\":65536,\"size\":12288," FILE_OF("/pool/a.qcow2") "}}");
 	must_parse(name, &s);
 	s.l2_cache = SLICE_L2_CACHE_MAX;
 	must_parse("json:{\"file\":{\"driver\":\"raw\",\"read-only\":true,\"offset\":65536,\"size\":12288," FILE_OF("/pool/a.qcow2")
@@ -97,7 +98,8 @@ static void a_cache_of_tables_stands_before_the_file(void **state)
 		must_not_parse(name);
 	}
 	must_not_parse("json:{\"l2-cache-size\":1048576}");
-	must_not_parse("json:{\"l2-cache-size\":1048576,\"l2-cache-size\":1048576,\"file\":{\"driver\":\"raw\"," FILE_OF("/a") "}}");
+	must_not_parse("json:{\"l2-cache-size\":1048576,\"l2-cache-size\":1048576,\"file\":{\"driver\":\"raw\","
+		       FILE_OF("/a") "}}");
 	must_not_parse("json:{\"cache-size\":1048576,\"file\":{\"driver\":\"raw\"," FILE_OF("/a") "}}");
 	must_not_parse("json:{\"file\":{\"driver\":\"raw\",\"l2-cache-size\":1048576," FILE_OF("/a") "}}");
 }
@@ -130,10 +132,11 @@ static void blanks_and_another_order_are_taken(void **state)
 	must_parse("json: { \"file\" :\t{ \"size\" : 12288 , " FILE_OF("/p/a b") ",\n\"read-only\" : true, \"offset\": 65536,"
 		   "\"driver\":\"raw\"} } ", &s);
 	s.read_only = false;
-	must_parse("json:{\"file\":{\"driver\":\"raw\",\"read-only\":false,\"offset\":65536,\"size\":12288," FILE_OF("/p/a b") "}}", &s);
+	must_parse("json:{\"file\":{\"driver\":\"raw\",\"read-only\":false,\"offset\":65536,\"size\":12288,"
+		   FILE_OF("/p/a b") "}}", &s);
 	s.host_cache = true;
-	must_parse("json:{\"file\":{\"driver\":\"raw\",\"offset\":65536,\"size\":12288,\"file\":{\"cache\":{\"direct\":false},\"filename\":"
-		   "\"\\/p\\u002fa b\",\"driver\":\"file\"}}}", &s);
+	must_parse("json:{\"file\":{\"driver\":\"raw\",\"offset\":65536,\"size\":12288,\"file\":{\"cache\":{\"direct\":false},"
+		   "\"filename\":\"\\/p\\u002fa b\",\"driver\":\"file\"}}}", &s);
 }
 
 static void escapes_are_undone(void **state)
@@ -173,8 +176,10 @@ static void other_names_are_something_else(void **state)
 	must_not_parse("json:{\"driver\":\"raw\",\"offset\":0,\"size\":1," FILE_OF("/a") "}");
 	must_not_parse("json:{\"file.driver\":\"raw\",\"file.offset\":0}");
 	must_not_parse("json:{\"file\":{\"driver\":\"nbd\",\"offset\":0,\"size\":1," FILE_OF("/a") "}}");
-	must_not_parse("json:{\"file\":{\"driver\":\"raw\",\"offset\":0,\"size\":1,\"file\":{\"driver\":\"nbd\",\"filename\":\"/a\"}}}");
-	must_not_parse("json:{\"file\":{\"driver\":\"raw\",\"offset\":0,\"size\":1,\"file\":{\"driver\":\"host_device\",\"filename\":\"/a\"}}}");
+	must_not_parse("json:{\"file\":{\"driver\":\"raw\",\"offset\":0,\"size\":1,"
+		       "\"file\":{\"driver\":\"nbd\",\"filename\":\"/a\"}}}");
+	must_not_parse("json:{\"file\":{\"driver\":\"raw\",\"offset\":0,\"size\":1,"
+		       "\"file\":{\"driver\":\"host_device\",\"filename\":\"/a\"}}}");
 }
 
 static void nothing_may_be_missing_twice_or_more(void **state)
@@ -196,17 +201,21 @@ static void nothing_may_be_missing_twice_or_more(void **state)
 
 static void numbers_are_whole_and_fit(void **state)
 {
-	static const char *const bad[] = { "-1", "01", "1.0", "1e3", "\"1\"", "0x10", "", "true", "9223372036854775808", "99999999999999999999" };
+	static const char *const bad[] = {
+		"-1", "01", "1.0", "1e3", "\"1\"", "0x10", "", "true", "9223372036854775808", "99999999999999999999"
+	};
 	char name[ROOM];
 	struct slice s;
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-		snprintf(name, sizeof(name), "json:{\"file\":{\"driver\":\"raw\",\"offset\":%s,\"size\":1," FILE_OF("/a") "}}", bad[i]);
+		snprintf(name, sizeof(name), "json:{\"file\":{\"driver\":\"raw\",\"offset\":%s,\"size\":1," FILE_OF("/a") "}}",
+			 bad[i]);
 		must_not_parse(name);
 	}
 	must_not_parse("json:{\"file\":{\"driver\":\"raw\",\"offset\":9223372036854775807,\"size\":1," FILE_OF("/a") "}}");
-	assert_int_equal(slice_parse("json:{\"file\":{\"driver\":\"raw\",\"offset\":0,\"size\":9223372036854775807," FILE_OF("/a") "}}", &s), 1);
+	assert_int_equal(slice_parse("json:{\"file\":{\"driver\":\"raw\",\"offset\":0,\"size\":9223372036854775807,"
+				     FILE_OF("/a") "}}", &s), 1);
 }
 
 static void a_long_path_has_to_fit_into_a_qcow2_header(void **state)

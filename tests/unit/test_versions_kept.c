@@ -303,7 +303,8 @@ static void at_the_most_it_says_what_to_do(void **state)
 	}
 	assert_int_equal(check_depth(8, 8), -1);
 	assert_int_equal(err.kind, ERR_REFUSED);
-	assert_non_null(strstr(err.text, "'/d/img': 8 versions were made of it while its machine ran; shut that down and run dedupscan compact"));
+	assert_non_null(strstr(err.text, "'/d/img': 8 versions were made of it while its machine ran; "
+					 "shut that down and run dedupscan compact"));
 	assert_int_equal(check_depth(1, 0), -1);
 	assert_int_equal(err.kind, ERR_REFUSED);
 	assert_non_null(strstr(err.text, "waits to be folded into the pool; dedupscan compact --apply does that"));
