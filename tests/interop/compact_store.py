@@ -209,8 +209,8 @@ def plan_changes_nothing(fs, tmp):
 
 
 def stopped_and_gone_on(fs, tmp, rng, nr_stops, seconds):
-    """Stopped by SIGTERM, by SIGKILL and by its time, at any moment of the `seconds` that it takes, then left to end.  How
-    often it was stopped, and the slowest stop."""
+    """Stopped by SIGTERM, by SIGKILL and by its time, at any moment of the `seconds` that it takes, first ones early, for it may
+    take less now; then left to end.  How often it was stopped, and the slowest stop."""
     nr = slowest = 0
     catalog = os.path.join(tmp, "catalog-stopped")
     for i in range(nr_stops):
@@ -218,7 +218,7 @@ def stopped_and_gone_on(fs, tmp, rng, nr_stops, seconds):
         p = subprocess.Popen(lib.compact_command(fs.path, catalog, "--apply", *([] if kill else ["--for", "1s"])),
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         if kill:
-            time.sleep(rng.random() * seconds * 0.7)
+            time.sleep(rng.random() * seconds * 0.7 * (i + 1) / nr_stops)
             p.send_signal(kill)
         began = time.monotonic()
         said = p.communicate()
