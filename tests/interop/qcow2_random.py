@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
+# timeout: 600
 """Random qcow2 images, made by qemu-img and qemu-io with every option they have, read by us and by QEMU.
 
 For each image four things are held against QEMU, or against a second reader written here:
