@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "scanner/base/checked.h"
 #include "scanner/image/slice.h"
 
 #define DEPTH_MAX 256
@@ -199,9 +200,12 @@ static bool left_out(const struct roots *r, const struct stat *st)
 /* A pool that the user called something else. */
 static bool is_pool(int dirfd)
 {
-	return faccessat(dirfd, "trees", F_OK, AT_SYMLINK_NOFOLLOW) == 0 &&
-	       faccessat(dirfd, "views", F_OK, AT_SYMLINK_NOFOLLOW) == 0 &&
-	       faccessat(dirfd, "names", F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+	static const char *const has[] = { "lock", "trees", "views", "names", "sealed", "index", "trash", "quarantine" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(has); i++)
+		if (faccessat(dirfd, has[i], F_OK, AT_SYMLINK_NOFOLLOW) < 0)
+			return false;
+	return true;
 }
 
 static int walk_dir(struct walk *w, int dirfd, dev_t dev, struct err *err);

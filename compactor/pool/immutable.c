@@ -19,8 +19,8 @@
  * ext4 writes what is dirty of a file before it makes it immutable: what we leave was synced.
  *
  * What libvirt 9.0 does: a chown(2) that fails with EPERM is noted in its log, and the guest starts if its QEMU may read the
- * file (tests/interop/pool_libvirt_long.py); where SELinux is enforced, a label that cannot be set keeps it from starting (its
- * source says so; not tried). */
+ * file (tests/interop/pool_libvirt_long.py).  That where SELinux is enforced a label that cannot be set keeps it from starting is
+ * assumed, not tried. */
 
 #define TOLD "immutable" /* in the pool */
 #define TOLD_ROOM 16
@@ -116,23 +116,24 @@ int immutable_lift_in(struct pool *p, int fd, struct err *err)
 	return p->clusters && cluster_file_lift(p->clusters, err) < 0 ? -1 : immutable_lift(fd, err) < 0 ? -1 : 0;
 }
 
-static int lift_name(struct pool *p, enum pool_dir dir, const char *name, struct err *err)
+/* p may be NULL: of a pool that is not open. */
+static int lift_name(struct pool *p, int dirfd, const char *name, struct err *err)
 {
 	struct err why = ERR_INIT;
-	int fd = file_open(p->dirs[dir], name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, &why), rc;
+	int fd = file_open(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, &why), rc;
 
 	if (fd < 0)
 		return why.errnum == ENOENT ? 0 : err_set(err, why.kind, "%s", why.text);
-	rc = immutable_lift_in(p, fd, err);
+	rc = p ? immutable_lift_in(p, fd, err) : immutable_lift(fd, err);
 	file_ops->close(fd);
 	return rc < 0 ? err_add(err, "'%s'", name) : 0;
 }
 
 /* 0 = it was not that; what failed may be tried again. */
-static int lift_after(struct pool *p, const struct err *why, enum pool_dir dir, const char *name, struct err *err)
+static int lift_after(struct pool *p, const struct err *why, int dirfd, const char *name, struct err *err)
 {
 	if (why->errnum == EPERM)
-		return lift_name(p, dir, name, err);
+		return lift_name(p, dirfd, name, err);
 	if (err)
 		*err = *why;
 	return -1;
@@ -145,18 +146,28 @@ int immutable_rename(struct pool *p, enum pool_dir from, const char *name, enum 
 
 	if (file_rename_to(p->dirs[from], name, p->dirs[to], as, flags, &why) == 0)
 		return 0;
-	if (lift_after(p, &why, from, name, err) < 0 || lift_after(p, &why, to, as, err) < 0)
+	if (lift_after(p, &why, p->dirs[from], name, err) < 0 || lift_after(p, &why, p->dirs[to], as, err) < 0)
 		return -1;
 	return file_rename_to(p->dirs[from], name, p->dirs[to], as, flags, err);
 }
 
-int immutable_unlink(struct pool *p, enum pool_dir dir, const char *name, struct err *err)
+static int unlink_in(struct pool *p, int dirfd, const char *name, struct err *err)
 {
 	struct err why = ERR_INIT;
 
-	if (file_unlink(p->dirs[dir], name, &why) == 0)
+	if (file_unlink(dirfd, name, &why) == 0)
 		return 0;
-	return lift_after(p, &why, dir, name, err) < 0 ? -1 : file_unlink(p->dirs[dir], name, err);
+	return lift_after(p, &why, dirfd, name, err) < 0 ? -1 : file_unlink(dirfd, name, err);
+}
+
+int immutable_unlink(struct pool *p, enum pool_dir dir, const char *name, struct err *err)
+{
+	return unlink_in(p, p->dirs[dir], name, err);
+}
+
+int immutable_unlink_closed(int dirfd, const char *name, struct err *err)
+{
+	return unlink_in(NULL, dirfd, name, err);
 }
 
 /* ---- at rest ---- */

@@ -28,7 +28,7 @@
 /* What the pool was told, which is kept in it. */
 enum pool_immutable {
 	/* Where that keeps no guest from starting: libvirt gives what it opens to the user of its guests, and goes on where it may
-	 * not; then the file must be one that everybody may read.  Where it cannot change a label it does not go on: so not with
+	 * not; then the file must be one that everybody may read.  Where it cannot change a label it may not go on: so not with
 	 * SELinux. */
 	POOL_IMMUTABLE_AUTO,
 	POOL_IMMUTABLE_NEVER,
@@ -48,6 +48,8 @@ int immutable_lift(int fd, struct err *err);
 int immutable_rename(struct pool *p, enum pool_dir from, const char *name, enum pool_dir to, const char *as, unsigned flags,
 		     struct err *err);
 int immutable_unlink(struct pool *p, enum pool_dir dir, const char *name, struct err *err);
+/* The same in a directory of a pool that is not open. */
+int immutable_unlink_closed(int dirfd, const char *name, struct err *err);
 /* Before anything else of a file is changed, in fd. */
 int immutable_lift_in(struct pool *p, int fd, struct err *err);
 

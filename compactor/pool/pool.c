@@ -200,16 +200,7 @@ static int fill_new(int top, const uint8_t uuid[POOL_ID_SIZE], struct err *err)
 /* A power cut may have taken back the pool's name, and left its files immutable. */
 static int remove_file(void *ctx, const char *name, struct err *err)
 {
-	int dirfd = *(int *)ctx, fd, rc;
-	struct err why = ERR_INIT;
-
-	if (file_unlink(dirfd, name, &why) == 0)
-		return 0;
-	fd = why.errnum == EPERM ? file_open(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, NULL) : -1;
-	rc = fd < 0 ? 0 : immutable_lift(fd, NULL);
-	if (fd >= 0)
-		file_ops->close(fd);
-	return rc > 0 ? file_unlink(dirfd, name, err) : err_set(err, why.kind, "%s", why.text);
+	return immutable_unlink_closed(*(int *)ctx, name, err);
 }
 
 static int remove_dir(int dirfd, const char *name, int (*remove_one)(void *ctx, const char *name, struct err *err), struct err *err)

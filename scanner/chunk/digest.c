@@ -22,7 +22,7 @@
  * opened: they are null.
  *
  * libcrypto is loaded when the first digest is wanted, and told to read no configuration and to make no tables of what else it
- * knows.  Linked as usual it would take 3 ms of each start, and a clone takes 5 in all.
+ * knows.  Linked and set up as usual it takes 2 of the 6.5 ms of a clone, which wants no digest.
  */
 
 /* ---- bytes ---- */

@@ -448,6 +448,21 @@ static void what_cannot_be_lifted_is_told(void **state)
 	expect_at_rest();
 }
 
+/* Power went before the name was durable, and after the flags were. */
+static void a_pool_that_was_not_finished_is_removed(void **state)
+{
+	struct err err = ERR_INIT;
+
+	(void)state;
+	begin();
+	close_pool();
+	assert_int_equal(rename(in_tree("pool"), in_tree("pool.new")), 0);
+	if (pool_create(pool_dirfd, "pool", &err) < 0)
+		fail_msg("%s", err.text);
+	assert_int_equal(access(in_tree("pool.new"), F_OK), -1);
+	open_pool();
+}
+
 int main(void)
 {
 #define immutable_test(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -466,6 +481,7 @@ int main(void)
 		immutable_test(not_where_libvirt_has_to_change_them),
 		immutable_test(where_it_is_refused_all_goes_on_without),
 		immutable_test(what_cannot_be_lifted_is_told),
+		immutable_test(a_pool_that_was_not_finished_is_removed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
