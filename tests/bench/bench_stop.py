@@ -171,7 +171,7 @@ def run():
     lib.mounts_of_its_own()
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # inherited: it must not end a program that has only just begun
     store = lib.Store(path("store"), folder("work"), GUEST_MIB).make().folder
-    with lib.file_system_with("xfs", measure.scratch, store, 800) as fs:
+    with lib.file_system_with("xfs", measure.scratch, store, 1600) as fs:
         stops = Stops(store, fs)
         stops.learn()
         aims = list(SHARES)
