@@ -1948,6 +1948,8 @@ static int act_status(struct pool_job *j, struct pool *p, struct err *err)
 	printf("sealed     %10s  in %llu overlays that wait to be folded in\n", size_of(s.sealed), (unsigned long long)s.nr_sealed);
 	printf("unreached  %10s  that a collection frees\n", size_of(s.unreached));
 	printf("on disk    %10s\n", size_of(s.on_disk));
+	printf("room       %10s  that the pool can still be written, and %llu views\n", size_of(s.room),
+	       (unsigned long long)s.nr_slots_left);
 	printf("immutable  %10llu  of %llu files that nobody else is to change%s%s\n", (unsigned long long)s.immutable.nr_immutable,
 	       (unsigned long long)s.immutable.nr_files, s.immutable.why ? ": " : "", s.immutable.why ? s.immutable.why : "");
 	if (s.nr_given_away)

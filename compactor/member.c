@@ -265,7 +265,8 @@ static int open_member(struct pool *p, const char *path, const struct hold_optio
 	if (rc < 0)
 		return -1;
 	if (rc == 0)
-		return err_set(err, ERR_USAGE, "'%s' is no image of the pool '%s'; dedupscan compact --apply brings images in",
+		return err_set(err, ERR_USAGE,
+			       "'%s' is no image of the pool '%s'; dedupscan compact --apply brings images in, --pool DIR names another pool",
 			       path, p->path);
 	if (open_all(p, path, o, &m, err) < 0) {
 		member_release(&m);

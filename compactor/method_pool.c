@@ -60,6 +60,7 @@ static int estimate(struct compaction *c, struct pool_estimate *how, struct err 
 	CLEANUP(finder_close) struct finder *finder = look_into_pool(c, &pool);
 
 	how->finder = finder;
+	c->pool_room = pool ? cluster_file_room(pool->clusters) : POOL_FILE_MAX;
 	return pool_estimate(&c->store, how, c->costs, err);
 }
 
@@ -125,8 +126,13 @@ static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 									  "too little of it would be saved in the pool");
 		return 0;
 	}
+	if (cost->fresh + cost->overhead > c->pool_room) {
+		compact_leave(c, s->image, "the pool has no room for it, as its file cannot grow any more; --pool DIR begins another");
+		return 0;
+	}
 	if (!rewrite_idle(c, s->image))
 		return 0;
+	c->pool_room -= cost->fresh + cost->overhead;
 	s->saving = saving;
 	s->later = c->o.keep_originals;
 	s->work = p->stored * 2 * (1 + (uint64_t)i->nr_snapshots);

@@ -78,10 +78,12 @@ static int take_name(void *ctx, const struct name *n, struct err *err)
 
 static int take_slot(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err)
 {
-	(void)slot;
+	struct pool_status *s = ctx;
+
 	(void)header;
 	(void)err;
-	*(uint64_t *)ctx += BLOCK_SIZE;
+	s->tables += BLOCK_SIZE;
+	s->nr_slots_left = POOL_NR_SLOTS - 1 - slot;
 	return 0;
 }
 
@@ -123,7 +125,7 @@ static int count(struct counting *c, struct err *err)
 	struct collected live;
 	struct stat st;
 
-	if (names_each(c->p, take_name, c, err) < 0 || cluster_file_each_slot(c->p->clusters, take_slot, &s->tables, err) < 0 ||
+	if (names_each(c->p, take_name, c, err) < 0 || cluster_file_each_slot(c->p->clusters, take_slot, s, err) < 0 ||
 	    pool_collect(c->p, &o, &live, err) < 0)
 		return -1;
 	if (look_into(c, POOL_VIEWS, &views, err) < 0 || look_into(c, POOL_NAMES, &names, err) < 0 ||
@@ -146,6 +148,7 @@ static int count(struct counting *c, struct err *err)
 	s->distinct = live.live - min_u64(live.tables, live.live);
 	s->file_size = (uint64_t)st.st_size;
 	s->on_disk = (uint64_t)st.st_blocks * 512;
+	s->room = cluster_file_room(c->p->clusters);
 	return 0;
 }
 
@@ -154,7 +157,7 @@ int pool_status(struct pool *p, struct pool_status *ret, struct err *err)
 	struct counting c = { .p = p, .ret = ret };
 	int rc;
 
-	*ret = (struct pool_status){ 0 };
+	*ret = (struct pool_status){ .nr_slots_left = POOL_NR_SLOTS - 1 };
 	rc = count(&c, err);
 	vec_release(&c.roots);
 	return rc < 0 ? err_add(err, "pool '%s'", p->path) : 0;

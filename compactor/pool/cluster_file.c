@@ -47,7 +47,7 @@ struct cluster_file {
 	bool failed; /* a sync did */
 	char name[64];
 	uint8_t uuid[POOL_ID_SIZE];
-	uint64_t written, base;
+	uint64_t written, base, max;
 	size_t used;
 	uint8_t *buf; /* NULL = not for writing */
 	uint32_t next_slot;
@@ -249,6 +249,12 @@ static int prepare_writing(struct cluster_file *f, struct err *err)
 	return f->buf ? 0 : err_set(err, ERR_MEMORY, "out of memory");
 }
 
+/* A file system refuses offsets that no file of it can have. */
+static uint64_t longest(int fd)
+{
+	return file_ops->lseek(fd, (off_t)POOL_FILE_MAX, SEEK_SET) < 0 ? POOL_FILE_MAX_EXT4 : POOL_FILE_MAX;
+}
+
 static int prepare(struct cluster_file *f, struct err *err)
 {
 	uint8_t superblock[sizeof(struct pool_superblock_disk)];
@@ -264,6 +270,7 @@ static int prepare(struct cluster_file *f, struct err *err)
 	    superblock_decode(superblock, f->writing, f->uuid, err) < 0)
 		return -1;
 	f->written = f->base = (uint64_t)st.st_size;
+	f->max = longest(f->fd);
 	return f->writing ? prepare_writing(f, err) : 0;
 }
 
@@ -310,6 +317,11 @@ uint64_t cluster_file_end(const struct cluster_file *f)
 int cluster_file_fd(const struct cluster_file *f)
 {
 	return f->fd;
+}
+
+uint64_t cluster_file_room(const struct cluster_file *f)
+{
+	return f->max - min_u64(round_up(cluster_file_end(f), ALIGN_MAX), f->max);
 }
 
 /* ---- appending ---- */
@@ -411,9 +423,9 @@ int cluster_file_append(struct cluster_file *f, const void *buf, size_t len, uin
 	assert(len && is_pow2(align) && align <= ALIGN_MAX);
 	if (check_writable(f, err) < 0)
 		return -1;
-	if (!range_within(at, len, POOL_FILE_MAX))
-		return err_set(err, ERR_FULL, "cluster file '%s' would grow past %llu bytes", f->name,
-			       (unsigned long long)POOL_FILE_MAX);
+	if (!range_within(at, len, f->max))
+		return err_set(err, ERR_FULL, "the pool is full: cluster file '%s' ends at %llu TiB; --pool DIR begins another pool",
+			       f->name, (unsigned long long)f->max >> 40);
 	f->dirty = true;
 	if (pad(f, align, err) < 0 || (len < LONG ? append_short : append_long)(f, buf, len, err) < 0)
 		return -1;
@@ -470,7 +482,8 @@ int cluster_file_next_slot(struct cluster_file *f, uint32_t *ret, struct err *er
 	if (check_writable(f, err) < 0)
 		return -1;
 	if (f->next_slot >= POOL_NR_SLOTS)
-		return err_set(err, ERR_FULL, "cluster file '%s' has no slot left for another view", f->name);
+		return err_set(err, ERR_FULL, "the pool is full: cluster file '%s' has no slot left; --pool DIR begins another pool",
+			       f->name);
 	*ret = f->next_slot;
 	return 0;
 }

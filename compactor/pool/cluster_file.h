@@ -25,13 +25,15 @@ CLEANUP_DEFINE(struct cluster_file *, cluster_file_close)
 const uint8_t *cluster_file_uuid(const struct cluster_file *f);
 uint64_t cluster_file_end(const struct cluster_file *f); /* bytes, what is buffered included */
 int cluster_file_fd(const struct cluster_file *f);	 /* its own, for reading */
+/* Bytes that it may still grow, on this file system.  No offset is given out twice, so this only shrinks. */
+uint64_t cluster_file_room(const struct cluster_file *f);
 
 /* Lifts its immutable flag, as whatever writes to it does; whether that was done and it had one. */
 int cluster_file_lift(struct cluster_file *f, struct err *err);
 bool cluster_file_was_lifted(const struct cluster_file *f);
 
 /* Appends len bytes at the next multiple of `align` (a power of two, at most 64 KiB); *ret is where.  ERR_FULL when the file would
- * grow past POOL_FILE_MAX. */
+ * grow past its room. */
 int cluster_file_append(struct cluster_file *f, const void *buf, size_t len, uint64_t align, uint64_t *ret, struct err *err);
 /* Writes what is buffered. */
 int cluster_file_flush(struct cluster_file *f, struct err *err);

@@ -31,7 +31,8 @@
 #define POOL_SLOT_SIZE ((uint64_t)64 << 10)
 #define POOL_NR_SLOTS ((uint64_t)1 << 20)
 #define POOL_DATA_BEGIN (POOL_SLOT_SIZE * POOL_NR_SLOTS) /* 64 GiB */
-#define POOL_FILE_MAX ((uint64_t)12 << 40) /* ext4 ends at 16 TiB */
+#define POOL_FILE_MAX ((uint64_t)1 << 50)
+#define POOL_FILE_MAX_EXT4 ((uint64_t)12 << 40) /* where the file system ends its files below that, ext4 at 16 TiB */
 
 /* Clusters of views, and the unit of the maps of segments that serve them: 4, 16 or 64 KiB. */
 #define POOL_UNIT_BITS_MIN 12

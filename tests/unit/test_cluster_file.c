@@ -387,19 +387,45 @@ static void a_full_file_says_so(void **state)
 	static uint8_t cluster[65536];
 	struct err err = ERR_INIT;
 	struct cluster_file *f;
-	uint64_t at;
+	uint64_t at, max;
 
 	(void)state;
 	create();
-	assert_int_equal(truncate(in_tree(NAME), (off_t)(POOL_FILE_MAX - 65537)), 0);
+	f = open_it(false);
+	max = cluster_file_end(f) + cluster_file_room(f);
+	cluster_file_close(f);
+	assert_int_equal(truncate(in_tree(NAME), (off_t)(max - 65537)), 0);
 	f = open_it(true);
+	assert_int_equal(cluster_file_room(f), 65536);
 	assert_int_equal(cluster_file_append(f, cluster, 65536, 1, &at, NULL), 0);
-	assert_int_equal(at, POOL_FILE_MAX - 65536);
+	assert_int_equal(at, max - 65536);
+	assert_int_equal(cluster_file_room(f), 0);
 	assert_int_equal(cluster_file_append(f, cluster, 1, 1, &at, &err), -1);
 	assert_int_equal(err.kind, ERR_FULL);
 	assert_int_equal(cluster_file_sync(f, NULL), 0);
 	cluster_file_close(f);
-	assert_int_equal(stat_it().st_size, POOL_FILE_MAX);
+	assert_int_equal(stat_it().st_size, max);
+}
+
+static off_t no_lseek(int fd, off_t offset, int whence)
+{
+	return whence == SEEK_SET ? (errno = EINVAL, -1) : lseek(fd, offset, whence);
+}
+
+/* ext4 ends files at 16 TiB, XFS at 8 EiB. */
+static void it_may_grow_as_the_file_system_has_it(void **state)
+{
+	struct file_ops ops = *file_ops;
+	struct cluster_file *f;
+
+	(void)state;
+	create();
+	ops.lseek = no_lseek;
+	file_ops = &ops;
+	f = open_it(false);
+	assert_int_equal(cluster_file_end(f) + cluster_file_room(f), POOL_FILE_MAX_EXT4);
+	cluster_file_close(f);
+	file_ops = &file_ops_os;
 }
 
 static void punching_makes_holes_in_the_data_only(void **state)
@@ -757,6 +783,7 @@ int main(void)
 		cluster_test(gaps_are_holes),
 		cluster_test(the_next_opener_begins_behind_all_that_is_there),
 		cluster_test(a_full_file_says_so),
+		cluster_test(it_may_grow_as_the_file_system_has_it),
 		cluster_test(punching_makes_holes_in_the_data_only),
 		cluster_test(appends_become_few_large_writes),
 		cluster_test(long_ones_are_written_at_once_behind_what_waits),
