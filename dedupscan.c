@@ -192,7 +192,7 @@ enum {
 	OPT_FOR, OPT_UNTIL, OPT_NO_IDLE, OPT_KEEP_CACHE, OPT_NO_SCAN, OPT_STYLE, OPT_OUTPUT, OPT_SORT, OPT_TOP, OPT_BYTES,
 	OPT_HELP, OPT_SANDBOX, OPT_GUEST, OPT_APPLY, OPT_PLAN, OPT_PLAN_OUT, OPT_METHOD, OPT_MIN_RUN, OPT_ONLY, OPT_SHARERS,
 	OPT_KEEP_ORIGINALS, OPT_ASSUME_IDLE, OPT_PREALLOCATED, OPT_UNDO, OPT_PURGE, OPT_POOL, OPT_CLUSTER_SIZE, OPT_L2_CACHE,
-	OPT_CROSS_OWNER, OPT_IMMUTABLE, OPT_COMPAT, OPT_TO_QCOW2, OPT_SNAPSHOTS,
+	OPT_HOST_CACHE, OPT_CROSS_OWNER, OPT_IMMUTABLE, OPT_COMPAT, OPT_TO_QCOW2, OPT_SNAPSHOTS,
 };
 
 /* What is read, and when. */
@@ -762,6 +762,7 @@ static const char compact_help[] =
 	"  --pool DIR            where the pool is (.dedupscan-pool in the first PATH)\n"
 	"  --cluster-size SIZE   share clusters of 4K, 16K or 64K in the pool (4K)\n"
 	"  --l2-cache SIZE       of tables QEMU may keep in memory for an image that enters the pool\n"
+	"  --host-cache YES      guests with cache=none too read what enters the pool through the page cache: yes, no\n"
 	"  --cross-owner         images with other readers than the pool's may enter it too\n"
 	"  --immutable WHEN      the pool's files are immutable: auto, never, always; the pool keeps that\n"
 	"  --compat              overlays on the pool without extended L2 entries\n"
@@ -824,11 +825,24 @@ static int set_cluster_size(struct compact *c, const char *arg, struct err *err)
 	return err_set(err, ERR_USAGE, "--cluster-size must be 4K, 16K or 64K");
 }
 
-static int set_l2_cache(uint64_t *ret, const char *arg, struct err *err)
+static int set_l2_cache(struct compact_options *o, const char *arg, struct err *err)
 {
-	if (units_parse_size(arg, ret, err) < 0)
+	uint64_t size = 0;
+
+	if (strcmp(arg, "0") != 0 && units_parse_size(arg, &size, err) < 0)
 		return -1;
-	return *ret >= MIB && *ret <= SLICE_L2_CACHE_MAX ? 0 : err_set(err, ERR_USAGE, "--l2-cache must be from 1M to 1G");
+	if (size && (size < MIB || size > SLICE_L2_CACHE_MAX))
+		return err_set(err, ERR_USAGE, "--l2-cache must be from 1M to 1G, or 0");
+	o->stub_cache.l2 = size;
+	o->tell_l2_cache = true;
+	return 0;
+}
+
+static int set_host_cache(struct compact_options *o, const char *arg, struct err *err)
+{
+	o->stub_cache.host = strcmp(arg, "yes") == 0;
+	o->tell_host_cache = true;
+	return o->stub_cache.host || strcmp(arg, "no") == 0 ? 0 : err_set(err, ERR_USAGE, "--host-cache is yes or no, not '%s'", arg);
 }
 
 static int set_immutable(enum pool_immutable *ret, bool *ret_told, const char *arg, struct err *err)
@@ -904,7 +918,9 @@ static int compact_option(struct compact *c, int opt, const char *arg, const cha
 	case OPT_CLUSTER_SIZE:
 		return set_cluster_size(c, arg, err);
 	case OPT_L2_CACHE:
-		return set_l2_cache(&c->o.l2_cache, arg, err);
+		return set_l2_cache(&c->o, arg, err);
+	case OPT_HOST_CACHE:
+		return set_host_cache(&c->o, arg, err);
 	case OPT_CROSS_OWNER:
 		c->o.cross_owner = true;
 		return 0;
@@ -944,6 +960,7 @@ static int parse_compact(struct compact *c, int argc, char **argv, struct err *e
 		{ "pool", required_argument, NULL, OPT_POOL },
 		{ "cluster-size", required_argument, NULL, OPT_CLUSTER_SIZE },
 		{ "l2-cache", required_argument, NULL, OPT_L2_CACHE },
+		{ "host-cache", required_argument, NULL, OPT_HOST_CACHE },
 		{ "cross-owner", no_argument, NULL, OPT_CROSS_OWNER },
 		{ "immutable", required_argument, NULL, OPT_IMMUTABLE },
 		{ "compat", no_argument, NULL, OPT_COMPAT },

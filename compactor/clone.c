@@ -202,7 +202,7 @@ static int stand_on_version(struct cloning *c, struct err *err)
 		file_ops->fstatat(dirfd, base, &c->like, AT_SYMLINK_NOFOLLOW);
 		file_ops->close(dirfd);
 	}
-	return layer_stand_on(c->pool, name_find_disk(&n, o->path), o->overlay.host_cache, &c->standing, err);
+	return layer_stand_on(c->pool, name_find_disk(&n, o->path), &c->standing, err);
 }
 
 /* What the image was until now becomes a version without a label. */
@@ -214,7 +214,7 @@ static int seal_image(struct cloning *c, struct member *m, struct err *err)
 	if (versions_seal(c->pool, &n, &m, 1, NULL, SEAL_AS_FOUND, &c->o->how, err) < 0)
 		return -1;
 	sealed = n.disks.items[0];
-	return layer_stand_on(c->pool, &sealed, c->overlay.host_cache, &c->standing, err);
+	return layer_stand_on(c->pool, &sealed, &c->standing, err);
 }
 
 static int stand_on_image(struct cloning *c, bool *ret_sealed, struct err *err)
@@ -233,7 +233,7 @@ static int stand_on_image(struct cloning *c, bool *ret_sealed, struct err *err)
 	*ret_sealed = rc == 0;
 	if (rc == 0)
 		return seal_image(c, &m, err);
-	return layer_stand_on(c->pool, &d, c->overlay.host_cache, &c->standing, err) < 0 ? -1 : hold_whole(&m.hold, err);
+	return layer_stand_on(c->pool, &d, &c->standing, err) < 0 ? -1 : hold_whole(&m.hold, err);
 }
 
 /* ---- writing ---- */

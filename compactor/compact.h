@@ -35,7 +35,8 @@ struct compact_options {
 	/* method pool */
 	const char *pool;      /* where it is; NULL = in the directory of the first root */
 	unsigned cluster_bits; /* of views: 12, 14 or 16 */
-	uint64_t l2_cache;     /* bytes of its tables that QEMU may keep for each new view; 0 = as it likes */
+	struct slice_cache stub_cache; /* of new views, from now on, where it is told: */
+	bool tell_l2_cache, tell_host_cache;
 	bool cross_owner;      /* also images that not everybody can read who can read the pool's members */
 	bool tell_immutable;   /* what `immutable` says, from now on */
 	enum pool_immutable immutable;

@@ -254,7 +254,7 @@ static int bring_home(struct guest *g, const struct virsh_disk *at, struct err *
 
 /* ---- home, when it is off ---- */
 
-static int copy_aside(struct guest *g, int from, int to, bool host_cache, struct err *err)
+static int copy_aside(struct guest *g, int from, int to, struct err *err)
 {
 	CLEANUP(free) uint8_t *buf = malloc(SPARSE_PIECE);
 	struct sparse_copy c = { .from = from, .to = to, .buf = buf };
@@ -266,7 +266,7 @@ static int copy_aside(struct guest *g, int from, int to, bool host_cache, struct
 		return err_set(err, ERR_MEMORY, "out of memory");
 	if (file_ops->fstat(from, &st) < 0)
 		return err_errno(err, "cannot stat it");
-	if (layer_stand_on(g->pool, &sealed, host_cache, &standing, err) < 0 ||
+	if (layer_stand_on(g->pool, &sealed, &standing, err) < 0 ||
 	    sparse_copy(&c, 0, 0, (uint64_t)st.st_size, err) < 0 || file_truncate(to, (uint64_t)st.st_size, err) < 0)
 		return -1;
 	return versions_set_backing(to, &standing.backing, err);
@@ -287,7 +287,7 @@ static int replace_by_copy(struct guest *g, int from, int old, struct err *err)
 	to = file_open(sealed, pool_id_file_name(id, name), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600, err);
 	if (to < 0)
 		return -1;
-	rc = attributes_set_empty(&attributes, to, err) < 0 || copy_aside(g, from, to, facts.options.host_cache, err) < 0 ||
+	rc = attributes_set_empty(&attributes, to, err) < 0 || copy_aside(g, from, to, err) < 0 ||
 			     attributes_set(&attributes, to, err) < 0 || file_sync(to, name, err) < 0 ||
 			     file_rename_to(sealed, name, g->dirfd, g->base, 0, err) < 0
 		     ? -1

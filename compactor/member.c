@@ -81,7 +81,6 @@ int overlay_look(int fd, struct overlay_facts *ret, struct err *err)
 	f.nr_snapshots = h.nr_snapshots;
 	f.nr_bitmaps = h.nr_bitmaps;
 	f.options.compat = !(h.incompatible & QCOW2_EXTENDED_L2);
-	f.options.host_cache = f.backing.host_cache;
 	*ret = f;
 	return 0;
 }
@@ -96,10 +95,10 @@ int overlay_check_plain(const struct overlay_facts *f, struct err *err)
 
 /* ---- sealed overlays as backing files ---- */
 
-int sealed_backing(const struct pool *p, const uint8_t id[POOL_ID_SIZE], bool host_cache, struct slice *ret, struct err *err)
+int sealed_backing(const struct pool *p, const uint8_t id[POOL_ID_SIZE], struct slice *ret, struct err *err)
 {
 	/* The whole file: who opened it before it was sealed may make it longer, and what he writes must be seen. */
-	struct slice s = { .read_only = true, .host_cache = host_cache };
+	struct slice s = { .read_only = true };
 	char name[POOL_FILE_NAME_ROOM], text[QCOW2_NAME_MAX + 1];
 
 	if (snprintf(s.path, sizeof(s.path), "%s/sealed/%s", p->path, pool_id_file_name(id, name)) >= (int)sizeof(s.path))
@@ -455,7 +454,7 @@ int layer_depth(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], unsigned *re
 	return 0;
 }
 
-static int stand_on_sealed(struct pool *p, const struct name_disk *d, bool host_cache, struct standing *ret, struct err *err)
+static int stand_on_sealed(struct pool *p, const struct name_disk *d, struct standing *ret, struct err *err)
 {
 	char name[POOL_FILE_NAME_ROOM];
 	struct stat st;
@@ -469,7 +468,7 @@ static int stand_on_sealed(struct pool *p, const struct name_disk *d, bool host_
 			       d->path);
 	memcpy(ret->view, d->view, POOL_ID_SIZE);
 	memcpy(ret->below, d->sealed, POOL_ID_SIZE);
-	return sealed_backing(p, d->sealed, host_cache, &ret->backing, err);
+	return sealed_backing(p, d->sealed, &ret->backing, err);
 }
 
 /* The largest clusters that do: those are the fewest to look up. */
@@ -491,15 +490,15 @@ static int find_view(struct pool *p, const struct name_disk *d, struct view *ret
 	return rc == 0 ? -1 : rc;
 }
 
-int layer_stand_on(struct pool *p, const struct name_disk *d, bool host_cache, struct standing *ret, struct err *err)
+int layer_stand_on(struct pool *p, const struct name_disk *d, struct standing *ret, struct err *err)
 {
 	struct standing s = { .size = d->size };
 	struct view v;
 
-	if (!d->folded && stand_on_sealed(p, d, host_cache, &s, err) < 0)
+	if (!d->folded && stand_on_sealed(p, d, &s, err) < 0)
 		return -1;
 	if (d->folded) {
-		if (find_view(p, d, &v, err) < 0 || view_backing(p, &v, host_cache, &s.backing, err) < 0)
+		if (find_view(p, d, &v, err) < 0 || view_backing(p, &v, &s.backing, err) < 0)
 			return -1;
 		memcpy(s.view, v.id, POOL_ID_SIZE);
 	}

@@ -36,7 +36,7 @@ struct standing {
 };
 
 /* The slice that is a whole sealed overlay of the pool. */
-int sealed_backing(const struct pool *p, const uint8_t id[POOL_ID_SIZE], bool host_cache, struct slice *ret, struct err *err);
+int sealed_backing(const struct pool *p, const uint8_t id[POOL_ID_SIZE], struct slice *ret, struct err *err);
 /* Whether a slice is one: true, and its id. */
 bool sealed_of_backing(const struct pool *p, const struct slice *s, uint8_t ret_id[POOL_ID_SIZE]);
 
@@ -87,6 +87,6 @@ int layer_find(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], struct name_d
 int layer_depth(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], unsigned *ret, struct err *err);
 /* What an overlay on this disk of a version stands on: the sealed overlay while it is not folded in, else a view, which is
  * written if there is none. */
-int layer_stand_on(struct pool *p, const struct name_disk *d, bool host_cache, struct standing *ret, struct err *err);
+int layer_stand_on(struct pool *p, const struct name_disk *d, struct standing *ret, struct err *err);
 
 #endif

@@ -314,7 +314,7 @@ static int make(void *ctx, int old_fd, int new_fd, proof_check *check, void *che
 		return -1;
 	}
 	if (pool_sync(c->pool, err) < 0 || import_snapshots(&e, old_fd, &snapshots, err) < 0 || find_view(&e, root, &v, err) < 0 ||
-	    view_backing(c->pool, &v, false, &backing, err) < 0)
+	    view_backing(c->pool, &v, &backing, err) < 0)
 		return -1;
 	if (snapshots_publish(c->pool, image_of(c)->path, &snapshots, err) < 0 || publish(c, &v, err) < 0 ||
 	    note_format(c, new_fd, err) < 0)
@@ -371,15 +371,26 @@ static int admit_backing(struct compaction *c, const struct store_image *i, stru
 	return 0;
 }
 
+static int tell_pool(struct compaction *c, struct err *err)
+{
+	struct slice_cache cache = c->pool->cache;
+
+	if (c->o.tell_l2_cache)
+		cache.l2 = c->o.stub_cache.l2;
+	if (c->o.tell_host_cache)
+		cache.host = c->o.stub_cache.host;
+	if (stub_cache_tell(c->pool, cache, err) < 0)
+		return -1;
+	return c->o.tell_immutable ? immutable_tell(c->pool, c->o.immutable, err) : 0;
+}
+
 static int open_pool(struct compaction *c, bool create, struct err *err)
 {
 	if (c->pool)
 		return 0;
 	if (pool_home_open(c->o.roots, c->o.pool, true, create, finder_memory(c), &c->pool, err) < 0)
 		return -1;
-	if (c->pool)
-		c->pool->l2_cache = c->o.l2_cache;
-	return c->pool && c->o.tell_immutable ? immutable_tell(c->pool, c->o.immutable, err) : 0;
+	return c->pool ? tell_pool(c, err) : 0;
 }
 
 static int apply(struct compaction *c, struct err *err)

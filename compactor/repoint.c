@@ -88,10 +88,10 @@ static int look_at_view(struct pool *p, const struct slice *is, const uint8_t id
 	if (rc <= 0)
 		return rc;
 	memcpy(s->standing.view, v.id, POOL_ID_SIZE);
-	return view_backing(p, &v, is->host_cache, &s->standing.backing, err) < 0 ? -1 : 1;
+	return view_backing(p, &v, &s->standing.backing, err) < 0 ? -1 : 1;
 }
 
-static int look_at_sealed(struct pool *p, const struct slice *is, const uint8_t id[POOL_ID_SIZE], struct saying *s, struct err *err)
+static int look_at_sealed(struct pool *p, const uint8_t id[POOL_ID_SIZE], struct saying *s, struct err *err)
 {
 	char name[POOL_FILE_NAME_ROOM];
 	struct name_disk layer;
@@ -101,7 +101,7 @@ static int look_at_sealed(struct pool *p, const struct slice *is, const uint8_t 
 	if (file_ops->fstatat(p->dirs[POOL_SEALED], pool_id_file_name(id, name), &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return errno == ENOENT ? 0 : err_errno(err, "cannot look at 'sealed/%s'", name);
 	rc = layer_find(p, id, &layer, err);
-	if (rc < 0 || sealed_backing(p, id, is->host_cache, &s->standing.backing, err) < 0)
+	if (rc < 0 || sealed_backing(p, id, &s->standing.backing, err) < 0)
 		return -1;
 	memcpy(s->standing.below, id, POOL_ID_SIZE);
 	if (rc > 0)
@@ -126,7 +126,7 @@ static int look(struct pool *p, int fd, struct saying *ret, struct err *err)
 	snprintf(s.pool, sizeof(s.pool), "%.*s", (int)len, is.path);
 	if (dir == POOL_NR_DIRS || (dir == POOL_TOP && memcmp(id, p->uuid, sizeof(id)) != 0))
 		return 0;
-	rc = dir == POOL_SEALED ? look_at_sealed(p, &is, id, &s, err) : look_at_view(p, &is, id, dir == POOL_VIEWS, &s, err);
+	rc = dir == POOL_SEALED ? look_at_sealed(p, id, &s, err) : look_at_view(p, &is, id, dir == POOL_VIEWS, &s, err);
 	if (rc <= 0)
 		return rc;
 	if (dir != POOL_TOP && is.size && (is.offset != want->offset || (want->size && is.size != want->size)))

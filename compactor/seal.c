@@ -87,7 +87,7 @@ static int write_overlay(struct pool *p, struct seal *s, struct err *err)
 	o.beside = s->id;
 	if (s->target)
 		return overlay_write(s->fresh_fd, s->target->size, &s->target->backing, &o, err);
-	if (sealed_backing(p, s->id, m->facts.options.host_cache, &backing, err) < 0 ||
+	if (sealed_backing(p, s->id, &backing, err) < 0 ||
 	    overlay_write(s->fresh_fd, m->facts.size, &backing, &o, err) < 0)
 		return -1;
 	return bitmaps_append(&s->bitmaps, s->fresh_fd, check_hold, s, err);

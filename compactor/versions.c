@@ -542,7 +542,7 @@ int versions_rollback(struct pool *p, const struct rollback_options *o, char ret
 	rc = is_there_already(p, &m, &target, err);
 	if (rc)
 		return rc < 0 ? -1 : 0;
-	if (layer_stand_on(p, &target, m.facts.options.host_cache, &standing, err) < 0 || kept_label(p, o, n.label, err) < 0 ||
+	if (layer_stand_on(p, &target, &standing, err) < 0 || kept_label(p, o, n.label, err) < 0 ||
 	    versions_seal(p, &n, &one, 1, &standing, o->discard ? SEAL_DISCARD : SEAL_AS_FOUND, &o->how, err) < 0)
 		return -1;
 	if (!o->discard)

@@ -253,7 +253,7 @@ static int make(void *ctx, int old_fd, int new_fd, proof_check *check, void *che
 		return err_set(err, ERR_STALE, "it stands on something else than the pool '%s' has noted", r->pool->path);
 	if (file_ops->fstat(old_fd, &st) < 0)
 		return err_errno(err, "cannot stat it");
-	if (layer_stand_on(r->pool, &r->layer, facts.options.host_cache, &r->target, err) < 0 ||
+	if (layer_stand_on(r->pool, &r->layer, &r->target, err) < 0 ||
 	    sparse_copy(&c, 0, 0, (uint64_t)st.st_size, err) < 0 || file_truncate(new_fd, (uint64_t)st.st_size, err) < 0)
 		return -1;
 	return versions_set_backing(new_fd, &r->target.backing, err);

@@ -80,14 +80,12 @@ int overlay_write(int fd, uint64_t disk_size, const struct slice *backing, const
 		.header_length = sizeof(struct qcow2_header_disk),
 		.incompatible = o->compat ? 0 : QCOW2_EXTENDED_L2,
 	};
-	struct slice s = *backing;
 	char name[QCOW2_NAME_MAX + 1];
 
-	s.host_cache |= o->host_cache;
 	if (disk_size > INT64_MAX || l1_bytes > QCOW2_L1_BYTES_MAX)
 		return err_set(err, ERR_UNSUPPORTED, "a disk of %llu GiB is too large for an overlay",
 			       (unsigned long long)(disk_size / GIB));
-	if (slice_format(&s, name, sizeof(name), err) < 0 || write_header(fd, &h, o->beside, name, err) < 0)
+	if (slice_format(backing, name, sizeof(name), err) < 0 || write_header(fd, &h, o->beside, name, err) < 0)
 		return -1;
 	return write_refcounts(fd, &h, err);
 }

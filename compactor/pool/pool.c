@@ -460,8 +460,10 @@ int pool_open_with(int dirfd, const char *name, const char *path, bool writing, 
 	if (open_dirs(p, err) < 0 || lock(p, err) < 0 || open_clusters(p, err) < 0 || (writing && open_finder(p, err) < 0) ||
 	    open_nodes(p, err) < 0)
 		return err_add(err, "pool '%s'", path);
-	if (writing)
+	if (writing) {
 		p->immutable = immutable_told(p);
+		p->cache = stub_cache_told(p);
+	}
 	*ret = STEAL(p);
 	return 0;
 }

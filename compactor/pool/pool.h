@@ -6,6 +6,7 @@
 
 #include "compactor/pool/pool_format.h"
 #include "scanner/base/cleanup.h"
+#include "scanner/image/slice.h"
 
 /* A pool: the directory that holds shared data (compactor/pool/pool_format.h shows what is in it).
  *
@@ -26,7 +27,7 @@ struct pool {
 	struct finder *finder; /* NULL unless writing */
 	size_t memory;	       /* of the finder */
 	struct views *views;   /* what view_find() remembers, NULL = nothing */
-	uint64_t l2_cache;     /* of new stubs (slice.h), 0 = none; nothing keeps it but they */
+	struct slice_cache cache; /* of new stubs (view.h); only when writing */
 	uint64_t nr_damaged;   /* records of nodes that were passed over */
 	uint64_t next_name;    /* names.c; 0 = not looked up yet */
 	struct name_rows *rows; /* what names are found by, NULL = not looked up yet */

@@ -30,6 +30,9 @@
 
 #define NR_HEAD_CLUSTERS 2 /* header, refcount table */
 
+#define TOLD "cache" /* in the pool */
+#define TOLD_ROOM 64
+
 struct geometry {
 	unsigned cluster_bits;
 	uint64_t cluster_size;
@@ -49,6 +52,44 @@ static struct geometry geometry_of(uint64_t disk_size)
 	return g;
 }
 
+/* ---- what the pool was told ---- */
+
+static int told_text(const struct slice_cache *cache, char ret[TOLD_ROOM])
+{
+	return snprintf(ret, TOLD_ROOM, "l2 %llu\nhost %d\n", (unsigned long long)cache->l2, cache->host);
+}
+
+/* What cannot be read is nothing: QEMU opens all the same. */
+struct slice_cache stub_cache_told(const struct pool *p)
+{
+	int fd = file_open(p->dirs[POOL_TOP], TOLD, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, NULL), host = 0;
+	char text[TOLD_ROOM] = "", again[TOLD_ROOM];
+	struct slice_cache cache;
+	unsigned long long l2 = 0;
+
+	if (fd < 0)
+		return (struct slice_cache){ 0 };
+	if (file_read_some(fd, text, sizeof(text) - 1, 0, NULL) > 0)
+		sscanf(text, "l2 %llu host %d", &l2, &host);
+	file_ops->close(fd);
+	cache = (struct slice_cache){ .l2 = l2, .host = host == 1 };
+	told_text(&cache, again);
+	return strcmp(text, again) == 0 && l2 <= SLICE_L2_CACHE_MAX ? cache : (struct slice_cache){ 0 };
+}
+
+int stub_cache_tell(struct pool *p, struct slice_cache cache, struct err *err)
+{
+	char text[TOLD_ROOM];
+	int len = told_text(&cache, text);
+
+	if (p->cache.l2 == cache.l2 && p->cache.host == cache.host)
+		return 0;
+	if (file_write_atomic(p->dirs[POOL_TOP], TOLD, text, (size_t)len, 0600, err) < 0)
+		return err_add(err, "the cache of new stubs cannot be noted");
+	p->cache = cache;
+	return 0;
+}
+
 /* ---- names ---- */
 
 /* Whether its files have paths that fit into a slice. */
@@ -61,11 +102,11 @@ static int check_path(const struct pool *p, struct err *err)
 		       p->path);
 }
 
-static void stub_slice(const struct pool *p, const struct view *v, uint64_t l2_cache, struct slice *ret)
+static void stub_slice(const struct pool *p, const struct view *v, const struct slice_cache *cache, struct slice *ret)
 {
 	char name[POOL_FILE_NAME_ROOM];
 
-	*ret = (struct slice){ .offset = view_origin(v->slot), .size = v->slice_size, .l2_cache = l2_cache, .read_only = true };
+	*ret = (struct slice){ .offset = view_origin(v->slot), .size = v->slice_size, .cache = *cache, .read_only = true };
 	snprintf(ret->path, sizeof(ret->path), "%s/%s", p->path, pool_id_file_name(p->uuid, name));
 }
 
@@ -93,20 +134,18 @@ int stub_check(const struct pool *p, const struct view *v, struct err *err)
 		return err_set(err, ERR_UNSUPPORTED, "a disk of %llu GiB is too large for a view",
 			       (unsigned long long)(v->disk_size / GIB));
 	largest.slice_size = POOL_FILE_MAX;
-	stub_slice(p, &largest, p->l2_cache, &s);
+	stub_slice(p, &largest, &p->cache, &s);
 	if (check_path(p, err) < 0 || check_name(&s, err) < 0)
 		return -1;
 	overlay_slice(p, v, &s);
-	s.host_cache = true;
 	return check_name(&s, err);
 }
 
-int view_backing(const struct pool *p, const struct view *v, bool host_cache, struct slice *ret, struct err *err)
+int view_backing(const struct pool *p, const struct view *v, struct slice *ret, struct err *err)
 {
 	struct slice s;
 
 	overlay_slice(p, v, &s);
-	s.host_cache = host_cache;
 	if (check_path(p, err) < 0 || check_name(&s, err) < 0)
 		return -1;
 	*ret = s;
@@ -133,8 +172,8 @@ bool view_of_backing(const struct pool *p, const struct slice *s, uint8_t ret_id
 /* ---- writing ---- */
 
 /* The first cluster: as full as it has to be to be locked (qcow2_writer.h). */
-static int encode_header(const struct pool *p, const struct view *v, uint64_t l2_cache, const struct geometry *g, uint8_t *ret,
-			 struct err *err)
+static int encode_header(const struct pool *p, const struct view *v, const struct slice_cache *cache, const struct geometry *g,
+			 uint8_t *ret, struct err *err)
 {
 	struct qcow2_header h = {
 		.cluster_bits = g->cluster_bits,
@@ -152,7 +191,7 @@ static int encode_header(const struct pool *p, const struct view *v, uint64_t l2
 	struct pool_view_disk whose;
 	struct slice s;
 
-	stub_slice(p, v, l2_cache, &s);
+	stub_slice(p, v, cache, &s);
 	if (slice_format(&s, name, sizeof(name), err) < 0)
 		return -1;
 	end = round_down(g->cluster_size - strlen(name), 8);
@@ -167,7 +206,7 @@ static int encode_header(const struct pool *p, const struct view *v, uint64_t l2
 }
 
 /* Header and refcount table; to be freed. */
-static uint8_t *encode_head(const struct pool *p, const struct view *v, uint64_t l2_cache, const struct geometry *g,
+static uint8_t *encode_head(const struct pool *p, const struct view *v, const struct slice_cache *cache, const struct geometry *g,
 			    struct err *err)
 {
 	CLEANUP(free) uint8_t *head = calloc(NR_HEAD_CLUSTERS, g->cluster_size);
@@ -176,7 +215,7 @@ static uint8_t *encode_head(const struct pool *p, const struct view *v, uint64_t
 	if (!head)
 		return err_null(err, ERR_MEMORY, "no memory for a stub");
 	refcounts = (void *)(head + g->cluster_size);
-	if (encode_header(p, v, l2_cache, g, head, err) < 0)
+	if (encode_header(p, v, cache, g, head, err) < 0)
 		return NULL;
 	for (size_t i = 0; i < g->cluster_size / 8; i++)
 		refcounts[i] = be64_from(QCOW2_NO_REFCOUNTS);
@@ -184,13 +223,13 @@ static uint8_t *encode_head(const struct pool *p, const struct view *v, uint64_t
 }
 
 /* A stub has its own; `otherwise` where it cannot be read. */
-static uint64_t l2_cache_of(int fd, uint64_t otherwise)
+static struct slice_cache cache_of(int fd, struct slice_cache otherwise)
 {
-	struct slice s = { .l2_cache = otherwise };
+	struct slice s = { .cache = otherwise };
 	uint64_t size;
 
 	overlay_backing(fd, &s, &size, NULL);
-	return s.l2_cache;
+	return s.cache;
 }
 
 /* All behind the head is zeros. */
@@ -211,7 +250,8 @@ static int compare_stub(int fd, const struct pool *p, const struct view *v, stru
 {
 	struct geometry g = geometry_of(v->disk_size);
 	size_t len = (size_t)(NR_HEAD_CLUSTERS * g.cluster_size);
-	CLEANUP(free) uint8_t *wanted = encode_head(p, v, l2_cache_of(fd, 0), &g, err);
+	struct slice_cache cache = cache_of(fd, (struct slice_cache){ 0 });
+	CLEANUP(free) uint8_t *wanted = encode_head(p, v, &cache, &g, err);
 	CLEANUP(free) uint8_t *head = malloc(len);
 	struct stat st;
 
@@ -280,10 +320,10 @@ int view_check_stub(const struct pool *p, const struct view *v, enum pool_dir di
 }
 
 /* One that is written again keeps what it has. */
-static uint64_t choose_l2_cache(const struct pool *p, const struct view *v)
+static struct slice_cache choose_cache(const struct pool *p, const struct view *v)
 {
 	int fd = open_stub(p, v, POOL_VIEWS, NULL);
-	uint64_t cache = fd < 0 ? p->l2_cache : l2_cache_of(fd, p->l2_cache);
+	struct slice_cache cache = fd < 0 ? p->cache : cache_of(fd, p->cache);
 
 	if (fd >= 0)
 		file_ops->close(fd);
@@ -293,7 +333,8 @@ static uint64_t choose_l2_cache(const struct pool *p, const struct view *v)
 static int write_stub(int fd, const struct pool *p, const struct view *v, struct err *err)
 {
 	struct geometry g = geometry_of(v->disk_size);
-	CLEANUP(free) uint8_t *head = encode_head(p, v, choose_l2_cache(p, v), &g, err);
+	struct slice_cache cache = choose_cache(p, v);
+	CLEANUP(free) uint8_t *head = encode_head(p, v, &cache, &g, err);
 
 	if (!head)
 		return -1;

@@ -69,17 +69,19 @@ int view_write_as(struct pool *p, const struct view *old, const char *kept_stub,
 /* Writes the stub of a view again (the pool was moved, or it was lost).  One that is there becomes quarantine/<kept_stub>, unless
  * that is NULL; there is a stub at every moment. */
 int view_write_stub(struct pool *p, const struct view *v, const char *kept_stub, struct err *err);
+/* What the pool was told of the cache of new stubs, which is kept in it; those that are there keep what they have. */
+struct slice_cache stub_cache_told(const struct pool *p);
+int stub_cache_tell(struct pool *p, struct slice_cache cache, struct err *err);
 /* The name in quarantine/ for a stub that repair replaced, which guests may have open. */
 #define VIEW_KEPT_STUB_ROOM 32
 char *view_kept_stub(const struct view *v, char ret[VIEW_KEPT_STUB_ROOM]);
 
 /* What an overlay has as backing name for this view, and the reverse: whether a slice names a stub of this pool, and which. */
-int view_backing(const struct pool *p, const struct view *v, bool host_cache, struct slice *ret, struct err *err);
+int view_backing(const struct pool *p, const struct view *v, struct slice *ret, struct err *err);
 bool view_of_backing(const struct pool *p, const struct slice *s, uint8_t ret_id[POOL_ID_SIZE]);
 
 struct overlay_options {
-	bool compat;	 /* plain qcow2 of version 3 with clusters of 64 KiB; else with extended L2 entries */
-	bool host_cache; /* as struct slice */
+	bool compat; /* plain qcow2 of version 3 with clusters of 64 KiB; else with extended L2 entries */
 	const uint8_t *beside; /* the id of what it is written beside (POOL_EXT_FRESH), NULL = none */
 };
 

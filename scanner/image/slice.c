@@ -12,7 +12,7 @@
  *
  *	{"l2-cache-size": N,
  *	 "file": {"driver": "raw", "read-only": B, "offset": N, "size": N,		both of these, or none
- *		  "file": {"driver": "file", "filename": T, "cache": {"direct": B}}}}
+ *		  "file": {"driver": "file", "filename": T, "aio": "threads", "cache": {"direct": B}}}}
  *
  * An object is a list of keys that may stand in it, each at most once, and a function that reads the value of one. */
 
@@ -47,15 +47,15 @@ static int too_long(const struct slice *s, struct err *err)
 
 int slice_format(const struct slice *s, char *ret, size_t room, struct err *err)
 {
-	const char *end = s->host_cache ? "\",\"cache\":{\"direct\":false}}}}" : "\"}}}";
+	const char *end = s->cache.host ? "\",\"aio\":\"threads\",\"cache\":{\"direct\":false}}}}" : "\"}}}";
 	char name[NAME_MAX_BYTES + 1], where[64] = "", cache[64] = "";
 	size_t at;
 
 	if (s->size)
 		snprintf(where, sizeof(where), "\"offset\":%llu,\"size\":%llu,", (unsigned long long)s->offset,
 			 (unsigned long long)s->size);
-	if (s->l2_cache)
-		snprintf(cache, sizeof(cache), "\"l2-cache-size\":%llu,", (unsigned long long)s->l2_cache);
+	if (s->cache.l2)
+		snprintf(cache, sizeof(cache), "\"l2-cache-size\":%llu,", (unsigned long long)s->cache.l2);
 	at = (size_t)snprintf(name, sizeof(name),
 			      PREFIX "{%s\"file\":{\"driver\":\"raw\",%s%s\"file\":{\"driver\":\"file\",\"filename\":\"", cache,
 			      s->read_only ? "\"read-only\":true," : "", where);
@@ -242,7 +242,7 @@ static bool take_direct(struct reader *r, unsigned key)
 	(void)key;
 	if (!take_bool(r, &direct))
 		return false;
-	r->s.host_cache = !direct;
+	r->s.cache.host = !direct;
 	return true;
 }
 
@@ -255,14 +255,16 @@ static bool take_file(struct reader *r, unsigned key)
 		return take_this(r, "file");
 	case 1:
 		return take_text(r, r->s.path, sizeof(r->s.path)) && r->s.path[0] == '/';
-	default:
+	case 2:
 		return take_object(r, &cache);
+	default:
+		return take_this(r, "threads");
 	}
 }
 
 static bool take_raw(struct reader *r, unsigned key)
 {
-	static const struct shape file = { { "driver", "filename", "cache" }, 2, take_file };
+	static const struct shape file = { { "driver", "filename", "cache", "aio" }, 2, take_file };
 
 	switch (key) {
 	case 0:
@@ -285,7 +287,7 @@ static bool take_top(struct reader *r, unsigned key)
 
 	if (key == 0)
 		return take_object(r, &raw);
-	return take_number(r, &r->s.l2_cache) && r->s.l2_cache && r->s.l2_cache <= SLICE_L2_CACHE_MAX;
+	return take_number(r, &r->s.cache.l2) && r->s.cache.l2 && r->s.cache.l2 <= SLICE_L2_CACHE_MAX;
 }
 
 int slice_parse(const char *name, struct slice *ret)

@@ -13,17 +13,22 @@
  *
  *	json:{"file":{"driver":"raw","read-only":true,"offset":O,"size":S,"file":{"driver":"file","filename":"/abs/path"}}}
  *
- * "l2-cache-size":N may stand before "file" in the outer object: libvirt passes over it.  libvirt writes such names back without
- * "read-only".  A name with neither "offset" nor "size" means the whole file, however long it is
- * when it is opened. */
+ * "l2-cache-size":N may stand before "file" in the outer object, and "aio":"threads","cache":{"direct":false} behind the path:
+ * libvirt passes over both.  libvirt writes such names back without "read-only".  A name with neither "offset" nor "size" means the
+ * whole file, however long it is when it is opened. */
+
+/* What QEMU is asked to keep in memory; all zeros = as it is told for the image on top. */
+struct slice_cache {
+	uint64_t l2; /* bytes of the image's L2 tables in each process */
+	bool host;   /* the file goes through the page cache of the host, also for guests with cache=none (whose aio=native it could
+		      * not be opened with) */
+};
 
 struct slice {
 	uint64_t offset, size; /* bytes; size 0, and offset 0 = the whole file */
-	uint64_t l2_cache;     /* bytes of the image's L2 tables that QEMU may keep in memory; 0 = as it likes */
-	bool read_only;	       /* the name says so */
-	bool host_cache;       /* the file below is opened with "cache":{"direct":false}: also guests with cache=none use the page
-				* cache */
-	char path[1024];       /* absolute */
+	struct slice_cache cache;
+	bool read_only;	 /* the name says so */
+	char path[1024]; /* absolute */
 };
 
 #define SLICE_L2_CACHE_MAX ((uint64_t)1 << 30)

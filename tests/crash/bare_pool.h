@@ -89,7 +89,7 @@ static inline int make_member(struct sim *s, struct pool *p, const char *path, c
 	memcpy(d.view, view_id, sizeof(d.view));
 	strcpy(d.path, path);
 	assert_int_equal(vec_push(&n.disks, d), 0);
-	if (view_backing(p, &v, false, &backing, &err) < 0 || overlay_write(fd, DISK_SIZE, &backing, o, &err) < 0 ||
+	if (view_backing(p, &v, &backing, &err) < 0 || overlay_write(fd, DISK_SIZE, &backing, o, &err) < 0 ||
 	    names_publish(p, &n, true, &err) < 0)
 		fail_msg("%s", err.text);
 	assert_int_equal(file_ops->fsetxattr(fd, "user.owner", "me", 2, 0), 0);

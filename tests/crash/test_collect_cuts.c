@@ -40,7 +40,7 @@ static void seal(const uint8_t id[POOL_ID_SIZE])
 	struct slice s;
 	int fd = file_open(pool->dirs[POOL_SEALED], pool_id_file_name(id, name), O_RDWR | O_CREAT, 0600, NULL);
 
-	assert_int_equal(view_backing(pool, &kept_view, false, &s, NULL), 0);
+	assert_int_equal(view_backing(pool, &kept_view, &s, NULL), 0);
 	assert_int_equal(overlay_write(fd, kept.size, &s, &o, NULL), 0);
 	file_close(fd, name, NULL);
 }

@@ -242,7 +242,7 @@ static int run_overlay(struct pool *pool, char **args, struct err *err)
 	rc = view_find(pool, id, &v, err);
 	if (rc <= 0)
 		return rc < 0 ? -1 : err_set(err, ERR_IO, "there is no view %s", args[0]);
-	if (view_backing(pool, &v, false, &backing, err) < 0)
+	if (view_backing(pool, &v, &backing, err) < 0)
 		return -1;
 	fd = file_open(AT_FDCWD, args[1], O_RDWR | O_CREAT | O_EXCL, 0600, err);
 	if (fd < 0)

@@ -390,7 +390,7 @@ static void seal_on_view(const uint8_t id[POOL_ID_SIZE], const struct view *v)
 {
 	struct slice s;
 
-	assert_int_equal(view_backing(pool, v, false, &s, NULL), 0);
+	assert_int_equal(view_backing(pool, v, &s, NULL), 0);
 	write_overlay(POOL_SEALED, id, &s, v->disk_size);
 }
 
@@ -398,7 +398,7 @@ static void seal_on_sealed(const uint8_t id[POOL_ID_SIZE], const uint8_t below[P
 {
 	struct slice s;
 
-	assert_int_equal(sealed_backing(pool, below, false, &s, NULL), 0);
+	assert_int_equal(sealed_backing(pool, below, &s, NULL), 0);
 	write_overlay(POOL_SEALED, id, &s, size);
 }
 

@@ -331,7 +331,7 @@ static void images_are_told_where_the_pool_is(void **state)
 	(void)state;
 	import(&d);
 	v = view_of(&d);
-	assert_int_equal(view_backing(pool, &v, false, &backing, NULL), 0);
+	assert_int_equal(view_backing(pool, &v, &backing, NULL), 0);
 	assert_int_equal(overlay_write(fd, d.size, &backing, &o, NULL), 0);
 	close(fd);
 	add(NAME_MEMBER, "", "img", v.id);
@@ -358,7 +358,7 @@ static void images_are_told_where_the_pool_is(void **state)
 	fd = open(in_tree("img"), O_RDONLY);
 	assert_int_equal(overlay_backing(fd, &is, &size, NULL), 1);
 	close(fd);
-	assert_int_equal(view_backing(pool, &v, false, &backing, NULL), 0);
+	assert_int_equal(view_backing(pool, &v, &backing, NULL), 0);
 	assert_string_equal(is.path, backing.path);
 	assert_int_equal(repoint_check(pool, in_tree("img"), &err), 0);
 	assert_int_equal(repoint_old_path(pool, text, &err), 0);

@@ -33,8 +33,8 @@ static void must_parse(const char *name, const struct slice *wanted)
 	assert_int_equal(s.offset, wanted->offset);
 	assert_int_equal(s.size, wanted->size);
 	assert_int_equal(s.read_only, wanted->read_only);
-	assert_int_equal(s.host_cache, wanted->host_cache);
-	assert_int_equal(s.l2_cache, wanted->l2_cache);
+	assert_int_equal(s.cache.host, wanted->cache.host);
+	assert_int_equal(s.cache.l2, wanted->cache.l2);
 	assert_string_equal(s.path, wanted->path);
 }
 
@@ -58,10 +58,11 @@ static void a_name_is_as_libvirt_wants_it(void **state)
 	assert_int_equal(slice_format(&s, name, sizeof(name), NULL), 0);
 	assert_string_equal(name, "json:{\"file\":{\"driver\":\"raw\",\"offset\":65536,\"size\":12288,"
 				  FILE_OF("/pool/a.qcow2") "}}");
-	s.host_cache = true;
+	s.cache.host = true;
 	assert_int_equal(slice_format(&s, name, sizeof(name), NULL), 0);
 	assert_string_equal(name, "json:{\"file\":{\"driver\":\"raw\",\"offset\":65536,\"size\":12288,"
-				  "\"file\":{\"driver\":\"file\",\"filename\":\"/pool/a.qcow2\",\"cache\":{\"direct\":false}}}}");
+				  "\"file\":{\"driver\":\"file\",\"filename\":\"/pool/a.qcow2\",\"aio\":\"threads\","
+				  "\"cache\":{\"direct\":false}}}}");
 }
 
 static void a_whole_file_has_neither_offset_nor_size(void **state)
@@ -85,12 +86,12 @@ static void a_cache_of_tables_stands_before_the_file(void **state)
 	char name[ROOM];
 
 	(void)state;
-	s.l2_cache = 64 << 20;
+	s.cache.l2 = 64 << 20;
 	assert_int_equal(slice_format(&s, name, sizeof(name), NULL), 0);
 	assert_string_equal(name, "json:{\"l2-cache-size\":67108864,\"file\":{\"driver\":\"raw\",\"read-only\":true,"
 				  "\"offset\":65536,\"size\":12288," FILE_OF("/pool/a.qcow2") "}}");
 	must_parse(name, &s);
-	s.l2_cache = SLICE_L2_CACHE_MAX;
+	s.cache.l2 = SLICE_L2_CACHE_MAX;
 	must_parse("json:{\"file\":{\"driver\":\"raw\",\"read-only\":true,\"offset\":65536,\"size\":12288," FILE_OF("/pool/a.qcow2")
 		   "}, \"l2-cache-size\": 1073741824}", &s);
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
@@ -113,7 +114,7 @@ static void every_path_comes_back(void **state)
 	for (int c = 1; c < 0x80; c++) {
 		path[1] = (char)c;
 		s = slice_of(path);
-		s.host_cache = c % 2;
+		s.cache.host = c % 2;
 		assert_int_equal(slice_format(&s, name, sizeof(name), NULL), 0);
 		must_parse(name, &s);
 		for (const char *p = name; *p; p++)
@@ -134,9 +135,13 @@ static void blanks_and_another_order_are_taken(void **state)
 	s.read_only = false;
 	must_parse("json:{\"file\":{\"driver\":\"raw\",\"read-only\":false,\"offset\":65536,\"size\":12288,"
 		   FILE_OF("/p/a b") "}}", &s);
-	s.host_cache = true;
+	s.cache.host = true;
 	must_parse("json:{\"file\":{\"driver\":\"raw\",\"offset\":65536,\"size\":12288,\"file\":{\"cache\":{\"direct\":false},"
 		   "\"filename\":\"\\/p\\u002fa b\",\"driver\":\"file\"}}}", &s);
+	must_parse("json:{\"file\":{\"driver\":\"raw\",\"offset\":65536,\"size\":12288,\"file\":{\"aio\":\"threads\","
+		   "\"cache\":{\"direct\":false},\"filename\":\"/p/a b\",\"driver\":\"file\"}}}", &s);
+	must_not_parse("json:{\"file\":{\"driver\":\"raw\",\"offset\":65536,\"size\":12288,\"file\":{\"aio\":\"native\","
+		       "\"filename\":\"/p/a b\",\"driver\":\"file\"}}}");
 }
 
 static void escapes_are_undone(void **state)

@@ -124,7 +124,7 @@ static int write_overlay(const struct view *v, bool compat)
 	int fd = memfd_create("overlay", MFD_CLOEXEC);
 	struct slice s;
 
-	assert_int_equal(view_backing(pool, v, false, &s, NULL), 0);
+	assert_int_equal(view_backing(pool, v, &s, NULL), 0);
 	assert_int_equal(overlay_write(fd, SIZE, &s, &o, NULL), 0);
 	return fd;
 }
@@ -576,21 +576,49 @@ static void a_stub_keeps_the_cache_that_it_was_made_with(void **state)
 	struct view v, again;
 
 	(void)state;
-	pool->l2_cache = 64 << 20;
+	pool->cache = (struct slice_cache){ 64 << 20, true };
 	v = a_view();
-	assert_int_equal(backing_of_stub(&v).l2_cache, 64 << 20);
-	pool->l2_cache = 128 << 20; /* another run, another size */
+	assert_int_equal(backing_of_stub(&v).cache.l2, 64 << 20);
+	assert_true(backing_of_stub(&v).cache.host);
+	pool->cache = (struct slice_cache){ 128 << 20, false }; /* told something else meanwhile */
 	assert_int_equal(view_check_stub(pool, &v, POOL_VIEWS, NULL), 0);
 	assert_int_equal(view_write_stub(pool, &v, NULL, NULL), 0);
 	assert_int_equal(view_write_as(pool, &v, NULL, &again, NULL), 0);
-	assert_int_equal(backing_of_stub(&again).l2_cache, 64 << 20);
+	assert_int_equal(backing_of_stub(&again).cache.l2, 64 << 20);
+	assert_true(backing_of_stub(&again).cache.host);
 	assert_int_equal(view_check_stub(pool, &again, POOL_VIEWS, NULL), 0);
-	pool->l2_cache = 0;
+	pool->cache.l2 = 0;
 	assert_int_equal(unlinkat(pool->dirs[POOL_VIEWS], pool_id_file_name(v.id, name), 0), 0);
-	assert_int_equal(view_write_stub(pool, &again, NULL, NULL), 0); /* lost, and the size with it */
-	assert_int_equal(backing_of_stub(&again).l2_cache, 0);
+	assert_int_equal(view_write_stub(pool, &again, NULL, NULL), 0); /* lost, and what it had with it */
+	assert_int_equal(backing_of_stub(&again).cache.l2, 0);
 	assert_int_equal(view_check_stub(pool, &again, POOL_VIEWS, NULL), 0);
 	expect_disk(write_overlay(&again, false));
+}
+
+static void expect_told(uint64_t l2, bool host)
+{
+	struct slice_cache c = stub_cache_told(pool);
+
+	assert_int_equal(c.l2, l2);
+	assert_int_equal(c.host, host);
+}
+
+static void the_pool_keeps_what_it_was_told(void **state)
+{
+	static const char *const damaged[] = { "", "l2 1", "l2 1048576\nhost 2\n", "l2 1048576\nhost 1\nx", "l2 -1\nhost 1\n",
+					       "l2 1073741825\nhost 1\n" };
+
+	(void)state;
+	expect_told(0, false);
+	assert_int_equal(stub_cache_tell(pool, (struct slice_cache){ MIB, true }, NULL), 0);
+	assert_true(pool->cache.l2 == MIB && pool->cache.host);
+	expect_told(MIB, true);
+	assert_int_equal(stub_cache_tell(pool, (struct slice_cache){ 0, true }, NULL), 0);
+	expect_told(0, true);
+	for (size_t i = 0; i < ARRAY_SIZE(damaged); i++) {
+		assert_int_equal(file_write_atomic(pool->dirs[POOL_TOP], "cache", damaged[i], strlen(damaged[i]), 0600, NULL), 0);
+		expect_told(0, false);
+	}
 }
 
 /* ---- names ---- */
@@ -602,8 +630,8 @@ static void backing_names_tell_the_view(void **state)
 	struct slice s, other;
 
 	(void)state;
-	assert_int_equal(view_backing(pool, &v, true, &s, NULL), 0);
-	assert_true(s.host_cache && s.read_only && s.offset == 0);
+	assert_int_equal(view_backing(pool, &v, &s, NULL), 0);
+	assert_true(s.read_only && s.offset == 0);
 	assert_true(view_of_backing(pool, &s, id));
 	assert_memory_equal(id, v.id, sizeof(id));
 	other = s;
@@ -651,10 +679,10 @@ static void overlays_tell_what_they_stand_on(void **state)
 	struct stat st;
 
 	(void)state;
-	assert_int_equal(view_backing(pool, &v, false, &wanted, NULL), 0);
+	assert_int_equal(view_backing(pool, &v, &wanted, NULL), 0);
 	assert_int_equal(overlay_backing(fd, &s, &size, NULL), 1);
 	assert_string_equal(s.path, wanted.path);
-	assert_true(s.size == wanted.size && s.offset == 0 && s.read_only && !s.host_cache);
+	assert_true(s.size == wanted.size && s.offset == 0 && s.read_only && !s.cache.host);
 	assert_int_equal(size, SIZE);
 	assert_int_equal(fstat(fd, &st), 0);
 	assert_true(st.st_blocks * 512 <= (off_t)(16 * KIB));
@@ -706,6 +734,7 @@ int main(void)
 		view_test(what_fails_on_the_way_leaves_no_half_view),
 		view_test(a_lost_stub_is_written_again),
 		view_test(a_stub_keeps_the_cache_that_it_was_made_with),
+		view_test(the_pool_keeps_what_it_was_told),
 		view_test(backing_names_tell_the_view),
 		view_test(a_pool_with_a_long_path_gets_no_views),
 		view_test(overlays_tell_what_they_stand_on),
