@@ -197,9 +197,22 @@ static enum exchange_outcome unclear(const struct exchange *x, struct err *err)
 
 /* ---- turning round ---- */
 
+/* `leaving` is at the path again, and an undo that is tried again must know it: the exchanges changed its ctime, and nobody wrote
+ * to it so far if mtime is what it was. */
+static void know_again(struct exchange *x)
+{
+	const struct spool_identity before = x->leaving.known;
+
+	if (!x->back || file_ops->fsync(x->leaving.fd) < 0 || identify(&x->leaving, NULL) < 0 || !workshop_same(&x->leaving.known, &before))
+		x->leaving.known = before;
+	else
+		x->entry.replacement = x->leaving.known;
+}
+
 /* After `leaving` came back to the path: may the other file go?  It was at the path, if only for a moment. */
 static enum exchange_outcome settle_returned(struct exchange *x, uint64_t settle_ns, struct err *err)
 {
+	know_again(x); /* while who opened it waits */
 	if (identify(&x->arriving, NULL) < 0)
 		return unclear(x, err);
 	let_go(x);

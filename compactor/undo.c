@@ -43,8 +43,8 @@ static int end_mending(struct exchange *x, struct err *err)
 
 	if (file_ops->futimens(x->arriving.fd, times) < 0)
 		return err_errno(err, "cannot give its original its time again");
-	if (file_sync(x->arriving.fd, "its original", err) < 0)
-		return -1;
+	if (file_ops->fsync(x->arriving.fd) < 0) /* the time, too */
+		return err_errno(err, "cannot sync its original");
 	is->mtime = is->ctime;
 	return journal_append(&x->workshop->journal, &x->entry, err);
 }
@@ -62,14 +62,18 @@ static int mend(struct exchange *x, struct err *err)
 	return end_mending(x, rc < 0 ? NULL : err) < 0 ? -1 : rc;
 }
 
-/* 1 = what it stands on, if that is a pool, is there; 0, and its path. */
-static int has_backing(int fd, char ret[PATH_MAX])
+/* 1 = what it stands on, if that is a pool, is there; 0, and its path; -1. */
+static int has_backing(int fd, char ret[PATH_MAX], struct err *err)
 {
+	struct err why = ERR_INIT;
 	struct slice s;
 	struct stat st;
 	uint64_t size;
+	int rc = overlay_backing(fd, &s, &size, &why);
 
-	if (overlay_backing(fd, &s, &size, NULL) <= 0 || file_ops->fstatat(AT_FDCWD, s.path, &st, 0) == 0)
+	if (rc < 0 && why.errnum) /* else it is something else than qcow2 */
+		return err_set(err, why.kind, "its original: %s", why.text);
+	if (rc <= 0 || file_ops->fstatat(AT_FDCWD, s.path, &st, 0) == 0)
 		return 1;
 	snprintf(ret, PATH_MAX, "%s", s.path);
 	return 0;
@@ -80,9 +84,12 @@ static int check_backing(struct exchange *x, struct err *err)
 {
 	struct err why = ERR_INIT;
 	char path[PATH_MAX];
+	int rc = has_backing(x->arriving.fd, path, err);
 
-	if (has_backing(x->arriving.fd, path) || (x->workshop->mend && mend(x, &why) == 0 && has_backing(x->arriving.fd, path)))
-		return 0;
+	if (rc == 0 && x->workshop->mend && mend(x, &why) == 0)
+		rc = has_backing(x->arriving.fd, path, err);
+	if (rc)
+		return rc < 0 ? -1 : 0;
 	return err_set(err, ERR_STALE, "its original stands on '%s', which is not there any more%s%s; the image stays as it is",
 		       path, why.kind ? ", and " : "", why.text);
 }

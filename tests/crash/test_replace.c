@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/unit/tree_help.h"
 
+#include "compactor/pool/qcow2_writer.h"
+#include "compactor/pool/view.h"
 #include "compactor/replace.h"
 #include "compactor/workshop_parts.h"
 #include "scanner/base/file.h"
@@ -11,6 +13,7 @@
  * exchange.c (X).  The new file says in capitals what the old one says. */
 
 #define LEN 9000
+#define HEADER 4096 /* of those that are overlays */
 #define DAY 86400
 
 enum how {
@@ -31,6 +34,8 @@ struct work {
 	enum how how;
 	int64_t keep;
 	bool undo, purge; /* what run() does, to an image that was replaced before */
+	bool moved;	  /* with undo: the original stands on a file that has another name by now */
+	bool may_stay;	  /* what was turned round and then cut short stays: ctime tells no more who touched it */
 	bool grown;	  /* the journal has many records, so that it is written anew */
 	bool to_fail;	  /* run() must fail */
 	bool assume_idle;
@@ -61,6 +66,43 @@ static void write_text(struct sim *s, const char *name, char from)
 	file_ops->close(fd);
 }
 
+/* What moved originals stand on, of which there is only what is put there at first, or only what mends them names. */
+static struct slice below(const char *path)
+{
+	struct slice s = { .size = LEN / 512 * 512, .read_only = true };
+
+	snprintf(s.path, sizeof(s.path), "%s", path);
+	return s;
+}
+
+/* The text is an overlay on /gone, but for its header. */
+static void write_header(struct sim *s, const char *name)
+{
+	struct qcow2_header h = {
+		.cluster_bits = 12, .size = 1 << 20, .l1_size = 1, .l1_offset = HEADER, .refcount_offset = HEADER,
+		.refcount_clusters = 1, .header_length = QCOW2_V3_LENGTH,
+	};
+	uint8_t header[HEADER] = { 0 };
+	char text[QCOW2_NAME_MAX + 1];
+	struct slice gone = below("/gone");
+	int fd = open_at(s, name, O_RDWR);
+
+	assert_int_equal(slice_format(&gone, text, sizeof(text), NULL), 0);
+	qcow2_header_encode(&h, header);
+	qcow2_extension_encode(header + QCOW2_V3_LENGTH, QCOW2_EXT_BACKING_FORMAT, "qcow2", 5);
+	qcow2_backing_encode(header, 512, text);
+	assert_int_equal(file_write(fd, header, HEADER, 0, NULL), 0);
+	file_ops->close(fd);
+}
+
+static int mend_moved(void *ctx, int fd, struct err *err)
+{
+	struct slice there = below("/there");
+
+	(void)ctx;
+	return overlay_repoint(fd, &there, err);
+}
+
 static char lower(char c)
 {
 	return c >= 'A' && c <= 'Z' ? (char)(c + 32) : c;
@@ -73,13 +115,13 @@ static char upper(char c)
 
 static int view(void *ctx, struct sim *s, const char *path, uint64_t *ret, struct err *err)
 {
+	const struct work *k = ctx;
 	uint64_t len, h = 1;
 	uint8_t *p = sim_content(s, path, &len);
 
-	(void)ctx;
 	if (!p)
 		return err_set(err, ERR_IO, "it is not there");
-	for (uint64_t i = 0; i < len; i++)
+	for (uint64_t i = k->moved ? HEADER : 0; i < len; i++)
 		h = (h ^ (uint8_t)lower((char)p[i])) * UINT64_C(0x100000001b3);
 	free(p);
 	*ret = h ^ len;
@@ -248,6 +290,8 @@ static int run_in(struct work *k, struct sim *s, struct workshop *w, struct err 
 		return -1;
 	if (k->found)
 		return 0;
+	if (k->moved)
+		workshop_set_mender(w, mend_moved, NULL);
 	if (k->undo)
 		return workshop_undo(w, NULL, &nr, err);
 	if (k->purge)
@@ -326,6 +370,8 @@ static int recover(void *ctx, struct sim *s, struct err *err)
 		return why.kind ? -1 : 0;
 	}
 	rc = workshop_recover(w, hear, &unclear, &sum, err);
+	if (rc == 0 && k->moved && run_in(k, s, w, &why) < 0 && !(k->may_stay && why.kind == ERR_STALE))
+		rc = err_set(err, why.kind, "%s", why.text);
 	workshop_close(w);
 	return rc == 0 && sum.nr_unclear ? err_set(err, ERR_STALE, "unclear: %s", unclear.text) : rc;
 }
@@ -341,6 +387,10 @@ static void set_up(void *ctx, struct sim *s)
 	write_text(s, "r/sub/img", 0);
 	write_text(s, "r/other", 5);
 	write_text(s, "canary", 7);
+	if (k->moved) {
+		write_header(s, "r/sub/img");
+		write_text(s, "there", 3);
+	}
 	if (k->several) {
 		write_text(s, "r/sub/two", 9);
 		write_text(s, "r/sub/six", 11);
@@ -402,6 +452,8 @@ static bool belongs(void *ctx, const char *path, const struct stat *st)
 	const struct work *k = ctx;
 
 	(void)st;
+	if (k->moved && strcmp(path, "/there") == 0)
+		return true;
 	if (k->several && (strcmp(path, "/r/sub/two") == 0 || strcmp(path, "/r/sub/six") == 0))
 		return true;
 	if (k->several && strncmp(path, "/r/.dedupscan/trash/", 20) == 0 && strchr("123", path[20]) && !path[21])
@@ -465,6 +517,29 @@ static int check_several(void *ctx, struct sim *s, struct crash_moment m, struct
 	return 0;
 }
 
+/* It stands on what is there, whenever it was mended and put back. */
+static int check_moved(void *ctx, struct sim *s, struct crash_moment m, struct err *err)
+{
+	char image = what_is(s, "/r/sub/img"), trash = what_is(s, "/r/.dedupscan/trash/1");
+	struct slice is = { .path = "nothing" };
+	const struct work *k = ctx;
+	uint64_t size;
+	int fd, rc;
+
+	if (image != 'o' && image != 'n')
+		return err_set(err, ERR_FORMAT, "the image is '%c'", image);
+	if (m.lied || (k->may_stay && image == 'n' && trash == 'o'))
+		return 0;
+	if (image != 'o' || trash != '-')
+		return err_set(err, ERR_FORMAT, "the image is '%c', the trash '%c'", image, trash);
+	fd = open_at(s, "r/sub/img", O_RDONLY);
+	rc = overlay_backing(fd, &is, &size, err);
+	file_ops->close(fd);
+	if (rc < 0)
+		return -1;
+	return strcmp(is.path, "/there") == 0 ? 0 : err_set(err, ERR_FORMAT, "it stands on '%s'", is.path);
+}
+
 static const char *const images[] = { "/r/sub/img", "/r/other", NULL };
 static const char *const several_images[] = { "/r/sub/img", "/r/other", "/r/sub/two", "/r/sub/six", NULL };
 
@@ -477,7 +552,7 @@ static struct crash_workflow workflow(const char *name, struct work *k)
 		.setup = k->found ? set_up_found : k->grown ? set_up_grown : replaced ? set_up_replaced : set_up,
 		.run = run,
 		.recover = recover,
-		.check = k->several ? check_several : check_state,
+		.check = k->several ? check_several : k->moved ? check_moved : check_state,
 		.ctx = k,
 		.images = k->several ? several_images : images,
 		.view = view,
@@ -486,7 +561,7 @@ static struct crash_workflow workflow(const char *name, struct work *k)
 		.root = "/r",
 		.nested = getenv("LONG") ? 5 : 41,
 		.cut_again = 1,
-		.cuts.pairs_max = getenv("LONG") ? 2000 : 60,
+		.cuts = { .pairs_max = getenv("LONG") ? 2000 : 60, .whole_sectors = k->moved /* a name is changed in place */ },
 	};
 }
 
@@ -540,6 +615,18 @@ static void an_undo_passes(void **state)
 
 	(void)state;
 	assert_survives(crash_try, &w);
+}
+
+static void an_undo_of_what_stands_on_a_moved_pool_passes(void **state)
+{
+	struct work k = { .undo = true, .moved = true };
+	struct crash_workflow w = workflow("undo, moved", &k);
+
+	(void)state;
+	assert_survives(crash_try_kills, &w);
+	assert_survives(crash_try_cuts, &w);
+	k.may_stay = true;
+	assert_survives(crash_try_errors, &w);
 }
 
 static void a_purge_passes(void **state)
@@ -729,6 +816,7 @@ int main(void)
 		cmocka_unit_test(a_replacement_that_fails_passes),
 		cmocka_unit_test(several_at_once_pass),
 		cmocka_unit_test(an_undo_passes),
+		cmocka_unit_test(an_undo_of_what_stands_on_a_moved_pool_passes),
 		cmocka_unit_test(a_purge_passes),
 		cmocka_unit_test(a_journal_that_shrinks_passes),
 		cmocka_unit_test(a_recovery_passes),

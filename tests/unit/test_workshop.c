@@ -637,6 +637,46 @@ static void an_undo_of_an_image_in_use_is_refused(void **state)
 	workshop_close(w);
 }
 
+static int nr_exchanges;
+
+static int note_renameat2(int a, const char *b, int c, const char *d, unsigned flags)
+{
+	nr_exchanges += (flags & RENAME_EXCHANGE) != 0;
+	return renameat2(a, b, c, d, flags);
+}
+
+/* When the files have changed places, and not when they have again. */
+static int failing_fsync(int fd)
+{
+	return nr_exchanges % 2 ? (errno = EIO, -1) : fsync(fd);
+}
+
+static void an_undo_that_was_turned_round_can_be_tried_again(void **state)
+{
+	struct workshop *w = open_shop();
+	struct file_ops ops = file_ops_os;
+	struct err err = ERR_INIT;
+	uint64_t nr;
+
+	(void)state;
+	put("image", "text");
+	replace_well(w, "image");
+	ops.renameat2 = note_renameat2;
+	ops.fsync = failing_fsync;
+	file_ops = &ops;
+	for (int i = 0; i < 2; i++) {
+		usleep(10000);
+		assert_int_equal(workshop_undo(w, NULL, &nr, &err), -1);
+		if (!strstr(err.text, strerror(EIO)))
+			fail_msg("%s", err.text);
+		assert_string_equal(text_of("image"), "TEXT");
+	}
+	file_ops = &file_ops_os;
+	assert_int_equal(workshop_undo(w, NULL, &nr, NULL), 0);
+	assert_string_equal(text_of("image"), "text");
+	workshop_close(w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -658,6 +698,7 @@ int main(void)
 		shop_test(an_undo_of_two_that_was_killed_anywhere_comes_to_its_end),
 		shop_test(an_undo_of_a_changed_image_is_refused),
 		shop_test(an_undo_of_an_image_in_use_is_refused),
+		shop_test(an_undo_that_was_turned_round_can_be_tried_again),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
