@@ -34,8 +34,11 @@ scan_anew()
 # poke FILE OFFSET: changes a byte, and puts the time of modification back
 poke()
 {
+	local was
+	was=$(od -An -tu1 -j "$2" -N 1 "$1")
 	touch -r "$1" "$TMP/stamp"
-	printf '\125' | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
+	# shellcheck disable=SC2059
+	printf "\\$(printf %03o $((was ^ 255)))" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
 	touch -r "$TMP/stamp" "$1"
 }
 

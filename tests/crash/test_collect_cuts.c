@@ -406,10 +406,16 @@ static int no_damage(void *ctx, const struct pool_damage *d, struct err *err)
 
 static int repair_and_collect(void *ctx, struct sim *s, struct err *err)
 {
-	int rc;
+	struct err why = ERR_INIT;
+	int rc = repair(ctx, s, &why);
 
-	if (repair(ctx, s, err) < 0)
-		return -1;
+	/* The index may have been written wrong: it says so once. */
+	if (rc < 0 && strstr(why.text, "built anew when the pool is opened again")) {
+		why = (struct err)ERR_INIT;
+		rc = repair(ctx, s, &why);
+	}
+	if (rc < 0)
+		return err_set(err, why.kind, "%s", why.text);
 	rc = use_pool(s, true, err);
 	for (int i = 0; i < 3 && rc == 0; i++)
 		rc = collect_once(err);
