@@ -82,7 +82,7 @@ assert_has "$output" '^ok +.*/back\\\\slash\\x0anew\\x0dline \\xff.raw$'
 # it is the content that counts: all that is known is where it is
 qemu-img convert -O qcow2 -o cluster_size=512 "$S/two.raw" "$TMP/other"
 mv "$TMP/other" "$S/two.qcow2"
-printf x | dd of="$S/$odd" bs=1 seek=5 conv=notrunc status=none
+printf 'another' | dd of="$S/$odd" bs=1 seek=5 conv=notrunc status=none
 truncate -s 4M "$S/zeros.raw"
 qemu-io -c 'write -P 5 0 1k' -f raw "$S/small.raw" >/dev/null # the backing file
 rm "$S/two.vdi"
