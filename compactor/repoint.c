@@ -214,16 +214,35 @@ static const char *last_part(const char *path)
 	return strrchr(path, '/') + 1;
 }
 
+/* False = names cannot tell what was beside it. */
+static bool moved_from(struct pool *p, const char *old, struct moving *ret)
+{
+	ret->p = p;
+	if (old[0] != '/' || strcmp(last_part(old), last_part(p->path)) != 0)
+		return false;
+	snprintf(ret->from, sizeof(ret->from), "%.*s", (int)(last_part(old) - old - 1), old);
+	snprintf(ret->to, sizeof(ret->to), "%.*s", (int)(last_part(p->path) - p->path - 1), p->path);
+	ret->gone = dir_is_gone(*ret->from ? ret->from : "/");
+	return true;
+}
+
 static int move_names(struct repointing *r, const char *old, struct err *err)
 {
-	struct moving m = { .p = r->p };
+	struct moving m;
 
-	if (old[0] != '/' || strcmp(last_part(old), last_part(r->p->path)) != 0)
-		return 0;
-	snprintf(m.from, sizeof(m.from), "%.*s", (int)(last_part(old) - old - 1), old);
-	snprintf(m.to, sizeof(m.to), "%.*s", (int)(last_part(r->p->path) - r->p->path - 1), r->p->path);
-	m.gone = dir_is_gone(*m.from ? m.from : "/");
-	return versions_rename(r->p, new_path, &m, err);
+	return moved_from(r->p, old, &m) ? versions_rename(r->p, new_path, &m, err) : 0;
+}
+
+/* As names would have it after all moves that are known of. */
+static void follow_moves(const struct repointing *r, const char *path, char ret[PATH_MAX])
+{
+	struct moving m;
+	const char *to;
+
+	snprintf(ret, PATH_MAX, "%s", path);
+	for (size_t i = 0; i < r->olds.nr; i++)
+		if (moved_from(r->p, r->olds.items[i], &m) && (to = new_path(&m, ret)))
+			snprintf(ret, PATH_MAX, "%s", to);
 }
 
 static void forget_known(struct repointing *r)
@@ -238,7 +257,7 @@ static int pool_was(struct repointing *r, const char *old, struct err *err)
 {
 	char *copy;
 
-	if (r->o->dry_run || strcmp(old, r->p->path) == 0)
+	if (strcmp(old, r->p->path) == 0)
 		return 0;
 	for (size_t i = 0; i < r->olds.nr; i++)
 		if (strcmp(r->olds.items[i], old) == 0)
@@ -249,7 +268,7 @@ static int pool_was(struct repointing *r, const char *old, struct err *err)
 		return no_memory(err);
 	}
 	forget_known(r);
-	return move_names(r, old, err);
+	return r->o->dry_run ? 0 : move_names(r, old, err);
 }
 
 /* ---- lists of files ---- */
@@ -539,7 +558,15 @@ static int add_path(struct repointing *r, const char *path, struct err *err)
 
 static int add_known(void *ctx, const struct name *n, struct err *err)
 {
-	return n->kind == NAME_MEMBER ? add_path(ctx, n->disks.items[0].path, err) : 0;
+	struct repointing *r = ctx;
+	char path[PATH_MAX];
+
+	if (n->kind != NAME_MEMBER)
+		return 0;
+	if (!r->o->dry_run)
+		return add_path(r, n->disks.items[0].path, err);
+	follow_moves(r, n->disks.items[0].path, path);
+	return add_path(r, path, err);
 }
 
 /* 1 = the pool has a member at this path. */
@@ -569,7 +596,7 @@ static int note(struct repointing *r, const char *path, const struct saying *s, 
 	*ret_was = '\0';
 	r->ret->nr_noted++;
 	if (r->o->dry_run)
-		return 0;
+		return versions_was_at(r->p, path, &s->standing, ret_was, err) < 0 ? -1 : 0;
 	if (versions_adopt_as(r->p, path, &s->standing, ret_was, err) < 0 || add_path(r, path, err) < 0)
 		return -1;
 	sort_known(r);

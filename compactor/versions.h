@@ -135,6 +135,8 @@ int versions_adopt(struct pool *p, const char *path, struct err *err);
 /* The same for one that no member is and whose standing is known: its backing file's name may be wrong.  *ret_was is where it was,
  * "" = it is new. */
 int versions_adopt_as(struct pool *p, const char *path, const struct standing *standing, char ret_was[PATH_MAX], struct err *err);
+/* Only where it was: 1, 0 = it would be new; -1. */
+int versions_was_at(struct pool *p, const char *path, const struct standing *standing, char ret_was[PATH_MAX], struct err *err);
 /* Where the image at a path was when the pool knew it last: 1, 0 = it knows it at that path, or not at all; -1.  For who only
  * reads. */
 int versions_moved_from(struct pool *p, const char *path, char ret[PATH_MAX], struct err *err);

@@ -132,7 +132,7 @@ static int choose(struct pool *p, const struct path_list *l, const char *path, c
 	return nr_same == 1 || nr_gone == 1;
 }
 
-static int find_moved(struct pool *p, const char *path, const struct standing *standing, char ret[PATH_MAX], struct err *err)
+int versions_was_at(struct pool *p, const char *path, const struct standing *standing, char ret[PATH_MAX], struct err *err)
 {
 	struct search s = { .standing = standing };
 	const char *was = NULL;
@@ -155,7 +155,7 @@ int versions_moved_from(struct pool *p, const char *path, char ret[PATH_MAX], st
 	if (rc)
 		return rc < 0 ? -1 : 0;
 	rc = member_look(p, path, &standing, err);
-	return rc > 0 ? find_moved(p, path, &standing, ret, err) : rc;
+	return rc > 0 ? versions_was_at(p, path, &standing, ret, err) : rc;
 }
 
 /* ---- noting them ---- */
@@ -181,7 +181,7 @@ int versions_adopt_as(struct pool *p, const char *path, const struct standing *s
 	*ret_was = '\0';
 	if (path[0] != '/' || strlen(path) >= PATH_MAX)
 		return err_set(err, ERR_USAGE, "'%s' is no absolute path", path);
-	rc = find_moved(p, path, standing, ret_was, err);
+	rc = versions_was_at(p, path, standing, ret_was, err);
 	if (rc <= 0)
 		return rc < 0 ? -1 : publish_new(p, path, standing, err);
 	return versions_rename(p, rename_one, &x, err);

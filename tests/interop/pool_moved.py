@@ -186,7 +186,11 @@ def moved(s):
     for _ in range(3):
         expect(tool("pool", "collect", to), "0 views removed, 0 go with the next collection")
     before = files_of(to)
-    expect(tool("repoint", "--dry-run", to), "would be repointed: 4 images, 1 sealed overlays and")
+    said = expect(tool("repoint", "--dry-run", to),
+                  f"would be repointed: 4 images, 1 sealed overlays and {s.stubs} stubs; 0 images noted, 0 left")
+    expect(said, f"'{a}' named the pool at '{s.path}/{POOL}'")
+    if "new to the pool" in said:
+        fail(f"a dry run takes images for new ones: {said}")
     if files_of(to) != before:
         fail("a dry run changed something")
     said = expect(tool("repoint", to), f"repointed: 4 images, 1 sealed overlays and {s.stubs} stubs; 0 images noted, 0 left")
