@@ -8,6 +8,7 @@
 
 #include "compactor/pool/cluster_file.h"
 #include "compactor/pool/feed.h"
+#include "compactor/pool/immutable.h"
 #include "compactor/pool/import.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
@@ -266,7 +267,7 @@ static int round_of_all(struct bench *b, struct err *err)
 
 	snprintf(path, sizeof(path), "%s/" POOL, real);
 	if (remove_all(b, err) < 0 || pool_create(b->dirfd, POOL, err) < 0 ||
-	    pool_open(b->dirfd, POOL, path, true, &b->pool, err) < 0)
+	    pool_open(b->dirfd, POOL, path, true, &b->pool, err) < 0 || immutable_tell(b->pool, POOL_IMMUTABLE_NEVER, err) < 0)
 		return -1;
 	for (enum kind k = 0; k < NR_KINDS; k++) {
 		if (measure(b, k, err) < 0)
