@@ -197,22 +197,9 @@ static enum exchange_outcome unclear(const struct exchange *x, struct err *err)
 
 /* ---- turning round ---- */
 
-/* `leaving` is at the path again, and an undo that is tried again must know it: the exchanges changed its ctime, and nobody wrote
- * to it so far if mtime is what it was. */
-static void know_again(struct exchange *x)
-{
-	const struct spool_identity before = x->leaving.known;
-
-	if (!x->back || file_ops->fsync(x->leaving.fd) < 0 || identify(&x->leaving, NULL) < 0 || !workshop_same(&x->leaving.known, &before))
-		x->leaving.known = before;
-	else
-		x->entry.replacement = x->leaving.known;
-}
-
 /* After `leaving` came back to the path: may the other file go?  It was at the path, if only for a moment. */
 static enum exchange_outcome settle_returned(struct exchange *x, uint64_t settle_ns, struct err *err)
 {
-	know_again(x); /* while who opened it waits */
 	if (identify(&x->arriving, NULL) < 0)
 		return unclear(x, err);
 	let_go(x);
@@ -220,6 +207,16 @@ static enum exchange_outcome settle_returned(struct exchange *x, uint64_t settle
 	if (look_at(x, &x->arriving, false) != UNTOUCHED)
 		return unclear(x, err);
 	return EXCHANGE_ROLLED_BACK;
+}
+
+/* `leaving` is at the path again, and whoever opened it waits still: an undo that is tried again has to know it, by the ctime that
+ * the exchanges gave it. */
+static void know_again(struct exchange *x)
+{
+	struct exchange_file now = { .fd = x->leaving.fd };
+
+	if (x->back && file_ops->fsync(now.fd) == 0 && identify(&now, NULL) == 0 && workshop_same(&now.known, &x->entry.replacement))
+		x->entry.replacement = now.known;
 }
 
 /* The hold of `leaving` broke, or something failed: back, while whoever waits is still waiting.  `err` has the
@@ -235,6 +232,7 @@ static enum exchange_outcome take_back(struct exchange *x, uint64_t settle_ns, s
 		return EXCHANGE_ROLLED_BACK;
 	if (ino != x->arriving.known.ino || change_places(x, &why) < 0 || sync_places(x, &why) < 0)
 		return unclear(x, err);
+	know_again(x);
 	return settle_returned(x, settle_ns, err);
 }
 

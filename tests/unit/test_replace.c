@@ -530,6 +530,8 @@ static unsigned replace_with_visitor(unsigned at, bool undo)
 	if (sum.nr_unclear && !(rc < 0 && strstr(err.text, "both files are kept")))
 		fail_msg("call %u: unclear, and nobody said so: %s", at, err.text);
 	assert_string_equal(text_of("image"), text);
+	if (undo && rc < 0 && visitor && workshop_undo(w, NULL, &nr, NULL) == 0 && *text_of("image") != '#')
+		fail_msg("call %u: what was written is lost when it is tried again", at);
 	workshop_close(w);
 	unlink(in_tree(".dedupscan/journal"));
 	for (unsigned n = 1; n <= 3; n++) {
@@ -571,7 +573,8 @@ static void an_opener_at_any_step_loses_nothing(void **state)
  * ---- */
 
 static struct {
-	bool too; /* another opens the new file */
+	const char *path, *text; /* where what he opened is then */
+	bool too; /* another opens the file that came */
 	bool stays;
 	int fd;
 } late;
@@ -580,9 +583,9 @@ static int late_fcntl(int fd, int cmd, void *arg)
 {
 	int rc = file_ops_os.fcntl(fd, cmd, arg);
 
-	if (cmd != F_SETLEASE || (intptr_t)arg != F_UNLCK || late.fd >= 0 || strcmp(text_of(".dedupscan/1.new"), "text") != 0)
+	if (cmd != F_SETLEASE || (intptr_t)arg != F_UNLCK || late.fd >= 0 || strcmp(text_of(late.path), late.text) != 0)
 		return rc;
-	late.fd = open(in_tree(".dedupscan/1.new"), O_RDWR | O_NONBLOCK);
+	late.fd = open(in_tree(late.path), O_RDWR | O_NONBLOCK);
 	if (late.fd < 0) /* the other lease goes first */
 		return rc;
 	usleep(10000);
@@ -603,12 +606,46 @@ static int replace_with_late(struct workshop *w, struct err *err)
 	put("image", "text");
 	prepare(&j, w, "image");
 	ops.fcntl = late_fcntl;
+	late.path = ".dedupscan/1.new";
+	late.text = "text";
 	late.fd = -1;
 	file_ops = &ops;
 	rc = replace(&j, err);
 	file_ops = &file_ops_os;
 	assert_true(late.fd >= 0);
 	return rc;
+}
+
+/* It cannot be tried again: what he wrote would be lost. */
+static void a_late_opener_ends_an_undo(void **state)
+{
+	struct file_ops ops = file_ops_os;
+	struct workshop *w = open_shop();
+	struct err err = ERR_INIT;
+	uint64_t nr;
+
+	(void)state;
+	put("image", "text");
+	replace_well(w, "image");
+	ops.fcntl = late_fcntl;
+	late.path = ".dedupscan/trash/1";
+	late.text = "TEXT";
+	late.too = late.stays = false;
+	late.fd = -1;
+	file_ops = &ops;
+	assert_int_equal(workshop_undo(w, NULL, &nr, &err), -1);
+	file_ops = &file_ops_os;
+	assert_true(late.fd >= 0);
+	assert_int_equal(err.kind, ERR_BUSY);
+	assert_string_equal(text_of("image"), "#EXT");
+	err = (struct err)ERR_INIT;
+	assert_int_equal(workshop_undo(w, NULL, &nr, &err), -1);
+	assert_int_equal(err.kind, ERR_STALE);
+	assert_string_equal(text_of("image"), "#EXT");
+	assert_string_equal(text_of(".dedupscan/trash/1"), "text");
+	workshop_close(w);
+	unlink(in_tree(".dedupscan/journal"));
+	unlink(in_tree(".dedupscan/trash/1"));
 }
 
 static void a_late_opener_gets_the_original_back_to_the_path(void **state)
@@ -1058,6 +1095,7 @@ int main(void)
 		shop_test(the_first_settles_while_others_wait),
 		shop_test(one_that_was_opened_goes_back_and_others_stand),
 		shop_test(what_never_settled_recovery_finishes),
+		shop_test(a_late_opener_ends_an_undo),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
