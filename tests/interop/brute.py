@@ -24,6 +24,8 @@ import tempfile
 import zlib
 from fractions import Fraction
 
+from lib_compact import extents_on_disk
+
 BLOCK = 4096
 ZEROS = bytes(BLOCK)
 LAYER_UNIT = 2 << 20
@@ -97,6 +99,16 @@ def file_extents(fd, size):
             return
         at = min(os.lseek(fd, begin, os.SEEK_HOLE), size)
         yield begin, at, True
+
+
+def written_extents(path):
+    """What nobody wrote, though its space is reserved, is left out: for SEEK_DATA that is a hole until somebody reads it."""
+    try:
+        return [(at, at + length, True) for at, _, length in extents_on_disk(path)]
+    except OSError:  # no maps of extents here
+        with open(path, "rb") as f:
+            os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            return list(file_extents(f.fileno(), os.fstat(f.fileno()).st_size))
 
 
 def raw_view(path):
@@ -233,9 +245,7 @@ def qcow2_view(path, tmp):
     info = json.loads(qemu_img("info", "--output=json", path))
     v.format, v.virtual_size, v.backing = "qcow2", info["virtual-size"], info.get("backing-filename", "")
     v.nr_snapshots = len(info.get("snapshots", []))
-    with open(path, "rb") as f:  # to ext4, space that was reserved but never written is a hole until somebody reads it
-        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        file_data = list(file_extents(f.fileno(), v.file_size))
+    file_data = written_extents(path)
     extents = [] if v.nr_snapshots else list(qcow2_extents(name, file_data))
     with tempfile.NamedTemporaryFile(dir=tmp) as raw:
         qemu_img("convert", "-O", "raw", name, raw.name)
@@ -264,13 +274,6 @@ def extents_of(path):
     """The files that the image lies in besides its own."""
     found = re.findall(r'^RW \d+ (?:FLAT|SPARSE) "([^"]+)"', descriptor_of(path) or "", re.M) if path.endswith(".vmdk") else []
     return [os.path.join(os.path.dirname(path), name) for name in dict.fromkeys(found)]
-
-
-def data_of(path):
-    """As of qcow2 files."""
-    with open(path, "rb") as f:
-        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        return list(file_extents(f.fileno(), os.fstat(f.fileno()).st_size))
 
 
 def vhdx_map(path, size):
@@ -308,7 +311,7 @@ def disk_extents(path, kind, size):
     def file_data_of(e):
         name = e.get("filename", path)
         if name not in known:
-            known[name] = data_of(name)
+            known[name] = written_extents(name)
         return known[name]
     return list(cut_at_holes(extents, file_data_of))
 
