@@ -418,7 +418,8 @@ static int carry_out(struct compaction *c, struct err *err)
 	return 1;
 }
 
-/* What was removed comes back a little later on some file systems (XFS): until it has stayed the same for a while. */
+/* What was removed comes back a little later on some file systems (XFS): until it has stayed the same for a while.  f_bfree and not
+ * f_bavail, from which btrfs takes what it sets aside for metadata meanwhile: a quarter of a GiB, then and when. */
 static int free_space(int fd, struct statfs *ret)
 {
 	uint64_t before = 0;
@@ -428,8 +429,8 @@ static int free_space(int fd, struct statfs *ret)
 	for (unsigned same = 0, tries = 0; same < 3 && tries < 40; tries++) {
 		if (file_ops->fstatfs(fd, ret) < 0)
 			return -1;
-		same = ret->f_bavail == before ? same + 1 : 0;
-		before = ret->f_bavail;
+		same = ret->f_bfree == before ? same + 1 : 0;
+		before = ret->f_bfree;
 		nanosleep(&(struct timespec){ .tv_nsec = 25000000 }, NULL);
 	}
 	return 0;
@@ -451,7 +452,7 @@ static int measure_space(struct compaction *c, bool after, struct err *err)
 		if (fd < 0 || free_space(fd, &st) < 0)
 			continue;
 		known[im->fs] = true;
-		*(after ? &fs->free_after : &fs->free_before) = max_u64((uint64_t)st.f_bavail * (uint64_t)st.f_bsize, 1);
+		*(after ? &fs->free_after : &fs->free_before) = max_u64((uint64_t)st.f_bfree * (uint64_t)st.f_bsize, 1);
 	}
 	return 0;
 }

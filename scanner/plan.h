@@ -75,7 +75,7 @@ struct plan_fs {
 	char *type;	   /* "xfs", "btrfs", ... */
 	uint64_t dev;
 	uint64_t size, free;	/* when it was planned */
-	uint64_t free_before, free_after; /* around the carrying out, synced; 0 = it was not */
+	uint64_t free_before, free_after; /* around the carrying out, synced, with what is kept for root; 0 = it was not */
 	uint64_t saving;
 	char *why_not;	   /* nothing can be done on it, and why */
 };
