@@ -124,8 +124,8 @@ def qemu_nbd(path):
     try:
         yield f"pid {pid} (qemu-nbd)"
     finally:
-        os.kill(pid, 15)
         while re.search(r"\) [^Z]", read(f"/proc/{pid}/stat")):
+            os.kill(pid, 15)  # one that comes before it listens is lost
             time.sleep(0.01)
 
 
