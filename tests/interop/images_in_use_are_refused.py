@@ -125,7 +125,8 @@ def qemu_nbd(path):
         yield f"pid {pid} (qemu-nbd)"
     finally:
         while re.search(r"\) [^Z]", read(f"/proc/{pid}/stat")):
-            os.kill(pid, 15)  # one that comes before it listens is lost
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 15)  # one that comes before it listens is lost
             time.sleep(0.01)
 
 
