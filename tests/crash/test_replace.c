@@ -10,7 +10,7 @@
 
 /* Replacing an image, undoing and purging that, and recovery, through kills, errors, visits and power cuts: rows A1,
  * A2, A3, A4, A8, A9, A10, A11, B1, B2, B3, B4, B5, B6, D3 and the invariants at the top of journal.c (J) and
- * exchange.c (X).  The new file says in capitals what the old one says. */
+ * exchange.c (X).  The new file says in capitals what the old one says.  timeout: 600 */
 
 #define LEN 9000
 #define HEADER 4096 /* of those that are overlays */
