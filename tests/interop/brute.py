@@ -211,10 +211,24 @@ class Tables:
         offset, sectors = where & (1 << bits) - 1, (where & ~COMPRESSED) >> bits
         return zlib.decompressobj(-12).decompress(self.at(offset, (sectors + 1) * 512 - offset % 512), self.cluster)
 
-    def in_hole(self, held):
-        where, packed, length = held
-        i = bisect.bisect_left(self.data, (where + length,))  # extents before it begin before the cluster ends
-        return not packed and (i == 0 or self.data[i - 1][1] <= where)
+    def cut(self, at, length, held):
+        """The parts of a cluster that lies at `at` of the view: (from, to, sure)."""
+        where, packed, _ = held
+        end = at + length
+        if packed:
+            yield at, end, True
+            return
+        for begin, upto, _ in self.data[max(0, bisect.bisect_right(self.data, (where,)) - 1):]:
+            begin, upto = max(begin - where, 0) + at, min(upto - where + at, end)
+            if begin >= end:
+                break
+            if upto > at:
+                if begin > at:
+                    yield at, begin, False
+                yield max(at, begin), upto, True
+                at, where = upto, where + upto - at
+        if at < end:
+            yield at, end, False
 
 
 def snapshot_view(v, now, file_data):
@@ -227,15 +241,15 @@ def snapshot_view(v, now, file_data):
             if any(earlier.get(guest, ())[:2] == held[:2] for earlier in t.layers[:k]):
                 continue
             length = min(held[2], v.layer - guest)
-            pieces.append((k * v.layer + guest, length, t.content(k, guest, held)[:length], not t.in_hole(held), held))
+            pieces.append((k * v.layer + guest, length, t.content(k, guest, held)[:length], held))
     with tempfile.TemporaryFile() as f:
         for at, length, data, *_ in pieces:
             os.pwrite(f.fileno(), data, at)
-        for at, length, data, _, held in pieces:  # the walk and QEMU must agree on the disk as it is
+        for at, length, data, held in pieces:  # the walk and QEMU must agree on the disk as it is
             if at < v.virtual_size:
                 if os.pread(now.fileno(), length, at) != data[:max(0, v.virtual_size - at)]:
                     raise AssertionError(f"{v.path}: brute force read other bytes than QEMU at {at} ({held})")
-        v.add_extents(f, [(at, at + length, sure) for at, length, _, sure, _ in pieces])
+        v.add_extents(f, [part for at, length, _, held in pieces for part in t.cut(at, length, held)])
     t.file.close()
 
 
