@@ -1862,7 +1862,7 @@ static const char expand_help[] =
 	"\n"
 	"Makes each IMAGE independent of its pool again, in place: a qcow2 image with all its data.\n"
 	"\n"
-	"  --pool DIR            where its pool is (above the image)\n"
+	"  --pool DIR            where its pool is, if the image cannot tell\n"
 	"  --keep-originals TIME keep what was there so long (7d; 0: not at all)\n"
 	"  --assume-idle         nobody uses the images, where the file system cannot tell\n"
 	"  --sandbox MODE        require (the default), best, or off: see dedupscan(1)\n"
@@ -2284,7 +2284,7 @@ static const char clone_help[] =
 	"  --count N             make N of them; %d or %03d in NEW's name is the number\n"
 	"  --compat              overlays without extended L2 entries\n"
 	"  --assume-idle         nobody uses IMAGE, where the file system cannot tell\n"
-	"  --pool DIR            where its pool is (above the image)\n"
+	"  --pool DIR            where its pool is, if the image cannot tell\n"
 	"\n"
 	"Exit status: 0 done; 2 usage; 3 failed; 4 in use.\n";
 
@@ -2327,7 +2327,7 @@ static const char snapshot_help[] =
 	"  --quiesce             its guest's agent freezes the file systems for that moment\n"
 	"  --file FILE           keep this file of at most 1 MiB with them (again for more)\n"
 	"  --assume-idle         nobody uses them, where the file system cannot tell\n"
-	"  --pool DIR            where their pool is (above the first one)\n"
+	"  --pool DIR            where their pool is, if the first one cannot tell\n"
 	"\n"
 	"Exit status: 0 done; 2 usage; 3 failed; 4 in use.\n";
 
@@ -2387,7 +2387,7 @@ static const char rollback_help[] =
 	"\n"
 	"  --discard             it is not kept\n"
 	"  --assume-idle         nobody uses IMAGE, where the file system cannot tell\n"
-	"  --pool DIR            where its pool is (above the image)\n"
+	"  --pool DIR            where its pool is, if the image cannot tell\n"
 	"\n"
 	"Exit status: 0 done; 2 usage; 3 failed; 4 in use.\n";
 
@@ -2500,7 +2500,7 @@ static const char diff_help[] =
 	"Tells in which ranges two disks of a pool differ: offset and length in bytes, one a line.\n"
 	"Images are as they were when the pool knew them last.\n"
 	"\n"
-	"  --pool DIR            where the pool is (above the first one)\n"
+	"  --pool DIR            where the pool is, if the first one cannot tell\n"
 	"\n"
 	"Exit status: 0 they are equal; 1 they differ; 2 usage; 3 failed; 4 in use.\n";
 
@@ -2545,7 +2545,7 @@ static const char delete_help[] =
 	"Forgets a version, of all disks that it has.  Its space comes back by dedupscan pool\n"
 	"collect.\n"
 	"\n"
-	"  --pool DIR            where its pool is (above the image)\n"
+	"  --pool DIR            where its pool is, if the image cannot tell\n"
 	"\n"
 	"Exit status: 0 done; 2 usage; 3 failed; 4 in use.\n";
 
@@ -2579,7 +2579,7 @@ static const char prune_help[] =
 	"  --keep-monthly N      of months,\n"
 	"  --keep-yearly N       of years\n"
 	"  --apply               delete them\n"
-	"  --pool DIR            where its pool is (above the image)\n"
+	"  --pool DIR            where its pool is, if the image cannot tell\n"
 	"\n"
 	"Exit status: 0 done; 2 usage; 3 failed; 4 in use.\n";
 
@@ -2712,7 +2712,7 @@ static const char restore_help[] =
 	"                        vhd, vhdx: dynamic, fixed\n"
 	"                        qcow2: 3, 2 (its version); zlib, zstd (3, compressed)\n"
 	"  --cluster-size SIZE   of its clusters, grains or blocks\n"
-	"  --pool DIR            where the pool is (above the image)\n"
+	"  --pool DIR            where the pool is, if the image cannot tell\n"
 	"\n"
 	"Exit status: 0 done; 2 usage; 3 failed; 4 in use; 75 stopped.\n";
 

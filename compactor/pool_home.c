@@ -5,9 +5,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "compactor/pool/cluster_file.h"
 #include "compactor/pool/immutable.h"
+#include "compactor/pool/view.h"
 #include "scanner/base/file.h"
 
 /* ---- where it is ---- */
@@ -111,27 +113,69 @@ int pool_home_open(struct roots *roots, const char *told, bool writing, bool cre
 	return home_path(roots, told, path, err) < 0 ? -1 : open_at(roots, path, writing, create, memory, ret, err);
 }
 
+static bool is_there(const char *path, struct stat *ret)
+{
+	return file_ops->fstatat(AT_FDCWD, path, ret, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/* The nearest in a directory above. */
+static bool find_above(const char *path, char ret[PATH_MAX])
+{
+	struct stat st;
+	char *slash;
+
+	if (snprintf(ret, PATH_MAX - sizeof(POOL_NAME), "%s", path) >= (int)(PATH_MAX - sizeof(POOL_NAME)))
+		return false;
+	while ((slash = strrchr(ret, '/'))) {
+		strcpy(slash + 1, POOL_NAME);
+		if (is_there(ret, &st))
+			return true;
+		*slash = '\0';
+	}
+	return false;
+}
+
+/* Only an image has told of it. */
+static bool is_trusted(const char *pool)
+{
+	struct stat st;
+
+	return is_there(pool, &st) && S_ISDIR(st.st_mode) && !(st.st_mode & (S_IWGRP | S_IWOTH)) &&
+	       (st.st_uid == 0 || st.st_uid == geteuid());
+}
+
+/* The pool that an image names.  Where the pool above has what it stands on, they were copied or moved together. */
+static bool find_named(const char *path, const char *above, char ret[PATH_MAX])
+{
+	CLEANUP(close_fd) int fd = file_open(AT_FDCWD, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, NULL);
+	char own[PATH_MAX], pool[PATH_MAX];
+	uint64_t disk_size;
+	struct stat st;
+	struct slice s;
+
+	if (fd < 0 || file_ops->fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || overlay_names(fd, &s, &disk_size, NULL) <= 0 ||
+	    !roots_pool_of(s.path, pool) || !is_trusted(pool))
+		return false;
+	if (above && snprintf(own, sizeof(own), "%s%s", above, s.path + strlen(pool)) < (int)sizeof(own) && is_there(own, &st))
+		return false;
+	strcpy(ret, pool);
+	return true;
+}
+
 int pool_home_of(struct roots *roots, const char *path, const char *told, bool writing, struct pool **ret, struct err *err)
 {
 	char at[PATH_MAX];
-	char *slash;
+	bool above;
 
 	if (told) {
 		if (resolve_told(told, at, err) < 0 || open_at(roots, at, writing, false, POOL_MEMORY, ret, err) < 0)
 			return -1;
 		return *ret ? 0 : err_set(err, ERR_USAGE, "there is no pool at '%s'", at);
 	}
-	if (snprintf(at, sizeof(at) - sizeof(POOL_NAME), "%s", path) >= (int)(sizeof(at) - sizeof(POOL_NAME)))
-		return too_long(err);
-	while ((slash = strrchr(at, '/'))) {
-		struct stat st;
-
-		strcpy(slash + 1, POOL_NAME);
-		if (file_ops->fstatat(AT_FDCWD, at, &st, AT_SYMLINK_NOFOLLOW) == 0)
-			return open_at(roots, at, writing, false, POOL_MEMORY, ret, err);
-		*slash = '\0';
-	}
-	return err_set(err, ERR_USAGE, "no directory above '%s' holds a pool; --pool DIR says where it is", path);
+	above = find_above(path, at);
+	if (find_named(path, above ? at : NULL, at) || above)
+		return open_at(roots, at, writing, false, POOL_MEMORY, ret, err);
+	return err_set(err, ERR_USAGE, "'%s' names no pool, and no directory above holds one; --pool DIR says where it is", path);
 }
 
 /* In the directory at `at`, whose length is `len`, and those above. */

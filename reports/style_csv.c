@@ -138,6 +138,18 @@ static void put_duplicates(FILE *out, const struct tally *t)
 	put_maybe(out, "left_to_save", known, left);
 }
 
+static void put_pools(FILE *out, const struct tally *t)
+{
+	uint64_t nr_images = 0, used = 0;
+
+	for (size_t i = 0; i < t->nr_pools; i++) {
+		nr_images += t->pools[i].nr_images;
+		used += t->pools[i].file_used;
+	}
+	put_total(out, "nr_pooled", nr_images);
+	put_total(out, "pools_file_used", used);
+}
+
 static int totals_write(FILE *out, const struct tally *t, const struct report_options *o, struct err *err)
 {
 	char when[REPORT_TIME_SIZE];
@@ -162,6 +174,7 @@ static int totals_write(FILE *out, const struct tally *t, const struct report_op
 	put_total(out, "nr_keys", t->nr_keys);
 	put_total(out, "nr_places", t->nr_places);
 	put_maybe(out, "peak_memory", t->peak_memory > 0, t->peak_memory);
+	put_pools(out, t);
 	return 0;
 }
 

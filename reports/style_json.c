@@ -121,6 +121,21 @@ static struct json_t *images(const struct tally *t, bool *bad)
 	return array;
 }
 
+static struct json_t *pools(const struct tally *t, bool *bad)
+{
+	struct json_t *array = tree_array();
+
+	for (size_t i = 0; i < t->nr_pools && !*bad; i++) {
+		struct json_t *obj = tree_object();
+
+		tree_text(obj, "path", t->pools[i].path, bad);
+		tree_size(obj, "nr_images", t->pools[i].nr_images, bad);
+		tree_size(obj, "file_used", t->pools[i].file_used, bad);
+		tree_append(array, obj, bad);
+	}
+	return array;
+}
+
 static int json_write(FILE *out, const struct tally *t, const struct report_options *o, struct err *err)
 {
 	CLEANUP(tree_free) struct json_t *root = tree_object();
@@ -135,6 +150,7 @@ static int json_write(FILE *out, const struct tally *t, const struct report_opti
 	tree_set(root, "runs", runs(t, &bad), &bad);
 	tree_set(root, "histogram", histogram(t, &bad), &bad);
 	tree_set(root, "cost", cost(t, &bad), &bad);
+	tree_set(root, "pools", pools(t, &bad), &bad);
 	tree_set(root, "images", images(t, &bad), &bad);
 	if (bad || tree_print(out, root) < 0)
 		return err_set(err, ERR_MEMORY, "no memory for the report");

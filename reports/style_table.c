@@ -132,7 +132,8 @@ static void put_headline(struct page *p)
 	else if (!good)
 		fprintf(p->out, "No image could be read.\n");
 	else if (!t->nonzero)
-		fprintf(p->out, "%" PRIu64 " image%s without any data.\n", good, cell_plural(good));
+		fprintf(p->out, "%" PRIu64 " image%s without %s.\n", good, cell_plural(good),
+			!t->nr_pools ? "any data" : good == 1 ? "data of its own" : "data of their own");
 	else {
 		fprintf(p->out, "%" PRIu64 " image%s with %s of data", good, cell_plural(good),
 			said(p, t->nonzero).s);
@@ -143,6 +144,14 @@ static void put_headline(struct page *p)
 	if (t->nr_failed)
 		fprintf(p->out, "%zu image%s could not be read and %s not counted, see PROBLEMS.\n", t->nr_failed,
 			cell_plural(t->nr_failed), t->nr_failed == 1 ? "is" : "are");
+}
+
+static void put_pool(struct page *p, const struct pool_tally *pool)
+{
+	fprintf(p->out, "%" PRIu64 " of them stand%s on a pool, which takes %s more: ", pool->nr_images,
+		pool->nr_images == 1 ? "s" : "", said(p, pool->file_used).s);
+	put_text(p, pool->path);
+	fputc('\n', p->out);
 }
 
 static void put_funnel(struct page *p)
@@ -158,6 +167,8 @@ static void put_funnel(struct page *p)
 	grid_print(p, grid);
 	fprintf(p->out, "The image files are %s long and take ", said(p, p->t->file_size).s);
 	fprintf(p->out, "%s of disk space.\n", said(p, p->t->file_used).s);
+	for (size_t i = 0; i < p->t->nr_pools; i++)
+		put_pool(p, &p->t->pools[i]);
 }
 
 static void put_duplicates(struct page *p)

@@ -557,21 +557,69 @@ static bool is_pool_file(const char *name)
 	return len == 36 && strcmp(id + len, ".qcow2") == 0;
 }
 
-/* Only a pool's owner can put files there.  To whom they belong does not matter: libvirt gives them to the user of its virtual
- * machines. */
-static int open_in_pool(const struct roots *r, const struct slice *s, char *ret_path, struct err *err)
+bool roots_pool_of(const char *path, char *ret)
 {
-	for (size_t i = 0; i < r->pools.nr; i++) {
-		const struct roots_pool *pool = &r->pools.items[i];
-		size_t len = strlen(pool->path);
+	const char *name = last_part(path), *dir = name - path > 1 ? memrchr(path, '/', (size_t)(name - path) - 1) : NULL;
 
-		if (strncmp(s->path, pool->path, len) != 0 || s->path[len] != '/' || !is_pool_file(s->path + len + 1))
-			continue;
-		snprintf(ret_path, PATH_MAX, "%s", s->path);
-		return open_regular(pool->dirfd, s->path + len + 1, RESOLVE_NO_XDEV, false, err);
+	if (dir && dir > path && is_pool_file(dir + 1))
+		name = dir + 1;
+	if (name - path < 2 || !is_pool_file(name))
+		return false;
+	memmove(ret, path, (size_t)(name - path) - 1);
+	ret[name - path - 1] = '\0';
+	return true;
+}
+
+/* One that nobody named. */
+static int open_pool_beneath(const struct roots *r, const char *path, struct err *err)
+{
+	const char *name;
+	const struct root *root = root_of(r, path, false, &name);
+	int fd = root ? file_open_beneath(root->dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW,
+					  RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV, NULL)
+		      : -1;
+
+	if (fd >= 0 && is_pool(fd))
+		return fd;
+	if (fd >= 0)
+		file_close(fd, path, NULL);
+	return err_set(err, ERR_REFUSED, "there is no pool at '%s', or none that was given; if it was moved, see dedupscan repoint",
+		       path);
+}
+
+static int dirfd_of_pool(const struct roots *r, const char *path)
+{
+	for (size_t i = 0; i < r->pools.nr; i++)
+		if (strcmp(r->pools.items[i].path, path) == 0)
+			return r->pools.items[i].dirfd;
+	return -1;
+}
+
+bool roots_have_pool(const struct roots *r, const char *path)
+{
+	CLEANUP(close_fd) int fd = dirfd_of_pool(r, path) >= 0 ? -1 : open_pool_beneath(r, path, NULL);
+
+	return fd >= 0 || dirfd_of_pool(r, path) >= 0;
+}
+
+/* Only a pool's owner can put files there.  To whom they belong does not matter: libvirt gives them to the user of its virtual
+ * machines.  But a pool that nobody named has to be of who the image may be made of. */
+static int open_in_pool(const struct roots *r, const struct slice *s, const struct stat *image, char *ret_path, struct err *err)
+{
+	CLEANUP(close_fd) int beneath = -1;
+	char pool[sizeof(s->path)];
+	int dirfd;
+
+	if (!roots_pool_of(s->path, pool))
+		return err_set(err, ERR_REFUSED, "'%s' is no file of a pool", s->path);
+	dirfd = dirfd_of_pool(r, pool);
+	if (dirfd < 0) {
+		beneath = dirfd = open_pool_beneath(r, pool, err);
+		if (dirfd < 0 || check_pool(dirfd, pool, err) < 0 || check_owner(dirfd, pool, image, err) < 0)
+			return -1;
 	}
-	return err_set(err, ERR_REFUSED, "'%s' is no file of a pool that was given; if its pool was moved, see dedupscan repoint",
-		       s->path);
+	snprintf(ret_path, PATH_MAX, "%s", s->path);
+	return open_regular(dirfd, s->path + strlen(pool) + 1, RESOLVE_NO_XDEV, false, err);
 }
 
 int roots_open_named(const struct roots *r, enum image_role role, const char *name, const char *from_path,
@@ -581,7 +629,7 @@ int roots_open_named(const struct roots *r, enum image_role role, const char *na
 	int fd;
 
 	if (role == IMAGE_BACKING && slice_parse(name, &slice)) {
-		fd = open_in_pool(r, &slice, ret_path, err);
+		fd = open_in_pool(r, &slice, image, ret_path, err);
 		return fd < 0 ? err_add(err, "%s", image_role_names[role]) : fd;
 	}
 	if (roots_resolve_named(role, name, from_path, ret_path, err) < 0)

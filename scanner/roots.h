@@ -77,9 +77,14 @@ int roots_resolve_named(enum image_role role, const char *name, const char *from
 
 /* Opens what the image at from_path, whose file is `image`, calls `name`: beneath a root (an extent also beside an image that
  * was itself named), a regular file, no other user's than the image's or root's, or not at all (ERR_REFUSED).  A backing file that
- * is named by a slice is a stub or the cluster file of a pool that was added, and nothing else. */
+ * is named by a slice is a file of a pool that was added or lies beneath a root, and nothing else. */
 int roots_open_named(const struct roots *r, enum image_role role, const char *name, const char *from_path,
 		     const struct stat *image, char *ret_path, struct err *err);
+
+/* Whether the path is that of a stub, a sealed overlay or the cluster file of a pool, and the pool's, which is shorter. */
+bool roots_pool_of(const char *path, char *ret);
+/* Whether images that stand on the pool at a path can be read: it was added, or lies beneath a root. */
+bool roots_have_pool(const struct roots *r, const char *path);
 
 /* Opens a file by the absolute path at which one of the above found it before. */
 int roots_open_again(const struct roots *r, const char *path, struct err *err);

@@ -58,6 +58,13 @@ struct histogram_bucket {
 	uint64_t nr_distinct, nr_blocks;
 };
 
+/* A pool (dedupscan-pool(5)): what images that stand on it show of it is stored there, and in no figure but these. */
+struct pool_tally {
+	char *path;
+	uint64_t nr_images; /* that stand on it */
+	uint64_t file_used; /* disk space of its files */
+};
+
 struct tally {
 	/* the funnel */
 	uint64_t virtual_size, stored, nonzero, distinct;
@@ -79,6 +86,8 @@ struct tally {
 	struct image_tally *images; /* in order of path */
 	size_t nr_images;	    /* all of them, failed ones included */
 	size_t nr_failed;
+	struct pool_tally *pools; /* in order of path */
+	size_t nr_pools;
 	uint64_t nr_not_images;	    /* files met that are no disk images */
 	bool complete;		    /* false: a scan was stopped, some images are missing or old */
 	int64_t taken_at;	    /* seconds since 1970 */

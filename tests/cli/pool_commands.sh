@@ -77,8 +77,8 @@ says 3 "dedupscan: cannot find 'nowhere': No such file or directory" pool status
 random_file "$TMP/a.raw" 6M
 truncate -s 8M "$TMP/a.raw"
 qemu-img convert -f raw -O qcow2 "$TMP/a.raw" "$STORE/a.qcow2"
-says 2 "dedupscan: no directory above 'S/a.qcow2' holds a pool; --pool DIR says where it is" clone "$STORE/a.qcow2" "$STORE/c.qcow2"
-says 2 "dedupscan: no directory above 'S/a.qcow2' holds a pool; --pool DIR says where it is" expand "$STORE/a.qcow2"
+says 2 "dedupscan: 'S/a.qcow2' names no pool, and no directory above holds one; --pool DIR says where it is" clone "$STORE/a.qcow2" "$STORE/c.qcow2"
+says 2 "dedupscan: 'S/a.qcow2' names no pool, and no directory above holds one; --pool DIR says where it is" expand "$STORE/a.qcow2"
 
 # ---- wrong use ----
 

@@ -222,7 +222,7 @@ def pool_alone(s):
     pool = os.path.join(s.tmp, "pools", "first")
     os.makedirs(os.path.dirname(pool))
     os.rename(os.path.join(s.path, POOL), pool)
-    expect(tool("repoint", s.path, status=2), "no directory above")
+    expect(tool("repoint", s.path, status=2), "names no pool")
     expect(tool("repoint", "--pool", pool, s.path),
            f"repointed: 4 images, 1 sealed overlays and {s.stubs} stubs; 0 images noted, 0 left")
     s.check(s.path, "--pool", pool)

@@ -51,6 +51,11 @@ static struct image_tally failed_image(const char *path, const char *error)
 	};
 }
 
+static struct pool_tally pools[] = {
+	{ (char *)"/srv/vm/.dedupscan-pool", 2, 3 * GIB },
+	{ (char *)"/srv/vm/\x1b[2J", 1, 73728 },
+};
+
 /* Three images that were read and one that was not. */
 static struct tally sample(struct image_tally images[4])
 {
@@ -88,6 +93,8 @@ static struct tally sample(struct image_tally images[4])
 		.images = images,
 		.nr_images = 4,
 		.nr_failed = 1,
+		.pools = pools,
+		.nr_pools = ARRAY_SIZE(pools),
 		.nr_not_images = 7,
 		.complete = true,
 		.taken_at = 1795227891,

@@ -856,11 +856,79 @@ static void slices_of_a_pool_are_opened_when_it_was_given(void **state)
 	make_pool();
 	assert_not_named(slice_name("store/.dedupscan-pool/views/" STUB), "store/top", ERR_REFUSED);
 	assert_int_equal(open_named(slice_name("store/.dedupscan-pool/views/" STUB), "store/top", path, &err), -1);
-	assert_non_null(strstr(err.text, "is no file of a pool that was given"));
+	assert_non_null(strstr(err.text, "or none that was given"));
 	assert_int_equal(roots_add_pool(&roots, in_tree("store/.dedupscan-pool"), NULL), 0);
 	assert_int_equal(roots_add_pool(&roots, in_tree("store/.dedupscan-pool"), NULL), 0);
 	assert_named(slice_name("store/.dedupscan-pool/views/" STUB), "store/top", "store/.dedupscan-pool/views/" STUB);
 	assert_named(slice_name("store/.dedupscan-pool/" STUB), "elsewhere/top", "store/.dedupscan-pool/" STUB);
+}
+
+/* All that a pool is known by. */
+static void complete_pool(void)
+{
+	static const char *const more[] = { "trees", "names", "sealed", "trash", "quarantine" };
+	char path[64];
+
+	for (size_t i = 0; i < ARRAY_SIZE(more); i++) {
+		snprintf(path, sizeof(path), "store/.dedupscan-pool/%s", more[i]);
+		tree_dir(path);
+	}
+}
+
+static void a_pool_beneath_a_root_needs_not_be_given(void **state)
+{
+	(void)state;
+	make_pool();
+	complete_pool();
+	assert_true(roots_have_pool(&roots, in_tree("store/.dedupscan-pool")));
+	assert_named(slice_name("store/.dedupscan-pool/views/" STUB), "store/top", "store/.dedupscan-pool/views/" STUB);
+	assert_named(slice_name("store/.dedupscan-pool/" STUB), "store/top", "store/.dedupscan-pool/" STUB);
+	assert_not_named(slice_name("store/.dedupscan-pool/lock"), "store/top", ERR_REFUSED);
+	assert_not_named(slice_name("store/.dedupscan-pool/index/" STUB), "store/top", ERR_REFUSED);
+	assert_not_named(slice_name("store/" STUB), "store/top", ERR_REFUSED);
+	assert_int_equal(chmod(in_tree("store/.dedupscan-pool"), 0775), 0);
+	assert_not_named(slice_name("store/.dedupscan-pool/views/" STUB), "store/top", ERR_REFUSED);
+	assert_int_equal(chmod(in_tree("store/.dedupscan-pool"), 0755), 0);
+	assert_int_equal(rename(in_tree("store/.dedupscan-pool"), in_tree("moved")), 0);
+	assert_int_equal(symlink("../moved", in_tree("store/.dedupscan-pool")), 0);
+	assert_false(roots_have_pool(&roots, in_tree("store/.dedupscan-pool")));
+	assert_not_named(slice_name("store/.dedupscan-pool/views/" STUB), "store/top", ERR_REFUSED);
+	assert_not_named(slice_name("moved/views/" STUB), "store/top", ERR_REFUSED);
+}
+
+/* The stub, for an image of this user. */
+static bool opens_for(uid_t uid, struct err *err)
+{
+	char path[PATH_MAX];
+	int fd;
+
+	*err = ERR_INIT;
+	fd = roots_open_named(&roots, IMAGE_BACKING, slice_name("store/.dedupscan-pool/views/" STUB), in_tree("store/top"),
+			      &(struct stat){ .st_uid = uid }, path, err);
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0;
+}
+
+static void one_of_another_user_has_to_be_given(void **state)
+{
+	struct err err;
+
+	(void)state;
+	if (geteuid() != 0) {
+		puts("only root can give files away");
+		skip();
+	}
+	make_pool();
+	complete_pool();
+	assert_true(opens_for(1000, &err));
+	assert_int_equal(chown(in_tree("store/.dedupscan-pool"), 1001, 1001), 0);
+	assert_false(opens_for(1000, &err));
+	assert_int_equal(err.kind, ERR_REFUSED);
+	assert_non_null(strstr(err.text, "belongs to user 1001, the image to user 1000"));
+	assert_true(opens_for(1001, &err));
+	assert_int_equal(roots_add_pool(&roots, in_tree("store/.dedupscan-pool"), NULL), 0);
+	assert_true(opens_for(1000, &err));
 }
 
 static void slices_of_other_files_are_refused(void **state)
@@ -939,6 +1007,8 @@ int main(void)
 		roots_test(a_racing_replacement_never_leads_outside),
 		roots_test(pools_are_not_walked),
 		roots_test(slices_of_a_pool_are_opened_when_it_was_given),
+		roots_test(a_pool_beneath_a_root_needs_not_be_given),
+		roots_test(one_of_another_user_has_to_be_given),
 		roots_test(slices_of_other_files_are_refused),
 		roots_test(what_is_no_regular_file_is_no_file_of_a_pool),
 		roots_test(a_pool_that_others_can_write_to_is_refused),
