@@ -2224,6 +2224,8 @@ static int new_path(const char *word, char ret[PATH_MAX], struct err *err)
 		return err_errno(err, "cannot find the directory of '%s'", word);
 	if (snprintf(ret, PATH_MAX, "%s/%s", strcmp(dir, "/") == 0 ? "" : dir, last_part(word)) >= PATH_MAX)
 		return err_set(err, ERR_USAGE, "the path '%s' is too long", word);
+	if (roots_are_ours(ret))
+		return err_set(err, ERR_USAGE, "'%s' would lie among files of dedupscan's own; name another directory", word);
 	return *last_part(word) ? 0 : err_set(err, ERR_USAGE, "'%s' names no file", word);
 }
 

@@ -46,8 +46,7 @@ static bool is_ours(const char *name, size_t len)
 	       (len == sizeof(ROOTS_POOL) - 1 && memcmp(name, ROOTS_POOL, len) == 0);
 }
 
-/* At or beneath a folder of such a name. */
-static bool in_ours(const char *path)
+bool roots_are_ours(const char *path)
 {
 	for (const char *p = path; (p = strchr(p, '/'));)
 		if (p++, is_ours(p, strcspn(p, "/")))
@@ -62,7 +61,7 @@ int roots_add(struct roots *r, const char *path, bool walked, struct err *err)
 	root.path = realpath(path, NULL);
 	if (!root.path)
 		return err_errno(err, "cannot find '%s'", path);
-	if (in_ours(root.path)) {
+	if (roots_are_ours(root.path)) {
 		free(root.path);
 		return err_set(err, ERR_USAGE, "'%s' holds files of dedupscan's own; name the directory above", path);
 	}

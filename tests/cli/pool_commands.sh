@@ -153,6 +153,10 @@ assert_has "$output" "one %d, or one like %03d, and %% for %"
 says 2 "dedupscan: there is no version 'v0' of 'S/a.qcow2'" clone "$STORE/a.qcow2@v0" "$STORE/x.qcow2"
 says 3 "dedupscan: cannot find 'nowhere.qcow2': No such file or directory" clone nowhere.qcow2 "$STORE/x.qcow2"
 says 3 "dedupscan: cannot find the directory of '/nowhere/x.qcow2': No such file or directory" clone "$STORE/a.qcow2" /nowhere/x.qcow2
+for command in clone restore; do
+	says 2 "dedupscan: 'S/.dedupscan-pool/x.qcow2' would lie among files of dedupscan's own; name another directory" \
+		$command "$STORE/a.qcow2" "$POOL/x.qcow2"
+done
 exec 9<"$STORE/b.qcow2"
 run 4 snapshot busy "$STORE/b.qcow2"
 assert_has "$output" "^dedupscan: image 'S/b.qcow2': in use by pid [0-9]+"
