@@ -856,7 +856,7 @@ static int set_immutable(enum pool_immutable *ret, bool *ret_told, const char *a
 	return err_set(err, ERR_USAGE, "--immutable is auto, never or always, not '%s'", arg);
 }
 
-static int set_keep(int64_t *ret, const char *arg, struct err *err)
+static int set_seconds(int64_t *ret, const char *arg, struct err *err)
 {
 	uint64_t seconds = 0;
 
@@ -905,7 +905,7 @@ static int compact_option(struct compact *c, int opt, const char *arg, const cha
 	case OPT_ONLY:
 		return vec_push(&c->only, arg) < 0 ? err_set(err, ERR_MEMORY, "no memory for an option") : 0;
 	case OPT_KEEP_ORIGINALS:
-		return set_keep(&c->o.keep_originals, arg, err);
+		return set_seconds(&c->o.keep_originals, arg, err);
 	case OPT_ASSUME_IDLE:
 		c->o.assume_idle = true;
 		return 0;
@@ -1656,8 +1656,15 @@ static int run_verify(int argc, char **argv)
 
 enum {
 	OPT_COUNT = 600, OPT_DRY_RUN, OPT_DROP_MISSING, OPT_READ_DATA, OPT_KIND, OPT_DISCARD, OPT_FILE, OPT_LIVE, OPT_QUIESCE,
-	OPT_KEEP
+	OPT_WAIT, OPT_KEEP
 };
+
+/* What all of them take that open one pool. */
+#define POOL_OPTIONS                                                                                                   \
+	{ "pool", required_argument, NULL, OPT_POOL }, { "wait", required_argument, NULL, OPT_WAIT },                  \
+	{ "help", no_argument, NULL, OPT_HELP }
+
+#define WAIT_SECONDS 10
 
 /* What all commands on pools share; each takes some of the options. */
 struct pool_job {
@@ -1665,7 +1672,7 @@ struct pool_job {
 	struct jail jail;
 	const char *pool, *kind, *format;
 	uint64_t cluster_size;
-	int64_t keep_originals;
+	int64_t keep_originals, wait; /* seconds */
 	bool apply, dry_run, drop_missing, read_data, assume_idle, discard, compat, live, quiesce, tell_immutable;
 	enum pool_immutable immutable;
 	double percent; /* of the data that is read */
@@ -1716,7 +1723,9 @@ static int pool_option(struct pool_job *j, int opt, const char *arg, struct err 
 		j->pool = arg;
 		return 0;
 	case OPT_KEEP_ORIGINALS:
-		return set_keep(&j->keep_originals, arg, err);
+		return set_seconds(&j->keep_originals, arg, err);
+	case OPT_WAIT:
+		return set_seconds(&j->wait, arg, err);
 	case OPT_ASSUME_IDLE:
 		j->assume_idle = true;
 		return 0;
@@ -1770,6 +1779,7 @@ static int parse_pool_job(struct pool_job *j, const struct pool_verb *v, int arg
 
 	init_settings(&j->s);
 	j->keep_originals = COMPACT_KEEP_ORIGINALS;
+	j->wait = WAIT_SECONDS;
 	j->percent = 100;
 	argv[0] = (char *)"dedupscan"; /* not the command: getopt_long() begins its messages with it */
 	while ((opt = getopt_long(argc, argv, "", v->options, NULL)) != -1)
@@ -1837,22 +1847,42 @@ static const char *last_part(const char *path)
 	return slash ? slash + 1 : path;
 }
 
+/* Most others are done with the pool, or with the directory of an image, in a moment. */
+static bool wait_for_others(const struct pool_job *j, struct err *err)
+{
+	if (err->kind != ERR_BUSY || now_ns() - shown.begun >= (uint64_t)j->wait * 1000000000)
+		return false;
+	*err = (struct err)ERR_INIT;
+	if (stopper_says(&stopper)) {
+		err_set(err, ERR_CANCELED, "stopped while another dedupscan was at work");
+		return false;
+	}
+	show_progress(NULL, &(struct scan_progress){ .stage = "waiting for another dedupscan" });
+	nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+	return true;
+}
+
 /* The pool that a command is about: the word's, --pool's, or that of the directory at hand. */
 static int open_pool(struct pool_job *j, const char *word, bool writing, struct pool **ret, struct err *err)
 {
+	const char *told;
 	struct stat st;
+	int rc;
 
 	if (!word && !j->pool)
 		word = ".";
 	if (j->pool && word && word != j->pool && roots_add(&j->s.roots, word, true, err) < 0)
 		return -1;
-	if (j->pool || (word && stat(word, &st) == 0 && S_ISDIR(st.st_mode) && strcmp(last_part(word), POOL_NAME) == 0))
-		return pool_home_of(&j->s.roots, "/", j->pool ? j->pool : word, writing, ret, err);
-	if (roots_add(&j->s.roots, word, true, err) < 0)
+	told = j->pool ? j->pool :
+	       stat(word, &st) == 0 && S_ISDIR(st.st_mode) && strcmp(last_part(word), POOL_NAME) == 0 ? word : NULL;
+	if (!told && roots_add(&j->s.roots, word, true, err) < 0)
 		return -1;
-	if (pool_home_open(&j->s.roots, NULL, writing, false, POOL_MEMORY, ret, err) < 0)
-		return -1;
-	return *ret ? 0 : err_set(err, ERR_USAGE, "'%s' holds no pool", word);
+	do {
+		rc = told ? pool_home_of(&j->s.roots, "/", told, writing, ret, err) :
+			    pool_home_open(&j->s.roots, NULL, writing, false, POOL_MEMORY, ret, err);
+	} while (rc < 0 && wait_for_others(j, err));
+	clear_progress();
+	return rc < 0 ? -1 : *ret ? 0 : err_set(err, ERR_USAGE, "'%s' holds no pool", word);
 }
 
 /* ---- expand ---- */
@@ -1926,6 +1956,7 @@ static const char pool_help[] =
 	"  --read-data[=SHARE%]  check: read and prove all data, too, or another share each time\n"
 	"  --immutable WHEN      repair: its files are immutable from now on: auto, never, always\n"
 	"  --pool DIR            where the pool is, whatever it is called\n"
+	"  --wait TIME           how long to wait while another dedupscan changes the pool (10s)\n"
 	"  --memory SIZE         collect: at most so much memory (256M)\n"
 	"\n"
 	"Exit status: 0 done, it is whole; 1 there is damage; 2 usage; 3 failed; 4 in use; 75 stopped.\n";
@@ -2199,13 +2230,12 @@ static int act_pool(struct pool_job *j, struct err *err)
 static int run_pool(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "pool", required_argument, NULL, OPT_POOL },
 		{ "dry-run", no_argument, NULL, OPT_DRY_RUN },
 		{ "drop-missing", no_argument, NULL, OPT_DROP_MISSING },
 		{ "read-data", optional_argument, NULL, OPT_READ_DATA },
 		{ "immutable", required_argument, NULL, OPT_IMMUTABLE },
 		{ "memory", required_argument, NULL, OPT_MEMORY },
-		{ "help", no_argument, NULL, OPT_HELP },
+		POOL_OPTIONS,
 		{ 0 },
 	};
 
@@ -2267,14 +2297,31 @@ static int know_image(struct pool *p, const char *path, bool writing, struct err
 	return repoint_check(p, path, err) < 0 || (writing && versions_adopt(p, path, err) < 0) ? -1 : 0;
 }
 
+static int try_pool_of(struct pool_job *j, const char *path, bool writing, struct pool **ret, struct err *err)
+{
+	CLEANUP(pool_close) struct pool *p = NULL;
+
+	if (pool_home_of(&j->s.roots, path, j->pool, writing, &p, err) < 0 || (writing && recover_workshops(j, err) < 0))
+		return -1;
+	*ret = STEAL(p);
+	return 0;
+}
+
 /* The pool of an image, and what was left there in the middle is finished. */
+static int open_recovered_pool(struct pool_job *j, const char *path, bool writing, struct pool **ret, struct err *err)
+{
+	int rc;
+
+	do {
+		rc = try_pool_of(j, path, writing, ret, err);
+	} while (rc < 0 && wait_for_others(j, err));
+	clear_progress();
+	return rc < 0 || (writing && versions_recover(*ret, err) < 0) ? -1 : 0;
+}
+
 static int open_pool_of(struct pool_job *j, const char *path, bool writing, struct pool **ret, struct err *err)
 {
-	if (pool_home_of(&j->s.roots, path, j->pool, writing, ret, err) < 0)
-		return -1;
-	if (writing && (recover_workshops(j, err) < 0 || versions_recover(*ret, err) < 0))
-		return -1;
-	return know_image(*ret, path, writing, err);
+	return open_recovered_pool(j, path, writing, ret, err) < 0 ? -1 : know_image(*ret, path, writing, err);
 }
 
 static const char clone_help[] =
@@ -2287,6 +2334,7 @@ static const char clone_help[] =
 	"  --compat              overlays without extended L2 entries\n"
 	"  --assume-idle         nobody uses IMAGE, where the file system cannot tell\n"
 	"  --pool DIR            where its pool is, if the image cannot tell\n"
+	"  --wait TIME           how long to wait while another dedupscan changes the pool (10s)\n"
 	"\n"
 	"Exit status: 0 done; 2 usage; 3 failed; 4 in use.\n";
 
@@ -2311,8 +2359,7 @@ static int run_clone(int argc, char **argv)
 		{ "count", required_argument, NULL, OPT_COUNT },
 		{ "compat", no_argument, NULL, OPT_COMPAT },
 		{ "assume-idle", no_argument, NULL, OPT_ASSUME_IDLE },
-		{ "pool", required_argument, NULL, OPT_POOL },
-		{ "help", no_argument, NULL, OPT_HELP },
+		POOL_OPTIONS,
 		{ 0 },
 	};
 
@@ -2330,6 +2377,7 @@ static const char snapshot_help[] =
 	"  --file FILE           keep this file of at most 1 MiB with them (again for more)\n"
 	"  --assume-idle         nobody uses them, where the file system cannot tell\n"
 	"  --pool DIR            where their pool is, if the first one cannot tell\n"
+	"  --wait TIME           how long to wait while another dedupscan changes the pool (10s)\n"
 	"\n"
 	"Exit status: 0 done; 2 usage; 3 failed; 4 in use.\n";
 
@@ -2369,8 +2417,7 @@ static int run_snapshot(int argc, char **argv)
 		{ "quiesce", no_argument, NULL, OPT_QUIESCE },
 		{ "file", required_argument, NULL, OPT_FILE },
 		{ "assume-idle", no_argument, NULL, OPT_ASSUME_IDLE },
-		{ "pool", required_argument, NULL, OPT_POOL },
-		{ "help", no_argument, NULL, OPT_HELP },
+		POOL_OPTIONS,
 		{ 0 },
 	};
 
@@ -2390,6 +2437,7 @@ static const char rollback_help[] =
 	"  --discard             it is not kept\n"
 	"  --assume-idle         nobody uses IMAGE, where the file system cannot tell\n"
 	"  --pool DIR            where its pool is, if the image cannot tell\n"
+	"  --wait TIME           how long to wait while another dedupscan changes the pool (10s)\n"
 	"\n"
 	"Exit status: 0 done; 2 usage; 3 failed; 4 in use.\n";
 
@@ -2413,8 +2461,7 @@ static int run_rollback(int argc, char **argv)
 	static const struct option options[] = {
 		{ "discard", no_argument, NULL, OPT_DISCARD },
 		{ "assume-idle", no_argument, NULL, OPT_ASSUME_IDLE },
-		{ "pool", required_argument, NULL, OPT_POOL },
-		{ "help", no_argument, NULL, OPT_HELP },
+		POOL_OPTIONS,
 		{ 0 },
 	};
 
@@ -2427,6 +2474,7 @@ static const char list_help[] =
 	"Lists images and versions of the pool of DIR (the current directory), or those of IMAGE.\n"
 	"\n"
 	"  --pool DIR            where the pool is\n"
+	"  --wait TIME           how long to wait while another dedupscan changes the pool (10s)\n"
 	"\n"
 	"Exit status: 0 done; 1 done, but not all can be read; 2 usage; 3 failed; 4 in use.\n";
 
@@ -2490,7 +2538,7 @@ static int act_list(struct pool_job *j, struct err *err)
 static int run_list(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "pool", required_argument, NULL, OPT_POOL }, { "help", no_argument, NULL, OPT_HELP }, { 0 },
+		POOL_OPTIONS, { 0 },
 	};
 
 	return run_pool_verb(argc, argv, &(struct pool_verb){ list_help, options, 0, 1, act_list });
@@ -2503,6 +2551,7 @@ static const char diff_help[] =
 	"Images are as they were when the pool knew them last.\n"
 	"\n"
 	"  --pool DIR            where the pool is, if the first one cannot tell\n"
+	"  --wait TIME           how long to wait while another dedupscan changes the pool (10s)\n"
 	"\n"
 	"Exit status: 0 they are equal; 1 they differ; 2 usage; 3 failed; 4 in use.\n";
 
@@ -2535,7 +2584,7 @@ static int act_diff(struct pool_job *j, struct err *err)
 static int run_diff(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "pool", required_argument, NULL, OPT_POOL }, { "help", no_argument, NULL, OPT_HELP }, { 0 },
+		POOL_OPTIONS, { 0 },
 	};
 
 	return run_pool_verb(argc, argv, &(struct pool_verb){ diff_help, options, 2, 2, act_diff });
@@ -2548,6 +2597,7 @@ static const char delete_help[] =
 	"collect.\n"
 	"\n"
 	"  --pool DIR            where its pool is, if the image cannot tell\n"
+	"  --wait TIME           how long to wait while another dedupscan changes the pool (10s)\n"
 	"\n"
 	"Exit status: 0 done; 2 usage; 3 failed; 4 in use.\n";
 
@@ -2564,7 +2614,7 @@ static int act_delete(struct pool_job *j, struct err *err)
 static int run_delete(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "pool", required_argument, NULL, OPT_POOL }, { "help", no_argument, NULL, OPT_HELP }, { 0 },
+		POOL_OPTIONS, { 0 },
 	};
 
 	return run_pool_verb(argc, argv, &(struct pool_verb){ delete_help, options, 1, 1, act_delete });
@@ -2582,6 +2632,7 @@ static const char prune_help[] =
 	"  --keep-yearly N       of years\n"
 	"  --apply               delete them\n"
 	"  --pool DIR            where its pool is, if the image cannot tell\n"
+	"  --wait TIME           how long to wait while another dedupscan changes the pool (10s)\n"
 	"\n"
 	"Exit status: 0 done; 2 usage; 3 failed; 4 in use.\n";
 
@@ -2618,8 +2669,7 @@ static int run_prune(int argc, char **argv)
 		{ "keep-monthly", required_argument, NULL, OPT_KEEP + 3 },
 		{ "keep-yearly", required_argument, NULL, OPT_KEEP + 4 },
 		{ "apply", no_argument, NULL, OPT_APPLY },
-		{ "pool", required_argument, NULL, OPT_POOL },
-		{ "help", no_argument, NULL, OPT_HELP },
+		POOL_OPTIONS,
 		{ 0 },
 	};
 
@@ -2637,6 +2687,7 @@ static const char repoint_help[] =
 	"  --dry-run             only say what would be done\n"
 	"  --assume-idle         nobody uses the images, where the file system cannot tell\n"
 	"  --pool DIR            where the pool is now (at or above the first PATH)\n"
+	"  --wait TIME           how long to wait while another dedupscan changes the pool (10s)\n"
 	"\n"
 	"Exit status: 0 done; 1 some images were left as they are, or are in use; 2 usage; 3 failed;\n"
 	"4 the pool is in use; 75 stopped.\n";
@@ -2675,8 +2726,7 @@ static int act_repoint(struct pool_job *j, struct err *err)
 		if (roots_add(&j->s.roots, j->words[i], true, err) < 0)
 			return -1;
 	snprintf(at, sizeof(at), "%s%s", j->s.roots.list.items[0].path, j->s.roots.list.items[0].file ? "" : "/.");
-	if (pool_home_of(&j->s.roots, at, j->pool, true, &p, err) < 0 || recover_workshops(j, err) < 0 ||
-	    versions_recover(p, err) < 0)
+	if (open_recovered_pool(j, at, true, &p, err) < 0)
 		return -1;
 	rc = pool_repoint(p, &o, &done, err);
 	clear_progress();
@@ -2692,8 +2742,7 @@ static int run_repoint(int argc, char **argv)
 	static const struct option options[] = {
 		{ "dry-run", no_argument, NULL, OPT_DRY_RUN },
 		{ "assume-idle", no_argument, NULL, OPT_ASSUME_IDLE },
-		{ "pool", required_argument, NULL, OPT_POOL },
-		{ "help", no_argument, NULL, OPT_HELP },
+		POOL_OPTIONS,
 		{ 0 },
 	};
 
@@ -2715,6 +2764,7 @@ static const char restore_help[] =
 	"                        qcow2: 3, 2 (its version); zlib, zstd (3, compressed)\n"
 	"  --cluster-size SIZE   of its clusters, grains or blocks\n"
 	"  --pool DIR            where the pool is, if the image cannot tell\n"
+	"  --wait TIME           how long to wait while another dedupscan changes the pool (10s)\n"
 	"\n"
 	"Exit status: 0 done; 2 usage; 3 failed; 4 in use; 75 stopped.\n";
 
@@ -2765,8 +2815,7 @@ static int run_restore(int argc, char **argv)
 		{ "format", required_argument, NULL, OPT_FORMAT },
 		{ "kind", required_argument, NULL, OPT_KIND },
 		{ "cluster-size", required_argument, NULL, OPT_CLUSTER_SIZE },
-		{ "pool", required_argument, NULL, OPT_POOL },
-		{ "help", no_argument, NULL, OPT_HELP },
+		POOL_OPTIONS,
 		{ 0 },
 	};
 

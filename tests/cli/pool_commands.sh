@@ -385,10 +385,43 @@ run 3 restore "$STORE/c.qcow2" "$TMP/damaged.raw"
 for arguments in "pool status $STORE" "list $STORE" "clone $STORE/c.qcow2 $STORE/x.qcow2" "pool collect $STORE"; do
 	status=0
 	# shellcheck disable=SC2086 # several words
-	output=$(with_pool_locked $arguments 2>&1) || status=$?
+	output=$(with_pool_locked $arguments --wait 0 2>&1) || status=$?
 	assert_status 4 "$arguments"
 	assert_has "$output" "another dedupscan (uses|changes) it; wait for it"
 done
+# who wants nothing but a moment gets it, all of them; who is stopped meanwhile says so
+python3 - "$DEDUPSCAN" "$POOL/lock" "$STORE" <<'END' || fail "waiting for another one"
+import fcntl, signal, struct, subprocess, sys, time
+program, lock, store = sys.argv[1:]
+
+
+def start(*words):
+    return subprocess.Popen([program, *words, "--wait", "5m"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def handles_signals(pid):
+    with open(f"/proc/{pid}/status") as f:
+        caught = int(next(line for line in f if line.startswith("SigCgt:")).split()[1], 16)
+    return caught >> (signal.SIGTERM - 1) & 1
+
+
+f = open(lock, "r+")
+fcntl.fcntl(f, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))
+clones = [start("clone", f"{store}/c.qcow2", f"{store}/w{i}.qcow2") for i in range(8)]
+stopped = start("pool", "status", store)
+while not handles_signals(stopped.pid):
+    time.sleep(0.01)
+stopped.terminate()
+said = stopped.communicate()[1]
+assert stopped.returncode == 75 and "stopped while another dedupscan was at work" in said, (stopped.returncode, said)
+assert all(c.poll() is None for c in clones), "one did not wait"
+f.close()
+for c in clones:
+    said = c.communicate()[1]
+    assert c.returncode == 0, said
+END
+for i in 0 1 2 3 4 5 6 7; do same "$STORE/w$i.qcow2" "$STORE/c.qcow2"; done
+rm "$STORE"/w?.qcow2
 # F8
 chmod 777 "$POOL/views"
 run 3 pool status "$STORE"

@@ -133,8 +133,10 @@ def both(store, names):
     if words[0][1] == "snapshot" and words[1][1] == "snapshot" and words[0][3] == words[1][3]:
         words[1] = store.command("list")
     running = []
+    patient = store.rng.random() < 0.5
     for w in words:
-        running.append(subprocess.Popen(w, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        more = [] if patient or w[1] in ("compact", "expand", "scan") else ["--wait", "0"]
+        running.append(subprocess.Popen(w + more, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
         time.sleep(store.rng.random() * 0.03)
     said = [p.communicate() for p in running]
     for w, p, s in zip(words, running, said):
