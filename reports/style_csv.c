@@ -148,6 +148,7 @@ static void put_pools(FILE *out, const struct tally *t)
 	}
 	put_total(out, "nr_pooled", nr_images);
 	put_total(out, "pools_file_used", used);
+	put_total(out, "originals_file_used", t->originals_used);
 }
 
 static int totals_write(FILE *out, const struct tally *t, const struct report_options *o, struct err *err)

@@ -29,6 +29,7 @@ static struct json_t *totals(const struct tally *t, bool *bad)
 	tree_size(obj, "between_other", t->between_other, bad);
 	tree_maybe(obj, "fs_shared", known, (uint64_t)t->fs_shared, bad);
 	tree_maybe(obj, "left_to_save", known, left, bad);
+	tree_size(obj, "originals_file_used", t->originals_used, bad);
 	return obj;
 }
 

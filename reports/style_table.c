@@ -169,6 +169,8 @@ static void put_funnel(struct page *p)
 	fprintf(p->out, "%s of disk space.\n", said(p, p->t->file_used).s);
 	for (size_t i = 0; i < p->t->nr_pools; i++)
 		put_pool(p, &p->t->pools[i]);
+	if (p->t->originals_used)
+		fprintf(p->out, "Originals that a compaction keeps take %s more.\n", said(p, p->t->originals_used).s);
 }
 
 static void put_duplicates(struct page *p)

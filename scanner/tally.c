@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "scanner/tally.h"
 
-#include <fts.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -9,9 +8,9 @@
 #include "scanner/base/checked.h"
 #include "scanner/base/memory.h"
 #include "scanner/base/vec.h"
+#include "scanner/beside.h"
 #include "scanner/duplicates.h"
 #include "scanner/fs_shared.h"
-#include "scanner/image/slice.h"
 #include "scanner/index/summary.h"
 #include "scanner/roots.h"
 
@@ -35,7 +34,6 @@ struct tallying {
 	struct tally *ret;
 	VEC(struct ranked) ranked; /* by rank, once sorted */
 	VEC(struct image_tally) images;
-	VEC(struct pool_tally) pools;
 	bool missing; /* an image was found and has not been read yet */
 	struct duplicates *duplicates;
 };
@@ -83,31 +81,6 @@ static struct image_tally image_tally_of(const struct catalog_image *i)
 	};
 }
 
-/* The pool that an image stands on, if any. */
-static int take_pool(struct tallying *t, const struct catalog_image *i, struct err *err)
-{
-	struct pool_tally pool = { .nr_images = 1 };
-	struct slice s;
-
-	if (i->error || slice_parse(i->backing, &s) <= 0 || !roots_pool_of(s.path, s.path))
-		return 0;
-	for (size_t k = 0; k < t->pools.nr; k++) {
-		struct pool_tally *known = &t->pools.items[k];
-
-		if (strcmp(known->path, s.path) == 0) {
-			known->nr_images++;
-			return 0;
-		}
-	}
-	if (!roots_have_pool(t->roots, s.path))
-		return 0;
-	pool.path = strdup(s.path);
-	if (pool.path && vec_push(&t->pools, pool) == 0)
-		return 0;
-	free(pool.path);
-	return no_memory(err);
-}
-
 static int take_image(void *ctx, const struct catalog_image *i, struct err *err)
 {
 	struct tallying *t = ctx;
@@ -124,7 +97,7 @@ static int take_image(void *ctx, const struct catalog_image *i, struct err *err)
 	if (!r.path || !r.backing_path || vec_push(&t->ranked, r) < 0 ||
 	    vec_push(&t->images, image_tally_of(i)) < 0)
 		return no_memory(err);
-	return take_pool(t, i, err);
+	return 0;
 }
 
 static int compare_path(const void *a, const void *b)
@@ -194,31 +167,6 @@ static int count_all(struct tallying *t, struct err *err)
 		};
 	t->duplicates = duplicates_find(t->c, images, t->ranked.nr, &o, err);
 	return t->duplicates ? 0 : -1;
-}
-
-static int compare_pools(const void *a, const void *b)
-{
-	return strcmp(((const struct pool_tally *)a)->path, ((const struct pool_tally *)b)->path);
-}
-
-/* What cannot be looked at takes no space that could be told. */
-static void measure_pool(struct pool_tally *pool)
-{
-	FTS *fts = fts_open((char *[]){ pool->path, NULL }, FTS_PHYSICAL | FTS_XDEV | FTS_NOCHDIR, NULL);
-
-	for (FTSENT *e = fts ? fts_read(fts) : NULL; e; e = fts_read(fts))
-		if (e->fts_info == FTS_F || e->fts_info == FTS_D)
-			pool->file_used += (uint64_t)e->fts_statp->st_blocks * 512;
-	if (fts)
-		fts_close(fts);
-}
-
-static void measure_pools(struct tallying *t)
-{
-	if (t->pools.nr)
-		qsort(t->pools.items, t->pools.nr, sizeof(t->pools.items[0]), compare_pools);
-	for (size_t i = 0; i < t->pools.nr; i++)
-		measure_pool(&t->pools.items[i]);
 }
 
 /* ---- adding up ---- */
@@ -385,14 +333,13 @@ static int run(struct tallying *t, struct err *err)
 	if (count_all(t, err) < 0)
 		return -1;
 	add_up(t);
-	measure_pools(t);
 	if (write_summary(t, err) < 0 || describe_index(t, err) < 0)
 		return -1;
 	t->ret->taken_at = time(NULL);
 	t->ret->nr_images = t->images.nr;
 	t->ret->images = STEAL(t->images.items);
-	t->ret->nr_pools = t->pools.nr;
-	t->ret->pools = STEAL(t->pools.items);
+	if (beside_tally(t->roots, t->ret, err) < 0)
+		return -1;
 	return fs_shared_measure(t->c, t->roots, t->ret, memory_left(t->o->memory) / 2, t->o->stopper, err);
 }
 
@@ -412,8 +359,6 @@ int tally_run(struct catalog *c, const struct roots *roots, const struct tally_o
 	if (t.images.items) { /* not handed out */
 		ret->images = t.images.items;
 		ret->nr_images = t.images.nr;
-		ret->pools = t.pools.items;
-		ret->nr_pools = t.pools.nr;
 		tally_release(ret);
 	}
 	duplicates_free(t.duplicates);

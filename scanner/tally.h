@@ -88,6 +88,7 @@ struct tally {
 	size_t nr_failed;
 	struct pool_tally *pools; /* in order of path */
 	size_t nr_pools;
+	uint64_t originals_used; /* disk space of originals that a compaction keeps for a while, in the images' directories */
 	uint64_t nr_not_images;	    /* files met that are no disk images */
 	bool complete;		    /* false: a scan was stopped, some images are missing or old */
 	int64_t taken_at;	    /* seconds since 1970 */

@@ -20,11 +20,17 @@ make_image() # PATH
 	qemu-img convert -f raw -O qcow2 "$TMP/data" "$1"
 }
 
+# disk_space DIR: bytes that its files take
+disk_space()
+{
+	find "$1" -type f -printf '%b\n' | awk '{ sum += $1 * 512 } END { printf "%.0f\n", sum }'
+}
+
 mkdir "$STORE/inner" "$STORE/outer" "$TMP/far"
 make_image "$STORE/inner/a.qcow2"
 make_image "$STORE/outer/plain.qcow2"
 run 0 verify --record "$TMP/digests" "$STORE/inner/a.qcow2"
-run 0 compact --no-idle --catalog "$CATALOG" --method pool --apply --keep-originals 0 "$STORE/inner"
+run 0 compact --no-idle --catalog "$CATALOG" --method pool --apply "$STORE/inner"
 pool=$STORE/inner/.dedupscan-pool
 
 # ---- a directory above it ----
@@ -32,10 +38,17 @@ pool=$STORE/inner/.dedupscan-pool
 report --csv-totals --output "$TMP/totals" "$STORE"
 assert_status 0 "report above a pool"
 assert_has "$(tr -d '\r' <"$TMP/totals")" "^nr_pooled,1$"
-assert_has "$(tr -d '\r' <"$TMP/totals")" "^pools_file_used,$(($(du -s --block-size=512 "$pool" | cut -f 1) * 512))$"
+assert_has "$(tr -d '\r' <"$TMP/totals")" "^pools_file_used,$(disk_space "$pool")$"
+originals=$(disk_space "$STORE/inner/.dedupscan/trash")
+[ "$originals" -gt $((3 << 20)) ] || fail "originals take $originals"
+assert_has "$(tr -d '\r' <"$TMP/totals")" "^originals_file_used,$originals$"
 report "$STORE/inner"
 assert_has "$output" "^1 image without data of its own\.$"
 assert_has "$output" "^1 of them stands on a pool, which takes .* more: $pool$"
+assert_has "$output" "^Originals that a compaction keeps take 3\.[0-9] MiB more\.$"
+run 0 recover --purge "$STORE/inner"
+report "$STORE/inner"
+assert_has_not "$output" "^Originals"
 run 1 verify --check "$TMP/digests" "$STORE" # one is unknown
 assert_has "$output" "1 ok, 1 unknown"
 

@@ -487,7 +487,7 @@ def count(ranked):
     totals["nonzero"] = sum(map(len, groups.values())) * BLOCK
     totals["distinct"] = len(groups) * BLOCK
     totals["duplicates"] = totals["nonzero"] - totals["distinct"]
-    totals.update(crossed)
+    totals.update(crossed, originals_file_used=0)
     return {"totals": totals, "runs": count_runs(duplicates),
             "histogram": [{"references": k, "nr_distinct": n, "nr_blocks": m} for k, (n, m) in sorted(histogram.items())]}, rows
 

@@ -95,6 +95,7 @@ static struct tally sample(struct image_tally images[4])
 		.nr_failed = 1,
 		.pools = pools,
 		.nr_pools = ARRAY_SIZE(pools),
+		.originals_used = 5 * MIB,
 		.nr_not_images = 7,
 		.complete = true,
 		.taken_at = 1795227891,
