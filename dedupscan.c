@@ -610,7 +610,8 @@ static const char report_help[] =
 	"Scans the disk images at and beneath each PATH and reports what they store twice.\n"
 	"\n"
 	"  --no-scan             report what the catalog knows; read no image\n"
-	"  --table[=FILE] --csv[=FILE] --csv-totals[=FILE] --csv-histogram[=FILE] --json[=FILE]\n"
+	"  --table[=FILE] --html[=FILE] --json[=FILE] --csv[=FILE] --csv-totals[=FILE]\n"
+	"  --csv-histogram[=FILE]\n"
 	"                        style of the report (default table) and where it goes (default\n"
 	"                        standard output); several at once, one of them to standard output\n"
 	"  --output FILE         where the last style named goes; written whole or not at all\n"
@@ -714,6 +715,7 @@ static int run_report(int argc, char **argv)
 		{ "csv-totals", optional_argument, NULL, OPT_STYLE },
 		{ "csv-histogram", optional_argument, NULL, OPT_STYLE },
 		{ "json", optional_argument, NULL, OPT_STYLE },
+		{ "html", optional_argument, NULL, OPT_STYLE },
 		{ "output", required_argument, NULL, OPT_OUTPUT },
 		{ "sort", required_argument, NULL, OPT_SORT },
 		{ "top", required_argument, NULL, OPT_TOP },

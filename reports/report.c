@@ -18,7 +18,7 @@
 #include "scanner/base/file.h"
 
 const struct report_style *const report_styles[] = {
-	&report_table, &report_csv, &report_csv_totals, &report_csv_histogram, &report_json, NULL,
+	&report_table, &report_csv, &report_csv_totals, &report_csv_histogram, &report_json, &report_html, NULL,
 };
 
 const struct report_style *report_style_by_name(const char *name)

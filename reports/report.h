@@ -9,7 +9,7 @@
 #include "scanner/base/err.h"
 #include "scanner/tally.h"
 
-/* Reports: a tally written out for people (table) and for programs (csv*, json).
+/* Reports: a tally written out for people (table, html) and for programs (csv*, json).
  *
  * A style is one .c file and one line in report_styles.  What the figures mean is said in scanner/tally.h and, for
  * users, in dedupscan-report(1).  Names and messages in a tally are bytes that somebody else chose: every style writes
@@ -22,7 +22,7 @@ enum report_sort {
 	REPORT_SORT_PATH,
 };
 
-/* How the table looks; csv and json always hold every image, in order of path, in exact bytes.  All zero is a valid
+/* How the table looks, and in html what of that a page has; csv and json always hold every image, in order of path, in exact bytes.  All zero is a valid
  * choice: plain ASCII, no limit of width, largest image first. */
 struct report_options {
 	enum report_sort sort;
@@ -45,7 +45,7 @@ struct report_style {
 	int (*write)(FILE *out, const struct tally *t, const struct report_options *o, struct err *err);
 };
 
-extern const struct report_style report_table, report_csv, report_csv_totals, report_csv_histogram, report_json;
+extern const struct report_style report_table, report_csv, report_csv_totals, report_csv_histogram, report_json, report_html;
 
 /* All of them, NULL at the end; the first is the default. */
 extern const struct report_style *const report_styles[];

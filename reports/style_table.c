@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "reports/cell.h"
+#include "reports/overview.h"
 #include "scanner/base/block.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/cleanup.h"
@@ -36,21 +36,6 @@ static struct cell size(const struct page *p, uint64_t v)
 static struct cell said(const struct page *p, uint64_t v)
 {
 	return cell_said(p->o, v);
-}
-
-/* The lower end of a bucket, as in zdb -S: 512, 1K, 2K, ... */
-static struct cell references(unsigned bucket)
-{
-	static const char units[] = " KMGT";
-	struct cell c;
-
-	snprintf(c.s, sizeof(c.s), "%u%.*s", 1u << bucket % 10, bucket >= 10, &units[bucket / 10]);
-	return c;
-}
-
-static struct cell ratio(uint64_t before, uint64_t after)
-{
-	return cell_quotient("%.2fx", 1, before, after);
 }
 
 /* Columns are given as "<NAME" or ">NAME", for left and right. */
@@ -103,49 +88,6 @@ static void put_text(struct page *p, const char *s)
 	cell_put_text(p->out, p->o, s, &p->bad);
 }
 
-static void put_savings(struct page *p)
-{
-	uint64_t duplicates = report_duplicates(p->t), left = duplicates;
-	bool known = report_left_to_save(p->t, &left);
-
-	if (!duplicates) {
-		fprintf(p->out, ", no duplicates: nothing to save.\n");
-		return;
-	}
-	fprintf(p->out, ", %s of it duplicate (%s):\n", cell_quotient("%.0f %%", 100, duplicates, p->t->nonzero).s,
-		ratio(p->t->nonzero, p->t->distinct).s);
-	if (known && !left)
-		fprintf(p->out, "the file system shares them already, nothing is left to save.\n");
-	else
-		fprintf(p->out, "%s could be saved%s.\n", said(p, left).s,
-			known ? p->t->fs_shared ? ", on top of what the file system shares already" : ""
-			      : ", less what the file system shares already (it cannot say)");
-}
-
-static void put_headline(struct page *p)
-{
-	const struct tally *t = p->t;
-	uint64_t good = t->nr_images - t->nr_failed;
-
-	if (!t->nr_images)
-		fprintf(p->out, "No disk images found.\n");
-	else if (!good)
-		fprintf(p->out, "No image could be read.\n");
-	else if (!t->nonzero)
-		fprintf(p->out, "%" PRIu64 " image%s without %s.\n", good, cell_plural(good),
-			!t->nr_pools ? "any data" : good == 1 ? "data of its own" : "data of their own");
-	else {
-		fprintf(p->out, "%" PRIu64 " image%s with %s of data", good, cell_plural(good),
-			said(p, t->nonzero).s);
-		put_savings(p);
-	}
-	if (!t->complete)
-		fprintf(p->out, "INCOMPLETE: a scan was stopped; some images are missing or as they were before.\n");
-	if (t->nr_failed)
-		fprintf(p->out, "%zu image%s could not be read and %s not counted, see PROBLEMS.\n", t->nr_failed,
-			cell_plural(t->nr_failed), t->nr_failed == 1 ? "is" : "are");
-}
-
 static void put_pool(struct page *p, const struct pool_tally *pool)
 {
 	fprintf(p->out, "%" PRIu64 " of them stand%s on a pool, which takes %s more: ", pool->nr_images,
@@ -163,7 +105,7 @@ static void put_funnel(struct page *p)
 
 	for (size_t i = 0; i < ARRAY_SIZE(steps); i++)
 		grid_row(p, grid, names[i], size(p, steps[i]).s, i ? cell_percent(steps[i], steps[i - 1]).s : "-",
-			 cell_percent(steps[i], steps[0]).s, i ? ratio(steps[i - 1], steps[i]).s : "-");
+			 cell_percent(steps[i], steps[0]).s, i ? overview_ratio(steps[i - 1], steps[i]).s : "-");
 	grid_print(p, grid);
 	fprintf(p->out, "The image files are %s long and take ", said(p, p->t->file_size).s);
 	fprintf(p->out, "%s of disk space.\n", said(p, p->t->file_used).s);
@@ -229,56 +171,13 @@ static void put_histogram(struct page *p)
 		const struct histogram_bucket *b = &p->t->histogram[i];
 
 		if (b->nr_distinct)
-			put_bucket(p, grid, references(i).s, b);
+			put_bucket(p, grid, overview_references(i).s, b);
 		total.nr_distinct += b->nr_distinct;
 		total.nr_blocks += b->nr_blocks;
 	}
 	put_bucket(p, grid, "Total", &total);
 	grid_print(p, grid);
 	fprintf(p->out, "dedup = %s\n", cell_quotient("%.2f", 1, total.nr_blocks, total.nr_distinct).s);
-}
-
-static uint64_t sort_figure(const struct image_tally *img, enum report_sort sort)
-{
-	switch (sort) {
-	case REPORT_SORT_STORED:
-		return img->stored;
-	case REPORT_SORT_EXCLUSIVE:
-		return img->exclusive;
-	case REPORT_SORT_SHARE:
-		return img->share;
-	case REPORT_SORT_PATH:
-		break;
-	}
-	return 0;
-}
-
-static int compare_images(const void *a, const void *b, void *arg)
-{
-	const struct image_tally *x = *(const struct image_tally *const *)a, *y = *(const struct image_tally *const *)b;
-	const struct report_options *o = arg;
-	uint64_t fx = sort_figure(x, o->sort), fy = sort_figure(y, o->sort);
-
-	return fx != fy ? (fx < fy ? 1 : -1) : strcmp(x->path, y->path);
-}
-
-/* The images that were read, in the order asked for; NULL when memory is out or there are none. */
-static const struct image_tally **sorted_images(struct page *p, size_t *ret_nr)
-{
-	const struct image_tally **list = calloc(p->t->nr_images + 1, sizeof(*list));
-	struct report_options o = *p->o;
-
-	if (!list) {
-		p->bad = true;
-		return NULL;
-	}
-	*ret_nr = 0;
-	for (size_t i = 0; i < p->t->nr_images; i++) {
-		if (!report_image_failed(&p->t->images[i]))
-			list[(*ret_nr)++] = &p->t->images[i];
-	}
-	qsort_r(list, *ret_nr, sizeof(*list), compare_images, &o);
-	return list;
 }
 
 /* Length of the directory, with its slash, that all paths have in common; 0 when that is not worth leaving out. */
@@ -327,15 +226,9 @@ static bool is_narrow(const struct page *p, const struct image_tally **list, siz
 /* Without a line end: the grid begins with one. */
 static void put_images_title(struct page *p, const char *path, size_t skip)
 {
-	static const char *const orders[] = {
-		[REPORT_SORT_STORED] = "STORED",
-		[REPORT_SORT_EXCLUSIVE] = "EXCLUSIVE",
-		[REPORT_SORT_SHARE] = "SHARE",
-		[REPORT_SORT_PATH] = "PATH",
-	};
 	CLEANUP(free) char *directory = strndup(path, skip);
 
-	fprintf(p->out, "\nIMAGES by %s", orders[p->o->sort]);
+	fprintf(p->out, "\nIMAGES by %s", overview_order(p->o->sort));
 	if (skip && directory) {
 		fprintf(p->out, ", paths below ");
 		put_text(p, directory);
@@ -349,9 +242,10 @@ static void put_images(struct page *p)
 		"<FORMAT", ">VIRTUAL", ">STORED", ">ZERO", ">EXCLUSIVE", ">SHARED", ">SHARE", "<PATH", NULL,
 	};
 	size_t nr = 0, shown, skip;
-	CLEANUP(free) const struct image_tally **list = sorted_images(p, &nr);
+	CLEANUP(free) const struct image_tally **list = overview_images(p->t, p->o->sort, &nr);
 	struct libscols_table *grid;
 
+	p->bad = p->bad || !list;
 	if (!list || !nr)
 		return;
 	shown = p->o->top ? min_u64(p->o->top, nr) : nr;
@@ -427,7 +321,7 @@ static int table_write(FILE *out, const struct tally *t, const struct report_opt
 
 	/* Text that is no text of the process's locale makes libsmartcols 2.38 loop forever. */
 	safe.utf8 = o->utf8 && strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
-	put_headline(&p);
+	overview_headline(out, t, &safe);
 	if (t->nr_images > t->nr_failed) {
 		put_funnel(&p);
 		put_duplicates(&p);

@@ -306,6 +306,7 @@ GOLDEN(csv_looks_as_expected, "images.csv", "csv", .utf8 = true)
 GOLDEN(csv_totals_look_as_expected, "totals.csv", "csv-totals", .utf8 = true)
 GOLDEN(csv_histogram_looks_as_expected, "histogram.csv", "csv-histogram", .utf8 = true)
 GOLDEN(json_looks_as_expected, "report.json", "json", .utf8 = true)
+GOLDEN(html_looks_as_expected, "report.html", "html", .utf8 = true)
 
 static void no_line_of_a_narrow_table_is_longer_than_the_terminal(void **state)
 {
@@ -372,6 +373,33 @@ static void hostile_names_break_no_line_and_no_terminal(void **state)
 	tame = render("table", &t, NULL);
 	assert_int_equal(count(text, "\n"), count(tame, "\n"));
 	free(text);
+	free(tame);
+}
+
+static void hostile_names_are_no_markup(void **state)
+{
+	static const char *const markup[] = { "<script>alert(1)</script>", "</table>", "\" onload=\"x", "'&lt;&amp;", "]]>", "<!--" };
+	const char *evil[NR_HOSTILE], *benign[NR_HOSTILE];
+	struct image_tally images[NR_HOSTILE];
+	struct tally t;
+	char *text, *tame;
+
+	(void)state;
+	for (size_t i = 0; i < NR_HOSTILE; i++) {
+		evil[i] = i < ARRAY_SIZE(markup) ? markup[i] : hostile[i];
+		benign[i] = "name";
+	}
+	t = hostile_tally(images, evil);
+	text = render("html", &t, NULL);
+	t = hostile_tally(images, benign);
+	tame = render("html", &t, NULL);
+	expect_one_line_each(text, "\n");
+	for (const char *c = "<>\"'\n"; *c; c++) {
+		char what[] = { *c, '\0' };
+
+		assert_int_equal(count(text, what), count(tame, what));
+	}
+	EXPECT(text, "&lt;script&gt;alert(1)&lt;/script&gt;", "&quot; onload=&quot;x", "&#39;&amp;lt;&amp;amp;");
 	free(tame);
 }
 
@@ -953,10 +981,12 @@ int main(void)
 		cmocka_unit_test(csv_totals_look_as_expected),
 		cmocka_unit_test(csv_histogram_looks_as_expected),
 		cmocka_unit_test(json_looks_as_expected),
+		cmocka_unit_test(html_looks_as_expected),
 		cmocka_unit_test(no_line_of_a_narrow_table_is_longer_than_the_terminal),
 		cmocka_unit_test(no_line_of_the_table_ends_in_blanks),
 		cmocka_unit_test(machine_styles_ignore_how_the_table_is_shown),
 		cmocka_unit_test(hostile_names_break_no_line_and_no_terminal),
+		cmocka_unit_test(hostile_names_are_no_markup),
 		cmocka_unit_test(names_are_pure_ascii_where_utf8_is_not_understood),
 		cmocka_unit_test(utf8_in_another_locale_is_escaped_rather_than_waited_for),
 		cmocka_unit_test(hostile_names_break_no_csv_record_and_run_no_formula),
