@@ -22,8 +22,8 @@ enum report_sort {
 	REPORT_SORT_PATH,
 };
 
-/* How the table looks, and in html what of that a page has; csv and json always hold every image, in order of path, in exact bytes.  All zero is a valid
- * choice: plain ASCII, no limit of width, largest image first. */
+/* How the table looks, and what of that is in a page; csv and json always hold every image, in order of path, in exact bytes.
+ * All zero is a valid choice: plain ASCII, no limit of width, largest image first. */
 struct report_options {
 	enum report_sort sort;
 	unsigned top;	/* only the first so many images, 0 = all */
