@@ -162,20 +162,37 @@ static bool find_named(const char *path, const char *above, char ret[PATH_MAX])
 	return true;
 }
 
+/* The image is opened only while no other process is at work with the pool above: it may hold that image, which ends when somebody
+ * opens it. */
+static int open_of_image(struct roots *roots, const char *path, bool writing, struct pool **ret, struct err *err)
+{
+	CLEANUP(pool_close) struct pool *p = NULL;
+	struct err why = ERR_INIT;
+	char above[PATH_MAX], named[PATH_MAX];
+	bool any = find_above(path, above);
+	int rc = any ? open_at(roots, above, writing, false, POOL_MEMORY, &p, &why) : 0;
+
+	if (rc == 0 || why.kind != ERR_BUSY) {
+		if (find_named(path, any ? above : NULL, named)) {
+			pool_close(STEAL(p)); /* it may be the same one, whose stub is missing */
+			return open_at(roots, named, writing, false, POOL_MEMORY, ret, err);
+		}
+		*ret = STEAL(p);
+	}
+	return rc < 0 ? err_set(err, why.kind, "%s", why.text) : 0;
+}
+
 int pool_home_of(struct roots *roots, const char *path, const char *told, bool writing, struct pool **ret, struct err *err)
 {
 	char at[PATH_MAX];
-	bool above;
 
-	if (told) {
-		if (resolve_told(told, at, err) < 0 || open_at(roots, at, writing, false, POOL_MEMORY, ret, err) < 0)
-			return -1;
-		return *ret ? 0 : err_set(err, ERR_USAGE, "there is no pool at '%s'", at);
-	}
-	above = find_above(path, at);
-	if (find_named(path, above ? at : NULL, at) || above)
-		return open_at(roots, at, writing, false, POOL_MEMORY, ret, err);
-	return err_set(err, ERR_USAGE, "'%s' names no pool, and no directory above holds one; --pool DIR says where it is", path);
+	if (told ? resolve_told(told, at, err) < 0 || open_at(roots, at, writing, false, POOL_MEMORY, ret, err) < 0 :
+		   open_of_image(roots, path, writing, ret, err) < 0)
+		return -1;
+	if (*ret)
+		return 0;
+	return told ? err_set(err, ERR_USAGE, "there is no pool at '%s'", at) :
+		      err_set(err, ERR_USAGE, "'%s' names no pool, and no directory above holds one; --pool DIR says where it is", path);
 }
 
 /* In the directory at `at`, whose length is `len`, and those above. */

@@ -415,6 +415,14 @@ stopped.terminate()
 said = stopped.communicate()[1]
 assert stopped.returncode == 75 and "stopped while another dedupscan was at work" in said, (stopped.returncode, said)
 assert all(c.poll() is None for c in clones), "one did not wait"
+# nor is the image opened of which its pool may just be made: that would end it
+image = open(f"{store}/a.qcow2", "r+")
+fcntl.fcntl(image, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+for words in (["list", f"{store}/a.qcow2"], ["clone", f"{store}/a.qcow2", f"{store}/no.qcow2"], ["snapshot", "no", f"{store}/a.qcow2"]):
+    assert subprocess.run([program, *words, "--wait", "0"], capture_output=True).returncode == 4, words
+    assert fcntl.fcntl(image, fcntl.F_GETLEASE) == fcntl.F_WRLCK, f"{words} opened it"
+image.close()
 f.close()
 for c in clones:
     said = c.communicate()[1]

@@ -83,6 +83,15 @@ cp -a "$STORE/inner" "$TMP/copy"
 run 3 clone "$TMP/copy/a.qcow2" "$TMP/copy/g.qcow2"
 assert_has "$output" "a.qcow2' names its pool by another path, '$pool'; dedupscan repoint mends that"
 
+# ---- one whose stub is missing ----
+
+stub=$(qemu-img info "$STORE/inner/a.qcow2" | sed -n 's/^backing file: .*"filename":"\([^"]*\)".*/\1/p')
+lift "$stub"
+mv "$stub" "$TMP/stub"
+run 0 list "$STORE/inner/a.qcow2"
+run 0 list "$TMP/far/b.qcow2"
+mv "$TMP/stub" "$stub"
+
 # ---- one that others could have made ----
 
 chmod g+w "$pool"
