@@ -586,39 +586,44 @@ static int open_pool_beneath(const struct roots *r, const char *path, struct err
 		       path);
 }
 
-static int dirfd_of_pool(const struct roots *r, const char *path)
-{
-	for (size_t i = 0; i < r->pools.nr; i++)
-		if (strcmp(r->pools.items[i].path, path) == 0)
-			return r->pools.items[i].dirfd;
-	return -1;
-}
-
 bool roots_have_pool(const struct roots *r, const char *path)
 {
-	CLEANUP(close_fd) int fd = dirfd_of_pool(r, path) >= 0 ? -1 : open_pool_beneath(r, path, NULL);
+	CLEANUP(close_fd) int fd = -1;
 
-	return fd >= 0 || dirfd_of_pool(r, path) >= 0;
+	for (size_t i = 0; i < r->pools.nr; i++)
+		if (strcmp(r->pools.items[i].path, path) == 0)
+			return true;
+	fd = open_pool_beneath(r, path, NULL);
+	return fd >= 0;
 }
 
-/* Only a pool's owner can put files there.  To whom they belong does not matter: libvirt gives them to the user of its virtual
- * machines.  But a pool that nobody named has to be of who the image may be made of. */
-static int open_in_pool(const struct roots *r, const struct slice *s, const struct stat *image, char *ret_path, struct err *err)
+/* It has to be of who the image may be made of, for nobody named it. */
+static int open_in_pool_beneath(const struct roots *r, const struct slice *s, const struct stat *image, struct err *err)
 {
-	CLEANUP(close_fd) int beneath = -1;
+	CLEANUP(close_fd) int dirfd = -1;
 	char pool[sizeof(s->path)];
-	int dirfd;
 
 	if (!roots_pool_of(s->path, pool))
 		return err_set(err, ERR_REFUSED, "'%s' is no file of a pool", s->path);
-	dirfd = dirfd_of_pool(r, pool);
-	if (dirfd < 0) {
-		beneath = dirfd = open_pool_beneath(r, pool, err);
-		if (dirfd < 0 || check_pool(dirfd, pool, err) < 0 || check_owner(dirfd, pool, image, err) < 0)
-			return -1;
-	}
-	snprintf(ret_path, PATH_MAX, "%s", s->path);
+	dirfd = open_pool_beneath(r, pool, err);
+	if (dirfd < 0 || check_pool(dirfd, pool, err) < 0 || check_owner(dirfd, pool, image, err) < 0)
+		return -1;
 	return open_regular(dirfd, s->path + strlen(pool) + 1, RESOLVE_NO_XDEV, false, err);
+}
+
+/* Only a pool's owner can put files there.  To whom they belong does not matter: libvirt gives them to the user of its virtual
+ * machines. */
+static int open_in_pool(const struct roots *r, const struct slice *s, const struct stat *image, char *ret_path, struct err *err)
+{
+	snprintf(ret_path, PATH_MAX, "%s", s->path);
+	for (size_t i = 0; i < r->pools.nr; i++) {
+		const struct roots_pool *pool = &r->pools.items[i];
+		size_t len = strlen(pool->path);
+
+		if (strncmp(s->path, pool->path, len) == 0 && s->path[len] == '/' && is_pool_file(s->path + len + 1))
+			return open_regular(pool->dirfd, s->path + len + 1, RESOLVE_NO_XDEV, false, err);
+	}
+	return open_in_pool_beneath(r, s, image, err);
 }
 
 int roots_open_named(const struct roots *r, enum image_role role, const char *name, const char *from_path,

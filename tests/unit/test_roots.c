@@ -896,6 +896,21 @@ static void a_pool_beneath_a_root_needs_not_be_given(void **state)
 	assert_not_named(slice_name("moved/views/" STUB), "store/top", ERR_REFUSED);
 }
 
+static void a_pool_may_be_called_as_a_part_of_one(void **state)
+{
+	(void)state;
+	tree_dir("store");
+	tree_dir("views");
+	tree_dir("views/views");
+	tree_file("store/top");
+	tree_file("views/" STUB);
+	tree_file("views/views/" STUB);
+	add(in_tree("store"));
+	assert_int_equal(roots_add_pool(&roots, in_tree("views"), NULL), 0);
+	assert_named(slice_name("views/" STUB), "store/top", "views/" STUB);
+	assert_named(slice_name("views/views/" STUB), "store/top", "views/views/" STUB);
+}
+
 /* The stub, for an image of this user. */
 static bool opens_for(uid_t uid, struct err *err)
 {
@@ -1009,6 +1024,7 @@ int main(void)
 		roots_test(slices_of_a_pool_are_opened_when_it_was_given),
 		roots_test(a_pool_beneath_a_root_needs_not_be_given),
 		roots_test(one_of_another_user_has_to_be_given),
+		roots_test(a_pool_may_be_called_as_a_part_of_one),
 		roots_test(slices_of_other_files_are_refused),
 		roots_test(what_is_no_regular_file_is_no_file_of_a_pool),
 		roots_test(a_pool_that_others_can_write_to_is_refused),
