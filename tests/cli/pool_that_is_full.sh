@@ -94,10 +94,10 @@ for image in c d; do
 	assert_has "$(qemu-img info "$STORE/$image.qcow2")" "backing file: .*/second/views/"
 done
 says "$STORE/a.qcow2" 1
-capture "$DEDUPSCAN" clone "$STORE/c.qcow2" "$STORE/no.qcow2"
+capture "$DEDUPSCAN" clone --pool "$STORE/.dedupscan-pool" "$STORE/c.qcow2" "$STORE/no.qcow2"
 assert_status 2 "clone of an image of the other pool"
 assert_has "$output" "no image of the pool .*--pool DIR names another"
-capture "$DEDUPSCAN" clone --pool "$STORE/second" "$STORE/c.qcow2" "$STORE/yes.qcow2"
+capture "$DEDUPSCAN" clone "$STORE/c.qcow2" "$STORE/yes.qcow2"
 assert_status 0 "clone of an image of the second pool"
 says "$STORE/yes.qcow2" 2
 
