@@ -15,8 +15,9 @@
 int pool_home_open(struct roots *roots, const char *told, bool writing, bool create, size_t memory, struct pool **ret,
 		   struct err *err);
 
-/* Opens the pool that holds the member at `path` (absolute): `told`, or that which the image there names, or that of the nearest of
- * its parent directories, if that has the file that is named, too. */
+/* Opens the pool of the member at `path` (absolute): `told`; or the one that the image there names, unless the nearest in a parent
+ * directory has what is named, too, as in a copy of a store; or that nearest one.  ERR_BUSY from the latter comes first: the image
+ * is not opened then. */
 int pool_home_of(struct roots *roots, const char *path, const char *told, bool writing, struct pool **ret, struct err *err);
 
 /* Has readers follow backing names into the pools beside the roots and above them; `told` as before, may be NULL, and need not be
