@@ -209,19 +209,14 @@ static const char *new_path(void *ctx, const char *path)
 	return moved ? m->path : NULL;
 }
 
-static const char *last_part(const char *path)
-{
-	return strrchr(path, '/') + 1;
-}
-
 /* False = names cannot tell what was beside it. */
 static bool moved_from(struct pool *p, const char *old, struct moving *ret)
 {
 	ret->p = p;
-	if (old[0] != '/' || strcmp(last_part(old), last_part(p->path)) != 0)
+	if (old[0] != '/' || strcmp(file_last_part(old), file_last_part(p->path)) != 0)
 		return false;
-	snprintf(ret->from, sizeof(ret->from), "%.*s", (int)(last_part(old) - old - 1), old);
-	snprintf(ret->to, sizeof(ret->to), "%.*s", (int)(last_part(p->path) - p->path - 1), p->path);
+	snprintf(ret->from, sizeof(ret->from), "%.*s", (int)(file_last_part(old) - old - 1), old);
+	snprintf(ret->to, sizeof(ret->to), "%.*s", (int)(file_last_part(p->path) - p->path - 1), p->path);
 	ret->gone = dir_is_gone(*ret->from ? ret->from : "/");
 	return true;
 }

@@ -12,6 +12,7 @@
 
 #include "compactor/hold.h"
 #include "scanner/base/file.h"
+#include "scanner/roots.h"
 
 /* How it works: the directory is reached by its name in the root, without following anything, and used by its
  * descriptor from then on. Who may write to it could put other files at our names, so nobody else may; its own name
@@ -66,7 +67,7 @@ int workshop_open_dir(const struct workshop *w, const char *path, const char **r
 	const char *slash = strrchr(path, '/');
 	CLEANUP(free) char *dir = slash ? strndup(path, (size_t)(slash - path)) : strdup(".");
 
-	*ret_name = slash ? slash + 1 : path;
+	*ret_name = file_last_part(path);
 	if (!dir)
 		return err_set(err, ERR_MEMORY, "out of memory");
 	return file_open_beneath(w->root_fd, dir, O_RDONLY | O_DIRECTORY, RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV, err);
@@ -335,6 +336,27 @@ void workshop_set_mender(struct workshop *w, int (*mend)(void *ctx, int fd, stru
 {
 	w->mend = mend;
 	w->mend_ctx = ctx;
+}
+
+int workshop_open_above(const struct root *root, struct workshop **ret, const char **ret_name, struct err *err)
+{
+	CLEANUP(free) char *dir = strdup(root->path);
+	char *slash = dir ? strrchr(dir, '/') : NULL;
+
+	*ret = NULL;
+	*ret_name = NULL;
+	if (!root->file)
+		return workshop_open(root->dirfd, root->path, false, ret, err);
+	for (; slash && !*ret; slash = strrchr(dir, '/')) {
+		CLEANUP(close_fd) int fd = -1;
+
+		*slash = '\0';
+		*ret_name = root->path + (slash - dir) + 1;
+		fd = file_open(AT_FDCWD, *dir ? dir : "/", O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0, NULL);
+		if (fd >= 0 && workshop_open(fd, *dir ? dir : "/", false, ret, err) < 0)
+			return -1;
+	}
+	return 0;
 }
 
 void workshop_close(struct workshop *w)

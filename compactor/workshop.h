@@ -20,12 +20,16 @@
 
 #define WORKSHOP_NAME ".dedupscan"
 
+struct root;
 struct workshop;
 
 /* Opens the workshop of the directory `dirfd` (not an O_PATH one; it is duplicated); ERR_BUSY when another process is
  * in it.  It is made if missing and `create`; else *ret is NULL, which is no error.  One that others than its owner
  * can write to, or that belongs to somebody else, is ERR_REFUSED.  `path` is for messages. */
 int workshop_open(int dirfd, const char *path, bool create, struct workshop **ret, struct err *err);
+/* The workshop of a root: in it, or for a file in the nearest directory above that has one; else *ret is NULL.  *ret_name is the
+ * file from there on. */
+int workshop_open_above(const struct root *root, struct workshop **ret, const char **ret_name, struct err *err);
 void workshop_close(struct workshop *w);
 /* How long recovery and undo wait for openers who are on their way; a second unless set, tests less. */
 void workshop_set_settle(struct workshop *w, uint64_t ns);

@@ -15,13 +15,6 @@
 
 #define DEPTH_MAX 256
 
-static const char *last_part(const char *path)
-{
-	const char *slash = strrchr(path, '/');
-
-	return slash ? slash + 1 : path;
-}
-
 static int open_root(struct root *root, struct err *err)
 {
 	char dir[PATH_MAX];
@@ -31,7 +24,7 @@ static int open_root(struct root *root, struct err *err)
 		return err_errno(err, "cannot look at '%s'", root->path);
 	snprintf(dir, sizeof(dir), "%s", root->path);
 	if (!S_ISDIR(st.st_mode)) {
-		root->file = strdup(last_part(root->path));
+		root->file = strdup(file_last_part(root->path));
 		if (!root->file)
 			return err_set(err, ERR_MEMORY, "no memory for a root");
 		dir[strlen(dir) - strlen(root->file)] = '\0';
@@ -139,7 +132,7 @@ static bool excluded(const struct roots *r, const char *path)
 	for (size_t i = 0; i < r->excludes.nr; i++) {
 		const char *pattern = r->excludes.items[i];
 
-		if (fnmatch(pattern, strchr(pattern, '/') ? path : last_part(path), 0) == 0)
+		if (fnmatch(pattern, strchr(pattern, '/') ? path : file_last_part(path), 0) == 0)
 			return true;
 	}
 	return false;
@@ -196,8 +189,7 @@ static bool left_out(const struct roots *r, const struct stat *st)
 	return st->st_dev == r->leave_out.dev && st->st_ino == r->leave_out.ino;
 }
 
-/* A pool that the user called something else. */
-static bool is_pool(int dirfd)
+bool roots_is_pool(int dirfd)
 {
 	static const char *const has[] = { "lock", "trees", "views", "names", "sealed", "index", "trash", "quarantine" };
 
@@ -227,7 +219,7 @@ static int enter(struct walk *w, int dirfd, const char *name, const struct stat 
 			w->v->problem(w->v->ctx, w->path, &why, true);
 		return 0;
 	}
-	if (is_pool(fd)) {
+	if (roots_is_pool(fd)) {
 		file_close(fd, w->path, NULL);
 		return 0;
 	}
@@ -462,7 +454,7 @@ int roots_join_named(enum image_role role, const char *name, const char *from_pa
 	if (name[0] == '/')
 		snprintf(ret, ROOTS_JOINED_MAX, "%s", name);
 	else
-		snprintf(ret, ROOTS_JOINED_MAX, "%.*s%s", (int)(last_part(from_path) - from_path), from_path, name);
+		snprintf(ret, ROOTS_JOINED_MAX, "%.*s%s", (int)(file_last_part(from_path) - from_path), from_path, name);
 	return 0;
 }
 
@@ -558,7 +550,7 @@ static bool is_pool_file(const char *name)
 
 bool roots_pool_of(const char *path, char *ret)
 {
-	const char *name = last_part(path), *dir = name - path > 1 ? memrchr(path, '/', (size_t)(name - path) - 1) : NULL;
+	const char *name = file_last_part(path), *dir = name - path > 1 ? memrchr(path, '/', (size_t)(name - path) - 1) : NULL;
 
 	if (dir && dir > path && is_pool_file(dir + 1))
 		name = dir + 1;
@@ -578,7 +570,7 @@ static int open_pool_beneath(const struct roots *r, const char *path, struct err
 					  RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV, NULL)
 		      : -1;
 
-	if (fd >= 0 && is_pool(fd))
+	if (fd >= 0 && roots_is_pool(fd))
 		return fd;
 	if (fd >= 0)
 		file_close(fd, path, NULL);

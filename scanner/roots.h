@@ -83,6 +83,9 @@ int roots_open_named(const struct roots *r, enum image_role role, const char *na
 
 /* Whether a path is at or beneath a directory of files of ours (absolute, and none that the user called something else). */
 bool roots_are_ours(const char *path);
+
+/* A directory that is a pool itself, whatever it is called. */
+bool roots_is_pool(int dirfd);
 /* Whether the path is that of a stub, a sealed overlay or the cluster file of a pool, and the pool's, which is shorter. */
 bool roots_pool_of(const char *path, char *ret);
 /* Whether images that stand on the pool at a path can be read: it was added, or lies beneath a root. */

@@ -99,6 +99,13 @@ const struct file_ops file_ops_os = {
 
 const struct file_ops *file_ops = &file_ops_os;
 
+const char *file_last_part(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash ? slash + 1 : path;
+}
+
 int file_open(int dirfd, const char *name, int flags, mode_t mode, struct err *err)
 {
 	int fd;

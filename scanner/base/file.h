@@ -57,6 +57,9 @@ struct file_ops {
 extern const struct file_ops *file_ops;
 extern const struct file_ops file_ops_os;
 
+/* What is behind the last '/' of a path: all of it where there is none. */
+const char *file_last_part(const char *path);
+
 /* O_CLOEXEC and O_NOCTTY are added.  Returns a descriptor or -1. */
 int file_open(int dirfd, const char *name, int flags, mode_t mode, struct err *err);
 /* Opens an existing file beneath dirfd by openat2(2), with the RESOLVE_ flags given besides RESOLVE_BENEATH and

@@ -5,6 +5,7 @@
 #include <strings.h>
 
 #include "scanner/base/checked.h"
+#include "scanner/base/file.h"
 #include "scanner/image/image.h"
 
 /* Which format is it?  Three things speak: the file's name, its header, and what only its end says.
@@ -70,13 +71,11 @@ static const struct image_format *by_extension(const char *path)
 
 static const struct image_format *part_of(const char *path)
 {
-	const char *slash = strrchr(path, '/');
-
 	for (size_t i = 0; image_formats[i]; i++) {
 		const char *const *patterns = image_formats[i]->part_names;
 
 		for (size_t k = 0; patterns && patterns[k]; k++)
-			if (fnmatch(patterns[k], slash ? slash + 1 : path, FNM_CASEFOLD) == 0)
+			if (fnmatch(patterns[k], file_last_part(path), FNM_CASEFOLD) == 0)
 				return image_formats[i];
 	}
 	return NULL;

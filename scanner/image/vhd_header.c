@@ -3,6 +3,7 @@
 #include <strings.h>
 
 #include "scanner/base/checked.h"
+#include "scanner/base/file.h"
 #include "scanner/image/utf16.h"
 #include "scanner/image/vhd_format.h"
 
@@ -207,7 +208,7 @@ static void from_windows(char *name)
 
 static int check_file_name(const char *name, struct err *err)
 {
-	const char *slash = strrchr(name, '/'), *base = slash ? slash + 1 : name;
+	const char *base = file_last_part(name);
 
 	if (!*base || strcmp(base, ".") == 0 || strcmp(base, "..") == 0)
 		return err_set(err, ERR_FORMAT, "the parent's name '%s' is not that of a file", name);

@@ -22,7 +22,7 @@ man_statuses()
 
 enum_statuses()
 {
-	sed -n '/^enum exit_status/,/^};/p' dedupscan.c | sed -nE 's/.*= ([0-9]+),.*/\1/p'
+	sed -n '/^enum exit_status/,/^};/p' reports/commands/terminal.h | sed -nE 's/.*= ([0-9]+),.*/\1/p'
 }
 
 # check_page PAGE: what mandoc has to say, except about which other pages are installed here
@@ -79,7 +79,7 @@ capture "$DEDUPSCAN" report --nonsense
 assert_has "$output" "unrecognized option"
 
 # and every option that is taken is told
-taken=$(sed -n '/^#define READING_OPTIONS/,/^struct settings/p' dedupscan.c | grep -oE '\{ "[a-z-]+"' |
+taken=$(sed -n '/^#define READING_OPTIONS/,/^struct settings/p' reports/commands/settings.h | grep -oE '\{ "[a-z-]+"' |
 	sed -E 's/\{ "(.*)"/--\1/' | grep -vx -- --help | sort -u)
 assert_eq "$taken" "$(cat "$scan")" "options that are taken"
 

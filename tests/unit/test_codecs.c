@@ -20,7 +20,7 @@ struct made {
 	size_t len;
 };
 
-typedef bool undo(void *encoder, const void *src, size_t src_len, void *ret, size_t len);
+typedef bool undo_call(void *encoder, const void *src, size_t src_len, void *ret, size_t len);
 
 static bool undo_zlib(void *e, const void *src, size_t src_len, void *ret, size_t len)
 {
@@ -38,14 +38,14 @@ static void fill(struct made *m)
 		m->plain[i] = (uint8_t)(i % 3 ? i * i >> 7 & 31 : i % 251);
 }
 
-static bool comes_back(struct made *m, void *encoder, undo *undo)
+static bool comes_back(struct made *m, void *encoder, undo_call *undo)
 {
 	memset(m->back, 0xa5, SIZE);
 	return undo(encoder, m->packed, m->len, m->back, SIZE) && memcmp(m->back, m->plain, SIZE) == 0;
 }
 
 /* Whatever is wrong with it; and after that it is right again. */
-static void only_the_whole_comes_back(struct made *m, void *encoder, undo *undo)
+static void only_the_whole_comes_back(struct made *m, void *encoder, undo_call *undo)
 {
 	size_t len = m->len;
 

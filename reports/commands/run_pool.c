@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "reports/commands/commands.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "compactor/collect.h"
+#include "compactor/pool/immutable.h"
+#include "compactor/pool/pool_check.h"
+#include "compactor/pool_status.h"
+#include "compactor/repoint.h"
+#include "compactor/versions.h"
+#include "reports/commands/pool_job.h"
+#include "reports/commands/terminal.h"
+#include "scanner/base/checked.h"
+#include "scanner/roots.h"
+
+static const char pool_help[] =
+	"usage: dedupscan pool status|collect|check|repair [OPTION]... [DIR]\n"
+	"\n"
+	"Looks after the pool of the images in DIR (the current directory), or at DIR, when that is\n"
+	"a .dedupscan-pool.\n"
+	"\n"
+	"  status                what it holds, and what that takes\n"
+	"  collect               give back space that nothing needs any more\n"
+	"  check                 is it whole?\n"
+	"  repair                rebuild what is damaged from what is whole\n"
+	"\n"
+	"  --dry-run             collect, repair: only say what would be done\n"
+	"  --drop-missing        collect: forget members whose image is not there any more\n"
+	"  --read-data[=SHARE%]  check: read and prove all data, too, or another share each time\n"
+	"  --immutable WHEN      repair: its files are immutable from now on: auto, never, always\n"
+	"  --pool DIR            where the pool is, whatever it is called\n"
+	"  --wait TIME           how long to wait while another dedupscan changes the pool (10s)\n"
+	"  --memory SIZE         collect: at most so much memory (256M)\n"
+	"\n"
+	"Exit status: 0 done, it is whole; 1 there is damage; 2 usage; 3 failed; 4 in use; 75 stopped.\n";
+
+static double percent(uint64_t part, uint64_t whole)
+{
+	return whole ? 100.0 * (double)part / (double)whole : 0;
+}
+
+static int act_status(struct pool_job *j, struct pool *p, struct err *err)
+{
+	char path[4 * PATH_MAX];
+	struct pool_status s;
+	uint64_t metadata;
+
+	(void)j;
+	if (pool_status(p, &s, err) < 0)
+		return -1;
+	metadata = s.tables + s.nodes + s.finder + s.stubs + s.names;
+	printf("%s: %llu images, %llu versions, %llu views\n", term_safe(p->path, path, sizeof(path)),
+	       (unsigned long long)s.nr_members, (unsigned long long)s.nr_versions, (unsigned long long)s.nr_views);
+	printf("disks      %10s  that are not zeros\n", term_size(s.logical));
+	printf("distinct   %10s  of clusters hold them: %.1f : 1\n", term_size(s.distinct),
+	       s.distinct ? (double)s.logical / (double)s.distinct : 1.0);
+	printf("metadata   %10s  %.2f %% of that: tables %s, trees %s, index %s, stubs %s, names %s\n", term_size(metadata),
+	       percent(metadata, s.distinct), term_size(s.tables), term_size(s.nodes), term_size(s.finder), term_size(s.stubs),
+	       term_size(s.names));
+	printf("sealed     %10s  in %llu overlays that wait to be folded in\n", term_size(s.sealed),
+	       (unsigned long long)s.nr_sealed);
+	printf("unreached  %10s  that a collection frees\n", term_size(s.unreached));
+	printf("on disk    %10s\n", term_size(s.on_disk));
+	printf("room       %10s  that the pool can still be written, and %llu views\n", term_size(s.room),
+	       (unsigned long long)s.nr_slots_left);
+	printf("immutable  %10llu  of %llu files that nobody else is to change%s%s\n", (unsigned long long)s.immutable.nr_immutable,
+	       (unsigned long long)s.immutable.nr_files, s.immutable.why ? ": " : "", s.immutable.why ? s.immutable.why : "");
+	if (s.nr_given_away)
+		printf("owners     %10llu  of these belong to another user than the pool, as libvirt does while guests run\n",
+		       (unsigned long long)s.nr_given_away);
+	return EXIT_DONE;
+}
+
+/* Without a pool it is only told. */
+static int drop_member(void *ctx, const struct name *n, struct err *err)
+{
+	char path[4 * PATH_MAX];
+
+	printf("'%s' is not there any more\n", term_safe(n->disks.items[0].path, path, sizeof(path)));
+	return ctx ? names_remove(ctx, n->number, err) : 0;
+}
+
+/* Images are where the pool is, unless the user says where else. */
+static const char **image_dirs(struct pool_job *j, const struct pool *p, size_t *ret_nr, struct err *err)
+{
+	const char **dirs = calloc(j->s.roots.list.nr + 1, sizeof(*dirs));
+	char *slash;
+
+	if (!dirs || !(dirs[0] = strdup(p->path))) {
+		free(dirs);
+		return err_null(err, ERR_MEMORY, "no memory for paths");
+	}
+	slash = strrchr(dirs[0], '/');
+	slash[slash == dirs[0]] = '\0';
+	*ret_nr = 1;
+	for (size_t i = 0; i < j->s.roots.list.nr; i++)
+		if (j->s.roots.list.items[i].walked && strcmp(j->s.roots.list.items[i].path, dirs[0]) != 0)
+			dirs[(*ret_nr)++] = j->s.roots.list.items[i].path;
+	return dirs;
+}
+
+/* After it was moved all would be missing. */
+static int drop_missing(struct pool_job *j, struct pool *p, struct err *err)
+{
+	char old[PATH_MAX];
+	int rc = repoint_old_path(p, old, err);
+
+	if (rc > 0)
+		return err_set(err, ERR_REFUSED,
+			       "the pool was at '%s'; dedupscan repoint finds its images, and has to come before --drop-missing",
+			       old);
+	return rc < 0 ? -1 : versions_each_gone(p, drop_member, j->dry_run ? NULL : p, err);
+}
+
+static int collect_among(struct pool_job *j, struct pool *p, const char **dirs, size_t nr_dirs, struct err *err)
+{
+	struct collect_options o = {
+		.dirs = dirs, .nr_dirs = nr_dirs, .dry_run = j->dry_run, .memory = j->s.scan.memory, .stopper = &term_stopper,
+		.progress = term_stage,
+	};
+	struct collected c = { 0 };
+
+	if (versions_recover(p, err) < 0 || (j->drop_missing && drop_missing(j, p, err) < 0) || pool_collect(p, &o, &c, err) < 0)
+		return -1;
+	term_clear();
+	printf("%s %s; %s is in use\n", j->dry_run ? "a collection would free" : "freed", term_size(c.freed), term_size(c.live));
+	if (c.small)
+		printf("%s that nothing needs stays, in small pieces among what is in use\n", term_size(c.small));
+	printf("%llu views removed, %llu go with the next collection\n", (unsigned long long)c.nr_removed,
+	       (unsigned long long)c.nr_dying);
+	return EXIT_DONE;
+}
+
+static int act_collect(struct pool_job *j, struct pool *p, struct err *err)
+{
+	size_t nr;
+	const char **dirs = pool_job_recover(j, err) < 0 ? NULL : image_dirs(j, p, &nr, err);
+	int rc = dirs ? collect_among(j, p, dirs, nr, err) : -1;
+
+	if (dirs)
+		free((char *)dirs[0]);
+	free(dirs);
+	return rc;
+}
+
+static int tell_damage(void *ctx, const struct pool_damage *d, struct err *err)
+{
+	char path[4 * PATH_MAX], text[4 * sizeof(d->what.text)];
+
+	(void)ctx;
+	(void)err;
+	term_clear();
+	printf("%s: %s", pool_part_names[d->part], term_safe(d->what.text, text, sizeof(text)));
+	if (d->path[0])
+		printf("; hits '%s'", term_safe(d->path, path, sizeof(path)));
+	if (d->len)
+		printf(" at %llu, %llu bytes", (unsigned long long)d->offset, (unsigned long long)d->len);
+	printf(d->repairable ? "; repair can rebuild it\n" : "\n");
+	return 0;
+}
+
+static int act_check(struct pool_job *j, struct pool *p, struct err *err)
+{
+	struct pool_check_options o = {
+		.read_data = j->read_data, .percent = j->percent, .stopper = &term_stopper, .damage = tell_damage,
+		.progress = term_stage,
+	};
+	struct pool_checked c = { 0 };
+
+	if (pool_check(p, &o, &c, err) < 0)
+		return -1;
+	term_clear();
+	printf("%llu names, %llu views, %llu nodes, %llu segments looked at, %s of data read: %llu damages\n",
+	       (unsigned long long)c.nr_names, (unsigned long long)c.nr_views, (unsigned long long)c.nr_nodes,
+	       (unsigned long long)c.nr_segments, term_size(c.bytes_read), (unsigned long long)c.nr_damages);
+	return c.nr_damages ? EXIT_SKIPS : EXIT_DONE;
+}
+
+/* A directory that is a pool itself, whatever it is called. */
+static bool is_pool(const char *dir)
+{
+	CLEANUP(close_fd) int fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	return fd >= 0 && roots_is_pool(fd);
+}
+
+static int act_verify_pool(struct pool_job *j, struct err *err)
+{
+	const char *word = j->nr_words ? j->words[0] : NULL;
+	CLEANUP(pool_close) struct pool *p = NULL;
+
+	if (!j->pool && word && is_pool(word))
+		j->pool = word;
+	if (j->s.idle)
+		settings_be_idle();
+	return pool_job_open(j, word, false, &p, err) < 0 ? -1 : act_check(j, p, err);
+}
+
+int run_verify_pool(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "pool", optional_argument, NULL, OPT_POOL },
+		{ "read-data", optional_argument, NULL, OPT_READ_DATA },
+		{ "window", required_argument, NULL, OPT_WINDOW },
+		{ "for", required_argument, NULL, OPT_FOR },
+		{ "until", required_argument, NULL, OPT_UNTIL },
+		{ "no-idle", no_argument, NULL, OPT_NO_IDLE },
+		{ "help", no_argument, NULL, OPT_HELP },
+		{ 0 },
+	};
+
+	return pool_job_run(argc, argv, &(struct pool_verb){ verify_help, options, 0, 1, act_verify_pool });
+}
+
+static int tell_repaired(void *ctx, const struct pool_damage *d, bool repaired, struct err *err)
+{
+	const struct pool_job *j = ctx;
+	struct pool_damage told = *d;
+
+	told.repairable = false; /* it is told how that went */
+	tell_damage(NULL, &told, err);
+	printf(!repaired ? "\tleft as it is\n" : j->dry_run ? "\tcan be repaired\n" : "\trepaired\n");
+	return 0;
+}
+
+static int act_repair(struct pool_job *j, struct pool *p, struct err *err)
+{
+	struct pool_repair_options o = {
+		.dry_run = j->dry_run, .stopper = &term_stopper, .tell = tell_repaired, .progress = term_stage, .ctx = j,
+	};
+	char old[PATH_MAX], path[4 * PATH_MAX];
+	uint64_t repaired = 0, left = 0;
+	int rc;
+
+	if (j->tell_immutable && !j->dry_run && immutable_tell(p, j->immutable, err) < 0)
+		return -1;
+	rc = repoint_old_path(p, old, err);
+	if (rc < 0 || pool_repair(p, &o, &repaired, &left, err) < 0)
+		return -1;
+	term_clear();
+	printf("%llu damages %s, %llu left\n", (unsigned long long)repaired, j->dry_run ? "could be repaired" : "repaired",
+	       (unsigned long long)left);
+	if (rc > 0)
+		printf("the pool was at '%s'; images that name it there are not changed by this, but by dedupscan repoint\n",
+		       term_safe(old, path, sizeof(path)));
+	return left ? EXIT_SKIPS : EXIT_DONE;
+}
+
+static int act_pool(struct pool_job *j, struct err *err)
+{
+	static const struct {
+		const char *name;
+		bool writing;
+		int (*act)(struct pool_job *j, struct pool *p, struct err *err);
+	} verbs[] = {
+		{ "status", false, act_status }, { "collect", true, act_collect }, { "check", false, act_check },
+		{ "repair", true, act_repair },
+	};
+	CLEANUP(pool_close) struct pool *p = NULL;
+
+	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++) {
+		if (strcmp(j->words[0], verbs[i].name) != 0)
+			continue;
+		if (pool_job_open(j, j->nr_words > 1 ? j->words[1] : NULL, verbs[i].writing, &p, err) < 0)
+			return -1;
+		return verbs[i].act(j, p, err);
+	}
+	return err_set(err, ERR_USAGE, "'%s' is nothing that can be done with a pool", j->words[0]);
+}
+
+int run_pool(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "dry-run", no_argument, NULL, OPT_DRY_RUN },
+		{ "drop-missing", no_argument, NULL, OPT_DROP_MISSING },
+		{ "read-data", optional_argument, NULL, OPT_READ_DATA },
+		{ "immutable", required_argument, NULL, OPT_IMMUTABLE },
+		{ "memory", required_argument, NULL, OPT_MEMORY },
+		POOL_OPTIONS,
+		{ 0 },
+	};
+
+	return pool_job_run(argc, argv, &(struct pool_verb){ pool_help, options, 1, 2, act_pool });
+}
