@@ -153,6 +153,14 @@ static int open_new(void)
 
 /* ---- reading and writing ---- */
 
+static void the_last_part_is_behind_the_last_slash(void **state)
+{
+	(void)state;
+	assert_string_equal(file_last_part("/a/b.qcow2"), "b.qcow2");
+	assert_string_equal(file_last_part("b.qcow2"), "b.qcow2");
+	assert_string_equal(file_last_part("a/"), "");
+}
+
 static void short_transfers_are_gone_on_with(void **state)
 {
 	char buf[16] = "";
@@ -413,6 +421,7 @@ static void an_atomic_write_follows_no_link_laid_in_its_way(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(the_last_part_is_behind_the_last_slash),
 		file_test(short_transfers_are_gone_on_with),
 		file_test(interrupted_calls_are_made_again),
 		file_test(a_close_that_was_interrupted_is_not_made_again),
