@@ -13,7 +13,6 @@
 #include "compactor/pool/feed.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/view.h"
-#include "compactor/pool_home.h"
 #include "compactor/replace.h"
 #include "compactor/versions.h"
 #include "compactor/writer.h"
@@ -144,24 +143,23 @@ static int find_member(struct pool *p, const char *path, struct name *ret, struc
 
 	if (rc)
 		return rc;
-	if (versions_recover(p, err) < 0 || versions_adopt(p, path, err) < 0)
+	if (versions_adopt(p, path, err) < 0)
 		return -1;
 	return names_find_member(p, path, ret, err);
 }
 
-int expand_image(const struct expand_options *o, const char *path, struct err *err)
+int expand_image(struct pool *p, const struct expand_options *o, const char *path, struct err *err)
 {
 	struct expanding x = { .o = o, .path = path, .bitmaps = BITMAPS_INIT };
 	CLEANUP(name_release) struct name member = { 0 };
-	CLEANUP(pool_close) struct pool *pool = NULL;
 	struct spool_identity as;
 	int rc;
 
-	if (pool_home_of(o->roots, path, o->pool, true, &pool, err) < 0 || look(&x, &as, err) < 0)
+	if (look(&x, &as, err) < 0)
 		return -1;
-	rc = find_member(pool, path, &member, err);
+	rc = find_member(p, path, &member, err);
 	if (rc < 0 || replace(&x, &as, err) < 0)
 		return -1;
 	/* An original that is kept may go back: it needs its view. */
-	return rc && !o->keep_originals ? names_remove(pool, member.number, err) : 0;
+	return rc && !o->keep_originals ? names_remove(p, member.number, err) : 0;
 }

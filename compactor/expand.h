@@ -13,7 +13,6 @@ struct expand_options {
 	struct roots *roots; /* the image is one of them, or lies beneath */
 	const struct jail *jail;
 	struct stopper *stopper;
-	const char *pool;	/* NULL = that of a directory above the image */
 	int64_t keep_originals; /* seconds */
 	bool assume_idle;
 	/* Bytes of the disk's address space; may be NULL. */
@@ -23,7 +22,9 @@ struct expand_options {
 	void *ctx;
 };
 
-/* `path` is absolute and resolved.  ERR_UNSUPPORTED when it has no backing file. */
-int expand_image(const struct expand_options *o, const char *path, struct err *err);
+struct pool;
+
+/* `path` is absolute and resolved, its pool recovered (versions.h).  ERR_UNSUPPORTED when it has no backing file. */
+int expand_image(struct pool *p, const struct expand_options *o, const char *path, struct err *err);
 
 #endif

@@ -201,9 +201,9 @@ const char *pool_job_version(struct pool_job *j, char *word, const char **ret_la
 /* ---- the pool ---- */
 
 /* Most others are done with the pool, or with the directory of an image, in a moment. */
-static bool wait_for_others(const struct pool_job *j, struct err *err)
+static bool wait_for_others(const struct pool_job *j, uint64_t since, struct err *err)
 {
-	if (err->kind != ERR_BUSY || term_elapsed() >= (uint64_t)j->wait * 1000000000)
+	if (err->kind != ERR_BUSY || term_elapsed() - since >= (uint64_t)j->wait * 1000000000)
 		return false;
 	*err = (struct err)ERR_INIT;
 	if (stopper_says(&term_stopper)) {
@@ -217,6 +217,7 @@ static bool wait_for_others(const struct pool_job *j, struct err *err)
 
 int pool_job_open(struct pool_job *j, const char *word, bool writing, struct pool **ret, struct err *err)
 {
+	uint64_t since = term_elapsed();
 	const char *told;
 	struct stat st;
 	int rc;
@@ -232,7 +233,7 @@ int pool_job_open(struct pool_job *j, const char *word, bool writing, struct poo
 	do {
 		rc = told ? pool_home_of(&j->s.roots, "/", told, writing, ret, err) :
 			    pool_home_open(&j->s.roots, NULL, writing, false, POOL_MEMORY, ret, err);
-	} while (rc < 0 && wait_for_others(j, err));
+	} while (rc < 0 && wait_for_others(j, since, err));
 	term_clear();
 	return rc < 0 ? -1 : *ret ? 0 : err_set(err, ERR_USAGE, "'%s' holds no pool", word);
 }
@@ -265,11 +266,12 @@ static int try_pool_of(struct pool_job *j, const char *path, bool writing, struc
 
 int pool_job_open_recovered(struct pool_job *j, const char *path, bool writing, struct pool **ret, struct err *err)
 {
+	uint64_t since = term_elapsed();
 	int rc;
 
 	do {
 		rc = try_pool_of(j, path, writing, ret, err);
-	} while (rc < 0 && wait_for_others(j, err));
+	} while (rc < 0 && wait_for_others(j, since, err));
 	term_clear();
 	return rc < 0 || (writing && versions_recover(*ret, err) < 0) ? -1 : 0;
 }

@@ -11,6 +11,7 @@ static const char expand_help[] =
 	"Makes each IMAGE independent of its pool again, in place: a qcow2 image with all its data.\n"
 	"\n"
 	"  --pool DIR            where its pool is, if the image cannot tell\n"
+	"  --wait TIME           how long to wait while another dedupscan changes the pool (10s)\n"
 	"  --keep-originals TIME keep what was there so long (7d; 0: not at all)\n"
 	"  --assume-idle         nobody uses the images, where the file system cannot tell\n"
 	"  --sandbox MODE        require (the default), best, or off: see dedupscan(1)\n"
@@ -26,7 +27,7 @@ static void show_expanding(void *ctx, uint64_t done, uint64_t total)
 static int act_expand(struct pool_job *j, struct err *err)
 {
 	struct expand_options o = {
-		.roots = &j->s.roots, .jail = &j->jail, .stopper = &term_stopper, .pool = j->pool,
+		.roots = &j->s.roots, .jail = &j->jail, .stopper = &term_stopper,
 		.keep_originals = j->keep_originals, .assume_idle = j->assume_idle, .progress = show_expanding, .problem = term_problem,
 	};
 	int status = EXIT_DONE;
@@ -34,8 +35,9 @@ static int act_expand(struct pool_job *j, struct err *err)
 	for (int i = 0; i < j->nr_words; i++) {
 		struct err why = ERR_INIT;
 		const char *path = pool_job_image(j, j->words[i], &why);
+		CLEANUP(pool_close) struct pool *p = NULL;
 
-		if (path && expand_image(&o, path, &why) == 0)
+		if (path && pool_job_open_recovered(j, path, true, &p, &why) == 0 && expand_image(p, &o, path, &why) == 0)
 			continue;
 		if (why.kind == ERR_CANCELED || (why.kind == ERR_USAGE && i == 0)) {
 			*err = why;
@@ -50,11 +52,10 @@ static int act_expand(struct pool_job *j, struct err *err)
 int run_expand(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "pool", required_argument, NULL, OPT_POOL },
 		{ "keep-originals", required_argument, NULL, OPT_KEEP_ORIGINALS },
 		{ "assume-idle", no_argument, NULL, OPT_ASSUME_IDLE },
 		{ "sandbox", required_argument, NULL, OPT_SANDBOX },
-		{ "help", no_argument, NULL, OPT_HELP },
+		POOL_OPTIONS,
 		{ 0 },
 	};
 

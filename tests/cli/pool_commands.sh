@@ -270,7 +270,24 @@ assert_eq "a.qcow2 a.qcow2@p3" "$(rows "$STORE/a.qcow2" | tail -n +2 | xargs)" "
 
 # ---- expand ----
 
-says 0 "" expand --keep-originals 0 --assume-idle --pool "$POOL" --sandbox best "$STORE/a.qcow2" "$STORE/b2.qcow2"
+status=0
+output=$(with_pool_locked expand --wait 0 "$STORE/b2.qcow2" 2>&1) || status=$?
+assert_status 1 "expand beside another one"
+assert_has "$output" "b2.qcow2': .*another dedupscan uses it; wait for it"
+python3 - "$DEDUPSCAN" "$POOL/lock" "$STORE/b2.qcow2" <<'END' || fail "an expansion that waits"
+import fcntl, struct, subprocess, sys
+program, lock, image = sys.argv[1:]
+f = open(lock, "r+")
+fcntl.fcntl(f, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))
+p = subprocess.Popen([program, "expand", "--wait", "5m", "--keep-originals", "0", image])
+try:
+    p.wait(0.5)
+    sys.exit("it did not wait")
+except subprocess.TimeoutExpired:
+    f.close()
+sys.exit(p.wait())
+END
+says 0 "" expand --keep-originals 0 --assume-idle --pool "$POOL" --sandbox best "$STORE/a.qcow2"
 for name in a b2; do
 	assert_has_not "$(qemu-img info "$STORE/$name.qcow2")" "backing"
 done

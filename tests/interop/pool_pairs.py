@@ -145,7 +145,7 @@ def both(store, names):
     running = []
     patient = store.rng.random() < 0.5
     for w in words:
-        more = [] if patient or w[1] in ("compact", "expand", "scan") else ["--wait", "0"]
+        more = [] if patient or w[1] in ("compact", "scan") else ["--wait", "0"]
         running.append(subprocess.Popen(w + more, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
         time.sleep(store.rng.random() * 0.03)
     said = [p.communicate() for p in running]
