@@ -102,11 +102,6 @@ static int nothing_is_at(struct pool *p, const char *path, struct err *err)
 	return rc;
 }
 
-static const char *base_of(const char *path)
-{
-	return strrchr(path, '/') + 1;
-}
-
 /* Of several the one that has the same name in another directory: 1, 0 = it is not clear which, -1. */
 static int choose(struct pool *p, const struct path_list *l, const char *path, const char **ret, struct err *err)
 {
@@ -123,7 +118,7 @@ static int choose(struct pool *p, const struct path_list *l, const char *path, c
 			continue;
 		nr_gone++;
 		gone = was;
-		if (strcmp(base_of(was), base_of(path)) != 0)
+		if (strcmp(file_last_part(was), file_last_part(path)) != 0)
 			continue;
 		nr_same++;
 		same = was;
