@@ -182,54 +182,16 @@ static void refuse_bad_kernels(struct compaction *c)
 	}
 }
 
-/* The first root that lies in the same directory: a workshop that was opened twice would find itself locked. */
-static int first_of_directory(const struct roots *roots, size_t root, size_t *ret, struct err *err)
+/* Who only plans lets others work meanwhile, and what they are in the middle of is none of his business. */
+static int finish_what_was_left(struct compaction *c, struct err *err)
 {
-	struct stat st, of;
+	struct err why = ERR_INIT;
 
-	if (file_ops->fstat(roots->list.items[root].dirfd, &st) < 0)
-		return err_errno(err, "cannot look at '%s'", roots->list.items[root].path);
-	for (*ret = 0; *ret < root; ++*ret)
-		if (roots->list.items[*ret].walked && file_ops->fstat(roots->list.items[*ret].dirfd, &of) == 0 &&
-		    of.st_dev == st.st_dev && of.st_ino == st.st_ino)
-			break;
-	return 0;
-}
-
-int compact_workshop(struct compaction *c, size_t root, bool create, struct workshop **ret, struct err *err)
-{
-	const struct root *r = &c->o.roots->list.items[root];
-	size_t n, len = strlen(r->path) - (r->file ? strlen(r->file) + 1 : 0);
-	CLEANUP(free) char *dir = strndup(r->path, max_u64(len, 1));
-
-	if (!dir)
-		return no_memory(err);
-	if (first_of_directory(c->o.roots, root, &n, err) < 0)
-		return -1;
-	if (!c->workshops[n] && workshop_open(r->dirfd, dir, create, &c->workshops[n], err) < 0)
-		return -1;
-	*ret = c->workshops[n];
-	return 0;
-}
-
-/* What an earlier run left in the middle comes first. */
-static int recover(struct compaction *c, struct err *err)
-{
-	const struct roots *roots = c->o.roots;
-	void (*problem)(void *, const char *, const struct err *) = c->o.watch ? c->o.watch->problem : NULL;
-
-	c->workshops = calloc(roots->list.nr + 1, sizeof(*c->workshops));
-	if (!c->workshops)
-		return no_memory(err);
-	for (size_t i = 0; i < roots->list.nr; i++) {
-		struct workshop *w = NULL;
-		struct recovery r;
-
-		if (roots->list.items[i].walked && compact_workshop(c, i, false, &w, err) < 0)
-			return -1;
-		if (w && w == c->workshops[i] && workshop_recover(w, problem, c->o.watch ? c->o.watch->ctx : NULL, &r, err) < 0)
-			return -1;
-	}
+	if (c->o.apply)
+		return turn_begin(c, lock_file_patience(c->o.wait), err);
+	if (turn_begin(c, 0, &why) < 0 && why.kind != ERR_BUSY)
+		return err_set(err, why.kind, "%s", why.text);
+	turn_end(c);
 	return 0;
 }
 
@@ -243,7 +205,7 @@ static int make_plan(struct compaction *c, struct catalog *catalog, struct err *
 		.memory = c->o.memory, .nr_threads = c->o.nr_threads, .min_run = c->o.min_run, .sharers = c->o.sharers,
 	};
 
-	if (recover(c, err) < 0)
+	if (finish_what_was_left(c, err) < 0)
 		return -1;
 	c->catalog = catalog;
 	c->store.c = catalog;
@@ -282,11 +244,9 @@ void compact_free(struct compaction *c)
 {
 	if (!c)
 		return;
-	for (size_t i = 0; c->workshops && i < c->o.roots->list.nr; i++)
-		workshop_close(c->workshops[i]);
+	turn_end(c);
 	free(c->workshops);
 	vec_release(&c->replaced);
-	pool_close(c->pool);
 	free(c->costs);
 	moves_free(c->moves);
 	store_release(&c->store);
@@ -471,7 +431,7 @@ static int apply_round(struct compaction *c, size_t *ret_done, size_t *ret_full,
 			continue;
 		c->step = &p->steps[i];
 		c->step->worked = 0;
-		rc = carry_out(c, err);
+		rc = turn_give(c, err) < 0 ? -1 : carry_out(c, err);
 		if (rc < 0)
 			return -1;
 		c->step->full = rc == 0;

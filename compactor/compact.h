@@ -31,6 +31,8 @@ struct compact_options {
 	bool (*wanted)(void *ctx, const char *path); /* NULL = all images */
 	void *ctx;
 	bool assume_idle, preallocated;
+	bool apply;		/* the plan is to be carried out: workshops are held from the beginning */
+	int64_t wait;		/* seconds, for other processes that are in there, or in the pool */
 
 	/* method pool */
 	const char *pool;      /* where it is; NULL = in the directory of the first root */

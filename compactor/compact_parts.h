@@ -72,8 +72,23 @@ uint64_t compact_shared(const struct compaction *c, size_t image);
 /* Looks again and records what c->step brought. */
 void compact_measure(struct compaction *c, uint64_t shared_before);
 
-/* The workshop of a root: 0 and *ret, which is NULL where there is none and `create` is not asked for; or -1. */
+/* ---- compact_turns.c ---- */
+
+/* The workshop of a root, in which nothing is in the middle: 0 and *ret, which is NULL where there is none and `create` is not asked
+ * for; or -1. */
 int compact_workshop(struct compaction *c, size_t root, bool create, struct workshop **ret, struct err *err);
+
+/* Opens all workshops that are there; what an earlier run left in the middle is finished.  ERR_BUSY when another process is still in
+ * one at `until` (CLOCK_MONOTONIC, ns). */
+int turn_begin(struct compaction *c, uint64_t until, struct err *err);
+/* Closes them, and the pool. */
+void turn_end(struct compaction *c);
+/* Between two steps: lets other processes in who wait for a workshop or the pool, if any do, until they are done.  -1 also when it is
+ * time to stop; nothing is open then. */
+int turn_give(struct compaction *c, struct err *err);
+
+/* As lock_file_try_again(), and it is shown. */
+bool turn_try_again(struct compaction *c, uint64_t until, struct err *err);
 
 /* ---- method_holes.c ---- */
 
@@ -91,6 +106,8 @@ int compact_pool_note(const struct compaction *c, struct plan_step *step, struct
 
 /* ---- method_pool.c ---- */
 
+/* Opens the pool for writing, made if it is not there and `create`; else c->pool stays NULL. */
+int compact_open_pool(struct compaction *c, bool create, struct err *err);
 /* What all images would cost in a pool, before any is planned for. */
 int compact_pool_prepare(struct compaction *c, struct err *err);
 /* Before the steps: what snapshots sealed enters the pool, if there is one. */

@@ -384,13 +384,16 @@ static int tell_pool(struct compaction *c, struct err *err)
 	return c->o.tell_immutable ? immutable_tell(c->pool, c->o.immutable, err) : 0;
 }
 
-static int open_pool(struct compaction *c, bool create, struct err *err)
+int compact_open_pool(struct compaction *c, bool create, struct err *err)
 {
 	if (c->pool)
 		return 0;
 	if (pool_home_open(c->o.roots, c->o.pool, true, create, finder_memory(c), &c->pool, err) < 0)
 		return -1;
-	return c->pool ? tell_pool(c, err) : 0;
+	if (!c->pool)
+		return 0;
+	lock_file_listen(&c->pool->lock);
+	return tell_pool(c, err);
 }
 
 static int apply(struct compaction *c, struct err *err)
@@ -403,7 +406,7 @@ static int apply(struct compaction *c, struct err *err)
 		return -1;
 	if (file_ops->fstat(fd, &st) < 0)
 		return err_errno(err, "cannot look at it");
-	if (open_pool(c, true, err) < 0)
+	if (compact_open_pool(c, true, err) < 0)
 		return -1;
 	if (pool_home_admit(c->pool, &st, c->o.cross_owner, err) < 0 || admit_backing(c, i, err) < 0)
 		return -1;
@@ -478,9 +481,16 @@ int compact_fold(struct compaction *c, struct err *err)
 		.how = { .hold = { .assume_idle = c->o.assume_idle }, .settle_ns = SETTLE_NS, .now = time(NULL) },
 		.workshop = workshop_for, .problem = left, .ctx = c,
 	};
+	uint64_t until = lock_file_patience(c->o.wait);
 	struct err why = ERR_INIT;
+	int rc;
 
-	if (open_pool(c, false, &why) < 0) {
+	do {
+		rc = compact_open_pool(c, false, &why);
+	} while (rc < 0 && turn_try_again(c, until, &why));
+	if (rc < 0 && why.kind == ERR_CANCELED)
+		return err_set(err, why.kind, "%s", why.text);
+	if (rc < 0) {
 		left(c, c->o.roots->list.items[0].path, &why); /* others use it, say; what is done in place can be done all the
 								* same */
 		c->plan->pool_in_use = why.kind == ERR_BUSY;

@@ -179,7 +179,9 @@ static int open_of_image(struct roots *roots, const char *path, bool writing, st
 		}
 		*ret = STEAL(p);
 	}
-	return rc < 0 ? err_set(err, why.kind, "%s", why.text) : 0;
+	if (rc < 0 && err)
+		*err = why;
+	return rc;
 }
 
 int pool_home_of(struct roots *roots, const char *path, const char *told, bool writing, struct pool **ret, struct err *err)

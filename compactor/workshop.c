@@ -240,16 +240,14 @@ static int open_ours(struct workshop *w, int at, const char *name, bool create, 
 
 static int lock(struct workshop *w, struct err *err)
 {
-	struct flock whole = { .l_type = F_WRLCK };
+	int rc = lock_file_take(&w->lock, w->dirfd, "lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0600, err);
 
-	w->lock_fd = file_open(w->dirfd, "lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0600, err);
-	if (w->lock_fd < 0)
+	if (rc < 0)
 		return err_add(err, "'%s/" WORKSHOP_NAME "'", w->path);
-	if (file_ops->fcntl(w->lock_fd, F_OFD_SETLK, &whole) == 0)
+	if (rc)
 		return 0;
-	if (errno != EAGAIN && errno != EACCES)
-		return err_errno(err, "cannot lock '%s/" WORKSHOP_NAME "'", w->path);
-	return err_set(err, ERR_BUSY, "another dedupscan compacts '%s'; wait for it", w->path);
+	err_set(err, ERR_BUSY, "another dedupscan compacts '%s'; wait for it", w->path);
+	return lock_file_held(err);
 }
 
 static int is_work(void *ctx, const char *name, struct err *err)
@@ -310,7 +308,7 @@ int workshop_open(int dirfd, const char *path, bool create, struct workshop **re
 	if (!w)
 		return err_set(err, ERR_MEMORY, "out of memory");
 	*w = (struct workshop){
-		.root_fd = -1, .dirfd = -1, .trash_fd = -1, .lock_fd = -1, .settle_ns = SETTLE_NS, .journal = JOURNAL_INIT
+		.root_fd = -1, .dirfd = -1, .trash_fd = -1, .lock = LOCK_FILE_INIT, .settle_ns = SETTLE_NS, .journal = JOURNAL_INIT
 	};
 	signal(SIGXFSZ, SIG_IGN); /* a file size limit is an error, EFBIG, and no death */
 	w->path = strdup(path);
@@ -325,6 +323,11 @@ int workshop_open(int dirfd, const char *path, bool create, struct workshop **re
 	rc = open_all(w, create, err);
 	*ret = rc > 0 ? STEAL(w) : rc == 0 ? NULL : *ret;
 	return rc < 0 ? -1 : 0;
+}
+
+struct lock_file *workshop_lock(struct workshop *w)
+{
+	return &w->lock;
 }
 
 void workshop_set_settle(struct workshop *w, uint64_t ns)
@@ -365,12 +368,12 @@ void workshop_close(struct workshop *w)
 		return;
 	journal_release(&w->journal);
 	vec_release(&w->unsettled);
-	/* The lock goes last. */
-	const int fds[] = { w->trash_fd, w->dirfd, w->root_fd, w->lock_fd };
+	const int fds[] = { w->trash_fd, w->dirfd, w->root_fd };
 
 	for (size_t i = 0; i < sizeof(fds) / sizeof(*fds); i++)
 		if (fds[i] >= 0)
 			file_ops->close(fds[i]);
+	lock_file_release(&w->lock); /* last */
 	free(w->path);
 	free(w);
 }

@@ -20,6 +20,7 @@
 
 #define WORKSHOP_NAME ".dedupscan"
 
+struct lock_file;
 struct root;
 struct workshop;
 
@@ -31,6 +32,7 @@ int workshop_open(int dirfd, const char *path, bool create, struct workshop **re
  * file from there on. */
 int workshop_open_above(const struct root *root, struct workshop **ret, const char **ret_name, struct err *err);
 void workshop_close(struct workshop *w);
+struct lock_file *workshop_lock(struct workshop *w);
 /* How long recovery and undo wait for openers who are on their way; a second unless set, tests less. */
 void workshop_set_settle(struct workshop *w, uint64_t ns);
 CLEANUP_DEFINE(struct workshop *, workshop_close)

@@ -6,6 +6,7 @@
 
 #include "compactor/journal.h"
 #include "compactor/workshop.h"
+#include "scanner/base/lock_file.h"
 
 /* What those share who work in a workshop: workshop.c opens it, replace.c makes new files there, exchange.c puts them
  * in their places, recovery.c and undo.c look after what is left.  Nobody else includes this. */
@@ -16,7 +17,8 @@ struct unsettled {
 };
 
 struct workshop {
-	int root_fd, dirfd, trash_fd, lock_fd;
+	int root_fd, dirfd, trash_fd;
+	struct lock_file lock;
 	dev_t dev;
 	char *path;
 	uint64_t settle_ns;

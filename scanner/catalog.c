@@ -104,20 +104,13 @@ static int open_subdir(struct catalog *c, const char *name, int *ret, struct err
 	return *ret < 0 ? -1 : 0;
 }
 
-/* The kernel drops the lock with its holder: no stale lock can be left. */
 static int lock(struct catalog *c, struct err *err)
 {
-	struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	int rc = lock_file_take(&c->lock, c->dirfd, "lock", O_RDWR | O_CREAT, 0600, err);
 
-	c->lock_fd = file_open(c->dirfd, "lock", O_RDWR | O_CREAT, 0600, err);
-	if (c->lock_fd < 0)
-		return -1;
-	if (fcntl(c->lock_fd, F_OFD_SETLK, &l) == 0)
-		return 0;
-	if (errno == EAGAIN || errno == EACCES)
-		return err_set(err, ERR_BUSY, "catalog '%s' is in use by another dedupscan; wait for it to end",
-			       c->dir);
-	return err_errno(err, "cannot lock catalog '%s'", c->dir);
+	if (rc < 0)
+		return err_add(err, "catalog '%s'", c->dir);
+	return rc ? 0 : err_set(err, ERR_BUSY, "catalog '%s' is in use by another dedupscan; wait for it to end", c->dir);
 }
 
 /* Before anything is written: what another version of the program made is left as it is. */
@@ -170,7 +163,8 @@ struct catalog *catalog_open(const char *dir, bool create, struct err *err)
 
 	if (!c || !(c->dir = strdup(dir)))
 		return err_null(err, ERR_MEMORY, "no memory for a catalog");
-	c->dirfd = c->index_dirfd = c->spool_dirfd = c->lock_fd = -1;
+	c->dirfd = c->index_dirfd = c->spool_dirfd = -1;
+	c->lock = (struct lock_file)LOCK_FILE_INIT;
 	c->remover = syncer_new(1, err);
 	if (!c->remover || (create && make_parents(dir, err) < 0))
 		return NULL;
@@ -199,10 +193,9 @@ void catalog_close(struct catalog *c)
 		close(c->index_dirfd);
 	if (c->spool_dirfd >= 0)
 		close(c->spool_dirfd);
-	if (c->lock_fd >= 0)
-		close(c->lock_fd);
 	if (c->dirfd >= 0)
 		close(c->dirfd);
+	lock_file_release(&c->lock); /* last */
 	free(c->dir);
 	free(c);
 }

@@ -2,6 +2,7 @@
 #ifndef DEDUPSCAN_CATALOG_PARTS_H
 #define DEDUPSCAN_CATALOG_PARTS_H
 
+#include "scanner/base/lock_file.h"
 #include "scanner/catalog.h"
 #include "scanner/sql.h"
 
@@ -10,7 +11,8 @@
 
 struct catalog {
 	char *dir;
-	int dirfd, index_dirfd, spool_dirfd, lock_fd;
+	int dirfd, index_dirfd, spool_dirfd;
+	struct lock_file lock;
 	struct sql *db;
 	struct syncer *remover;
 };

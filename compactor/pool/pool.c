@@ -323,19 +323,18 @@ static int open_dirs(struct pool *p, struct err *err)
 
 static int lock(struct pool *p, struct err *err)
 {
-	struct flock whole = { .l_type = p->writing ? F_WRLCK : F_RDLCK };
+	int flags = (p->writing ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_NONBLOCK;
 	struct err why = ERR_INIT;
+	int rc = lock_file_take(&p->lock, p->dirs[POOL_TOP], "lock", flags, 0, &why);
 
-	p->lock = file_open(p->dirs[POOL_TOP], "lock", (p->writing ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_NONBLOCK, 0, &why);
-	if (p->lock < 0 && why.errnum != ENOENT && why.errnum != ELOOP)
+	if (rc < 0 && why.errnum != ENOENT && why.errnum != ELOOP)
 		return err_set(err, why.kind, "%s", why.text);
-	if (p->lock < 0)
+	if (rc < 0)
 		return err_set(err, why.errnum == ENOENT ? ERR_FORMAT : ERR_REFUSED, "it is no whole pool: %s", why.text);
-	if (file_ops->fcntl(p->lock, F_OFD_SETLK, &whole) == 0)
+	if (rc)
 		return 0;
-	if (errno != EAGAIN && errno != EACCES)
-		return err_errno(err, "cannot lock it");
-	return err_set(err, ERR_BUSY, "another dedupscan %s it; wait for it", p->writing ? "uses" : "changes");
+	err_set(err, ERR_BUSY, "another dedupscan %s it; wait for it", p->writing ? "uses" : "changes");
+	return lock_file_held(err);
 }
 
 struct found {
@@ -426,7 +425,7 @@ static struct pool *pool_new(const char *path, bool writing, struct err *err)
 		return err_null(err, ERR_MEMORY, "out of memory");
 	for (enum pool_dir i = POOL_TOP; i < POOL_NR_DIRS; i++)
 		p->dirs[i] = -1;
-	p->lock = -1;
+	p->lock = (struct lock_file)LOCK_FILE_INIT;
 	p->writing = writing;
 	p->path = strdup(path);
 	if (p->path)
@@ -482,8 +481,7 @@ void pool_close(struct pool *p)
 	for (enum pool_dir i = POOL_TOP; i < POOL_NR_DIRS; i++)
 		if (p->dirs[i] >= 0)
 			file_ops->close(p->dirs[i]);
-	if (p->lock >= 0) /* the lock goes last */
-		file_ops->close(p->lock);
+	lock_file_release(&p->lock); /* last */
 	free(p->path);
 	free(p);
 }

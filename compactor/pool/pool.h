@@ -6,6 +6,7 @@
 
 #include "compactor/pool/pool_format.h"
 #include "scanner/base/cleanup.h"
+#include "scanner/base/lock_file.h"
 #include "scanner/image/slice.h"
 
 /* A pool: the directory that holds shared data (compactor/pool/pool_format.h shows what is in it).
@@ -19,7 +20,7 @@ enum pool_dir { POOL_TOP, POOL_VIEWS, POOL_SEALED, POOL_TREES, POOL_NAMES, POOL_
 struct pool {
 	char *path; /* absolute, without symbolic links: overlays name it */
 	int dirs[POOL_NR_DIRS];
-	int lock;   /* descriptor of the lock file */
+	struct lock_file lock;
 	bool writing;
 	uint8_t uuid[POOL_ID_SIZE];
 	struct cluster_file *clusters;

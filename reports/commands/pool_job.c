@@ -18,9 +18,8 @@
 #include "reports/commands/terminal.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
+#include "scanner/base/lock_file.h"
 #include "scanner/base/units.h"
-
-#define WAIT_SECONDS 10
 
 /* ---- options ---- */
 
@@ -112,7 +111,7 @@ static int parse_pool_job(struct pool_job *j, const struct pool_verb *v, int arg
 
 	settings_init(&j->s);
 	j->keep_originals = COMPACT_KEEP_ORIGINALS;
-	j->wait = WAIT_SECONDS;
+	j->wait = SETTINGS_WAIT;
 	j->percent = 100;
 	while ((opt = getopt_long(argc, argv, "", v->options, NULL)) != -1)
 		if (pool_option(j, opt, optarg, err) < 0)
@@ -200,45 +199,8 @@ const char *pool_job_version(struct pool_job *j, char *word, const char **ret_la
 
 /* ---- the pool ---- */
 
-/* Most others are done with the pool, or with the directory of an image, in a moment. */
-static bool wait_for_others(const struct pool_job *j, uint64_t since, struct err *err)
-{
-	if (err->kind != ERR_BUSY || term_elapsed() - since >= (uint64_t)j->wait * 1000000000)
-		return false;
-	*err = (struct err)ERR_INIT;
-	if (stopper_says(&term_stopper)) {
-		err_set(err, ERR_CANCELED, "stopped while another dedupscan was at work");
-		return false;
-	}
-	term_progress(NULL, &(struct scan_progress){ .stage = "waiting for another dedupscan" });
-	nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
-	return true;
-}
-
-int pool_job_open(struct pool_job *j, const char *word, bool writing, struct pool **ret, struct err *err)
-{
-	uint64_t since = term_elapsed();
-	const char *told;
-	struct stat st;
-	int rc;
-
-	if (!word && !j->pool)
-		word = ".";
-	if (j->pool && word && word != j->pool && roots_add(&j->s.roots, word, true, err) < 0)
-		return -1;
-	told = j->pool ? j->pool :
-	       stat(word, &st) == 0 && S_ISDIR(st.st_mode) && strcmp(file_last_part(word), POOL_NAME) == 0 ? word : NULL;
-	if (!told && roots_add(&j->s.roots, word, true, err) < 0)
-		return -1;
-	do {
-		rc = told ? pool_home_of(&j->s.roots, "/", told, writing, ret, err) :
-			    pool_home_open(&j->s.roots, NULL, writing, false, POOL_MEMORY, ret, err);
-	} while (rc < 0 && wait_for_others(j, since, err));
-	term_clear();
-	return rc < 0 ? -1 : *ret ? 0 : err_set(err, ERR_USAGE, "'%s' holds no pool", word);
-}
-
-int pool_job_recover(struct pool_job *j, struct err *err)
+/* Finishes what stands in the middle in the workshops of the directories named. */
+static int recover_workshops(struct pool_job *j, struct err *err)
 {
 	for (size_t i = 0; i < j->s.roots.list.nr; i++) {
 		CLEANUP(workshop_close) struct workshop *w = NULL;
@@ -254,11 +216,46 @@ int pool_job_recover(struct pool_job *j, struct err *err)
 	return 0;
 }
 
+static int try_pool(struct pool_job *j, const char *told, enum pool_use use, struct pool **ret, struct err *err)
+{
+	CLEANUP(pool_close) struct pool *p = NULL;
+	bool writing = use != POOL_READ;
+	int rc = told ? pool_home_of(&j->s.roots, "/", told, writing, &p, err) :
+			pool_home_open(&j->s.roots, NULL, writing, false, POOL_MEMORY, &p, err);
+
+	if (rc < 0 || (use == POOL_CHANGE_RECOVERED && recover_workshops(j, err) < 0))
+		return -1;
+	*ret = STEAL(p);
+	return 0;
+}
+
+int pool_job_open(struct pool_job *j, const char *word, enum pool_use use, struct pool **ret, struct err *err)
+{
+	uint64_t until = lock_file_patience(j->wait);
+	const char *told;
+	struct stat st;
+	int rc;
+
+	if (!word && !j->pool)
+		word = ".";
+	if (j->pool && word && word != j->pool && roots_add(&j->s.roots, word, true, err) < 0)
+		return -1;
+	told = j->pool ? j->pool :
+	       stat(word, &st) == 0 && S_ISDIR(st.st_mode) && strcmp(file_last_part(word), POOL_NAME) == 0 ? word : NULL;
+	if (!told && roots_add(&j->s.roots, word, true, err) < 0)
+		return -1;
+	do {
+		rc = try_pool(j, told, use, ret, err);
+	} while (rc < 0 && term_try_again(err, until));
+	term_clear();
+	return rc < 0 ? -1 : *ret ? 0 : err_set(err, ERR_USAGE, "'%s' holds no pool", word);
+}
+
 static int try_pool_of(struct pool_job *j, const char *path, bool writing, struct pool **ret, struct err *err)
 {
 	CLEANUP(pool_close) struct pool *p = NULL;
 
-	if (pool_home_of(&j->s.roots, path, j->pool, writing, &p, err) < 0 || (writing && pool_job_recover(j, err) < 0))
+	if (pool_home_of(&j->s.roots, path, j->pool, writing, &p, err) < 0 || (writing && recover_workshops(j, err) < 0))
 		return -1;
 	*ret = STEAL(p);
 	return 0;
@@ -266,12 +263,12 @@ static int try_pool_of(struct pool_job *j, const char *path, bool writing, struc
 
 int pool_job_open_recovered(struct pool_job *j, const char *path, bool writing, struct pool **ret, struct err *err)
 {
-	uint64_t since = term_elapsed();
+	uint64_t until = lock_file_patience(j->wait);
 	int rc;
 
 	do {
 		rc = try_pool_of(j, path, writing, ret, err);
-	} while (rc < 0 && wait_for_others(j, since, err));
+	} while (rc < 0 && term_try_again(err, until));
 	term_clear();
 	return rc < 0 || (writing && versions_recover(*ret, err) < 0) ? -1 : 0;
 }

@@ -15,7 +15,7 @@
 
 enum {
 	OPT_COUNT = 600, OPT_DRY_RUN, OPT_DROP_MISSING, OPT_READ_DATA, OPT_KIND, OPT_DISCARD, OPT_FILE, OPT_LIVE, OPT_QUIESCE,
-	OPT_WAIT, OPT_KEEP
+	OPT_KEEP
 };
 
 /* What all of them take that open one pool. */
@@ -58,14 +58,15 @@ const char *pool_job_version(struct pool_job *j, char *word, const char **ret_la
 /* Where a new file is to be: its directory must be there. */
 int pool_job_new_path(const char *word, char ret[PATH_MAX], struct err *err);
 
-/* The pool that a command is about: the word's, --pool's, or that of the directory at hand. */
-int pool_job_open(struct pool_job *j, const char *word, bool writing, struct pool **ret, struct err *err);
+enum pool_use { POOL_READ, POOL_CHANGE, POOL_CHANGE_RECOVERED };
+
+/* The pool that a command is about: the word's, --pool's, or that of the directory at hand.  _RECOVERED: what stands in the middle in
+ * the workshops of the directories named is finished. */
+int pool_job_open(struct pool_job *j, const char *word, enum pool_use use, struct pool **ret, struct err *err);
 /* The pool of an image, and what was left there in the middle is finished; the second one knows the image afterwards, wherever
  * it is now. */
 int pool_job_open_recovered(struct pool_job *j, const char *path, bool writing, struct pool **ret, struct err *err);
 int pool_job_open_of(struct pool_job *j, const char *path, bool writing, struct pool **ret, struct err *err);
 int pool_job_know(struct pool *p, const char *path, bool writing, struct err *err);
-/* Finishes what stands in the middle in the workshops of the directories named. */
-int pool_job_recover(struct pool_job *j, struct err *err);
 
 #endif

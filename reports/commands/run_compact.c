@@ -34,6 +34,7 @@ static const char compact_help[] =
 	"  --only PATTERN        change only images of that name, or path if it has a '/'\n"
 	"  --keep-originals TIME keep originals of rewritten images so long (7d; 0: not at all)\n"
 	"  --assume-idle         nobody uses the images, where the file system cannot tell\n"
+	"  --wait TIME           wait so long for another dedupscan that is at work there (10s)\n"
 	"  --preallocated        free the zeros of preallocated images too\n"
 	"  --pool DIR            where the pool is (.dedupscan-pool in the first PATH)\n"
 	"  --cluster-size SIZE   share clusters of 4K, 16K or 64K in the pool (4K)\n"
@@ -166,6 +167,8 @@ static int compact_option(struct compact *c, int opt, const char *arg, const cha
 	case OPT_ASSUME_IDLE:
 		c->o.assume_idle = true;
 		return 0;
+	case OPT_WAIT:
+		return option_seconds(&c->o.wait, arg, err);
 	case OPT_PREALLOCATED:
 		c->o.preallocated = true;
 		return 0;
@@ -213,6 +216,7 @@ static int parse_compact(struct compact *c, int argc, char **argv, struct err *e
 		{ "only", required_argument, NULL, OPT_ONLY },
 		{ "keep-originals", required_argument, NULL, OPT_KEEP_ORIGINALS },
 		{ "assume-idle", no_argument, NULL, OPT_ASSUME_IDLE },
+		{ "wait", required_argument, NULL, OPT_WAIT },
 		{ "preallocated", no_argument, NULL, OPT_PREALLOCATED },
 		{ "pool", required_argument, NULL, OPT_POOL },
 		{ "cluster-size", required_argument, NULL, OPT_CLUSTER_SIZE },
@@ -234,6 +238,7 @@ static int parse_compact(struct compact *c, int argc, char **argv, struct err *e
 	c->o.min_run = COMPACT_MIN_RUN;
 	c->o.cluster_bits = POOL_UNIT_BITS_MIN;
 	c->o.keep_originals = COMPACT_KEEP_ORIGINALS;
+	c->o.wait = SETTINGS_WAIT;
 	for (int m = 0; m < PLAN_NR_METHODS; m++)
 		c->o.methods[m] = m != PLAN_POOL; /* that is asked for */
 	while ((opt = getopt_long(argc, argv, "0", options, &which)) != -1)
@@ -280,6 +285,7 @@ static struct compaction *plan_compaction(struct compact *c, struct err *err)
 	c->o.limit = c->j.s.scan.limit;
 	c->o.stopper = &term_stopper;
 	c->o.watch = &term_watch;
+	c->o.apply = c->apply;
 	c->o.wanted = is_wanted;
 	c->o.ctx = c;
 	if (settings_plan_jail(c->j.s.sandbox, &c->jail, err) < 0 || borrow_cache(c, err) < 0 || scan_job_open(&c->j, err) < 0 ||

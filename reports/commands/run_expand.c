@@ -24,6 +24,14 @@ static void show_expanding(void *ctx, uint64_t done, uint64_t total)
 	term_stage(ctx, "expanding", done, total);
 }
 
+/* Somebody may come into the workshop between its recovery and the expansion. */
+static int expand(struct pool_job *j, const struct expand_options *o, const char *path, struct err *err)
+{
+	CLEANUP(pool_close) struct pool *p = NULL;
+
+	return pool_job_open_recovered(j, path, true, &p, err) < 0 ? -1 : expand_image(p, o, path, err);
+}
+
 static int act_expand(struct pool_job *j, struct err *err)
 {
 	struct expand_options o = {
@@ -33,11 +41,15 @@ static int act_expand(struct pool_job *j, struct err *err)
 	int status = EXIT_DONE;
 
 	for (int i = 0; i < j->nr_words; i++) {
+		uint64_t until = lock_file_patience(j->wait);
 		struct err why = ERR_INIT;
 		const char *path = pool_job_image(j, j->words[i], &why);
-		CLEANUP(pool_close) struct pool *p = NULL;
+		int rc;
 
-		if (path && pool_job_open_recovered(j, path, true, &p, &why) == 0 && expand_image(p, &o, path, &why) == 0)
+		do {
+			rc = path ? expand(j, &o, path, &why) : -1;
+		} while (rc < 0 && term_try_again(&why, until));
+		if (rc == 0)
 			continue;
 		if (why.kind == ERR_CANCELED || (why.kind == ERR_USAGE && i == 0)) {
 			*err = why;

@@ -138,7 +138,7 @@ static int collect_among(struct pool_job *j, struct pool *p, const char **dirs, 
 static int act_collect(struct pool_job *j, struct pool *p, struct err *err)
 {
 	size_t nr;
-	const char **dirs = pool_job_recover(j, err) < 0 ? NULL : image_dirs(j, p, &nr, err);
+	const char **dirs = image_dirs(j, p, &nr, err);
 	int rc = dirs ? collect_among(j, p, dirs, nr, err) : -1;
 
 	if (dirs)
@@ -197,7 +197,7 @@ static int act_verify_pool(struct pool_job *j, struct err *err)
 		j->pool = word;
 	if (j->s.idle)
 		settings_be_idle();
-	return pool_job_open(j, word, false, &p, err) < 0 ? -1 : act_check(j, p, err);
+	return pool_job_open(j, word, POOL_READ, &p, err) < 0 ? -1 : act_check(j, p, err);
 }
 
 int run_verify_pool(int argc, char **argv)
@@ -254,18 +254,18 @@ static int act_pool(struct pool_job *j, struct err *err)
 {
 	static const struct {
 		const char *name;
-		bool writing;
+		enum pool_use use;
 		int (*act)(struct pool_job *j, struct pool *p, struct err *err);
 	} verbs[] = {
-		{ "status", false, act_status }, { "collect", true, act_collect }, { "check", false, act_check },
-		{ "repair", true, act_repair },
+		{ "status", POOL_READ, act_status }, { "collect", POOL_CHANGE_RECOVERED, act_collect },
+		{ "check", POOL_READ, act_check }, { "repair", POOL_CHANGE, act_repair },
 	};
 	CLEANUP(pool_close) struct pool *p = NULL;
 
 	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++) {
 		if (strcmp(j->words[0], verbs[i].name) != 0)
 			continue;
-		if (pool_job_open(j, j->nr_words > 1 ? j->words[1] : NULL, verbs[i].writing, &p, err) < 0)
+		if (pool_job_open(j, j->nr_words > 1 ? j->words[1] : NULL, verbs[i].use, &p, err) < 0)
 			return -1;
 		return verbs[i].act(j, p, err);
 	}

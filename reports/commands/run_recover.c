@@ -12,6 +12,7 @@
 #include "compactor/workshop.h"
 #include "reports/commands/settings.h"
 #include "reports/commands/terminal.h"
+#include "scanner/base/lock_file.h"
 #include "scanner/base/units.h"
 
 static const char recover_help[] =
@@ -22,6 +23,7 @@ static const char recover_help[] =
 	"\n"
 	"  --undo                put kept originals back; of one image, when PATH is an image\n"
 	"  --pool DIR            where the pool is, when it was moved and is not above PATH\n"
+	"  --wait TIME           wait so long for another dedupscan that is at work there (10s)\n"
 	"  --purge               remove all kept originals now\n"
 	"\n"
 	"Exit status: 0 done; 1 done, but something needs your eyes; 2 usage; 3 failed; 4 in use.\n";
@@ -30,6 +32,7 @@ struct recover {
 	struct roots roots;
 	const char *pool;
 	const struct root *root; /* at hand */
+	int64_t wait;		 /* seconds */
 	bool undo, purge, help, unclear;
 };
 
@@ -57,6 +60,19 @@ static int mend_original(void *ctx, int fd, struct err *err)
 	return open_recovered(ctx, false, &p, err) < 0 ? -1 : repoint_file(p, fd, err);
 }
 
+static int open_workshop(const struct recover *r, const struct root *root, struct workshop **ret, const char **ret_name,
+			 struct err *err)
+{
+	uint64_t until = lock_file_patience(r->wait);
+	int rc;
+
+	do {
+		rc = workshop_open_above(root, ret, ret_name, err);
+	} while (rc < 0 && term_try_again(err, until));
+	term_clear();
+	return rc;
+}
+
 static int recover_root(struct recover *r, const struct root *root, struct err *err)
 {
 	CLEANUP(workshop_close) struct workshop *w = NULL;
@@ -66,7 +82,7 @@ static int recover_root(struct recover *r, const struct root *root, struct err *
 	uint64_t nr = 0, bytes = 0;
 	const char *name;
 
-	if (workshop_open_above(root, &w, &name, err) < 0)
+	if (open_workshop(r, root, &w, &name, err) < 0)
 		return -1;
 	term_safe(root->path, path, sizeof(path));
 	if (!w) {
@@ -98,6 +114,7 @@ static int parse_recover(struct recover *r, int argc, char **argv, struct err *e
 	static const struct option options[] = {
 		{ "undo", no_argument, NULL, OPT_UNDO },
 		{ "pool", required_argument, NULL, OPT_POOL },
+		{ "wait", required_argument, NULL, OPT_WAIT },
 		{ "purge", no_argument, NULL, OPT_PURGE },
 		{ "help", no_argument, NULL, OPT_HELP },
 		{ 0 },
@@ -111,6 +128,8 @@ static int parse_recover(struct recover *r, int argc, char **argv, struct err *e
 		r->help |= opt == OPT_HELP;
 		if (opt == '?')
 			return err_set(err, ERR_USAGE, "%s", "");
+		if (opt == OPT_WAIT && option_seconds(&r->wait, optarg, err) < 0)
+			return -1;
 	}
 	if (r->help)
 		return 0;
@@ -133,9 +152,15 @@ static int parse_recover(struct recover *r, int argc, char **argv, struct err *e
 static int recover_pool(struct recover *r, struct err *err)
 {
 	CLEANUP(pool_close) struct pool *p = NULL;
+	uint64_t until = lock_file_patience(r->wait);
 	struct err why = ERR_INIT;
+	int rc;
 
-	if (open_recovered(r, true, &p, &why) == 0)
+	do {
+		rc = open_recovered(r, true, &p, &why);
+	} while (rc < 0 && term_try_again(&why, until));
+	term_clear();
+	if (rc == 0)
 		return versions_recover(p, err);
 	if (why.kind == ERR_USAGE && !r->pool)
 		return 0;
@@ -145,7 +170,7 @@ static int recover_pool(struct recover *r, struct err *err)
 
 int run_recover(int argc, char **argv)
 {
-	struct recover r = { .undo = false };
+	struct recover r = { .wait = SETTINGS_WAIT };
 	struct err err = ERR_INIT;
 	int status = EXIT_DONE;
 

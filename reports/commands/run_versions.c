@@ -231,7 +231,7 @@ static int act_list(struct pool_job *j, struct err *err)
 		path = pool_job_image_or_gone(j, word, err);
 		if (!path || pool_job_open_of(j, path, false, &p, err) < 0)
 			return -1;
-	} else if (pool_job_open(j, word, false, &p, err) < 0) {
+	} else if (pool_job_open(j, word, POOL_READ, &p, err) < 0) {
 		return -1;
 	}
 	printf("%-16s  %10s  %10s  %s\n", "MADE", "DISK", "OWN", "IMAGE");

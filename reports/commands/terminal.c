@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "scanner/base/lock_file.h"
 #include "scanner/base/progress.h"
 #include "scanner/base/text.h"
 #include "scanner/base/units.h"
@@ -53,6 +54,13 @@ void term_clear(void)
 	if (shown.line)
 		fputs("\r\033[K", stderr);
 	shown.line = false;
+}
+
+bool term_try_again(struct err *err, uint64_t until)
+{
+	if (lock_file_is_held(err))
+		term_progress(NULL, &(struct scan_progress){ .stage = "waiting for another dedupscan" });
+	return lock_file_try_again(err, until, &term_stopper);
 }
 
 void term_complain(const struct err *err)
@@ -168,7 +176,3 @@ void term_begin(void)
 	shown.begun = now_ns();
 }
 
-uint64_t term_elapsed(void)
-{
-	return now_ns() - shown.begun;
-}

@@ -29,8 +29,6 @@ extern const struct scan_watch term_watch;
 
 /* First of all. */
 void term_begin(void);
-/* Since then, ns. */
-uint64_t term_elapsed(void);
 
 /* In `buf`, so that it can do nothing to a terminal; four times the room does for all of it. */
 const char *term_safe(const char *s, char *buf, size_t room);
@@ -41,6 +39,9 @@ char *term_size(uint64_t bytes);
 void term_progress(void *ctx, const struct scan_progress *p);
 void term_stage(void *ctx, const char *stage, uint64_t done, uint64_t total); /* of bytes */
 void term_clear(void);
+
+/* As lock_file_try_again(), and it is shown. */
+bool term_try_again(struct err *err, uint64_t until);
 
 void term_problem(void *ctx, const char *path, const struct err *why);
 void term_complain(const struct err *err);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Two commands at once on one pool, all pairs: the second one waits or says that the pool is in use (exit status 4), no image says
-anything else afterwards, and the pool is whole.
+anything else afterwards, and the pool is whole.  Then many of them, one after the other, beside a compaction.
 
 Also beside a guest that has an image open (D12, D16), with originals that are put back, and with copies: of the pool made while
 images enter it (it works, or says what is missing), an old pool under new overlays, and a new pool under old ones.
@@ -143,9 +143,9 @@ def both(store, names):
     if words[0][1] == "snapshot" and words[1][1] == "snapshot" and words[0][3] == words[1][3]:
         words[1] = store.command("list")
     running = []
-    patient = store.rng.random() < 0.5
+    patient = store.rng.random() < 0.3
     for w in words:
-        more = [] if patient or w[1] in ("compact", "scan") else ["--wait", "0"]
+        more = [] if patient or w[1] == "scan" else ["--wait", "0"]
         running.append(subprocess.Popen(w + more, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
         time.sleep(store.rng.random() * 0.03)
     said = [p.communicate() for p in running]
@@ -184,6 +184,47 @@ def all_pairs(store, rounds):
         fail("they never met")
     store.must_run([DEDUPSCAN, "pool", "check", "--read-data", store.top])
     return store.against()
+
+
+# ---- many beside a compaction of several images ----
+
+BESIDE = [n for n in QUICK + SLOW if n not in ("compact", "scan")]
+
+
+def crowd(store):
+    """They come in between two images, whatever they do there; how many did."""
+    for _ in range(6):
+        store.add()
+    compaction = subprocess.Popen(store.compact() + ["--wait", "5m"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT)
+    nr = 0
+    while compaction.poll() is None:
+        words = store.command(store.rng.choice(BESIDE).replace("pool ", "", 1))
+        done = subprocess.run(words + ["--wait", "5m"], capture_output=True, check=False)
+        text = done.stderr.decode("utf-8", "replace")
+        # what did not enter yet, or what the compaction is about to replace
+        refused = done.returncode in (SKIPS, 2, IN_USE) and any(w in text for w in (
+            "is no image of the pool", "no pool", "changed", "in use by", "somebody", "another file"))
+        if done.returncode and not refused:
+            fail(f"{' '.join(words)} beside a compaction: exit status {done.returncode}: {text}")
+        store.adopt(words, done.returncode)
+        nr += done.returncode == 0 and compaction.poll() is None
+    said = compaction.communicate()[0].decode("utf-8", "replace")
+    if compaction.returncode not in (DONE, SKIPS):
+        fail(f"the compaction beside others: exit status {compaction.returncode}: {said}")
+    must_be_none(store.against(), "after a compaction with many beside it")
+    return nr
+
+
+def crowds(store, rounds):
+    came_in = []
+    for _ in range(rounds):
+        store.remove_some()
+        came_in.append(crowd(store))
+    print(f"{rounds} compactions, beside each of them {came_in} commands", flush=True)
+    if sum(came_in) < rounds:
+        fail("hardly anybody came in")
+    store.must_run([DEDUPSCAN, "pool", "check", "--read-data", store.top])
 
 
 # ---- guests ----
@@ -338,6 +379,8 @@ def main():
     began = time.time()
     must_be_none(all_pairs(store, o.rounds), "pairs")
     print(f"pairs: {time.time() - began:.1f} s", flush=True)
+    crowds(store, 20 if LONG else 2)
+    print(f"crowds: {time.time() - began:.1f} s", flush=True)
     must_be_none(beside_guests(store), "guests")
     print(f"guests: {time.time() - began:.1f} s", flush=True)
     must_be_none(undone(store), "undone")
