@@ -74,17 +74,17 @@ void compact_measure(struct compaction *c, uint64_t shared_before);
 
 /* ---- compact_turns.c ---- */
 
-/* The workshop of a root, in which nothing is in the middle: 0 and *ret, which is NULL where there is none and `create` is not asked
- * for; or -1. */
+/* The workshop of a root, in which nothing is in the middle: 0 and *ret, which is NULL where there is none and `create` is not
+ * asked for; or -1. */
 int compact_workshop(struct compaction *c, size_t root, bool create, struct workshop **ret, struct err *err);
 
-/* Opens all workshops that are there; what an earlier run left in the middle is finished.  ERR_BUSY when another process is still in
- * one at `until` (CLOCK_MONOTONIC, ns). */
+/* Opens all workshops that are there; what an earlier run left in the middle is finished.  ERR_BUSY when another process is still
+ * in one at `until` (CLOCK_MONOTONIC, ns). */
 int turn_begin(struct compaction *c, uint64_t until, struct err *err);
 /* Closes them, and the pool. */
 void turn_end(struct compaction *c);
-/* Between two steps: lets other processes in who wait for a workshop or the pool, if any do, until they are done.  -1 also when it is
- * time to stop; nothing is open then. */
+/* Between two steps: lets other processes in who wait for a workshop or the pool, if any do, until they are done.  -1 also when it
+ * is time to stop; nothing is open then. */
 int turn_give(struct compaction *c, struct err *err);
 
 /* As lock_file_try_again(), and it is shown. */

@@ -60,8 +60,8 @@ int pool_job_new_path(const char *word, char ret[PATH_MAX], struct err *err);
 
 enum pool_use { POOL_READ, POOL_CHANGE, POOL_CHANGE_RECOVERED };
 
-/* The pool that a command is about: the word's, --pool's, or that of the directory at hand.  _RECOVERED: what stands in the middle in
- * the workshops of the directories named is finished. */
+/* The pool that a command is about: the word's, --pool's, or that of the directory at hand.  _RECOVERED: what stands in the middle
+ * in the workshops of the directories named is finished. */
 int pool_job_open(struct pool_job *j, const char *word, enum pool_use use, struct pool **ret, struct err *err);
 /* The pool of an image, and what was left there in the middle is finished; the second one knows the image afterwards, wherever
  * it is now. */

@@ -35,8 +35,8 @@ bool lock_file_is_held(const struct err *err);
 
 /* For who wants a lock: when his patience of so many seconds ends (CLOCK_MONOTONIC, ns), ... */
 uint64_t lock_file_patience(int64_t seconds);
-/* ... and after an error, whether he is to try again: if somebody has the lock and it is not `until` yet; then the error goes, and he
- * has slept for a moment.  A stop makes ERR_CANCELED of it.  Who sleeps should hold nothing: others would wait for him. */
+/* ... and after an error, whether he is to try again: if somebody has the lock and it is not `until` yet; then the error goes, and
+ * he has slept for a moment.  A stop makes ERR_CANCELED of it.  Who sleeps should hold nothing: others would wait for him. */
 bool lock_file_try_again(struct err *err, uint64_t until, struct stopper *s);
 #define LOCK_FILE_TRY_NS 20000000
 

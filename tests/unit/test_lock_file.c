@@ -12,6 +12,7 @@ static int take(struct lock_file *l, int flags)
 	return rc;
 }
 
+/* D9 */
 static void one_writes_or_several_read(void **state)
 {
 	struct lock_file a = LOCK_FILE_INIT, b = LOCK_FILE_INIT, c = LOCK_FILE_INIT;
