@@ -308,16 +308,6 @@ static int decide_view(const struct collecting *c, struct collected_view *v, str
 	return v->replaced ? 0 : decide(c, POOL_VIEWS, &v->stub, err);
 }
 
-static bool parse_file_name(const char *name, uint8_t ret[POOL_ID_SIZE])
-{
-	char text[POOL_ID_TEXT_ROOM] = "";
-
-	if (strlen(name) != POOL_FILE_NAME_ROOM - 1 || strcmp(name + POOL_ID_TEXT_ROOM - 1, ".qcow2") != 0)
-		return false;
-	memcpy(text, name, POOL_ID_TEXT_ROOM - 1);
-	return pool_id_parse(text, ret);
-}
-
 /* A stub of which no slot knows the view: whoever has it open needs what nobody finds. */
 static int look_at_stub(void *ctx, const char *name, struct err *err)
 {
@@ -325,7 +315,7 @@ static int look_at_stub(void *ctx, const char *name, struct err *err)
 	uint8_t id[POOL_ID_SIZE];
 	int rc;
 
-	if (!parse_file_name(name, id) || find_view(c, id))
+	if (!pool_id_parse_file_name(name, id) || find_view(c, id))
 		return 0;
 	rc = in_use(c, POOL_VIEWS, name, err);
 	return rc > 0 ? err_set(err, ERR_FORMAT, "stub '%s' is in use, and its view is missing; nothing is removed", name) : rc;
@@ -355,7 +345,7 @@ static int list_overlay(void *ctx, const char *name, struct err *err)
 	struct collecting *c = ctx;
 	struct mortal m = { .named = false };
 
-	if (!parse_file_name(name, m.id) || find_view(c, m.id) || find_overlay(c, m.id))
+	if (!pool_id_parse_file_name(name, m.id) || find_view(c, m.id) || find_overlay(c, m.id))
 		return 0;
 	return vec_push(&c->overlays, m) < 0 ? no_memory(err) : 0;
 }

@@ -431,7 +431,7 @@ static int apply_round(struct compaction *c, size_t *ret_done, size_t *ret_full,
 			continue;
 		c->step = &p->steps[i];
 		c->step->worked = 0;
-		rc = turn_give(c, err) < 0 ? -1 : carry_out(c, err);
+		rc = turn_is_wanted(c) && turn_give(c, err) < 0 ? -1 : carry_out(c, err);
 		if (rc < 0)
 			return -1;
 		c->step->full = rc == 0;

@@ -83,8 +83,9 @@ int compact_workshop(struct compaction *c, size_t root, bool create, struct work
 int turn_begin(struct compaction *c, uint64_t until, struct err *err);
 /* Closes them, and the pool. */
 void turn_end(struct compaction *c);
-/* Between two steps: lets other processes in who wait for a workshop or the pool, if any do, until they are done.  -1 also when it
- * is time to stop; nothing is open then. */
+/* Whether other processes wait for a workshop or the pool. */
+bool turn_is_wanted(void *compaction);
+/* Between two steps: lets them in, and waits until they are done.  -1 also when it is time to stop; nothing is open then. */
 int turn_give(struct compaction *c, struct err *err);
 
 /* As lock_file_try_again(), and it is shown. */

@@ -131,8 +131,10 @@ static bool was_tried(struct compaction *c)
 }
 
 /* Not one who came by and did not wait. */
-static bool somebody_waits(struct compaction *c)
+bool turn_is_wanted(void *compaction)
 {
+	struct compaction *c = compaction;
+
 	if (!was_tried(c))
 		return false;
 	nap(3);
@@ -143,8 +145,6 @@ int turn_give(struct compaction *c, struct err *err)
 {
 	bool with_pool = c->pool;
 
-	if (!somebody_waits(c))
-		return 0;
 	rewrite_settle_all(c);
 	if (c->replaced.nr)
 		return 0;

@@ -128,7 +128,9 @@ static int fold_one(void *ctx, const struct sealed_disk *d, int fd, struct err *
 	f->import = NULL;
 	if (rc == 0 && prove(f, root, &why) == 0) {
 		f->ret->nr_folded++;
-		return versions_fold(f->p, d->id, root, NULL, err);
+		if (versions_fold(f->p, d->id, root, NULL, err) < 0)
+			return -1;
+		return f->o->enough && f->o->enough(f->o->ctx);
 	}
 	err_add(&why, "what was sealed of it");
 	if (why.kind == ERR_FORMAT || why.kind == ERR_UNSUPPORTED || why.kind == ERR_REFUSED || why.kind == ERR_STALE) {
@@ -175,10 +177,8 @@ static int repoint(struct folding *f, const char *path, struct err *err)
 
 	if (rc <= 0)
 		return rc;
-	if (versions_repoint(f->p, w, root, path, &f->o->how, &why) == 0) {
-		f->ret->nr_repointed++;
+	if (versions_repoint(f->p, w, root, path, &f->o->how, &why) == 0)
 		return 0;
-	}
 	if (why.kind == ERR_CANCELED || why.kind == ERR_MEMORY) {
 		if (err)
 			*err = why;
@@ -203,16 +203,23 @@ static int repoint_all(struct folding *f, struct err *err)
 	return rc;
 }
 
+void folded_release(struct folded *f)
+{
+	pool_ids_release(&f->done);
+}
+
 int fold_sealed(struct pool *p, const struct fold_options *o, struct folded *ret, struct err *err)
 {
 	struct folding f = { .p = p, .o = o, .ret = ret, .buf = malloc(SEGMENT_SIZE) };
 	int rc;
 
-	*ret = (struct folded){ 0 };
 	if (!f.buf)
 		return err_set(err, ERR_MEMORY, "no memory to fold images into a pool");
-	rc = versions_recover(p, err) < 0 || versions_each_sealed(p, fold_one, is_busy, &f, err) < 0 || repoint_all(&f, err) < 0 ||
-	     versions_tidy(p, err) < 0 ? -1 : 0;
+	rc = versions_recover(p, err);
+	if (rc == 0)
+		rc = versions_each_sealed(p, &ret->done, fold_one, is_busy, &f, err);
+	if (rc == 0)
+		rc = repoint_all(&f, err) < 0 || versions_tidy(p, err) < 0 ? -1 : 0;
 	free(f.buf);
 	return rc;
 }

@@ -25,14 +25,21 @@ struct fold_options {
 	int (*workshop)(void *ctx, const char *path, struct workshop **ret, const char **ret_root, struct err *err);
 	void (*problem)(void *ctx, const char *path, const struct err *why); /* what was left for the next time */
 	void (*progress)(void *ctx, uint64_t done, uint64_t total); /* bytes of one disk; may be NULL */
+	/* After each: whether others are to have the pool now; may be NULL. */
+	bool (*enough)(void *ctx);
 	void *ctx;
 };
 
+/* To begin with all 0. */
 struct folded {
-	uint64_t nr_folded, nr_repointed;
+	uint64_t nr_folded;
 	uint64_t bytes_read, bytes_stored;
+	struct pool_ids done; /* folded, or left for the next time */
 };
+void folded_release(struct folded *f);
+CLEANUP_DEFINE_RELEASE(struct folded, folded_release)
 
-int fold_sealed(struct pool *p, const struct fold_options *o, struct folded *ret, struct err *err);
+/* 0; 1 = that was enough, and it is to be called again, with the pool opened again; -1. */
+int fold_sealed(struct pool *p, const struct fold_options *o, struct folded *f, struct err *err);
 
 #endif

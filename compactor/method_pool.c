@@ -462,15 +462,18 @@ static int forget_early(struct compaction *c, struct err *err)
 
 static int fold(struct compaction *c, const struct fold_options *o, struct err *err)
 {
-	struct folded folded = { 0 };
-	int rc = adopt(c, err) < 0 || forget_early(c, err) < 0 ? -1 : 0;
+	CLEANUP(folded_release) struct folded folded = { .nr_folded = 0 };
+	int rc = adopt(c, err) < 0 || forget_early(c, err) < 0 ? -1 : 1;
 
 	store_close_files(&c->store);
-	if (rc == 0)
+	while (rc > 0 && c->pool) {
 		rc = fold_sealed(c->pool, o, &folded, err);
+		if (rc > 0 && turn_give(c, err) < 0)
+			rc = -1;
+	}
 	c->plan->nr_folded = folded.nr_folded;
 	c->plan->folded = folded.bytes_stored;
-	return rc;
+	return rc < 0 ? -1 : 0;
 }
 
 int compact_fold(struct compaction *c, struct err *err)
@@ -479,7 +482,7 @@ int compact_fold(struct compaction *c, struct err *err)
 		.roots = c->o.roots, .jail = c->o.jail, .stopper = c->o.stopper, .unit_bits = c->o.cluster_bits,
 		.min_run = c->o.min_run, .cross_owner = c->o.cross_owner,
 		.how = { .hold = { .assume_idle = c->o.assume_idle }, .settle_ns = SETTLE_NS, .now = time(NULL) },
-		.workshop = workshop_for, .problem = left, .ctx = c,
+		.workshop = workshop_for, .problem = left, .enough = turn_is_wanted, .ctx = c,
 	};
 	uint64_t until = lock_file_patience(c->o.wait);
 	struct err why = ERR_INIT;

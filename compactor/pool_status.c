@@ -9,6 +9,7 @@
 #include "compactor/pool/finder.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/tree.h"
+#include "compactor/versions.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
@@ -25,6 +26,7 @@ struct counting {
 	struct pool *p;
 	struct pool_status *ret;
 	VEC(struct root) roots; /* that were walked */
+	struct pool_ids waiting; /* sealed overlays to be folded in */
 	int dirfd;
 };
 
@@ -70,9 +72,14 @@ static int take_name(void *ctx, const struct name *n, struct err *err)
 
 	c->ret->nr_members += n->kind == NAME_MEMBER;
 	c->ret->nr_versions += n->kind == NAME_VERSION;
-	for (size_t i = 0; i < n->disks.nr; i++)
-		if (n->disks.items[i].folded && add_disk(c, &n->disks.items[i], err) < 0)
+	for (size_t i = 0; i < n->disks.nr; i++) {
+		const struct name_disk *d = &n->disks.items[i];
+
+		if (d->folded && add_disk(c, d, err) < 0)
 			return -1;
+		if (!d->folded && !name_id_is_null(d->sealed) && pool_ids_add(&c->waiting, d->sealed, err) < 0)
+			return -1;
+	}
 	return 0;
 }
 
@@ -87,9 +94,10 @@ static int take_slot(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE],
 	return 0;
 }
 
-/* The files of a directory. */
+/* The files of a directory, or those of them that are meant. */
 struct files {
 	int dirfd;
+	const struct pool_ids *but; /* not these overlays */
 	uid_t owner; /* the pool's */
 	uint64_t bytes, nr, nr_of_others;
 };
@@ -97,8 +105,11 @@ struct files {
 static int add_file(void *ctx, const char *name, struct err *err)
 {
 	struct files *s = ctx;
+	uint8_t id[POOL_ID_SIZE];
 	struct stat st;
 
+	if (s->but && pool_id_parse_file_name(name, id) && pool_ids_has(s->but, id))
+		return 0;
 	if (file_ops->fstatat(s->dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return err_errno(err, "cannot look at '%s'", name);
 	s->bytes += (uint64_t)st.st_blocks * 512;
@@ -107,13 +118,13 @@ static int add_file(void *ctx, const char *name, struct err *err)
 	return 0;
 }
 
-static int look_into(const struct counting *c, enum pool_dir dir, struct files *ret, struct err *err)
+static int look_into(const struct counting *c, enum pool_dir dir, const struct pool_ids *but, struct files *ret, struct err *err)
 {
 	struct stat st;
 
 	if (file_ops->fstat(c->p->dirs[POOL_TOP], &st) < 0)
 		return err_errno(err, "cannot look at it");
-	*ret = (struct files){ .dirfd = c->p->dirs[dir], .owner = st.st_uid };
+	*ret = (struct files){ .dirfd = c->p->dirs[dir], .but = but, .owner = st.st_uid };
 	return file_each_name(ret->dirfd, add_file, ret, err);
 }
 
@@ -121,15 +132,17 @@ static int count(struct counting *c, struct err *err)
 {
 	struct collect_options o = { .dry_run = true, .memory = MEMORY };
 	struct pool_status *s = c->ret;
-	struct files views, names, finder, sealed;
+	struct files views, names, finder, sealed, rest;
 	struct collected live;
 	struct stat st;
 
 	if (names_each(c->p, take_name, c, err) < 0 || cluster_file_each_slot(c->p->clusters, take_slot, s, err) < 0 ||
 	    pool_collect(c->p, &o, &live, err) < 0)
 		return -1;
-	if (look_into(c, POOL_VIEWS, &views, err) < 0 || look_into(c, POOL_NAMES, &names, err) < 0 ||
-	    look_into(c, POOL_INDEX, &finder, err) < 0 || look_into(c, POOL_SEALED, &sealed, err) < 0)
+	pool_ids_sort(&c->waiting);
+	if (look_into(c, POOL_VIEWS, NULL, &views, err) < 0 || look_into(c, POOL_NAMES, NULL, &names, err) < 0 ||
+	    look_into(c, POOL_INDEX, NULL, &finder, err) < 0 || look_into(c, POOL_SEALED, NULL, &sealed, err) < 0 ||
+	    look_into(c, POOL_SEALED, &c->waiting, &rest, err) < 0)
 		return -1;
 	if (file_ops->fstat(cluster_file_fd(c->p->clusters), &st) < 0)
 		return err_errno(err, "cannot look at the cluster file");
@@ -138,8 +151,10 @@ static int count(struct counting *c, struct err *err)
 	s->stubs = views.bytes;
 	s->names = names.bytes;
 	s->finder = finder.bytes;
-	s->sealed = sealed.bytes;
-	s->nr_sealed = sealed.nr;
+	s->sealed = sealed.bytes - min_u64(rest.bytes, sealed.bytes);
+	s->nr_sealed = sealed.nr - min_u64(rest.nr, sealed.nr);
+	s->folded = rest.bytes;
+	s->nr_folded = rest.nr;
 	s->nr_given_away = views.nr_of_others + (st.st_uid != views.owner);
 	s->nr_views = live.nr_views + live.nr_dying;
 	s->nodes = nodes_bytes(c->p->nodes);
@@ -160,5 +175,6 @@ int pool_status(struct pool *p, struct pool_status *ret, struct err *err)
 	*ret = (struct pool_status){ .nr_slots_left = POOL_NR_SLOTS - 1 };
 	rc = count(&c, err);
 	vec_release(&c.roots);
+	pool_ids_release(&c.waiting);
 	return rc < 0 ? err_add(err, "pool '%s'", p->path) : 0;
 }

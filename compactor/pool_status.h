@@ -6,10 +6,11 @@
 
 /* What a pool takes, for people: bytes. */
 struct pool_status {
-	uint64_t nr_members, nr_versions, nr_views, nr_sealed;
+	uint64_t nr_members, nr_versions, nr_views, nr_sealed, nr_folded;
 	uint64_t logical;   /* of all disks that names keep, not counting zeros */
 	uint64_t distinct;  /* clusters of data that they reach */
 	uint64_t tables, nodes, finder, stubs, names, sealed; /* metadata, and what waits to be folded in */
+	uint64_t folded;    /* in overlays that were folded in, and on which something may stand yet */
 	uint64_t unreached; /* that a collection would free */
 	uint64_t file_size, on_disk; /* of the cluster file */
 	uint64_t room, nr_slots_left; /* that it can still grow; views that it can still take */

@@ -5,6 +5,7 @@
 #include "compactor/hold.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/view.h"
+#include "scanner/base/vec.h"
 
 struct workshop;
 struct standing; /* compactor/member.h */
@@ -107,10 +108,24 @@ struct sealed_disk {
 	uint64_t base_size;
 };
 
-/* Sealed overlays that wait to be folded in, those that others stand on first.  `fd` is open for reading and the caller's: the
- * call has to import what is seen through it, and then calls versions_fold().  One that somebody still writes to is passed over
- * (`busy` gets it; may be NULL). */
-int versions_each_sealed(struct pool *p, int (*call)(void *ctx, const struct sealed_disk *d, int fd, struct err *err),
+/* A set of ids. */
+struct pool_id {
+	uint8_t bytes[POOL_ID_SIZE];
+};
+struct pool_ids {
+	VEC(struct pool_id) items;
+};
+int pool_ids_add(struct pool_ids *s, const uint8_t id[POOL_ID_SIZE], struct err *err);
+void pool_ids_sort(struct pool_ids *s); /* before it is asked */
+bool pool_ids_has(const struct pool_ids *s, const uint8_t id[POOL_ID_SIZE]);
+void pool_ids_release(struct pool_ids *s);
+CLEANUP_DEFINE_RELEASE(struct pool_ids, pool_ids_release)
+
+/* Sealed overlays that wait to be folded in, those that others stand on first, but for those in `done`, to which each is added.
+ * `fd` is open for reading and the caller's: the call has to import what is seen through it, and then calls versions_fold().  What a
+ * call returns ends it, unless it is 0.  One that somebody still writes to is passed over (`busy` gets it; may be NULL). */
+int versions_each_sealed(struct pool *p, struct pool_ids *done,
+			 int (*call)(void *ctx, const struct sealed_disk *d, int fd, struct err *err),
 			 void (*busy)(void *ctx, const struct sealed_disk *d, const struct err *why), void *ctx, struct err *err);
 
 /* Notes in every version that has it that it is folded in: its root, of which `view` is one (NULL = there is none).  The pool

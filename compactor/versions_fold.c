@@ -43,7 +43,7 @@ static int find_base(struct pool *p, const struct name_disk *d, struct sealed_di
 
 struct next {
 	struct pool *pool;
-	struct pool_ids done;
+	struct pool_ids *done;
 	struct sealed_disk *found;
 };
 
@@ -64,7 +64,7 @@ static int find_next(void *ctx, const struct name *n, struct err *err)
 	for (size_t j = 0; rc == 0 && n->kind == NAME_VERSION && name_is_settled(n) && j < n->disks.nr; j++) {
 		const struct name_disk *d = &n->disks.items[j];
 
-		if (d->folded || was_called(&x->done, d->sealed))
+		if (d->folded || was_called(x->done, d->sealed))
 			continue;
 		*x->found = (struct sealed_disk){ .size = d->size };
 		memcpy(x->found->id, d->sealed, POOL_ID_SIZE);
@@ -74,11 +74,12 @@ static int find_next(void *ctx, const struct name *n, struct err *err)
 	return rc;
 }
 
-int versions_each_sealed(struct pool *p, int (*call)(void *ctx, const struct sealed_disk *d, int fd, struct err *err),
+int versions_each_sealed(struct pool *p, struct pool_ids *done,
+			 int (*call)(void *ctx, const struct sealed_disk *d, int fd, struct err *err),
 			 void (*busy)(void *ctx, const struct sealed_disk *d, const struct err *why), void *ctx, struct err *err)
 {
 	struct sealed_disk d;
-	struct next x = { .pool = p, .found = &d };
+	struct next x = { .pool = p, .done = done, .found = &d };
 	int rc = 0;
 
 	while (rc == 0) {
@@ -88,7 +89,7 @@ int versions_each_sealed(struct pool *p, int (*call)(void *ctx, const struct sea
 		rc = names_each(p, find_next, &x, err);
 		if (rc <= 0)
 			break;
-		rc = pool_ids_add(&x.done, d.id, err);
+		rc = pool_ids_add(done, d.id, err);
 		fd = rc == 0 ? sealed_open(p, d.id, &why) : -1;
 		if (fd >= 0)
 			rc = call(ctx, &d, fd, err);
@@ -97,7 +98,6 @@ int versions_each_sealed(struct pool *p, int (*call)(void *ctx, const struct sea
 		else if (why.kind && why.kind != ERR_BUSY)
 			rc = err_set(err, why.kind, "image '%s': %s", d.path, why.text);
 	}
-	pool_ids_release(&x.done);
 	return rc;
 }
 

@@ -30,19 +30,6 @@ int versions_unchanged(struct pool *p, const struct member *m, struct name_disk 
 int clone_decide(struct pool *p, const struct name *n, struct err *err);
 int clone_recover(struct pool *p, struct err *err);
 
-/* A set of ids. */
-struct pool_id {
-	uint8_t bytes[POOL_ID_SIZE];
-};
-struct pool_ids {
-	VEC(struct pool_id) items;
-};
-int pool_ids_add(struct pool_ids *s, const uint8_t id[POOL_ID_SIZE], struct err *err);
-void pool_ids_sort(struct pool_ids *s); /* before it is asked */
-bool pool_ids_has(const struct pool_ids *s, const uint8_t id[POOL_ID_SIZE]);
-void pool_ids_release(struct pool_ids *s);
-CLEANUP_DEFINE_RELEASE(struct pool_ids, pool_ids_release)
-
 /* Paths of members. */
 struct path_of {
 	uint64_t number;

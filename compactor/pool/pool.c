@@ -100,17 +100,25 @@ char *pool_id_file_name(const uint8_t id[POOL_ID_SIZE], char buf[POOL_FILE_NAME_
 	return strcat(pool_id_text(id, buf), ".qcow2");
 }
 
+bool pool_id_parse_file_name(const char *name, uint8_t ret[POOL_ID_SIZE])
+{
+	char text[POOL_ID_TEXT_ROOM], same[POOL_FILE_NAME_ROOM];
+	uint8_t id[POOL_ID_SIZE];
+
+	snprintf(text, sizeof(text), "%s", name);
+	if (!pool_id_parse(text, id) || strcmp(pool_id_file_name(id, same), name) != 0)
+		return false;
+	memcpy(ret, id, sizeof(id));
+	return true;
+}
+
 enum pool_dir pool_file_parse(const char *path, uint8_t ret_id[POOL_ID_SIZE], size_t *ret_len)
 {
 	static const enum pool_dir known[] = { POOL_VIEWS, POOL_SEALED };
-	char text[POOL_ID_TEXT_ROOM], name[POOL_FILE_NAME_ROOM];
 	const char *slash = strrchr(path, '/');
 	uint8_t id[POOL_ID_SIZE];
 
-	if (!slash)
-		return POOL_NR_DIRS;
-	snprintf(text, sizeof(text), "%s", slash + 1);
-	if (!pool_id_parse(text, id) || strcmp(pool_id_file_name(id, name), slash + 1) != 0)
+	if (!slash || !pool_id_parse_file_name(slash + 1, id))
 		return POOL_NR_DIRS;
 	memcpy(ret_id, id, sizeof(id));
 	*ret_len = (size_t)(slash - path);
@@ -344,14 +352,10 @@ struct found {
 
 static int look_for_cluster_file(void *ctx, const char *name, struct err *err)
 {
-	char text[POOL_ID_TEXT_ROOM] = "";
 	uint8_t uuid[POOL_ID_SIZE];
 	struct found *f = ctx;
 
-	if (strlen(name) != POOL_FILE_NAME_ROOM - 1 || strcmp(name + POOL_ID_TEXT_ROOM - 1, ".qcow2") != 0)
-		return 0;
-	memcpy(text, name, sizeof(text) - 1);
-	if (!pool_id_parse(text, uuid))
+	if (!pool_id_parse_file_name(name, uuid))
 		return 0;
 	if (f->any)
 		return err_set(err, ERR_UNSUPPORTED, "it has more than one cluster file: '%s' is another one", name);

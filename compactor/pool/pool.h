@@ -62,6 +62,7 @@ char *pool_id_text(const uint8_t id[POOL_ID_SIZE], char buf[POOL_ID_TEXT_ROOM]);
 bool pool_id_parse(const char *text, uint8_t ret[POOL_ID_SIZE]); /* the whole text */
 #define POOL_FILE_NAME_ROOM (POOL_ID_TEXT_ROOM + 6)
 char *pool_id_file_name(const uint8_t id[POOL_ID_SIZE], char buf[POOL_FILE_NAME_ROOM]);
+bool pool_id_parse_file_name(const char *name, uint8_t ret[POOL_ID_SIZE]);
 
 /* What file of a pool, of whichever and wherever it is, a path would be: a stub (POOL_VIEWS), a sealed overlay, or a cluster file
  * (POOL_TOP), and its id; POOL_NR_DIRS = none.  Ids are random: who has one has that file, or a copy of it.  *ret_len is how much

@@ -63,6 +63,9 @@ static int act_status(struct pool_job *j, struct pool *p, struct err *err)
 	       term_size(s.names));
 	printf("sealed     %10s  in %llu overlays that wait to be folded in\n", term_size(s.sealed),
 	       (unsigned long long)s.nr_sealed);
+	if (s.nr_folded)
+		printf("folded     %10s  in %llu overlays that were folded in; a collection removes them when nothing stands on them\n",
+		       term_size(s.folded), (unsigned long long)s.nr_folded);
 	printf("unreached  %10s  that a collection frees\n", term_size(s.unreached));
 	printf("on disk    %10s\n", term_size(s.on_disk));
 	printf("room       %10s  that the pool can still be written, and %llu views\n", term_size(s.room),

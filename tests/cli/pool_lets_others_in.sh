@@ -5,7 +5,7 @@
 # who is in there; who only plans disturbs nobody.
 . tests/lib.sh
 . tests/cli/lib_store.sh
-require_tool qemu-img python3
+require_tool qemu-img qemu-io python3
 
 POOL=$STORE/.dedupscan-pool
 NR=6
@@ -65,6 +65,36 @@ for image in "$STORE"/*.qcow2; do
 	qemu-img compare -q -f raw -F qcow2 "$TMP/disk.raw" "$image" || fail "$image differs"
 done
 "$DEDUPSCAN" pool check --read-data "$STORE" >/dev/null || fail "the pool"
+
+# ---- while it folds ----
+
+for image in "$STORE"/*.qcow2; do
+	random_file "$TMP/noise" 16M
+	qemu-io -f qcow2 -c "write -q -s $TMP/noise 0 16M" "$image"
+done
+"$DEDUPSCAN" snapshot v1 "$STORE"/*.qcow2 >/dev/null || fail "a snapshot"
+for image in "$STORE"/*.qcow2; do
+	qemu-img convert -f qcow2 -O raw "$image" "$TMP/$(basename "$image").raw"
+done
+settle
+compact --apply --wait 5m "$STORE" >"$TMP/compacted" 2>&1 &
+running=$!
+python3 - "$POOL/lock" "$running" <<'END' || fail "it never had the pool: $(cat "$TMP/compacted")"
+import fcntl, os, struct, sys, time
+f = open(sys.argv[1], "r+")
+while struct.unpack("hhqqi4x", fcntl.fcntl(f, 36, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)))[0] != fcntl.F_WRLCK:
+    os.kill(int(sys.argv[2]), 0)  # F_OFD_GETLK above
+    time.sleep(0.005)
+END
+capture "$DEDUPSCAN" pool status --wait 5m "$STORE"
+assert_has "$output" "^sealed .* in [1-9][0-9]* overlays that wait"
+wait "$running" || fail "the folding: $(cat "$TMP/compacted")"
+capture "$DEDUPSCAN" pool status "$STORE"
+assert_has "$output" "^sealed +0 B  in 0 overlays that wait"
+assert_has "$output" "^folded .* in 8 overlays"
+for image in "$STORE"/[0-9].qcow2 "$STORE"/clone-[12].qcow2; do
+	qemu-img compare -q -f raw -F qcow2 "$TMP/$(basename "$image").raw" "$image" || fail "$image differs after the folding"
+done
 
 # ---- when it begins ----
 

@@ -233,8 +233,10 @@ static void say_busy(void *ctx, const struct sealed_disk *d, const struct err *w
 
 static int run_fold(struct pool *p, char **args, struct err *err)
 {
+	CLEANUP(pool_ids_release) struct pool_ids done = { .items = VEC_INIT };
+
 	(void)args;
-	return versions_each_sealed(p, fold, say_busy, p, err);
+	return versions_each_sealed(p, &done, fold, say_busy, p, err);
 }
 
 struct repointing {
