@@ -122,8 +122,8 @@ void pool_ids_release(struct pool_ids *s);
 CLEANUP_DEFINE_RELEASE(struct pool_ids, pool_ids_release)
 
 /* Sealed overlays that wait to be folded in, those that others stand on first, but for those in `done`, to which each is added.
- * `fd` is open for reading and the caller's: the call has to import what is seen through it, and then calls versions_fold().  What a
- * call returns ends it, unless it is 0.  One that somebody still writes to is passed over (`busy` gets it; may be NULL). */
+ * `fd` is open for reading and the caller's: the call has to import what is seen through it, and then calls versions_fold().  What
+ * a call returns ends it, unless it is 0.  One that somebody still writes to is passed over (`busy` gets it; may be NULL). */
 int versions_each_sealed(struct pool *p, struct pool_ids *done,
 			 int (*call)(void *ctx, const struct sealed_disk *d, int fd, struct err *err),
 			 void (*busy)(void *ctx, const struct sealed_disk *d, const struct err *why), void *ctx, struct err *err);
