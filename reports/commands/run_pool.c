@@ -127,7 +127,8 @@ static int collect_among(struct pool_job *j, struct pool *p, const char **dirs, 
 	};
 	struct collected c = { 0 };
 
-	if (versions_recover(p, err) < 0 || (j->drop_missing && drop_missing(j, p, err) < 0) || pool_collect(p, &o, &c, err) < 0)
+	if ((!j->dry_run && versions_recover(p, err) < 0) || (j->drop_missing && drop_missing(j, p, err) < 0) ||
+	    pool_collect(p, &o, &c, err) < 0)
 		return -1;
 	term_clear();
 	printf("%s %s; %s is in use\n", j->dry_run ? "a collection would free" : "freed", term_size(c.freed), term_size(c.live));
@@ -257,18 +258,19 @@ static int act_pool(struct pool_job *j, struct err *err)
 {
 	static const struct {
 		const char *name;
-		enum pool_use use;
+		enum pool_use use, dry_use; /* of --dry-run */
 		int (*act)(struct pool_job *j, struct pool *p, struct err *err);
 	} verbs[] = {
-		{ "status", POOL_READ, act_status }, { "collect", POOL_CHANGE_RECOVERED, act_collect },
-		{ "check", POOL_READ, act_check }, { "repair", POOL_CHANGE, act_repair },
+		{ "status", POOL_READ, POOL_READ, act_status }, { "check", POOL_READ, POOL_READ, act_check },
+		{ "collect", POOL_CHANGE_RECOVERED, POOL_READ, act_collect }, { "repair", POOL_CHANGE, POOL_CHANGE, act_repair },
 	};
 	CLEANUP(pool_close) struct pool *p = NULL;
 
 	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++) {
 		if (strcmp(j->words[0], verbs[i].name) != 0)
 			continue;
-		if (pool_job_open(j, j->nr_words > 1 ? j->words[1] : NULL, verbs[i].use, &p, err) < 0)
+		if (pool_job_open(j, j->nr_words > 1 ? j->words[1] : NULL, j->dry_run ? verbs[i].dry_use : verbs[i].use,
+				  &p, err) < 0)
 			return -1;
 		return verbs[i].act(j, p, err);
 	}

@@ -57,14 +57,14 @@ rows()
 	"$DEDUPSCAN" list "$@" | sed -E "s,.* $STORE/,,; s/[0-9]{8}T[0-9]{6}Z/TIME/g"
 }
 
-# with_pool_locked ARGUMENT...: while another process changes it
-with_pool_locked()
+# with_lock F_WRLCK|F_RDLCK ARGUMENT...: while another process changes the pool, or reads it
+with_lock()
 {
-	python3 - "$POOL/lock" "$DEDUPSCAN" "$@" <<'END'
+	python3 - "$POOL/lock" "$1" "$DEDUPSCAN" "${@:2}" <<'END'
 import fcntl, struct, subprocess, sys
 f = open(sys.argv[1], "r+")
-fcntl.fcntl(f, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))
-sys.exit(subprocess.call(sys.argv[2:]))
+fcntl.fcntl(f, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", getattr(fcntl, sys.argv[2]), 0, 0, 0, 0))
+sys.exit(subprocess.call(sys.argv[3:]))
 END
 }
 
@@ -240,6 +240,8 @@ rm "$STORE/b.qcow2"
 assert_eq "b.qcow2 (gone) b.qcow2@v1" "$(rows "$STORE/b.qcow2" | tail -n +2 | xargs)" "of an image that is gone"
 says 0 "" clone "$STORE/b.qcow2@v1" "$STORE/b2.qcow2"
 same "$STORE/b2.qcow2" "$TMP/b.raw" raw
+beside=$(with_lock F_RDLCK pool collect --wait 0 --dry-run "$STORE") || fail "a dry run beside somebody who reads"
+assert_has "$beside" "^a collection would free"
 run 0 pool collect --dry-run --drop-missing "$STORE"
 assert_has "$output" "^'S/b.qcow2' is not there any more$"
 assert_has "$(rows "$STORE")" "b.qcow2 \(gone\)"
@@ -271,7 +273,7 @@ assert_eq "a.qcow2 a.qcow2@p3" "$(rows "$STORE/a.qcow2" | tail -n +2 | xargs)" "
 # ---- expand ----
 
 status=0
-output=$(with_pool_locked expand --wait 0 "$STORE/b2.qcow2" 2>&1) || status=$?
+output=$(with_lock F_WRLCK expand --wait 0 "$STORE/b2.qcow2" 2>&1) || status=$?
 assert_status 1 "expand beside another one"
 assert_has "$output" "b2.qcow2': .*another dedupscan uses it; wait for it"
 python3 - "$DEDUPSCAN" "$POOL/lock" "$STORE/b2.qcow2" <<'END' || fail "an expansion that waits"
@@ -402,7 +404,7 @@ run 3 restore "$STORE/c.qcow2" "$TMP/damaged.raw"
 for arguments in "pool status $STORE" "list $STORE" "clone $STORE/c.qcow2 $STORE/x.qcow2" "pool collect $STORE"; do
 	status=0
 	# shellcheck disable=SC2086 # several words
-	output=$(with_pool_locked $arguments --wait 0 2>&1) || status=$?
+	output=$(with_lock F_WRLCK $arguments --wait 0 2>&1) || status=$?
 	assert_status 4 "$arguments"
 	assert_has "$output" "another dedupscan (uses|changes) it; wait for it"
 done

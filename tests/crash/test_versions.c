@@ -136,7 +136,7 @@ static int mistreat(void *ctx, const struct name *n, struct err *err)
 
 	if (name_is_settled(n))
 		return 0;
-	if (p->lock == FORGETS_PENDING)
+	if (p->lock.fd == FORGETS_PENDING)
 		return names_remove(p, n->number, err);
 	assert_int_equal(name_copy(n, &copy, err), 0);
 	for (size_t i = 0; i < copy.disks.nr; i++)
@@ -157,7 +157,7 @@ static int recover(void *ctx, struct sim *s, struct err *err)
 	rc = open_pool(s, &p, err);
 	if (rc < 0)
 		return -1;
-	p.lock = (int)k->how;
+	p.lock.fd = (int)k->how;
 	if (k->how >= FORGETS_PENDING)
 		rc = names_each(&p, mistreat, &p, err);
 	if (rc == 0)
