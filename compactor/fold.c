@@ -9,7 +9,9 @@
 #include "compactor/pool/feed.h"
 #include "compactor/pool/import.h"
 #include "compactor/pool/tree.h"
+#include "compactor/member.h"
 #include "compactor/pool_home.h"
+#include "compactor/replace.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
@@ -23,6 +25,13 @@
  * What cannot be read stays sealed and holds up no other.  In the end the images that stood on what entered are made to stand on a
  * view.  Whoever is stopped anywhere leaves what is done, and the next one does the rest. */
 
+/* One that stands on a view now, if nobody turns up who opened it before (replace.h, step 9). */
+struct unsettled_image {
+	struct workshop *workshop;
+	uint64_t number;
+	const char *path;
+};
+
 struct folding {
 	struct pool *p;
 	const struct fold_options *o;
@@ -31,6 +40,7 @@ struct folding {
 	struct import *import;
 	uint64_t size;
 	uint8_t *buf; /* a segment */
+	VEC(struct unsettled_image) unsettled;
 };
 
 /* ---- entering ---- */
@@ -168,25 +178,89 @@ static int take_path(void *ctx, const char *path, struct err *err)
 	return err_set(err, ERR_MEMORY, "no memory for the images of a pool");
 }
 
-static int repoint(struct folding *f, const char *path, struct err *err)
+/* What cannot be made to stand on a view now stays as it is. */
+static int left_as_it_is(const struct folding *f, const char *path, const struct err *why, struct err *err)
 {
-	struct workshop *w = NULL;
-	const char *root = NULL;
-	struct err why = ERR_INIT;
-	int rc = f->o->workshop(f->o->ctx, path, &w, &root, err);
-
-	if (rc <= 0)
-		return rc;
-	if (versions_repoint(f->p, w, root, path, &f->o->how, &why) == 0)
-		return 0;
-	if (why.kind == ERR_CANCELED || why.kind == ERR_MEMORY) {
+	if (why->kind == ERR_CANCELED || why->kind == ERR_MEMORY) {
 		if (err)
-			*err = why;
+			*err = *why;
 		return -1;
 	}
 	if (f->o->problem)
-		f->o->problem(f->o->ctx, path, &why);
+		f->o->problem(f->o->ctx, path, why);
 	return 0;
+}
+
+struct settling {
+	struct folding *f;
+	struct workshop *workshop;
+	struct err why; /* it cannot be noted */
+};
+
+static void settled(void *ctx, uint64_t number, const struct err *why)
+{
+	struct settling *s = ctx;
+	struct folding *f = s->f;
+	const char *path;
+	size_t n = 0;
+
+	while (n < f->unsettled.nr && (f->unsettled.items[n].number != number || f->unsettled.items[n].workshop != s->workshop))
+		n++;
+	if (n == f->unsettled.nr)
+		return;
+	path = f->unsettled.items[n].path;
+	f->unsettled.items[n] = f->unsettled.items[--f->unsettled.nr];
+	if (!why->kind)
+		member_note(f->p, path, NULL, s->why.kind ? NULL : &s->why);
+	else if (f->o->problem)
+		f->o->problem(f->o->ctx, path, why);
+}
+
+static int settle(struct folding *f, struct workshop *w, enum replace_settle how, struct err *err)
+{
+	struct settling s = { .f = f, .workshop = w };
+
+	replace_settle(w, how, settled, &s);
+	return s.why.kind ? err_set(err, s.why.kind, "%s", s.why.text) : 0;
+}
+
+static int settle_all(struct folding *f, struct err *err)
+{
+	int rc = 0;
+
+	while (f->unsettled.nr) {
+		size_t nr = f->unsettled.nr;
+
+		if (settle(f, f->unsettled.items[0].workshop, REPLACE_SETTLE_ALL, rc < 0 ? NULL : err) < 0)
+			rc = -1;
+		if (f->unsettled.nr == nr) /* its workshop knows nothing of it */
+			f->unsettled.nr--;
+	}
+	return rc;
+}
+
+/* Others settle meanwhile. */
+static int repoint(struct folding *f, const char *path, struct err *err)
+{
+	struct unsettled_image x = { .path = path };
+	const char *root = NULL;
+	struct err why = ERR_INIT;
+	int rc;
+
+	if (stopper_says(f->o->stopper))
+		return err_set(err, ERR_CANCELED, "stopped; run it again to go on");
+	rc = f->o->workshop(f->o->ctx, path, &x.workshop, &root, err);
+	if (rc <= 0)
+		return rc;
+	if (vec_reserve(&f->unsettled) < 0)
+		return err_set(err, ERR_MEMORY, "no memory for the images of a pool");
+	if (versions_repoint(f->p, x.workshop, root, path, &f->o->how, &x.number, &why) < 0)
+		rc = left_as_it_is(f, path, &why, err);
+	else if (x.number)
+		f->unsettled.items[f->unsettled.nr++] = x;
+	while (rc >= 0 && replace_due(x.workshop))
+		rc = settle(f, x.workshop, REPLACE_SETTLE_FIRST, err);
+	return rc < 0 ? -1 : 0;
 }
 
 static int repoint_all(struct folding *f, struct err *err)
@@ -194,11 +268,12 @@ static int repoint_all(struct folding *f, struct err *err)
 	struct paths paths = { 0 };
 	int rc = versions_each_to_repoint(f->p, take_path, &paths, err);
 
-	for (size_t i = 0; i < paths.list.nr; i++) {
-		if (rc == 0)
-			rc = repoint(f, paths.list.items[i], err);
+	for (size_t i = 0; rc == 0 && i < paths.list.nr; i++)
+		rc = repoint(f, paths.list.items[i], err);
+	if (settle_all(f, rc < 0 ? NULL : err) < 0)
+		rc = -1;
+	for (size_t i = 0; i < paths.list.nr; i++)
 		free(paths.list.items[i]);
-	}
 	vec_release(&paths.list);
 	return rc;
 }
@@ -220,6 +295,7 @@ int fold_sealed(struct pool *p, const struct fold_options *o, struct folded *ret
 		rc = versions_each_sealed(p, &ret->done, fold_one, is_busy, &f, err);
 	if (rc == 0)
 		rc = repoint_all(&f, err) < 0 || versions_tidy(p, err) < 0 ? -1 : 0;
+	vec_release(&f.unsettled);
 	free(f.buf);
 	return rc;
 }

@@ -129,16 +129,17 @@ int versions_each_sealed(struct pool *p, struct pool_ids *done,
 			 void (*busy)(void *ctx, const struct sealed_disk *d, const struct err *why), void *ctx, struct err *err);
 
 /* Notes in every version that has it that it is folded in: its root, of which `view` is one (NULL = there is none).  The pool
- * was synced before.  Members that stand on it still do; versions_repoint() ends that. */
+ * was synced before.  Members that stand on it still do; versions_repoint() ends that, and then versions_tidy() forgets it. */
 int versions_fold(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], const uint8_t root[DIGEST_SIZE], const struct view *view,
 		  struct err *err);
 
 /* Members that stand on a sealed overlay which is folded in. */
 int versions_each_to_repoint(struct pool *p, int (*call)(void *ctx, const char *path, struct err *err), void *ctx, struct err *err);
 /* Has such a member stand on a view instead: its overlay is copied with another backing file's name, compared, and takes its place
- * (replace.h, in workshop w, whose root is at `root_path`).  Only while nobody has it open. */
+ * (replace.h, in workshop w, whose root is at `root_path`).  Only while nobody has it open.  `later` (not NULL) is as there: when it
+ * is not 0, member_note() has to follow on replace_settle(). */
 int versions_repoint(struct pool *p, struct workshop *w, const char *root_path, const char *path, const struct versions_how *how,
-		     struct err *err);
+		     uint64_t *later, struct err *err);
 
 /* ---- images that came and went ---- */
 

@@ -41,10 +41,13 @@ static int find_base(struct pool *p, const struct name_disk *d, struct sealed_di
 	return 1;
 }
 
-struct next {
+struct waiting {
 	struct pool *pool;
 	struct pool_ids *done;
-	struct sealed_disk *found;
+	int (*call)(void *ctx, const struct sealed_disk *d, int fd, struct err *err);
+	void (*busy)(void *ctx, const struct sealed_disk *d, const struct err *why);
+	void *ctx;
+	bool any; /* was called for: others may stand on it */
 };
 
 static bool was_called(const struct pool_ids *done, const uint8_t id[POOL_ID_SIZE])
@@ -55,21 +58,45 @@ static bool was_called(const struct pool_ids *done, const uint8_t id[POOL_ID_SIZ
 	return false;
 }
 
-/* 1 = one of these can be folded in. */
-static int find_next(void *ctx, const struct name *n, struct err *err)
+static int call_for(struct waiting *w, const struct sealed_disk *d, struct err *err)
 {
-	struct next *x = ctx;
+	struct err why = ERR_INIT;
+	int fd;
+
+	if (pool_ids_add(w->done, d->id, err) < 0)
+		return -1;
+	w->any = true;
+	fd = sealed_open(w->pool, d->id, &why);
+	if (fd >= 0)
+		return w->call(w->ctx, d, fd, err);
+	if (why.kind == ERR_BUSY && w->busy)
+		w->busy(w->ctx, d, &why);
+	return why.kind && why.kind != ERR_BUSY ? err_set(err, why.kind, "image '%s': %s", d->path, why.text) : 0;
+}
+
+static bool row_waits(void *ctx, const struct name_row *row)
+{
+	(void)ctx;
+	return !(row->flags & (NAME_ROW_MEMBER | NAME_ROW_PENDING | NAME_ROW_FOLDED)) && !name_id_is_null(row->sealed);
+}
+
+/* Those of a name whose base is known by now. */
+static int call_for_disks(void *ctx, const struct name *n, struct err *err)
+{
+	struct waiting *w = ctx;
 	int rc = 0;
 
 	for (size_t j = 0; rc == 0 && n->kind == NAME_VERSION && name_is_settled(n) && j < n->disks.nr; j++) {
 		const struct name_disk *d = &n->disks.items[j];
+		struct sealed_disk found = { .size = d->size };
 
-		if (d->folded || was_called(x->done, d->sealed))
+		if (d->folded || was_called(w->done, d->sealed))
 			continue;
-		*x->found = (struct sealed_disk){ .size = d->size };
-		memcpy(x->found->id, d->sealed, POOL_ID_SIZE);
-		memcpy(x->found->path, d->path, sizeof(d->path));
-		rc = find_base(x->pool, d, x->found, err);
+		memcpy(found.id, d->sealed, POOL_ID_SIZE);
+		memcpy(found.path, d->path, sizeof(d->path));
+		rc = find_base(w->pool, d, &found, err);
+		if (rc > 0)
+			rc = call_for(w, &found, err);
 	}
 	return rc;
 }
@@ -78,26 +105,13 @@ int versions_each_sealed(struct pool *p, struct pool_ids *done,
 			 int (*call)(void *ctx, const struct sealed_disk *d, int fd, struct err *err),
 			 void (*busy)(void *ctx, const struct sealed_disk *d, const struct err *why), void *ctx, struct err *err)
 {
-	struct sealed_disk d;
-	struct next x = { .pool = p, .done = done, .found = &d };
-	int rc = 0;
+	struct waiting w = { .pool = p, .done = done, .call = call, .busy = busy, .ctx = ctx };
+	int rc;
 
-	while (rc == 0) {
-		struct err why = ERR_INIT;
-		int fd;
-
-		rc = names_each(p, find_next, &x, err);
-		if (rc <= 0)
-			break;
-		rc = pool_ids_add(done, d.id, err);
-		fd = rc == 0 ? sealed_open(p, d.id, &why) : -1;
-		if (fd >= 0)
-			rc = call(ctx, &d, fd, err);
-		else if (why.kind == ERR_BUSY && busy)
-			busy(ctx, &d, &why);
-		else if (why.kind && why.kind != ERR_BUSY)
-			rc = err_set(err, why.kind, "image '%s': %s", d.path, why.text);
-	}
+	do {
+		w.any = false;
+		rc = names_each_row(p, row_waits, call_for_disks, &w, err);
+	} while (rc == 0 && w.any);
 	return rc;
 }
 
@@ -142,12 +156,17 @@ static int note_folded(void *ctx, const struct name *n, struct err *err)
 	return changed ? names_replace(x->pool, n->number, &copy, err) : 0;
 }
 
+static bool row_has_it(void *ctx, const struct name_row *row)
+{
+	const struct noting *x = ctx;
+
+	return !(row->flags & NAME_ROW_MEMBER) && pool_id_same(row->sealed, x->sealed);
+}
+
 int versions_fold(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], const uint8_t root[DIGEST_SIZE], const struct view *view,
 		  struct err *err)
 {
-	if (names_each(p, note_folded, &(struct noting){ p, sealed, root, view }, err) < 0)
-		return -1;
-	return versions_tidy(p, err);
+	return names_each_row(p, row_has_it, note_folded, &(struct noting){ p, sealed, root, view }, err);
 }
 
 static int add_standing(void *ctx, const struct name *n, struct err *err)
@@ -335,11 +354,12 @@ static int find_layer_of(struct pool *p, const char *path, struct name_disk *ret
 }
 
 int versions_repoint(struct pool *p, struct workshop *w, const char *root_path, const char *path, const struct versions_how *how,
-		     struct err *err)
+		     uint64_t *later, struct err *err)
 {
 	struct repointing job = { .pool = p };
 	struct replacing r = {
-		.workshop = w, .hold = how->hold, .settle_ns = how->settle_ns, .make = make, .prove = prove, .ctx = &job
+		.workshop = w, .hold = how->hold, .settle_ns = how->settle_ns, .later = later, .make = make, .prove = prove,
+		.ctx = &job,
 	};
 	size_t len = strlen(root_path);
 	char base[NAME_MAX + 1];
@@ -362,7 +382,5 @@ int versions_repoint(struct pool *p, struct workshop *w, const char *root_path, 
 		rc = replace_image(&r, NULL, err);
 	}
 	file_ops->close(r.dirfd);
-	if (rc < 0 || member_note(p, path, NULL, err) < 0)
-		return -1;
-	return versions_tidy(p, err);
+	return rc < 0 ? -1 : later && *later ? 0 : member_note(p, path, NULL, err);
 }

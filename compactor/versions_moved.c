@@ -199,36 +199,41 @@ int versions_adopt(struct pool *p, const char *path, struct err *err)
 
 /* ---- when a sealed overlay was written to ---- */
 
-static int note_time(struct pool *p, uint64_t number, const uint8_t sealed[POOL_ID_SIZE], uint64_t written, struct err *err)
+struct noting_time {
+	struct pool *pool;
+	const uint8_t *sealed;
+	uint64_t written;
+};
+
+static bool row_has_it(void *ctx, const struct name_row *row)
 {
-	CLEANUP(name_release) struct name n = { .number = 0 };
-	int rc = names_find_number(p, number, &n, err);
+	const struct noting_time *x = ctx;
+
+	return pool_id_same(row->sealed, x->sealed);
+}
+
+static int note_time(void *ctx, const struct name *n, struct err *err)
+{
+	CLEANUP(name_release) struct name copy = { .number = 0 };
+	const struct noting_time *x = ctx;
 	bool changed = false;
 
-	for (size_t i = 0; rc > 0 && i < n.disks.nr; i++) {
-		struct name_disk *d = &n.disks.items[i];
+	if (name_copy(n, &copy, err) < 0)
+		return -1;
+	for (size_t i = 0; i < copy.disks.nr; i++) {
+		struct name_disk *d = &copy.disks.items[i];
 
-		if (d->folded || d->inode || d->written == written || !pool_id_same(d->sealed, sealed))
+		if (d->folded || d->inode || d->written == x->written || !pool_id_same(d->sealed, x->sealed))
 			continue;
-		d->written = written;
+		d->written = x->written;
 		changed = true;
 	}
-	return rc < 0 ? -1 : changed ? names_replace(p, number, &n, err) : 0;
+	return changed ? names_replace(x->pool, n->number, &copy, err) : 0;
 }
 
 int versions_note_written(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], uint64_t written, struct err *err)
 {
-	CLEANUP(path_list_release) struct path_list l = { .items = VEC_INIT };
-	const struct name_row *rows;
-	size_t nr;
-	int rc = names_rows(p, &rows, &nr, err);
-
-	for (size_t i = 0; rc == 0 && i < nr; i++)
-		if (rows[i].number && pool_id_same(rows[i].sealed, sealed))
-			rc = path_list_add(&l, rows[i].number, "", err);
-	for (size_t i = 0; rc == 0 && i < l.items.nr; i++)
-		rc = note_time(p, l.items.items[i].number, sealed, written, err);
-	return rc;
+	return names_each_row(p, row_has_it, note_time, &(struct noting_time){ p, sealed, written }, err);
 }
 
 /* ---- members whose place a clone took ---- */

@@ -102,3 +102,26 @@ toy_tree()
 	printf '#!/bin/sh\necho "install-deps was called: $*"\n' >"$1/contrib/install-deps"
 	chmod +x "$1/contrib/install-deps"
 }
+
+# open_late WORKSHOP INODE FILE: opens the file of this inode once it left its path and is held no more, keeps it open, and makes
+# FILE
+open_late()
+{
+	exec python3 - "$@" <<'END'
+import os, sys, time
+folder, inode, opened = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+for _ in range(200000):
+    try:
+        found = [n for n in os.listdir(folder) if n.endswith(".new") and os.stat(os.path.join(folder, n)).st_ino == inode]
+        with open("/proc/locks", encoding="ascii") as f:
+            held = f":{inode} " in f.read()
+        if found and not held:
+            fd = os.open(os.path.join(folder, found[0]), os.O_RDWR)
+            break
+    except FileNotFoundError:
+        pass
+    time.sleep(0.0002)
+open(opened, "w").close()
+time.sleep(600)
+END
+}

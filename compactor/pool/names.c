@@ -606,6 +606,53 @@ int names_find_sealed(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], struct
 	return find(p, &(struct search){ .kind = NAME_VERSION, .sealed = sealed }, false, ret, err);
 }
 
+struct numbers {
+	VEC(uint64_t) list;
+};
+
+static int compare_numbers(const void *a, const void *b)
+{
+	const uint64_t *x = a, *y = b;
+
+	return *x < *y ? -1 : *x > *y;
+}
+
+/* Rows change with names. */
+static int note_numbers(struct pool *p, bool (*may)(void *ctx, const struct name_row *row), void *ctx, struct numbers *ret,
+			struct err *err)
+{
+	const struct name_row *rows;
+	size_t nr;
+
+	if (names_rows(p, &rows, &nr, err) < 0)
+		return -1;
+	for (size_t i = 0; i < nr; i++)
+		if (rows[i].number && may(ctx, &rows[i]) && vec_push(&ret->list, rows[i].number) < 0)
+			return err_set(err, ERR_MEMORY, "out of memory");
+	if (ret->list.nr)
+		qsort(ret->list.items, ret->list.nr, sizeof(*ret->list.items), compare_numbers);
+	return 0;
+}
+
+int names_each_row(struct pool *p, bool (*may)(void *ctx, const struct name_row *row),
+		   int (*call)(void *ctx, const struct name *n, struct err *err), void *ctx, struct err *err)
+{
+	struct numbers of = { .list = VEC_INIT };
+	int rc = note_numbers(p, may, ctx, &of, err);
+
+	for (size_t i = 0; rc == 0 && i < of.list.nr; i++) {
+		CLEANUP(name_release) struct name n = { .number = 0 };
+
+		if (i && of.list.items[i] == of.list.items[i - 1])
+			continue;
+		rc = names_find_number(p, of.list.items[i], &n, err);
+		if (rc > 0)
+			rc = call(ctx, &n, err);
+	}
+	vec_release(&of.list);
+	return rc;
+}
+
 int names_find_number(struct pool *p, uint64_t number, struct name *ret, struct err *err)
 {
 	struct err why = ERR_INIT;

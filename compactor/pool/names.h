@@ -97,6 +97,10 @@ int names_find_version(struct pool *p, const char *path, const char *label, stru
 /* The first version with a disk that this overlay was sealed for; the name of a number: 1, 0, -1. */
 int names_find_sealed(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], struct name *ret, struct err *err);
 int names_find_number(struct pool *p, uint64_t number, struct name *ret, struct err *err);
+/* As names_each(), of those that have a row which `may` be meant; only these are read. */
+struct name_row;
+int names_each_row(struct pool *p, bool (*may)(void *ctx, const struct name_row *row),
+		   int (*call)(void *ctx, const struct name *n, struct err *err), void *ctx, struct err *err);
 
 /* What names are found by: a row for each disk of each name, in no order.  Rows are remembered while the pool is open, and from one
  * process to the next in index/names, so that one of many names is found without reading all.  They say where to look; what is

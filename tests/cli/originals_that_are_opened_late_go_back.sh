@@ -14,24 +14,7 @@ for name in b c; do qemu-img convert -O vpc -o subformat=dynamic "$STORE/a.raw" 
 sleep 0.3
 inode=$(stat -c %i "$STORE/b.vhd")
 
-# Opens the file of this inode once it left its path and is held no more, and keeps it open.
-python3 - "$STORE/.dedupscan" "$inode" "$TMP/opened" <<'END' &
-import os, sys, time
-folder, inode, opened = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-for _ in range(200000):
-    try:
-        found = [n for n in os.listdir(folder) if n.endswith(".new") and os.stat(os.path.join(folder, n)).st_ino == inode]
-        with open("/proc/locks", encoding="ascii") as f:
-            held = f":{inode} " in f.read()
-        if found and not held:
-            fd = os.open(os.path.join(folder, found[0]), os.O_RDWR)
-            break
-    except FileNotFoundError:
-        pass
-    time.sleep(0.0002)
-open(opened, "w").close()
-time.sleep(600)
-END
+open_late "$STORE/.dedupscan" "$inode" "$TMP/opened" &
 opener=$!
 
 compact --apply --keep-originals 0 --plan-out "$TMP/plan" "$STORE"

@@ -137,7 +137,8 @@ if [ "$(id -u)" -eq 0 ] && mkdir "$TMP/mounted" && mount -t tmpfs -o size=256m t
 	compact 0 --pool "$STORE/.dedupscan-pool" --keep-originals 0
 	mount -o remount,ro "$TMP/mounted"
 	run 0 pool check "$STORE"
-	run 3 pool collect --dry-run "$STORE"
+	run 0 pool collect --dry-run "$STORE"
+	run 3 pool collect "$STORE"
 	assert_has "$output" "Read-only file system"
 	assert_has_not "$output" "no whole pool"
 fi

@@ -236,7 +236,7 @@ static int run_fold(struct pool *p, char **args, struct err *err)
 	CLEANUP(pool_ids_release) struct pool_ids done = { .items = VEC_INIT };
 
 	(void)args;
-	return versions_each_sealed(p, &done, fold, say_busy, p, err);
+	return versions_each_sealed(p, &done, fold, say_busy, p, err) < 0 ? -1 : versions_tidy(p, err);
 }
 
 struct repointing {
@@ -251,7 +251,7 @@ static int repoint(void *ctx, const char *path, struct err *err)
 	struct err why = ERR_INIT;
 
 	(void)err;
-	if (versions_repoint(r->pool, r->workshop, r->root, path, &how, &why) < 0)
+	if (versions_repoint(r->pool, r->workshop, r->root, path, &how, NULL, &why) < 0)
 		printf("left %s: %s\n", path, why.text);
 	else
 		printf("repointed %s\n", path);
@@ -265,7 +265,7 @@ static int run_repoint(struct pool *p, char **args, struct err *err)
 
 	if (dirfd < 0 || workshop_open(dirfd, args[0], true, &r.workshop, err) < 0)
 		return -1;
-	rc = versions_each_to_repoint(p, repoint, &r, err);
+	rc = versions_each_to_repoint(p, repoint, &r, err) < 0 ? -1 : versions_tidy(p, err);
 	workshop_close(r.workshop);
 	file_close(dirfd, args[0], NULL);
 	return rc;
