@@ -52,22 +52,11 @@ int versions_rename(struct pool *p, const char *(*renamed)(void *ctx, const char
 	return names_each(p, rename_disks, &r, err);
 }
 
-struct one_path {
-	const char *from, *to;
-};
-
-static const char *rename_one(void *ctx, const char *path)
-{
-	const struct one_path *x = ctx;
-
-	return strcmp(path, x->from) == 0 ? x->to : NULL;
-}
-
 /* ---- who was moved ---- */
 
 struct search {
 	const struct standing *standing;
-	struct path_list found;
+	struct path_list *found;
 };
 
 static bool stands_so(const struct name_disk *d, const struct standing *s)
@@ -81,7 +70,7 @@ static int find_standing(void *ctx, const struct name *n, struct err *err)
 
 	if (n->kind != NAME_MEMBER || !stands_so(&n->disks.items[0], s->standing))
 		return 0;
-	return path_list_add(&s->found, n->number, n->disks.items[0].path, err);
+	return path_list_add(s->found, n->number, n->disks.items[0].path, err);
 }
 
 /* 1, 0, -1 = nobody can tell.  Members have paths without links: what is behind one is not there. */
@@ -102,55 +91,101 @@ static int nothing_is_at(struct pool *p, const char *path, struct err *err)
 	return rc;
 }
 
-/* Of several the one that has the same name in another directory: 1, 0 = it is not clear which, -1. */
-static int choose(struct pool *p, const struct path_list *l, const char *path, const char **ret, struct err *err)
+/* An image, by its member, which has the versions of its path with numbers between those of the members before and after it. */
+struct former {
+	const char *path;
+	uint64_t member, after, before;
+};
+
+/* Rows have the path as a hash. */
+static int find_neighbours(struct pool *p, struct former *f, struct err *err)
 {
-	const char *gone = NULL, *same = NULL;
+	const struct name_row *rows, *own = NULL;
+	size_t nr;
+
+	f->after = 0;
+	f->before = UINT64_MAX;
+	if (names_rows(p, &rows, &nr, err) < 0)
+		return -1;
+	for (size_t i = 0; i < nr; i++)
+		if (rows[i].number == f->member)
+			own = &rows[i];
+	for (size_t i = 0; own && i < nr; i++) {
+		if (!rows[i].number || !(rows[i].flags & NAME_ROW_MEMBER) || rows[i].path != own->path)
+			continue;
+		if (rows[i].number < f->member && rows[i].number > f->after)
+			f->after = rows[i].number;
+		if (rows[i].number > f->member && rows[i].number < f->before)
+			f->before = rows[i].number;
+	}
+	return 0;
+}
+
+/* Of several the one that has the same name in another directory: 1, 0 = it is not clear which, or there is none (ret->path is NULL),
+ * -1.  `replaced`: those at whose paths others are members by now; else those at whose paths nothing is. */
+static int choose(struct pool *p, const struct path_list *l, const char *path, bool replaced, struct former *ret, struct err *err)
+{
 	unsigned nr_gone = 0, nr_same = 0;
 
+	ret->path = NULL;
 	for (size_t i = 0; i < l->items.nr; i++) {
-		const char *was = l->items.items[i].path;
-		int rc = nothing_is_at(p, was, err);
+		struct former f = { .path = l->items.items[i].path, .member = l->items.items[i].number };
+		bool same = strcmp(file_last_part(f.path), file_last_part(path)) == 0;
+		int rc = find_neighbours(p, &f, err);
 
+		if (rc == 0 && (f.before != UINT64_MAX) == replaced)
+			rc = replaced ? 1 : nothing_is_at(p, f.path, err);
 		if (rc < 0)
 			return -1;
-		if (rc == 0)
+		if (rc == 0 || (nr_same && !same))
 			continue;
 		nr_gone++;
-		gone = was;
-		if (strcmp(file_last_part(was), file_last_part(path)) != 0)
-			continue;
-		nr_same++;
-		same = was;
+		nr_same += same;
+		*ret = f;
 	}
-	*ret = nr_same == 1 ? same : gone;
-	return nr_same == 1 || nr_gone == 1;
+	return nr_same == 1 || (!nr_same && nr_gone == 1);
+}
+
+/* *l has the paths. */
+static int find_former(struct pool *p, const char *path, const struct standing *standing, bool replaced_too, struct path_list *l,
+		       struct former *ret, struct err *err)
+{
+	struct search s = { .standing = standing, .found = l };
+	int rc = names_each(p, find_standing, &s, err);
+
+	if (rc == 0)
+		rc = choose(p, l, path, false, ret, err);
+	return rc == 0 && !ret->path && replaced_too ? choose(p, l, path, true, ret, err) : rc;
 }
 
 int versions_was_at(struct pool *p, const char *path, const struct standing *standing, char ret[PATH_MAX], struct err *err)
 {
-	struct search s = { .standing = standing };
-	const char *was = NULL;
-	int rc = names_each(p, find_standing, &s, err);
+	CLEANUP(path_list_release) struct path_list l = { .items = VEC_INIT };
+	struct former was;
+	int rc = find_former(p, path, standing, true, &l, &was, err);
 
-	if (rc == 0)
-		rc = choose(p, &s.found, path, &was, err);
 	if (rc > 0)
-		snprintf(ret, PATH_MAX, "%s", was);
-	path_list_release(&s.found);
+		snprintf(ret, PATH_MAX, "%s", was.path);
 	return rc;
 }
 
+/* Its path tells readers which versions are its: not where others are now. */
 int versions_moved_from(struct pool *p, const char *path, char ret[PATH_MAX], struct err *err)
 {
+	CLEANUP(path_list_release) struct path_list l = { .items = VEC_INIT };
 	CLEANUP(name_release) struct name known = { .number = 0 };
+	struct former was;
 	struct standing standing;
 	int rc = names_find_member(p, path, &known, err);
 
 	if (rc)
 		return rc < 0 ? -1 : 0;
 	rc = member_look(p, path, &standing, err);
-	return rc > 0 ? versions_was_at(p, path, &standing, ret, err) : rc;
+	if (rc > 0)
+		rc = find_former(p, path, &standing, false, &l, &was, err);
+	if (rc > 0)
+		snprintf(ret, PATH_MAX, "%s", was.path);
+	return rc;
 }
 
 /* ---- noting them ---- */
@@ -168,18 +203,52 @@ static int publish_new(struct pool *p, const char *path, const struct standing *
 	return names_publish(p, &n, true, err);
 }
 
+struct move {
+	struct pool *pool;
+	const struct former *was;
+	const char *to;
+	enum name_kind kind;
+};
+
+static int move_disks(void *ctx, const struct name *n, struct err *err)
+{
+	CLEANUP(name_release) struct name copy = { .number = 0 };
+	const struct move *m = ctx;
+	bool its = n->kind == NAME_MEMBER ? n->number == m->was->member :
+					    n->number > m->was->after && n->number < m->was->before;
+	bool changed = false;
+
+	if (n->kind != m->kind || !its)
+		return 0;
+	if (name_copy(n, &copy, err) < 0)
+		return -1;
+	for (size_t i = 0; i < copy.disks.nr; i++) {
+		if (strcmp(copy.disks.items[i].path, m->was->path) != 0)
+			continue;
+		strcpy(copy.disks.items[i].path, m->to);
+		changed = true;
+	}
+	return changed ? names_replace(m->pool, n->number, &copy, err) : 0;
+}
+
 int versions_adopt_as(struct pool *p, const char *path, const struct standing *standing, char ret_was[PATH_MAX], struct err *err)
 {
-	struct one_path x = { .from = ret_was, .to = path };
+	CLEANUP(path_list_release) struct path_list l = { .items = VEC_INIT };
+	struct former was = { .path = "" };
+	struct move m = { .pool = p, .was = &was, .to = path, .kind = NAME_VERSION };
 	int rc;
 
 	*ret_was = '\0';
 	if (path[0] != '/' || strlen(path) >= PATH_MAX)
 		return err_set(err, ERR_USAGE, "'%s' is no absolute path", path);
-	rc = versions_was_at(p, path, standing, ret_was, err);
+	rc = find_former(p, path, standing, true, &l, &was, err);
 	if (rc <= 0)
 		return rc < 0 ? -1 : publish_new(p, path, standing, err);
-	return versions_rename(p, rename_one, &x, err);
+	snprintf(ret_was, PATH_MAX, "%s", was.path);
+	if (names_each(p, move_disks, &m, err) < 0)
+		return -1;
+	m.kind = NAME_MEMBER;
+	return names_each(p, move_disks, &m, err);
 }
 
 int versions_adopt(struct pool *p, const char *path, struct err *err)
