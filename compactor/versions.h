@@ -136,8 +136,8 @@ int versions_fold(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], const uint
 /* Members that stand on a sealed overlay which is folded in. */
 int versions_each_to_repoint(struct pool *p, int (*call)(void *ctx, const char *path, struct err *err), void *ctx, struct err *err);
 /* Has such a member stand on a view instead: its overlay is copied with another backing file's name, compared, and takes its place
- * (replace.h, in workshop w, whose root is at `root_path`).  Only while nobody has it open.  `later` (not NULL) is as there: when it
- * is not 0, member_note() has to follow on replace_settle(). */
+ * (replace.h, in workshop w, whose root is at `root_path`).  Only while nobody has it open.  `later` (not NULL) is as there: when
+ * it is not 0, member_note() has to follow on replace_settle(). */
 int versions_repoint(struct pool *p, struct workshop *w, const char *root_path, const char *path, const struct versions_how *how,
 		     uint64_t *later, struct err *err);
 

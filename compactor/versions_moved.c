@@ -121,8 +121,8 @@ static int find_neighbours(struct pool *p, struct former *f, struct err *err)
 	return 0;
 }
 
-/* Of several the one that has the same name in another directory: 1, 0 = it is not clear which, or there is none (ret->path is NULL),
- * -1.  `replaced`: those at whose paths others are members by now; else those at whose paths nothing is. */
+/* Of several the one that has the same name in another directory: 1, 0 = it is not clear which, or there is none (ret->path is
+ * NULL), -1.  `replaced`: those at whose paths others are members by now; else those at whose paths nothing is. */
 static int choose(struct pool *p, const struct path_list *l, const char *path, bool replaced, struct former *ret, struct err *err)
 {
 	unsigned nr_gone = 0, nr_same = 0;
