@@ -77,6 +77,8 @@ void compact_measure(struct compaction *c, uint64_t shared_before);
 /* The workshop of a root, in which nothing is in the middle: 0 and *ret, which is NULL where there is none and `create` is not
  * asked for; or -1. */
 int compact_workshop(struct compaction *c, size_t root, bool create, struct workshop **ret, struct err *err);
+/* Opens the pool for writing, made if it is not there and `create`; else c->pool stays NULL. */
+int compact_open_pool(struct compaction *c, bool create, struct err *err);
 
 /* Opens all workshops that are there; what an earlier run left in the middle is finished.  ERR_BUSY when another process is still
  * in one at `until` (CLOCK_MONOTONIC, ns). */
@@ -107,8 +109,6 @@ int compact_pool_note(const struct compaction *c, struct plan_step *step, struct
 
 /* ---- method_pool.c ---- */
 
-/* Opens the pool for writing, made if it is not there and `create`; else c->pool stays NULL. */
-int compact_open_pool(struct compaction *c, bool create, struct err *err);
 /* What all images would cost in a pool, before any is planned for. */
 int compact_pool_prepare(struct compaction *c, struct err *err);
 /* Before the steps: what snapshots sealed enters the pool, if there is one. */

@@ -4,8 +4,11 @@
 #include <time.h>
 
 #include "compactor/compact_parts.h"
+#include "compactor/pool/view.h"
+#include "compactor/pool_home.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
+#include "scanner/base/memory.h"
 
 /* A compaction holds the workshops of its roots, and the pool, against other processes.  It may run for hours, and most others want
  * to be in there for a moment: so between two steps it lets those in who try.  Whatever they change it finds as it finds what
@@ -77,6 +80,39 @@ static int open_workshops(struct compaction *c, struct err *err)
 			return -1;
 	}
 	return 0;
+}
+
+/* ---- the pool ---- */
+
+/* Half of what is left: the process that reads images takes some, too. */
+static size_t finder_memory(const struct compaction *c)
+{
+	return memory_left(c->o.memory) / 2;
+}
+
+static int tell_pool(struct compaction *c, struct err *err)
+{
+	struct slice_cache cache = c->pool->cache;
+
+	if (c->o.tell_l2_cache)
+		cache.l2 = c->o.stub_cache.l2;
+	if (c->o.tell_host_cache)
+		cache.host = c->o.stub_cache.host;
+	if (stub_cache_tell(c->pool, cache, err) < 0)
+		return -1;
+	return c->o.tell_immutable ? immutable_tell(c->pool, c->o.immutable, err) : 0;
+}
+
+int compact_open_pool(struct compaction *c, bool create, struct err *err)
+{
+	if (c->pool)
+		return 0;
+	if (pool_home_open(c->o.roots, c->o.pool, true, create, finder_memory(c), &c->pool, err) < 0)
+		return -1;
+	if (!c->pool)
+		return 0;
+	lock_file_listen(&c->pool->lock);
+	return tell_pool(c, err);
 }
 
 /* ---- turns ---- */

@@ -18,7 +18,6 @@
 #include "compactor/pool_home.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
-#include "scanner/base/memory.h"
 #include "scanner/noted.h"
 
 /* An image enters the pool, and an overlay takes its place:
@@ -152,12 +151,6 @@ struct entering {
 	proof_check *check;
 	void *check_ctx;
 };
-
-/* Half of what is left: the process that reads images takes some, too. */
-static size_t finder_memory(const struct compaction *c)
-{
-	return memory_left(c->o.memory) / 2;
-}
 
 static int take_size(void *ctx, uint64_t size, struct err *err)
 {
@@ -369,31 +362,6 @@ static int admit_backing(struct compaction *c, const struct store_image *i, stru
 		i = below;
 	}
 	return 0;
-}
-
-static int tell_pool(struct compaction *c, struct err *err)
-{
-	struct slice_cache cache = c->pool->cache;
-
-	if (c->o.tell_l2_cache)
-		cache.l2 = c->o.stub_cache.l2;
-	if (c->o.tell_host_cache)
-		cache.host = c->o.stub_cache.host;
-	if (stub_cache_tell(c->pool, cache, err) < 0)
-		return -1;
-	return c->o.tell_immutable ? immutable_tell(c->pool, c->o.immutable, err) : 0;
-}
-
-int compact_open_pool(struct compaction *c, bool create, struct err *err)
-{
-	if (c->pool)
-		return 0;
-	if (pool_home_open(c->o.roots, c->o.pool, true, create, finder_memory(c), &c->pool, err) < 0)
-		return -1;
-	if (!c->pool)
-		return 0;
-	lock_file_listen(&c->pool->lock);
-	return tell_pool(c, err);
 }
 
 static int apply(struct compaction *c, struct err *err)
