@@ -62,6 +62,8 @@ static void who_tries_is_heard_once(void **state)
 	assert_false(lock_file_was_tried(&a));
 	lock_file_release(&a);
 	assert_false(lock_file_was_tried(&a));
+	assert_int_equal(a.fd, -1);
+	assert_int_equal(a.ears, -1);
 }
 
 static bool again(enum err_kind kind, bool held, uint64_t until, bool stopped, struct err *err)
