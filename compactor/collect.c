@@ -5,9 +5,11 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 
+#include "compactor/evacuate.h"
 #include "compactor/hold.h"
-#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/clusters.h"
 #include "compactor/pool/cluster_marks.h"
 #include "compactor/pool/immutable.h"
 #include "compactor/pool/names.h"
@@ -82,7 +84,9 @@ struct collecting {
 	struct judyset live; /* records of nodes: offset / 8 */
 	uint64_t nr_dead_nodes;
 	bool moved;
-	struct cluster_marks marks; /* on what lives */
+	struct cluster_marks marks; /* on what lives, of the file at hand */
+	size_t file;		    /* its index */
+	VEC(uint64_t) file_lives;   /* by index: bytes */
 	uint64_t grain;		    /* bytes: less is no hole by itself in this file system */
 	uint64_t hole, hole_end;    /* dead, and not punched yet: it may go on */
 };
@@ -126,7 +130,7 @@ static int by_id(const void *a, const void *b)
 
 static int take_views(struct collecting *c, struct err *err)
 {
-	if (cluster_file_each_slot(c->p->clusters, take_slot, c, err) < 0)
+	if (clusters_each_slot(c->p->clusters, take_slot, c, err) < 0)
 		return -1;
 	if (c->views.nr)
 		qsort(c->views.items, c->views.nr, sizeof(*c->views.items), by_id);
@@ -531,9 +535,9 @@ static int remove_dead(struct collecting *c, struct err *err)
 	view_forget(c->p);
 	for (size_t i = 0; i < c->views.nr; i++)
 		if (c->views.items[i].stub.fate == REMOVED &&
-		    cluster_file_bury(c->p->clusters, c->views.items[i].view.slot, err) < 0)
+		    clusters_bury(c->p->clusters, c->views.items[i].view.slot, err) < 0)
 			return -1;
-	return cluster_file_sync(c->p->clusters, err);
+	return clusters_sync(c->p->clusters, err);
 }
 
 /* ---- what lives: nodes ---- */
@@ -704,14 +708,19 @@ static int mark_clusters(struct collecting *c, struct err *err)
 	return nodes_each(c->p->nodes, mark_of_node, c, err);
 }
 
-static int begin_clusters(struct collecting *c, struct err *err)
+/* The first part of the file at hand. */
+static int begin_file(struct collecting *c, struct err *err)
 {
+	struct cluster_span s = clusters_span(c->p->clusters, c->file);
 	struct stat st;
 
-	if (file_ops->fstat(cluster_file_fd(c->p->clusters), &st) < 0)
-		return err_errno(err, "cannot look at the cluster file");
+	if (file_ops->fstat(cluster_file_fd(s.file), &st) < 0)
+		return err_errno(err, "cannot look at a cluster file");
 	c->grain = is_pow2((uint64_t)st.st_blksize) ? max_u64((uint64_t)st.st_blksize, BLOCK_SIZE) : BLOCK_SIZE;
-	return cluster_marks_init(&c->marks, POOL_DATA_BEGIN, cluster_file_end(c->p->clusters), c->o->memory / MARKS_SHARE, err);
+	if (vec_push(&c->file_lives, 0) < 0)
+		return no_memory(err);
+	cluster_marks_release(&c->marks);
+	return cluster_marks_init(&c->marks, s.begin, s.end, c->o->memory / MARKS_SHARE, err);
 }
 
 /* ---- sweeping ---- */
@@ -723,7 +732,7 @@ static int punch(struct collecting *c, struct err *err)
 	c->hole = c->hole_end = 0;
 	if (!len || c->o->dry_run)
 		return 0;
-	return stopped(c, err) < 0 ? -1 : cluster_file_punch(c->p->clusters, at, len, err);
+	return stopped(c, err) < 0 ? -1 : clusters_punch(c->p->clusters, at, len, err);
 }
 
 /* Joined with the one before, if only holes are between them. */
@@ -798,6 +807,7 @@ static int sweep_data(struct collecting *c, uint64_t at, uint64_t end, struct er
 		while (at < end && cluster_marks_has(&c->marks, at) == lives)
 			at += BLOCK_SIZE;
 		c->ret->live += lives ? at - from : 0;
+		c->file_lives.items[c->file] += lives ? at - from : 0;
 		if ((lives ? punch(c, err) : sweep_dead(c, from, at, err)) < 0)
 			return -1;
 	}
@@ -806,27 +816,140 @@ static int sweep_data(struct collecting *c, uint64_t at, uint64_t end, struct er
 
 static int sweep_part(struct collecting *c, struct err *err)
 {
-	uint64_t at = c->marks.begin, end = c->marks.end, from, to;
-	int rc;
+	struct cluster_span s = clusters_span(c->p->clusters, c->file);
+	uint64_t base = s.begin - POOL_DATA_BEGIN, at = c->marks.begin, end = c->marks.end, from, to;
+	int fd = cluster_file_fd(s.file), rc;
 
-	while (at < end && (rc = file_next_data(cluster_file_fd(c->p->clusters), at, end, &from, &to, err)) != 0) {
-		if (rc < 0 || sweep_data(c, round_down(from, BLOCK_SIZE), min_u64(round_up(to, BLOCK_SIZE), end), err) < 0)
+	while (at < end && (rc = file_next_data(fd, at - base, end - base, &from, &to, err)) != 0) {
+		if (rc < 0 ||
+		    sweep_data(c, base + round_down(from, BLOCK_SIZE), min_u64(base + round_up(to, BLOCK_SIZE), end), err) < 0)
 			return -1;
-		at = to;
-		tell(c, "sweeping", at - POOL_DATA_BEGIN, c->marks.size - POOL_DATA_BEGIN);
+		at = base + to;
+		tell(c, "sweeping", at - s.begin, c->marks.size - s.begin);
 	}
 	return punch(c, err);
 }
 
 /* The first part is marked. */
-static int sweep_clusters(struct collecting *c, struct err *err)
+static int sweep_file(struct collecting *c, struct err *err)
 {
 	if (sweep_part(c, err) < 0)
 		return -1;
 	while (cluster_marks_next(&c->marks))
 		if (mark_clusters(c, err) < 0 || sweep_part(c, err) < 0)
 			return -1;
-	return c->o->dry_run ? 0 : cluster_file_sync(c->p->clusters, err);
+	return 0;
+}
+
+/* The first part of the first file is marked. */
+static int sweep_clusters(struct collecting *c, struct err *err)
+{
+	if (sweep_file(c, err) < 0)
+		return -1;
+	while (++c->file < clusters_nr(c->p->clusters))
+		if (begin_file(c, err) < 0 || mark_clusters(c, err) < 0 || sweep_file(c, err) < 0)
+			return -1;
+	return c->o->dry_run ? 0 : clusters_sync(c->p->clusters, err);
+}
+
+/* ---- files ---- */
+
+static bool is_in(const struct collected_view *v, uint32_t file)
+{
+	return v->view.slot / POOL_NR_SLOTS == file;
+}
+
+static bool has_view(const struct collecting *c, uint32_t file)
+{
+	for (size_t i = 0; i < c->views.nr; i++)
+		if (c->views.items[i].stub.fate != REMOVED && is_in(&c->views.items[i], file))
+			return true;
+	return false;
+}
+
+/* What was written to it is mostly dead, and it has grown so far that this matters: the space of what is dead comes back as holes,
+ * but nothing else brings offsets back. */
+static bool is_worth_evacuating(const struct collecting *c, const struct cluster_span *s, uint64_t lives)
+{
+	uint64_t size = s->end - s->begin, most = c->p->file_size ? c->p->file_size : cluster_file_max(s->file);
+	bool grows = s->number == clusters_growing(c->p->clusters).number;
+
+	return lives * 100 <= size * c->o->evacuate && (!grows || size >= most / 2);
+}
+
+static int has_space(const struct collecting *c, uint64_t bytes, bool *ret, struct err *err)
+{
+	struct statvfs fs;
+
+	if (fstatvfs(c->p->dirs[POOL_TOP], &fs) < 0)
+		return err_errno(err, "cannot look at the pool's file system");
+	*ret = (uint64_t)fs.f_bavail * fs.f_frsize > bytes + bytes / 16;
+	return 0;
+}
+
+static int tell_moved(void *ctx, uint64_t done, uint64_t total, struct err *err)
+{
+	const struct collecting *c = ctx;
+
+	tell(c, "moving", done, total);
+	return stopped(c, err);
+}
+
+/* Views that no name keeps stay with whoever uses them, and the file stays with them. */
+static int move_views(struct collecting *c, uint32_t file, struct err *err)
+{
+	for (size_t i = 0; i < c->views.nr; i++) {
+		const struct collected_view *v = &c->views.items[i];
+		char kept[VIEW_KEPT_STUB_ROOM];
+		struct view made;
+
+		if (v->replaced || !v->stub.named || !is_in(v, file))
+			continue;
+		if (stopped(c, err) < 0 || view_write_as(c->p, &v->view, view_kept_stub(&v->view, kept), &made, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static int evacuate(struct collecting *c, const struct cluster_span *s, uint64_t lives, struct err *err)
+{
+	struct evacuation e = { .p = c->p, .file = s->number, .lives = lives, .check = tell_moved, .ctx = c };
+	bool space = false;
+
+	if (has_space(c, lives, &space, err) < 0)
+		return -1;
+	if (!space) {
+		c->ret->nr_files_no_space++;
+		return 0;
+	}
+	c->ret->nr_files_evacuated++;
+	c->ret->moved += c->o->dry_run ? lives : 0;
+	if (c->o->dry_run)
+		return 0;
+	return evacuate_segments(&e, &c->ret->moved, err) < 0 ? -1 : move_views(c, s->number, err);
+}
+
+/* The last one grows: it is what the others are evacuated into. */
+static int sweep_files(struct collecting *c, struct err *err)
+{
+	size_t nr = c->file_lives.nr;
+
+	for (size_t i = nr; i-- > 0;) {
+		struct cluster_span s = clusters_span(c->p->clusters, i);
+		uint64_t lives = c->file_lives.items[i];
+
+		if (lives || has_view(c, s.number)) {
+			if (is_worth_evacuating(c, &s, lives) && evacuate(c, &s, lives, err) < 0)
+				return -1;
+			continue;
+		}
+		if (i + 1 == nr)
+			continue;
+		c->ret->nr_files_removed++;
+		if (!c->o->dry_run && clusters_remove(c->p->clusters, s.number, err) < 0)
+			return -1;
+	}
+	return 0;
 }
 
 /* ---- the whole ---- */
@@ -836,12 +959,12 @@ static int collect(struct collecting *c, struct err *err)
 	if (take_views(c, err) < 0 || names_each(c->p, take_name, c, err) < 0 || look_for_standing(c, err) < 0 ||
 	    decide_overlays(c, err) < 0 || decide_views(c, err) < 0)
 		return -1;
-	if (mark_nodes(c, err) < 0 || begin_clusters(c, err) < 0 || mark_clusters(c, err) < 0)
+	if (mark_nodes(c, err) < 0 || begin_file(c, err) < 0 || mark_clusters(c, err) < 0)
 		return -1;
 	if (!c->o->dry_run && (move_all(c, err) < 0 || remove_dead(c, err) < 0))
 		return -1;
 	count_all(c);
-	return sweep_nodes(c, err) < 0 ? -1 : sweep_clusters(c, err);
+	return sweep_nodes(c, err) < 0 || sweep_clusters(c, err) < 0 ? -1 : sweep_files(c, err);
 }
 
 int pool_collect(struct pool *p, const struct collect_options *o, struct collected *ret, struct err *err)
@@ -855,6 +978,7 @@ int pool_collect(struct pool *p, const struct collect_options *o, struct collect
 	vec_release(&c.views);
 	vec_release(&c.wanted);
 	vec_release(&c.overlays);
+	vec_release(&c.file_lives);
 	judyset_release(&c.live);
 	cluster_marks_release(&c.marks);
 	return rc < 0 ? err_add(err, "pool '%s'", p->path) : 0;

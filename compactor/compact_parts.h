@@ -31,7 +31,7 @@ struct compaction {
 	struct workshop **workshops; /* of roots, where opened; roots in one directory have that of the first */
 	struct pool *pool;	     /* where opened */
 	struct pool_cost *costs;     /* by image, with method pool */
-	uint64_t pool_room;	     /* bytes that the pool can still be written, when all is done that was planned so far */
+	uint64_t pool_room;	     /* bytes that a cluster file of the pool can have */
 	uint64_t total, done; /* bytes of work, of all steps */
 	uint64_t began;	      /* ns */
 	struct plan_step *step; /* at hand */

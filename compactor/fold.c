@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/clusters.h"
 #include "compactor/pool/feed.h"
 #include "compactor/pool/import.h"
 #include "compactor/pool/tree.h"
@@ -118,7 +118,7 @@ static int prove(struct folding *f, const uint8_t root[DIGEST_SIZE], struct err 
 {
 	static const uint8_t null[DIGEST_SIZE];
 
-	if (file_drop_cache(cluster_file_fd(f->p->clusters), err) < 0)
+	if (clusters_drop_cache(f->p->clusters, err) < 0)
 		return -1;
 	return tree_diff(f->p->nodes, f->disk->has_base ? f->disk->base_root : null,
 			 f->disk->has_base ? f->disk->base_size : f->size, root, f->size, prove_segment, f, err);

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/clusters.h"
 #include "compactor/pool/tree.h"
 #include "compactor/versions.h"
 #include "scanner/base/checked.h"
@@ -163,7 +163,7 @@ int snapshots_enter(const struct snapshots_entering *e, struct entered_snapshots
 		if (import_snapshot(&x, i + 1, err) < 0)
 			return -1;
 	}
-	if (pool_sync(e->pool, err) < 0 || file_drop_cache(cluster_file_fd(e->pool->clusters), err) < 0)
+	if (pool_sync(e->pool, err) < 0 || clusters_drop_cache(e->pool->clusters, err) < 0)
 		return -1;
 	for (unsigned i = 0; i < e->nr; i++, x.pass++) {
 		x.s = &ret->list.items[i];

@@ -8,9 +8,10 @@
 #include "compactor/guest_proof.h"
 #include "compactor/internal_snapshots.h"
 #include "compactor/pool/bitmaps.h"
-#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/clusters.h"
 #include "compactor/pool/feed.h"
 #include "compactor/pool/finder.h"
+#include "compactor/pool/growth.h"
 #include "compactor/pool/import.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/view.h"
@@ -43,14 +44,16 @@ static void left(void *ctx, const char *path, const struct err *why)
 		c->o.watch->problem(c->o.watch->ctx, path, why);
 }
 
-/* What the pool has in its index, for a moment: NULL where there is no pool, or somebody changes it. */
+/* What the pool has in its index, for a moment: NULL where there is no pool, or somebody changes it, or nothing of it will be
+ * shared. */
 static struct finder *look_into_pool(struct compaction *c, struct pool **ret)
 {
 	bool whole;
 
-	if (pool_home_open(c->o.roots, c->o.pool, false, false, POOL_MEMORY, ret, NULL) < 0 || !*ret)
+	if (pool_home_open(c->o.roots, c->o.pool, false, false, POOL_MEMORY, ret, NULL) < 0 || !*ret || growth_is_due(*ret))
 		return NULL;
-	return finder_open((*ret)->dirs[POOL_INDEX], (*ret)->uuid, POOL_MEMORY, false, &whole, NULL);
+	return finder_open((*ret)->dirs[POOL_INDEX], cluster_file_id(clusters_growing((*ret)->clusters).file)->uuid, POOL_MEMORY,
+			   false, &whole, NULL);
 }
 
 static int estimate(struct compaction *c, struct pool_estimate *how, struct err *err)
@@ -59,7 +62,7 @@ static int estimate(struct compaction *c, struct pool_estimate *how, struct err 
 	CLEANUP(finder_close) struct finder *finder = look_into_pool(c, &pool);
 
 	how->finder = finder;
-	c->pool_room = pool ? cluster_file_room(pool->clusters) : POOL_FILE_MAX;
+	c->pool_room = (pool ? cluster_file_max(clusters_growing(pool->clusters).file) : POOL_FILE_MAX) - POOL_DATA_BEGIN;
 	return pool_estimate(&c->store, how, c->costs, err);
 }
 
@@ -126,12 +129,11 @@ static int plan(struct compaction *c, struct plan_step *s, struct err *err)
 		return 0;
 	}
 	if (cost->fresh + cost->overhead > c->pool_room) {
-		compact_leave(c, s->image, "the pool has no room for it, as its file cannot grow any more; --pool DIR begins another");
+		compact_leave(c, s->image, "it is larger than a cluster file of the pool can be on this file system");
 		return 0;
 	}
 	if (!rewrite_idle(c, s->image))
 		return 0;
-	c->pool_room -= cost->fresh + cost->overhead;
 	s->saving = saving;
 	s->later = c->o.keep_originals;
 	s->work = p->stored * 2 * (1 + (uint64_t)i->nr_snapshots);
@@ -329,7 +331,7 @@ static int prove(void *ctx, int old_fd, int new_fd, proof_check *check, void *ch
 	struct compaction *c = ctx;
 	const struct store_image *i = image_of(c);
 
-	if (file_drop_cache(cluster_file_fd(c->pool->clusters), err) < 0 ||
+	if (clusters_drop_cache(c->pool->clusters, err) < 0 ||
 	    proof_same_guest(old_fd, i->format, new_fd, "qcow2", i->path, c->o.roots, c->o.jail, check, check_ctx, err) < 0)
 		return -1;
 	return prove_bitmaps(c, old_fd, new_fd, check, check_ctx, err);

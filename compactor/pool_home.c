@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/clusters.h"
 #include "compactor/pool/immutable.h"
 #include "compactor/pool/view.h"
 #include "scanner/base/file.h"
@@ -281,26 +281,27 @@ static int set_stub(void *ctx, const char *name, struct err *err)
 int pool_home_admit(struct pool *p, const struct stat *member, bool cross_owner, struct err *err)
 {
 	struct readers r = { .mode = member->st_mode & READERS, .uid = member->st_uid, .gid = member->st_gid, .p = p };
-	int fd = cluster_file_fd(p->clusters);
-	uint32_t slot;
+	struct cluster_span grows = clusters_growing(p->clusters);
+	bool used = grows.number > 0 || cluster_file_slots_left(grows.file) < POOL_NR_SLOTS - 1;
 	struct stat st;
 
-	if (file_ops->fstat(fd, &st) < 0)
+	if (file_ops->fstat(cluster_file_fd(grows.file), &st) < 0)
 		return err_errno(err, "cannot look at the pool");
-	if (cluster_file_next_slot(p->clusters, &slot, err) < 0)
-		return -1;
-	if (slot > 1 && same_readers(&st, member))
+	if (used && same_readers(&st, member))
 		return 0;
-	if (slot > 1 && !cross_owner)
+	if (used && !cross_owner)
 		return err_set(err, ERR_REFUSED,
 			       "not everybody who can read the pool can read it, or the other way round: "
 			       "owner and mode differ from those of the pool's members; --cross-owner has it enter, "
 			       "and everybody can read the pool then");
-	if (slot > 1)
+	if (used)
 		r.mode = READERS;
 	if (r.mode & S_IROTH) { /* then nobody has to own it, who could change what is others' */
 		r.uid = st.st_uid;
 		r.gid = st.st_gid;
 	}
-	return set_readers(fd, &r, err) < 0 ? -1 : file_each_name(p->dirs[POOL_VIEWS], set_stub, &r, err);
+	for (size_t i = 0; i < clusters_nr(p->clusters); i++)
+		if (set_readers(cluster_file_fd(clusters_span(p->clusters, i).file), &r, err) < 0)
+			return -1;
+	return file_each_name(p->dirs[POOL_VIEWS], set_stub, &r, err);
 }

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "compactor/collect.h"
-#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/clusters.h"
 #include "compactor/pool/finder.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/tree.h"
@@ -83,14 +83,35 @@ static int take_name(void *ctx, const struct name *n, struct err *err)
 	return 0;
 }
 
+/* Slots come in order: the last one is in the file that grows, or in none. */
 static int take_slot(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err)
 {
-	struct pool_status *s = ctx;
+	struct counting *c = ctx;
+	struct pool_status *s = c->ret;
 
 	(void)header;
 	(void)err;
 	s->tables += BLOCK_SIZE;
-	s->nr_slots_left = POOL_NR_SLOTS - 1 - slot;
+	if (slot / POOL_NR_SLOTS == clusters_growing(c->p->clusters).number)
+		s->nr_slots_left = POOL_NR_SLOTS - 1 - slot % POOL_NR_SLOTS;
+	return 0;
+}
+
+static int look_at_clusters(const struct counting *c, uid_t owner, struct err *err)
+{
+	struct pool_status *s = c->ret;
+
+	s->nr_files = clusters_nr(c->p->clusters);
+	s->room = cluster_file_room(clusters_growing(c->p->clusters).file);
+	for (size_t i = 0; i < s->nr_files; i++) {
+		struct stat st;
+
+		if (file_ops->fstat(cluster_file_fd(clusters_span(c->p->clusters, i).file), &st) < 0)
+			return err_errno(err, "cannot look at a cluster file");
+		s->nr_given_away += st.st_uid != owner;
+		s->file_size += (uint64_t)st.st_size;
+		s->on_disk += (uint64_t)st.st_blocks * 512;
+	}
 	return 0;
 }
 
@@ -134,9 +155,8 @@ static int count(struct counting *c, struct err *err)
 	struct pool_status *s = c->ret;
 	struct files views, names, finder, sealed, rest;
 	struct collected live;
-	struct stat st;
 
-	if (names_each(c->p, take_name, c, err) < 0 || cluster_file_each_slot(c->p->clusters, take_slot, s, err) < 0 ||
+	if (names_each(c->p, take_name, c, err) < 0 || clusters_each_slot(c->p->clusters, take_slot, c, err) < 0 ||
 	    pool_collect(c->p, &o, &live, err) < 0)
 		return -1;
 	pool_ids_sort(&c->waiting);
@@ -144,9 +164,7 @@ static int count(struct counting *c, struct err *err)
 	    look_into(c, POOL_INDEX, NULL, &finder, err) < 0 || look_into(c, POOL_SEALED, NULL, &sealed, err) < 0 ||
 	    look_into(c, POOL_SEALED, &c->waiting, &rest, err) < 0)
 		return -1;
-	if (file_ops->fstat(cluster_file_fd(c->p->clusters), &st) < 0)
-		return err_errno(err, "cannot look at the cluster file");
-	if (immutable_look(c->p, &s->immutable, err) < 0)
+	if (look_at_clusters(c, views.owner, err) < 0 || immutable_look(c->p, &s->immutable, err) < 0)
 		return -1;
 	s->stubs = views.bytes;
 	s->names = names.bytes;
@@ -155,15 +173,12 @@ static int count(struct counting *c, struct err *err)
 	s->nr_sealed = sealed.nr - min_u64(rest.nr, sealed.nr);
 	s->folded = rest.bytes;
 	s->nr_folded = rest.nr;
-	s->nr_given_away = views.nr_of_others + (st.st_uid != views.owner);
+	s->nr_given_away += views.nr_of_others;
 	s->nr_views = live.nr_views + live.nr_dying;
 	s->nodes = nodes_bytes(c->p->nodes);
 	s->unreached = live.freed;
 	s->tables += live.tables;
 	s->distinct = live.live - min_u64(live.tables, live.live);
-	s->file_size = (uint64_t)st.st_size;
-	s->on_disk = (uint64_t)st.st_blocks * 512;
-	s->room = cluster_file_room(c->p->clusters);
 	return 0;
 }
 

@@ -12,8 +12,8 @@ struct pool_status {
 	uint64_t tables, nodes, finder, stubs, names, sealed; /* metadata, and what waits to be folded in */
 	uint64_t folded;    /* in overlays that were folded in, and on which something may stand yet */
 	uint64_t unreached; /* that a collection would free */
-	uint64_t file_size, on_disk; /* of the cluster file */
-	uint64_t room, nr_slots_left; /* that it can still grow; views that it can still take */
+	uint64_t nr_files, file_size, on_disk; /* of the cluster files */
+	uint64_t room, nr_slots_left; /* that the one that grows can; views that it can still take */
 	struct immutable_state immutable;
 	uint64_t nr_given_away; /* cluster file and stubs that do not belong to the pool's owner: libvirt gives them to its
 				 * guests' user */

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "compactor/member.h"
-#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/clusters.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/view.h"
 #include "compactor/seal.h"
@@ -64,14 +64,15 @@ struct saying {
 	struct standing standing; /* by ids; the backing is what it should say */
 };
 
-static int find_view_in(struct pool *p, uint32_t slot, const struct slice *is, struct view *ret, struct err *err)
+static int find_view_in(struct pool *p, const uint8_t id[POOL_ID_SIZE], const struct slice *is, struct view *ret, struct err *err)
 {
+	uint32_t slot = clusters_slot_at(p->clusters, id, is->offset);
 	uint8_t header[BLOCK_SIZE];
 	struct view v;
 
-	if (!slot || slot >= POOL_NR_SLOTS || is->offset % POOL_SLOT_SIZE)
+	if (!slot)
 		return 0;
-	if (cluster_file_read_slot(p->clusters, slot, header, err) < 0)
+	if (clusters_read_slot(p->clusters, slot, header, err) < 0)
 		return -1;
 	if (view_decode(header, slot, &v, NULL) < 0 || is->size != v.slice_size)
 		return 0;
@@ -83,7 +84,7 @@ static int look_at_view(struct pool *p, const struct slice *is, const uint8_t id
 			struct err *err)
 {
 	struct view v;
-	int rc = stub ? view_find(p, id, &v, err) : find_view_in(p, (uint32_t)(is->offset / POOL_SLOT_SIZE), is, &v, err);
+	int rc = stub ? view_find(p, id, &v, err) : find_view_in(p, id, is, &v, err);
 
 	if (rc <= 0)
 		return rc;
@@ -114,6 +115,7 @@ static int look(struct pool *p, int fd, struct saying *ret, struct err *err)
 {
 	struct saying s = { .right = false };
 	const struct slice *want = &s.standing.backing;
+	struct cluster_span file;
 	uint8_t id[POOL_ID_SIZE];
 	enum pool_dir dir;
 	struct slice is;
@@ -124,7 +126,7 @@ static int look(struct pool *p, int fd, struct saying *ret, struct err *err)
 		return rc;
 	dir = pool_file_parse(is.path, id, &len);
 	snprintf(s.pool, sizeof(s.pool), "%.*s", (int)len, is.path);
-	if (dir == POOL_NR_DIRS || (dir == POOL_TOP && memcmp(id, p->uuid, sizeof(id)) != 0))
+	if (dir == POOL_NR_DIRS || (dir == POOL_TOP && !clusters_of_id(p->clusters, id, &file)))
 		return 0;
 	rc = dir == POOL_SEALED ? look_at_sealed(p, id, &s, err) : look_at_view(p, &is, id, dir == POOL_VIEWS, &s, err);
 	if (rc <= 0)

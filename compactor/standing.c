@@ -6,6 +6,7 @@
 #include <fts.h>
 #include <string.h>
 
+#include "compactor/pool/clusters.h"
 #include "scanner/base/file.h"
 
 static int add(struct standing_ids *ids, const uint8_t id[POOL_ID_SIZE], bool sealed, uint32_t slot, struct err *err)
@@ -16,17 +17,12 @@ static int add(struct standing_ids *ids, const uint8_t id[POOL_ID_SIZE], bool se
 	return vec_push(&ids->list, s) < 0 ? err_set(err, ERR_MEMORY, "no memory for what stands on a pool") : 0;
 }
 
-/* The slot of the view that a slice of the cluster file is, or 0. */
-static uint32_t slot_of(const struct slice *s)
-{
-	return s->offset % POOL_SLOT_SIZE || s->offset >= POOL_DATA_BEGIN ? 0 : (uint32_t)(s->offset / POOL_SLOT_SIZE);
-}
-
 /* What an open file stands on, if that may be a pool, by whatever path it names it: it may have been moved. */
 static int add_backing(const struct pool *p, int fd, struct standing_ids *ret, struct err *err)
 {
 	uint8_t id[POOL_ID_SIZE];
 	struct slice s;
+	uint32_t slot;
 	uint64_t size;
 	size_t len;
 
@@ -34,9 +30,8 @@ static int add_backing(const struct pool *p, int fd, struct standing_ids *ret, s
 		return 0;
 	switch (pool_file_parse(s.path, id, &len)) {
 	case POOL_TOP:
-		if (memcmp(id, p->uuid, sizeof(id)) != 0 || !slot_of(&s))
-			return 0;
-		return add(ret, (uint8_t[POOL_ID_SIZE]){ 0 }, false, slot_of(&s), err);
+		slot = clusters_slot_at(p->clusters, id, s.offset);
+		return slot ? add(ret, (uint8_t[POOL_ID_SIZE]){ 0 }, false, slot, err) : 0;
 	case POOL_VIEWS:
 		return add(ret, id, false, 0, err);
 	case POOL_SEALED:

@@ -46,7 +46,7 @@ struct cluster_file {
 	bool dirty;  /* something was written or buffered since the last sync */
 	bool failed; /* a sync did */
 	char name[64];
-	uint8_t uuid[POOL_ID_SIZE];
+	struct cluster_file_id id;
 	uint64_t written, base, max;
 	size_t used;
 	uint8_t *buf; /* NULL = not for writing */
@@ -55,62 +55,113 @@ struct cluster_file {
 
 /* ---- the superblock ---- */
 
-static void superblock_encode(const uint8_t uuid[POOL_ID_SIZE], struct pool_superblock_disk *ret)
+static bool is_first(const struct cluster_file_id *id)
 {
-	*ret = (struct pool_superblock_disk){
-		.version = le32_from(POOL_VERSION),
+	return id->number == 0;
+}
+
+static uint32_t further_crc(const struct pool_superblock_disk *d, const struct pool_further_disk *further)
+{
+	return crc32c(crc32c(0, d, sizeof(*d)), further, offsetof(struct pool_further_disk, crc));
+}
+
+static void superblock_encode(const struct cluster_file_id *id, uint8_t ret[POOL_SUPERBLOCK_ROOM])
+{
+	struct pool_superblock_disk d = {
+		.version = le32_from(is_first(id) ? POOL_VERSION_FIRST : POOL_VERSION),
 		.slot_size = le64_from(POOL_SLOT_SIZE),
 		.nr_slots = le64_from(POOL_NR_SLOTS),
 		.data_begin = le64_from(POOL_DATA_BEGIN),
 	};
-	memcpy(ret->magic, POOL_MAGIC, sizeof(ret->magic));
-	memcpy(ret->uuid, uuid, POOL_ID_SIZE);
-	ret->crc = le32_from(crc32c(0, ret, offsetof(struct pool_superblock_disk, crc)));
+	struct pool_further_disk further = { .number = le32_from(id->number) };
+
+	memcpy(d.magic, POOL_MAGIC, sizeof(d.magic));
+	memcpy(d.uuid, id->uuid, POOL_ID_SIZE);
+	d.crc = le32_from(crc32c(0, &d, offsetof(struct pool_superblock_disk, crc)));
+	memcpy(further.pool, id->pool, POOL_ID_SIZE);
+	further.crc = le32_from(further_crc(&d, &further));
+	memset(ret, 0, POOL_SUPERBLOCK_ROOM);
+	memcpy(ret, &d, sizeof(d));
+	if (!is_first(id))
+		memcpy(ret + sizeof(d), &further, sizeof(further));
 }
 
-int superblock_decode(const uint8_t p[sizeof(struct pool_superblock_disk)], bool writing, uint8_t ret_uuid[POOL_ID_SIZE],
-		      struct err *err)
+static bool is_null(const uint8_t id[POOL_ID_SIZE])
 {
 	static const uint8_t null[POOL_ID_SIZE];
+
+	return memcmp(id, null, POOL_ID_SIZE) == 0;
+}
+
+static int further_decode(const uint8_t p[POOL_SUPERBLOCK_ROOM], struct cluster_file_id *ret, struct err *err)
+{
 	const struct pool_superblock_disk *d = (const void *)p;
+	const struct pool_further_disk *further = (const void *)(p + sizeof(*d));
+
+	if (le32_get(further->crc) != further_crc(d, further))
+		return err_set(err, ERR_FORMAT, "the superblock's second checksum does not match");
+	ret->number = le32_get(further->number);
+	memcpy(ret->pool, further->pool, POOL_ID_SIZE);
+	if (!ret->number || ret->number >= POOL_NR_FILES || is_null(ret->pool))
+		return err_set(err, ERR_FORMAT, "the superblock says of no pool which of its files this is");
+	return 0;
+}
+
+int superblock_decode(const uint8_t p[POOL_SUPERBLOCK_ROOM], bool writing, struct cluster_file_id *ret, struct err *err)
+{
+	const struct pool_superblock_disk *d = (const void *)p;
+	struct cluster_file_id id = { .number = 0 };
+	uint32_t version = le32_get(d->version);
 
 	if (memcmp(d->magic, POOL_MAGIC, sizeof(d->magic)) != 0)
 		return err_set(err, ERR_FORMAT, "no superblock of a pool found");
-	if (le32_get(d->version) > POOL_VERSION)
-		return err_set(err, ERR_UNSUPPORTED, "the pool was made by a newer dedupscan (version %u)", le32_get(d->version));
+	if (version > POOL_VERSION)
+		return err_set(err, ERR_UNSUPPORTED, "the pool was made by a newer dedupscan (version %u)", version);
 	if (le32_get(d->crc) != crc32c(0, d, offsetof(struct pool_superblock_disk, crc)))
 		return err_set(err, ERR_FORMAT, "the superblock's checksum does not match");
 	if (le32_get(d->incompatible) || (writing && le32_get(d->read_only)))
 		return err_set(err, ERR_UNSUPPORTED, "the pool has features that only a newer dedupscan can %s (0x%x, 0x%x)",
 			       writing ? "write" : "read", le32_get(d->incompatible), le32_get(d->read_only));
-	if (le32_get(d->version) != POOL_VERSION || le64_get(d->slot_size) != POOL_SLOT_SIZE ||
-	    le64_get(d->nr_slots) != POOL_NR_SLOTS || le64_get(d->data_begin) != POOL_DATA_BEGIN)
+	if (version < POOL_VERSION_FIRST || le64_get(d->slot_size) != POOL_SLOT_SIZE || le64_get(d->nr_slots) != POOL_NR_SLOTS ||
+	    le64_get(d->data_begin) != POOL_DATA_BEGIN)
 		return err_set(err, ERR_FORMAT, "the superblock's fields are not valid");
-	if (memcmp(d->uuid, null, POOL_ID_SIZE) == 0)
+	if (is_null(d->uuid))
 		return err_set(err, ERR_FORMAT, "the superblock has no id");
-	memcpy(ret_uuid, d->uuid, POOL_ID_SIZE);
+	memcpy(id.uuid, d->uuid, POOL_ID_SIZE);
+	memcpy(id.pool, d->uuid, POOL_ID_SIZE);
+	if (version != POOL_VERSION_FIRST && further_decode(p, &id, err) < 0)
+		return -1;
+	*ret = id;
 	return 0;
 }
 
 /* ---- creating ---- */
 
-static int write_new(int fd, const uint8_t uuid[POOL_ID_SIZE], struct err *err)
+/* Whatever the umask is. */
+static int set_readers(int fd, const struct stat *like, struct err *err)
+{
+	if (like && file_ops->fchown(fd, like->st_uid, like->st_gid) < 0)
+		return err_errno(err, "cannot set its owner");
+	if (file_ops->fchmod(fd, like ? like->st_mode & MODE : MODE) < 0)
+		return err_errno(err, "cannot set its mode");
+	return 0;
+}
+
+static int write_new(int fd, const struct cluster_file_id *id, const struct stat *like, struct err *err)
 {
 	uint8_t block[BLOCK_SIZE] = { 0 };
-	struct pool_superblock_disk d;
 
-	superblock_encode(uuid, &d);
-	memcpy(block, &d, sizeof(d));
-	if (file_write(fd, block, sizeof(block), 0, err) < 0 || file_truncate(fd, POOL_DATA_BEGIN, err) < 0)
+	superblock_encode(id, block);
+	if (file_write(fd, block, sizeof(block), 0, err) < 0 || file_truncate(fd, POOL_DATA_BEGIN, err) < 0 ||
+	    set_readers(fd, like, err) < 0)
 		return -1;
-	if (file_ops->fchmod(fd, MODE) < 0) /* whatever the umask is */
-		return err_errno(err, "cannot set its mode");
 	if (file_ops->fsync(fd) < 0)
 		return err_errno(err, "cannot sync it");
 	return 0;
 }
 
-int cluster_file_create(int dirfd, const char *name, const uint8_t uuid[POOL_ID_SIZE], struct err *err)
+int cluster_file_create_further(int dirfd, const char *name, const struct cluster_file_id *id, const struct stat *like,
+				struct err *err)
 {
 	char tmp[80];
 	int fd, rc;
@@ -118,10 +169,10 @@ int cluster_file_create(int dirfd, const char *name, const uint8_t uuid[POOL_ID_
 	snprintf(tmp, sizeof(tmp), "%.64s.new", name);
 	if (file_unlink(dirfd, tmp, err) < 0)
 		return -1;
-	fd = file_open(dirfd, tmp, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, MODE, err);
+	fd = file_open(dirfd, tmp, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, like ? S_IRUSR : MODE, err);
 	if (fd < 0)
 		return -1;
-	rc = write_new(fd, uuid, err);
+	rc = write_new(fd, id, like, err);
 	if (file_close(fd, tmp, rc == 0 ? err : NULL) < 0)
 		rc = -1;
 	if (rc == 0)
@@ -130,6 +181,14 @@ int cluster_file_create(int dirfd, const char *name, const uint8_t uuid[POOL_ID_
 		return 0;
 	file_unlink(dirfd, tmp, NULL);
 	return err_add(err, "'%s'", name);
+}
+
+int cluster_file_create(int dirfd, const char *name, const uint8_t uuid[POOL_ID_SIZE], struct err *err)
+{
+	struct cluster_file_id id = { .number = 0 };
+
+	memcpy(id.uuid, uuid, POOL_ID_SIZE);
+	return cluster_file_create_further(dirfd, name, &id, NULL, err);
 }
 
 /* ---- opening ---- */
@@ -257,7 +316,7 @@ static uint64_t longest(int fd)
 
 static int prepare(struct cluster_file *f, struct err *err)
 {
-	uint8_t superblock[sizeof(struct pool_superblock_disk)];
+	uint8_t superblock[POOL_SUPERBLOCK_ROOM];
 	struct stat st;
 
 	if (file_ops->fstat(f->fd, &st) < 0)
@@ -267,7 +326,7 @@ static int prepare(struct cluster_file *f, struct err *err)
 	if ((uint64_t)st.st_size < POOL_DATA_BEGIN)
 		return err_set(err, ERR_FORMAT, "too short for a cluster file: %lld bytes", (long long)st.st_size);
 	if (file_read(f->fd, superblock, sizeof(superblock), 0, err) < 0 ||
-	    superblock_decode(superblock, f->writing, f->uuid, err) < 0)
+	    superblock_decode(superblock, f->writing, &f->id, err) < 0)
 		return -1;
 	f->written = f->base = (uint64_t)st.st_size;
 	f->max = longest(f->fd);
@@ -304,9 +363,9 @@ void cluster_file_close(struct cluster_file *f)
 	free(f);
 }
 
-const uint8_t *cluster_file_uuid(const struct cluster_file *f)
+const struct cluster_file_id *cluster_file_id(const struct cluster_file *f)
 {
-	return f->uuid;
+	return &f->id;
 }
 
 uint64_t cluster_file_end(const struct cluster_file *f)
@@ -322,6 +381,11 @@ int cluster_file_fd(const struct cluster_file *f)
 uint64_t cluster_file_room(const struct cluster_file *f)
 {
 	return f->max - min_u64(round_up(cluster_file_end(f), ALIGN_MAX), f->max);
+}
+
+uint64_t cluster_file_max(const struct cluster_file *f)
+{
+	return f->max;
 }
 
 /* ---- appending ---- */
@@ -424,7 +488,7 @@ int cluster_file_append(struct cluster_file *f, const void *buf, size_t len, uin
 	if (check_writable(f, err) < 0)
 		return -1;
 	if (!range_within(at, len, f->max))
-		return err_set(err, ERR_FULL, "the pool is full: cluster file '%s' ends at %llu TiB; --pool DIR begins another pool",
+		return err_set(err, ERR_FULL, "cluster file '%s' is full: it ends at %llu TiB; try again, then another one begins",
 			       f->name, (unsigned long long)f->max >> 40);
 	f->dirty = true;
 	if (pad(f, align, err) < 0 || (len < LONG ? append_short : append_long)(f, buf, len, err) < 0)
@@ -482,10 +546,14 @@ int cluster_file_next_slot(struct cluster_file *f, uint32_t *ret, struct err *er
 	if (check_writable(f, err) < 0)
 		return -1;
 	if (f->next_slot >= POOL_NR_SLOTS)
-		return err_set(err, ERR_FULL, "the pool is full: cluster file '%s' has no slot left; --pool DIR begins another pool",
-			       f->name);
+		return err_set(err, ERR_FULL, "cluster file '%s' is full: it has no slot left", f->name);
 	*ret = f->next_slot;
 	return 0;
+}
+
+uint32_t cluster_file_slots_left(const struct cluster_file *f)
+{
+	return (uint32_t)POOL_NR_SLOTS - f->next_slot;
 }
 
 int cluster_file_publish(struct cluster_file *f, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err)

@@ -3,30 +3,43 @@
 #define DEDUPSCAN_CLUSTER_FILE_H
 
 #include <stdbool.h>
+#include <sys/stat.h>
 
 #include "compactor/pool/pool_format.h"
 #include "scanner/base/cleanup.h"
 
-/* The cluster file of a pool: superblock, header slots, tables and clusters (pool_format.h).
+/* One cluster file of a pool: superblock, header slots, tables and clusters (pool_format.h).  clusters.h has all of them.
  *
- * Appended to through a buffer in large writes; never written in place but for header slots and holes.  All offsets are those in
- * the file. */
+ * Appended to through a buffer in large writes; never written in place but for header slots and holes.  All offsets and slots are
+ * those in the file. */
 
 struct cluster_file;
 
-/* Creates dirfd/name with its superblock, synced; the directory is the caller's to sync. */
+/* What a superblock says. */
+struct cluster_file_id {
+	uint8_t uuid[POOL_ID_SIZE];
+	uint8_t pool[POOL_ID_SIZE]; /* of the first file the same */
+	uint32_t number;	    /* 0 = the first */
+};
+
+/* Creates dirfd/name with its superblock, synced; the directory is the caller's to sync.  The first one of a pool; one more, with
+ * owner, group and mode of another. */
 int cluster_file_create(int dirfd, const char *name, const uint8_t uuid[POOL_ID_SIZE], struct err *err);
+int cluster_file_create_further(int dirfd, const char *name, const struct cluster_file_id *id, const struct stat *like,
+				struct err *err);
 /* Opens and checks it.  Where the last process died, what it appended stays as it is, reached by nothing.  dirfd stays open as
  * long. */
 struct cluster_file *cluster_file_open(int dirfd, const char *name, bool writing, struct err *err);
 void cluster_file_close(struct cluster_file *f);
 CLEANUP_DEFINE(struct cluster_file *, cluster_file_close)
 
-const uint8_t *cluster_file_uuid(const struct cluster_file *f);
+const struct cluster_file_id *cluster_file_id(const struct cluster_file *f);
 uint64_t cluster_file_end(const struct cluster_file *f); /* bytes, what is buffered included */
 int cluster_file_fd(const struct cluster_file *f);	 /* its own, for reading */
 /* Bytes that it may still grow, on this file system.  No offset is given out twice, so this only shrinks. */
 uint64_t cluster_file_room(const struct cluster_file *f);
+/* Bytes that any file of a pool can have there. */
+uint64_t cluster_file_max(const struct cluster_file *f);
 
 /* Lifts its immutable flag, as whatever writes to it does; whether that was done and it had one. */
 int cluster_file_lift(struct cluster_file *f, struct err *err);
@@ -46,6 +59,7 @@ int cluster_file_read(struct cluster_file *f, void *buf, size_t len, uint64_t of
 
 /* The first slot behind all that were ever published; ERR_FULL when there is none. */
 int cluster_file_next_slot(struct cluster_file *f, uint32_t *ret, struct err *err);
+uint32_t cluster_file_slots_left(const struct cluster_file *f);
 /* Writes the first 4 KiB of a slot and syncs.  What the header leads to has been synced before. */
 int cluster_file_publish(struct cluster_file *f, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err);
 int cluster_file_read_slot(struct cluster_file *f, uint32_t slot, uint8_t ret[BLOCK_SIZE], struct err *err);
@@ -61,7 +75,6 @@ int cluster_file_each_slot(struct cluster_file *f,
 int cluster_file_punch(struct cluster_file *f, uint64_t offset, uint64_t len, struct err *err);
 
 /* For tests and fuzzing. */
-int superblock_decode(const uint8_t p[sizeof(struct pool_superblock_disk)], bool writing, uint8_t ret_uuid[POOL_ID_SIZE],
-		      struct err *err);
+int superblock_decode(const uint8_t p[POOL_SUPERBLOCK_ROOM], bool writing, struct cluster_file_id *ret, struct err *err);
 
 #endif

@@ -11,12 +11,12 @@ static size_t room(const struct cluster_marks *m)
 	return (m->end - m->begin) / BLOCK_SIZE / 8 + 1;
 }
 
-int cluster_marks_init(struct cluster_marks *m, uint64_t from, uint64_t size, uint64_t memory, struct err *err)
+int cluster_marks_init(struct cluster_marks *m, uint64_t from, uint64_t end, uint64_t memory, struct err *err)
 {
 	uint64_t bytes = round_down(max_u64(memory, CLUSTER_MARKS_MIN), CLUSTER_MARKS_ALIGN / BLOCK_SIZE / 8);
 
-	*m = (struct cluster_marks){ .size = round_up(size, BLOCK_SIZE), .part = bytes * 8 * BLOCK_SIZE };
-	m->begin = min_u64(max_u64(round_down(from, CLUSTER_MARKS_ALIGN), POOL_DATA_BEGIN), m->size);
+	*m = (struct cluster_marks){ .size = round_up(end, BLOCK_SIZE), .part = bytes * 8 * BLOCK_SIZE };
+	m->begin = min_u64(round_down(from, CLUSTER_MARKS_ALIGN), m->size);
 	m->end = min_u64(m->begin + m->part, m->size);
 	m->bits = calloc(room(m), 1);
 	return m->bits ? 0 : err_set(err, ERR_MEMORY, "no memory for marks on a pool's clusters");

@@ -5,7 +5,7 @@
 #include "compactor/pool/nodes.h"
 
 /* Marks on the data of a cluster file, one for each 4 KiB, of as much of it at a time as memory allows: whoever marks goes through
- * everything again for each part.  Offsets are those in the cluster file, in bytes. */
+ * everything again for each part.  Offsets are addresses (clusters.h). */
 
 struct cluster_marks {
 	uint8_t *bits;
@@ -15,8 +15,8 @@ struct cluster_marks {
 #define CLUSTER_MARKS_ALIGN ((uint64_t)2 << 20)
 #define CLUSTER_MARKS_MIN ((size_t)1 << 20) /* bytes of memory: 32 GiB of data */
 
-/* Of a file of `size` bytes, from `from` on (rounded down), with at most `memory` bytes; nothing is marked. */
-int cluster_marks_init(struct cluster_marks *m, uint64_t from, uint64_t size, uint64_t memory, struct err *err);
+/* Of [from, end) in one file, which begins at a multiple of CLUSTER_MARKS_ALIGN; with at most `memory` bytes; nothing is marked. */
+int cluster_marks_init(struct cluster_marks *m, uint64_t from, uint64_t end, uint64_t memory, struct err *err);
 void cluster_marks_release(struct cluster_marks *m);
 CLEANUP_DEFINE_RELEASE(struct cluster_marks, cluster_marks_release)
 

@@ -865,3 +865,12 @@ int finder_clear(struct finder *f, struct err *err)
 	f->failed = ERR_INIT;
 	return file_each_name(f->dirfd, clean, &c, err) < 0 ? err_add(err, "index of the pool") : 0;
 }
+
+int finder_begin(struct finder *f, const uint8_t uuid[16], struct err *err)
+{
+	if (finder_clear(f, err) < 0)
+		return -1;
+	memcpy(f->uuid, uuid, sizeof(f->uuid));
+	finder_set_lacks(f, 0, 0);
+	return 0;
+}

@@ -15,6 +15,8 @@
  * hints: whoever asks compares bytes, or checks digest and checksum of the node.  Losing it costs space or time, never data; it can
  * be rebuilt from nodes and clusters.
  *
+ * Blocks are those of one cluster file, the one that grows, as nobody else's are shared; nodes are all.
+ *
  * Memory: half of `memory` is for what is pending; when that is full a table is written.  The other half is for filters, which tell
  * without reading that a key is not there. */
 
@@ -22,7 +24,7 @@ struct finder;
 
 /* What is looked for; kinds do not see each other. */
 enum finder_kind {
-	FINDER_BLOCK,	/* fingerprint of a unit of clusters -> its offset in the cluster file / 4096 */
+	FINDER_BLOCK,	/* fingerprint of a unit of clusters -> its offset in that file / 4096 */
 	FINDER_NODE,	/* digest of a node -> offset of its record / 8 */
 	FINDER_SEGMENT, /* fingerprint of a segment -> offset of the record of its leaf / 8 */
 	FINDER_NR_KINDS
@@ -57,6 +59,8 @@ void finder_set_lacks(struct finder *f, uint64_t begin, uint64_t end);
 
 /* Forgets everything, on disk too: before it is built anew. */
 int finder_clear(struct finder *f, struct err *err);
+/* The same, and from now on it is of another cluster file, in which no block lacks a key. */
+int finder_begin(struct finder *f, const uint8_t uuid[16], struct err *err);
 
 uint64_t finder_bytes(const struct finder *f); /* on disk */
 

@@ -10,7 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/clusters.h"
 #include "scanner/base/file.h"
 
 /* The kernel refuses to open such a file for writing, to rename, remove and link it, and to change its owner, mode, times and
@@ -113,7 +113,9 @@ int immutable_lift(int fd, struct err *err)
 
 int immutable_lift_in(struct pool *p, int fd, struct err *err)
 {
-	return p->clusters && cluster_file_lift(p->clusters, err) < 0 ? -1 : immutable_lift(fd, err) < 0 ? -1 : 0;
+	if (p->clusters && cluster_file_lift(clusters_growing(p->clusters).file, err) < 0)
+		return -1;
+	return immutable_lift(fd, err) < 0 ? -1 : 0;
 }
 
 /* p may be NULL: of a pool that is not open. */
@@ -212,11 +214,12 @@ static int settle_stub(void *ctx, const char *name, struct err *err)
 	return rc;
 }
 
-/* All stubs are as they are to be while the cluster file is. */
+/* All stubs, and the other cluster files, are as they are to be while the one that grows is. */
 void immutable_rest(struct pool *p)
 {
-	int fd = cluster_file_fd(p->clusters);
-	bool lifted = cluster_file_was_lifted(p->clusters), wanted;
+	struct cluster_span grows = clusters_growing(p->clusters);
+	int fd = cluster_file_fd(grows.file);
+	bool lifted = cluster_file_was_lifted(grows.file), wanted;
 	unsigned flags;
 	struct stat st;
 
@@ -226,6 +229,8 @@ void immutable_rest(struct pool *p)
 	p->restless |= wanted != (lifted || flags & FS_IMMUTABLE_FL);
 	if (p->restless && file_each_name(p->dirs[POOL_VIEWS], settle_stub, p, NULL) != 0)
 		return;
+	for (size_t i = 0; i + 1 < clusters_nr(p->clusters); i++)
+		settle(p, cluster_file_fd(clusters_span(p->clusters, i).file));
 	if (wanted != !!(flags & FS_IMMUTABLE_FL))
 		settle(p, fd);
 }
@@ -297,7 +302,10 @@ int immutable_look(struct pool *p, struct immutable_state *ret, struct err *err)
 
 	*ret = (struct immutable_state){ 0 };
 	p->immutable = immutable_told(p);
-	if (look_at(&l, cluster_file_fd(p->clusters), err) < 0 || file_each_name(p->dirs[POOL_VIEWS], look_at_stub, &l, err) < 0)
+	for (size_t i = 0; i < clusters_nr(p->clusters); i++)
+		if (look_at(&l, cluster_file_fd(clusters_span(p->clusters, i).file), err) < 0)
+			return -1;
+	if (file_each_name(p->dirs[POOL_VIEWS], look_at_stub, &l, err) < 0)
 		return -1;
 	ret->why = why_not(&l);
 	return 0;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "compactor/pool/growth.h"
 #include "compactor/pool/import_parts.h"
 #include "scanner/base/checked.h"
 
@@ -47,11 +48,17 @@ static int find_segment(struct import *i, struct fingerprint hint, struct leaf *
 	return unless_damaged(rc, &why, err);
 }
 
+/* One in the file that grows, if there is one. */
 static int find_leaf(struct import *i, const uint8_t digest[DIGEST_SIZE], struct leaf *ret, struct err *err)
 {
+	struct nodes *n = i->pool->nodes;
 	struct err why = ERR_INIT;
-	int rc = nodes_find_leaf(i->pool->nodes, digest, i->leaf.unit_bits, ret, &why);
+	int rc = 0;
 
+	if (clusters_nr(i->pool->clusters) > 1)
+		rc = nodes_find_leaf_in(n, i->file, digest, i->leaf.unit_bits, ret, &why);
+	if (rc == 0)
+		rc = nodes_find_leaf(n, digest, i->leaf.unit_bits, ret, &why);
 	i->heals = rc < 0;
 	return unless_damaged(rc, &why, err);
 }
@@ -60,7 +67,7 @@ static void go_on_behind(struct import *i, const struct leaf *l)
 {
 	const struct run *last = l->nr_runs ? &l->runs[l->nr_runs - 1] : NULL;
 
-	if (last)
+	if (last && leaf_lies_in(l, i->file))
 		import_shared_to(i, (last->place + last->nr) << l->unit_bits);
 }
 
@@ -73,6 +80,11 @@ static uint64_t zeros_of(const struct leaf *l)
 	return ret;
 }
 
+static int add_to_tree(struct import *i, uint64_t segment, const uint8_t digest[DIGEST_SIZE], struct err *err)
+{
+	return i->maker ? tree_maker_add(i->maker, segment, digest, err) : 0;
+}
+
 /* The segment is that of a leaf. */
 static int take_leaf(struct import *i, uint64_t segment, const struct leaf *l, struct err *err)
 {
@@ -81,7 +93,7 @@ static int take_leaf(struct import *i, uint64_t segment, const struct leaf *l, s
 	i->stats.zeros += zeros;
 	i->stats.shared_segments += SEGMENT_SIZE - zeros;
 	go_on_behind(i, l);
-	return tree_maker_add(i->maker, segment, l->digest, err);
+	return add_to_tree(i, segment, l->digest, err);
 }
 
 /* ---- leaves that are new ---- */
@@ -95,21 +107,21 @@ static int make_leaf(struct import *i, struct err *err)
 	memcpy(i->leaf.digest, i->at->digest, DIGEST_SIZE);
 	if (import_match(i, err) < 0)
 		return -1;
-	nodes_set_limit(n, cluster_file_end(i->pool->clusters));
 	if ((i->heals ? nodes_replace_leaf : nodes_put_leaf)(n, &i->leaf, err) < 0)
 		return -1;
-	return tree_maker_add(i->maker, i->at->number, i->leaf.digest, err);
+	return add_to_tree(i, i->at->number, i->leaf.digest, err);
 }
 
 /* Its digest is known. */
 static int take_digested(struct import *i, struct segment *s, struct err *err)
 {
 	int rc = find_leaf(i, s->digest, &i->twin, err);
+	bool near = rc > 0 && leaf_lies_in(&i->twin, i->file);
 
 	if (rc < 0)
 		return -1;
 	i->at = s;
-	if (rc > 0 && memcmp(s->digest, s->bad, DIGEST_SIZE) != 0 && import_same_bytes(i, &i->twin)) {
+	if (near && memcmp(s->digest, s->bad, DIGEST_SIZE) != 0 && import_same_bytes(i, &i->twin)) {
 		i->stats.zeros -= SEGMENT_SIZE - (uint64_t)s->nr * i->unit; /* they are counted by what the leaf has */
 		return take_leaf(i, s->number, &i->twin, err);
 	}
@@ -205,7 +217,7 @@ static int take_base(struct import *i, uint64_t segment, const uint8_t digest[DI
 	if (take_waiting(i, err) < 0)
 		return -1;
 	go_on_behind(i, &i->found);
-	return tree_maker_add(i->maker, segment, digest, err);
+	return add_to_tree(i, segment, digest, err);
 }
 
 int import_same(struct import *i, uint64_t segment, struct err *err)
@@ -226,10 +238,10 @@ int import_same(struct import *i, uint64_t segment, struct err *err)
 
 /* ---- a disk ---- */
 
-struct import *import_new(struct pool *pool, uint64_t size, const struct import_options *o, const uint8_t *base, uint64_t base_size,
-			  struct err *err)
+static struct import *new_import(struct pool *pool, const struct import_options *o, struct err *err)
 {
 	CLEANUP(import_free) struct import *i = calloc(1, sizeof(*i));
+	struct cluster_span grows = clusters_growing(pool->clusters);
 
 	assert(pool->writing && o->unit_bits >= POOL_UNIT_BITS_MIN && o->unit_bits <= POOL_UNIT_BITS_MAX);
 	if (!i || !(i->piece = aligned_alloc(BLOCK_SIZE, IMPORT_PIECE)) || !(i->room = aligned_alloc(BLOCK_SIZE, SEGMENT_SIZE)))
@@ -239,11 +251,21 @@ struct import *import_new(struct pool *pool, uint64_t size, const struct import_
 	i->leaf.unit_bits = o->unit_bits;
 	i->unit = (size_t)1 << o->unit_bits;
 	i->min_run = (unsigned)min_u64(max_u64(div_up(o->min_run, i->unit), 1), SEGMENT_BLOCKS);
+	i->file = grows.number;
+	i->data_begin = grows.begin;
+	return digest_prepare(err) < 0 ? NULL : STEAL(i);
+}
+
+struct import *import_new(struct pool *pool, uint64_t size, const struct import_options *o, const uint8_t *base, uint64_t base_size,
+			  struct err *err)
+{
+	CLEANUP(import_free) struct import *i = growth_for_image(pool, size, err) < 0 ? NULL : new_import(pool, o, err);
+
+	if (!i)
+		return NULL;
 	i->size = size;
 	i->nr_segments = div_up(size, SEGMENT_SIZE);
 	i->base_size = base_size;
-	if (digest_prepare(err) < 0)
-		return NULL;
 	if (base && !(i->base = tree_walk_new(pool->nodes, base, base_size, err)))
 		return NULL;
 	i->maker = tree_maker_new(pool->nodes, size, err);
@@ -267,4 +289,41 @@ void import_free(struct import *i)
 	free(i->piece);
 	free(i->room);
 	free(i);
+}
+
+/* ---- moving ---- */
+
+struct import *import_new_moving(struct pool *pool, const struct import_options *o, struct err *err)
+{
+	struct import *i = new_import(pool, o, err);
+
+	if (i)
+		i->nr_segments = UINT64_MAX;
+	return i;
+}
+
+int import_move(struct import *i, const struct leaf *leaf, struct err *err)
+{
+	CLEANUP(free) uint8_t *bytes = malloc(SEGMENT_SIZE);
+	char text[DIGEST_TEXT_ROOM];
+	uint8_t is[DIGEST_SIZE];
+
+	assert(!i->maker && leaf->unit_bits == i->leaf.unit_bits);
+	if (!bytes)
+		return err_set(err, ERR_MEMORY, "no memory for a segment");
+	if (tree_read_leaf(i->pool->clusters, leaf, bytes, err) < 0)
+		return -1;
+	digest_bytes(bytes, SEGMENT_SIZE, is);
+	if (memcmp(is, leaf->digest, DIGEST_SIZE) != 0)
+		return err_set(err, ERR_IO, "the bytes of segment %s of the pool are not those of its digest",
+			       digest_text(leaf->digest, text));
+	return import_segment(i, i->next, bytes, err);
+}
+
+int import_end_moving(struct import *i, struct import_stats *ret_stats, struct err *err)
+{
+	if (take_waiting(i, err) < 0)
+		return -1;
+	*ret_stats = i->stats;
+	return 0;
 }

@@ -2,6 +2,7 @@
 #ifndef DEDUPSCAN_IMPORT_H
 #define DEDUPSCAN_IMPORT_H
 
+#include "compactor/pool/nodes.h"
 #include "compactor/pool/pool.h"
 
 /* Importing: the bytes of a disk enter a pool and become a hash tree.
@@ -9,7 +10,10 @@
  * Segments come in order.  For each: is the whole segment there already (found by its fingerprint, compared byte by byte)?  Else
  * its units are looked up one by one; hits are anchors, extended both ways by comparing bytes; runs of at least `min_run` are
  * shared, the rest is appended in the order of the disk, so that a disk lies as whole as sharing allows.  Zeros are not stored.  A
- * fingerprint never decides: bytes are compared with those of the clusters. */
+ * fingerprint never decides: bytes are compared with those of the clusters.
+ *
+ * What is shared lies in the cluster file that grows, as a view is to lead to it.  What only another file has is stored again, and
+ * all trees that have the segment lead to the new place from then on; in the old one it dies with the views there. */
 
 struct import_options {
 	unsigned unit_bits;	/* 12, 14, 16 */
@@ -36,7 +40,9 @@ struct fingerprint import_hint(const void *segment);
 void import_prints(const void *bytes, size_t unit, unsigned nr, struct fingerprint *ret);
 
 /* Of a disk of `size` bytes.  Where the pool holds a version of which this one differs a little, `base` is that root and
- * `base_size` the size of its disk: import_same() takes segments from it.  NULL = none. */
+ * `base_size` the size of its disk: import_same() takes segments from it, in whatever file they are.  NULL = none.
+ *
+ * This is where another cluster file begins when it is time (growth.h). */
 struct import *import_new(struct pool *pool, uint64_t size, const struct import_options *o, const uint8_t *base, uint64_t base_size,
 			  struct err *err);
 
@@ -49,6 +55,11 @@ int import_same(struct import *i, uint64_t segment, struct err *err);
 /* The root.  Nothing is durable before pool_sync(). */
 int import_end(struct import *i, uint8_t ret[DIGEST_SIZE], struct import_stats *ret_stats, struct err *err);
 void import_free(struct import *i);
+
+/* Moving segments into the file that grows, one by one: import_move() for any leaf that is elsewhere.  Its bytes are proven first. */
+struct import *import_new_moving(struct pool *pool, const struct import_options *o, struct err *err);
+int import_move(struct import *i, const struct leaf *leaf, struct err *err);
+int import_end_moving(struct import *i, struct import_stats *ret_stats, struct err *err);
 CLEANUP_DEFINE(struct import *, import_free)
 
 #endif

@@ -28,15 +28,15 @@ static const uint8_t *unit_at(const struct import *i, unsigned at)
 
 /* ---- clusters ---- */
 
-static uint64_t clusters_end(const struct import *i)
+static uint64_t data_end(const struct import *i)
 {
-	return i->late.nr ? i->late.place + (uint64_t)i->late.nr * i->unit : cluster_file_end(i->pool->clusters);
+	return i->late.nr ? i->late.place + (uint64_t)i->late.nr * i->unit : clusters_end(i->pool->clusters);
 }
 
 /* Reads up to len bytes at a place: as many as can be had, 0 = not even the first unit, which is counted. */
 static size_t read_clusters(struct import *i, uint64_t place, size_t len)
 {
-	struct cluster_file *f = i->pool->clusters;
+	struct clusters *f = i->pool->clusters;
 
 	if (i->late.nr && place >= i->late.place) {
 		memcpy(i->piece, unit_at(i, i->late.first) + (place - i->late.place), len);
@@ -44,9 +44,9 @@ static size_t read_clusters(struct import *i, uint64_t place, size_t len)
 	}
 	if (i->late.nr)
 		len = min_u64(len, i->late.place - place);
-	if (cluster_file_read(f, i->piece, len, place, NULL) == 0)
+	if (clusters_read(f, i->piece, len, place, NULL) == 0)
 		return len;
-	if (len > i->unit && cluster_file_read(f, i->piece, i->unit, place, NULL) == 0)
+	if (len > i->unit && clusters_read(f, i->piece, i->unit, place, NULL) == 0)
 		return i->unit;
 	i->stats.damaged++;
 	return 0;
@@ -86,7 +86,7 @@ bool import_same_bytes(struct import *i, const struct leaf *leaf)
 /* How many units from `at` on, at most max, are as the clusters from `place` on. */
 static unsigned same_forwards(struct import *i, unsigned at, uint64_t place, unsigned max)
 {
-	uint64_t end = clusters_end(i);
+	uint64_t end = data_end(i);
 	size_t step = i->unit * i->min_run, got;
 	unsigned nr = 0;
 
@@ -108,7 +108,7 @@ static unsigned same_backwards(struct import *i, unsigned at, uint64_t place, un
 {
 	unsigned nr = 0;
 
-	max = (unsigned)min_u64(max, (place - POOL_DATA_BEGIN) / i->unit);
+	max = (unsigned)min_u64(max, (place - i->data_begin) / i->unit);
 	while (nr < max && read_clusters(i, place - (uint64_t)(nr + 1) * i->unit, i->unit) &&
 	       memcmp(unit_at(i, at - nr - 1), i->piece, i->unit) == 0)
 		nr++;
@@ -147,11 +147,17 @@ static void share(struct import *i, unsigned nr, uint64_t place)
 	i->stats.shared_runs += (uint64_t)nr * i->unit;
 }
 
+/* What the index has of a place: it counts from where the file begins. */
+static uint64_t number_of(uint64_t place)
+{
+	return cluster_offset(place) / BLOCK_SIZE;
+}
+
 static int stored(struct import *i, unsigned at, uint64_t place, struct err *err)
 {
 	bool over = i->heals || i->wrong[at];
 	struct fingerprint f = i->at->prints[at];
-	int rc = finder_add(i->pool->finder, FINDER_BLOCK, i->leaf.unit_bits, f.hi, f.lo, place / BLOCK_SIZE, over, err);
+	int rc = finder_add(i->pool->finder, FINDER_BLOCK, i->leaf.unit_bits, f.hi, f.lo, number_of(place), over, err);
 
 	put(i, at, place);
 	i->stats.stored += i->unit;
@@ -166,7 +172,7 @@ static int append_late(struct import *i, struct err *err)
 
 	if (!i->late.nr)
 		return 0;
-	if (cluster_file_append(i->pool->clusters, unit_at(i, i->late.first), i->late.nr * i->unit, i->unit, &place, err) < 0)
+	if (clusters_append(i->pool->clusters, unit_at(i, i->late.first), i->late.nr * i->unit, i->unit, &place, err) < 0)
 		return -1;
 	assert(place == i->late.place);
 	i->late.nr = 0;
@@ -183,7 +189,7 @@ static int store_unit(struct import *i, struct err *err)
 		if (append_late(i, err) < 0)
 			return -1;
 		i->late.first = at;
-		i->late.place = round_up(cluster_file_end(i->pool->clusters), i->unit);
+		i->late.place = round_up(clusters_end(i->pool->clusters), i->unit);
 	}
 	if (stored(i, at, i->late.place + (uint64_t)i->late.nr * i->unit, err) < 0)
 		return -1;
@@ -236,15 +242,16 @@ static bool guess(struct import *i, unsigned at, struct match *ret)
 /* 1 and *ret, which may be short; 0 = the finder knows nothing of it; -1. */
 static int find(struct import *i, unsigned at, struct match *ret, struct err *err)
 {
-	uint64_t number, damaged = i->stats.damaged;
+	uint64_t number, place, damaged = i->stats.damaged;
 	int rc = finder_get(i->pool->finder, FINDER_BLOCK, i->leaf.unit_bits, i->at->prints[at].hi, i->at->prints[at].lo, &number,
 			    err);
 
 	if (rc <= 0)
 		return rc;
 	*ret = (struct match){ at, 0, 0 };
-	if (number <= POOL_FILE_MAX / BLOCK_SIZE && number * BLOCK_SIZE % i->unit == 0 && number * BLOCK_SIZE >= POOL_DATA_BEGIN)
-		extend(i, at, number * BLOCK_SIZE, ret);
+	place = i->data_begin - POOL_DATA_BEGIN + number * BLOCK_SIZE;
+	if (number <= POOL_FILE_MAX / BLOCK_SIZE && place % i->unit == 0 && place >= i->data_begin)
+		extend(i, at, place, ret);
 	i->wrong[at] = !ret->nr;
 	if (!ret->nr && damaged == i->stats.damaged)
 		i->stats.forged++;

@@ -2,7 +2,7 @@
 #ifndef DEDUPSCAN_IMPORT_PARTS_H
 #define DEDUPSCAN_IMPORT_PARTS_H
 
-#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/clusters.h"
 #include "compactor/pool/import.h"
 #include "compactor/pool/nodes.h"
 #include "compactor/pool/tree.h"
@@ -10,7 +10,7 @@
 
 /* What the parts of importing share: import.c takes segments as a whole, import_match.c unit by unit.  Nobody else includes this.
  *
- * Places in the cluster file are bytes here, and multiples of the unit. */
+ * Places are addresses of clusters (clusters.h), and multiples of the unit.  What is shared lies in the file that grows. */
 
 #define IMPORT_PIECE ((size_t)128 << 10) /* clusters are read so many bytes at a time */
 
@@ -32,7 +32,9 @@ struct import {
 	size_t unit;	  /* bytes */
 	unsigned min_run; /* units, at least 1 */
 	uint64_t size, nr_segments, next; /* of the disk; the first segment that is not decided */
-	struct tree_maker *maker;
+	uint32_t file;	     /* number of the one that grows */
+	uint64_t data_begin; /* the first place in it */
+	struct tree_maker *maker; /* NULL = segments are moved, and make no tree */
 	struct tree_walk *base;
 	uint64_t base_size;
 	struct import_stats stats;
@@ -49,7 +51,7 @@ struct import {
 	uint8_t *room;
 
 	bool wrong[SEGMENT_BLOCKS]; /* what the finder said of a unit has other bytes */
-	bool heals;		    /* the clusters that its digest has are damaged */
+	bool heals;		    /* the clusters that its digest has are damaged, or in another file */
 	unsigned done;		    /* so many of the segment's units are decided */
 
 	/* Units of the segment at hand that are stored, but not appended yet: nr from `first` on, all in a row, at `place`. */

@@ -116,11 +116,19 @@ size_t leaf_encode(const struct leaf *leaf, uint8_t ret[POOL_NODE_PAYLOAD_MAX])
 	return (size_t)(p - ret);
 }
 
+/* In the data area of one file. */
+static bool place_is_possible(uint64_t place, uint64_t nr, unsigned unit_bits)
+{
+	const uint64_t in_file = POOL_FILE_MAX >> unit_bits, at = place % in_file;
+
+	return place / in_file < POOL_NR_FILES && at >= POOL_DATA_BEGIN >> unit_bits && range_within(at, nr, in_file);
+}
+
 /* One run, which must have something and lie behind the one before (NULL for the first), in the segment and in the data area. */
 static const uint8_t *run_decode(const uint8_t *p, const uint8_t *end, unsigned unit_bits, const struct run *before,
 				 struct run *ret, struct err *err)
 {
-	const uint64_t units = SEGMENT_SIZE >> unit_bits, first_place = POOL_DATA_BEGIN >> unit_bits;
+	const uint64_t units = SEGMENT_SIZE >> unit_bits;
 	uint64_t at = before ? before->first + before->nr : 0, skip, nr, place;
 
 	p = varint_get(p, end, &skip);
@@ -132,7 +140,7 @@ static const uint8_t *run_decode(const uint8_t *p, const uint8_t *end, unsigned 
 		place = before->place + before->nr + unzigzag(place);
 	if (skip > units - at || nr == 0 || nr > units - at - skip)
 		return err_null(err, ERR_FORMAT, "the map of a segment goes past its end");
-	if (place < first_place || !range_within(place, nr, POOL_FILE_MAX >> unit_bits))
+	if (!place_is_possible(place, nr, unit_bits))
 		return err_null(err, ERR_FORMAT, "the map of a segment points outside the data of the pool");
 	if (before && skip == 0 && place == before->place + before->nr)
 		return err_null(err, ERR_FORMAT, "the map of a segment has one run in two pieces");

@@ -37,12 +37,12 @@
 struct nodes {
 	int fd;
 	char name[64];
+	const struct clusters *clusters; /* NULL = maps may lead anywhere */
 	struct finder *finder;
 	struct judymap map; /* without a finder: key -> offset / 8 + 1 */
 	bool writing, dirty, broken;
 	bool begun; /* a transaction */
 	uint64_t end; /* what is buffered included */
-	uint64_t limit; /* of the cluster file */
 	uint64_t damaged; /* places, when all was gone through last */
 	size_t used;	/* of the buffer, which is the file's end */
 	uint8_t *buf;
@@ -272,6 +272,12 @@ static int pass_next(struct pass *p, const uint8_t **ret, uint64_t *ret_offset, 
 	return 0;
 }
 
+/* A segment of an image that enters is shared where it lies in the file that grows. */
+static bool can_be_shared(const struct nodes *n, const struct leaf *leaf)
+{
+	return !n->clusters || leaf_lies_in(leaf, clusters_growing(n->clusters).number);
+}
+
 static int remember_from(struct nodes *n, uint64_t from, uint64_t *ret_damaged, struct err *err)
 {
 	CLEANUP(pass_free) struct pass *p = pass_new(n, n->fd, from, on_disk(n), err);
@@ -279,12 +285,26 @@ static int remember_from(struct nodes *n, uint64_t from, uint64_t *ret_damaged, 
 	uint64_t offset;
 	int rc = -1;
 
-	while (p && (rc = pass_next(p, &record, &offset, err)) > 0)
-		if (remember(n, node_record_id(record), node_record_hint(record), offset, err) < 0)
+	while (p && (rc = pass_next(p, &record, &offset, err)) > 0) {
+		struct node_id id = node_record_id(record);
+		struct fingerprint hint = node_record_hint(record);
+
+		if (id.level == 0 && !can_be_shared(n, &p->leaf))
+			hint = (struct fingerprint){ 0 };
+		if (remember(n, id, hint, offset, err) < 0)
 			return -1;
+	}
 	if (rc == 0)
 		*ret_damaged = p->damaged;
 	return rc;
+}
+
+int nodes_remember_all(struct nodes *n, struct err *err)
+{
+	uint64_t damaged;
+
+	assert(n->finder && !n->used);
+	return remember_from(n, 0, &damaged, err);
 }
 
 static int flush(struct nodes *n, struct err *err)
@@ -339,13 +359,14 @@ static int open_file(struct nodes *n, int dirfd, struct err *err)
 	return n->writing && n->end == 0 ? file_sync_dir(dirfd, err) : 0;
 }
 
-struct nodes *nodes_open(int dirfd, const char *name, struct finder *finder, bool writing, uint64_t *ret_damaged, struct err *err)
+struct nodes *nodes_open(int dirfd, const char *name, const struct clusters *clusters, struct finder *finder, bool writing,
+			 uint64_t *ret_damaged, struct err *err)
 {
 	CLEANUP(nodes_close) struct nodes *n = calloc(1, sizeof(*n));
 	uint64_t from = finder ? finder_covered(finder) : 0, damaged = 0;
 
 	if (n)
-		*n = (struct nodes){ .fd = -1, .finder = finder, .writing = writing, .dirty = writing, .limit = UINT64_MAX };
+		*n = (struct nodes){ .fd = -1, .clusters = clusters, .finder = finder, .writing = writing, .dirty = writing };
 	if (n && writing)
 		n->buf = malloc(BUFFER_SIZE);
 	if (!n || (writing && !n->buf))
@@ -559,11 +580,6 @@ void nodes_set_before_write(struct nodes *n, int (*call)(void *ctx, struct err *
 	n->before_ctx = ctx;
 }
 
-void nodes_set_limit(struct nodes *n, uint64_t end)
-{
-	n->limit = end;
-}
-
 uint64_t nodes_bytes(const struct nodes *n)
 {
 	return n->end;
@@ -578,10 +594,18 @@ static int decode_leaf(const struct nodes *n, const uint8_t *record, struct leaf
 {
 	if (node_record_leaf(record, ret, err) < 0)
 		return -1;
-	for (unsigned i = 0; i < ret->nr_runs; i++)
-		if ((ret->runs[i].place + ret->runs[i].nr) << ret->unit_bits > n->limit)
-			return err_set(err, ERR_FORMAT, "the map of a segment points past the end of the pool's data");
+	for (unsigned i = 0; n->clusters && i < ret->nr_runs; i++)
+		if (!clusters_have(n->clusters, ret->runs[i].place << ret->unit_bits, (uint64_t)ret->runs[i].nr << ret->unit_bits))
+			return err_set(err, ERR_FORMAT, "the map of a segment leads to where the pool has no data");
 	return 0;
+}
+
+bool leaf_lies_in(const struct leaf *leaf, uint32_t file)
+{
+	for (unsigned i = 0; i < leaf->nr_runs; i++)
+		if (leaf->runs[i].place << leaf->unit_bits >> POOL_FILE_BITS != file)
+			return false;
+	return true;
 }
 
 static int not_there(struct node_id id, struct err *err)
@@ -637,7 +661,8 @@ int nodes_locate(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned le
 	return 1;
 }
 
-int nodes_find_leaf(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits, struct leaf *ret, struct err *err)
+static int find_leaf(struct nodes *n, const uint32_t *file, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits,
+		     struct leaf *ret, struct err *err)
 {
 	for (; unit_bits <= POOL_UNIT_BITS_MAX; unit_bits += 2) {
 		const uint8_t *record;
@@ -645,10 +670,21 @@ int nodes_find_leaf(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned
 
 		if (rc < 0)
 			return -1;
-		if (rc > 0 && decode_leaf(n, record, ret, NULL) == 0)
+		if (rc > 0 && decode_leaf(n, record, ret, NULL) == 0 && (!file || leaf_lies_in(ret, *file)))
 			return 1;
 	}
 	return 0;
+}
+
+int nodes_find_leaf(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits, struct leaf *ret, struct err *err)
+{
+	return find_leaf(n, NULL, digest, unit_bits, ret, err);
+}
+
+int nodes_find_leaf_in(struct nodes *n, uint32_t file, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits, struct leaf *ret,
+		       struct err *err)
+{
+	return find_leaf(n, &file, digest, unit_bits, ret, err);
 }
 
 int nodes_find_segment(struct nodes *n, struct fingerprint hint, unsigned unit_bits, struct leaf *ret, struct err *err)
@@ -664,5 +700,5 @@ int nodes_find_segment(struct nodes *n, struct fingerprint hint, unsigned unit_b
 	if (!record || node_record_id(record).level != 0 || node_record_id(record).unit_bits != unit_bits)
 		return 0;
 	is = node_record_hint(record);
-	return is.hi == hint.hi && is.lo == hint.lo && decode_leaf(n, record, ret, NULL) == 0;
+	return is.hi == hint.hi && is.lo == hint.lo && decode_leaf(n, record, ret, NULL) == 0 && can_be_shared(n, ret);
 }

@@ -4,8 +4,8 @@
 
 #include <stdbool.h>
 
+#include "compactor/pool/clusters.h"
 #include "compactor/pool/finder.h"
-#include "compactor/pool/pool_format.h"
 
 /* The nodes of all hash trees of a pool: trees/<uuid>.nodes, append-only, each record with its own checksum.
  *
@@ -34,11 +34,12 @@ struct inner {
 
 struct nodes;
 
-/* Opens or (writing) creates dirfd/name.  The finder is the caller's; NULL = there is none, and the file is read through once to
+/* Opens or (writing) creates dirfd/name.  Maps of leaves lie inside the clusters, which are the caller's; NULL = anywhere.  The finder is the caller's; NULL = there is none, and the file is read through once to
  * find its nodes (for readers).  Nodes behind what the finder covers are added to it.  What is no whole record is passed over, and
  * the next one is looked for by magic and checksum: *ret_damaged counts such places, but for the file's end.  A transaction that a
  * power cut tore may leave some; whether anything is missing says a walk from the names. */
-struct nodes *nodes_open(int dirfd, const char *name, struct finder *finder, bool writing, uint64_t *ret_damaged, struct err *err);
+struct nodes *nodes_open(int dirfd, const char *name, const struct clusters *clusters, struct finder *finder, bool writing,
+			 uint64_t *ret_damaged, struct err *err);
 void nodes_close(struct nodes *n);
 CLEANUP_DEFINE(struct nodes *, nodes_close)
 
@@ -50,17 +51,23 @@ int nodes_put_inner(struct nodes *n, const struct inner *inner, struct err *err)
 int nodes_replace_leaf(struct nodes *n, const struct leaf *leaf, struct err *err);
 
 /* The node of a digest: ERR_FORMAT when it is not there or damaged, and the message has the digest.  A leaf's map lies inside the
- * cluster file as far as the caller said by nodes_set_limit(); an inner node's children hash to its digest. */
+ * clusters; an inner node's children hash to its digest. */
 int nodes_get_leaf(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits, struct leaf *ret, struct err *err);
 int nodes_get_inner(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned level, struct inner *ret, struct err *err);
-/* Any leaf of a digest, of the unit asked for or larger: 1, 0, -1. */
+/* Any leaf of a digest, of the unit asked for or larger: 1, 0, -1.  The same, but one that leads to one cluster file alone. */
 int nodes_find_leaf(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits, struct leaf *ret, struct err *err);
-/* A leaf that may be of a segment with this hint (compactor/pool/import.h): 1, 0, -1.  Its bytes have to be compared.  Without a
- * finder there is none. */
+int nodes_find_leaf_in(struct nodes *n, uint32_t file, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits, struct leaf *ret,
+		       struct err *err);
+/* A leaf in the file that grows that may be of a segment with this hint (compactor/pool/import.h): 1, 0, -1.  Its bytes have to be
+ * compared.  Without a finder there is none. */
 int nodes_find_segment(struct nodes *n, struct fingerprint hint, unsigned unit_bits, struct leaf *ret, struct err *err);
 /* Called before any record is written: clusters have to be durable before the maps that lead to them. */
 void nodes_set_before_write(struct nodes *n, int (*call)(void *ctx, struct err *err), void *ctx);
-void nodes_set_limit(struct nodes *n, uint64_t end); /* of the cluster file, bytes; none to begin with */
+/* Adds all nodes to the finder, which has none. */
+int nodes_remember_all(struct nodes *n, struct err *err);
+
+/* All that the leaf leads to is in the cluster file with this number. */
+bool leaf_lies_in(const struct leaf *leaf, uint32_t file);
 
 /* Where the record of a node is that is found by its digest, and whole: 1 and *ret, 0, -1. */
 int nodes_locate(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned level, unsigned unit_bits, uint64_t *ret,

@@ -7,10 +7,10 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
 
-#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/clusters.h"
 #include "compactor/pool/finder.h"
+#include "compactor/pool/growth.h"
 #include "compactor/pool/immutable.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/nodes.h"
@@ -39,78 +39,7 @@ static const struct {
 	[POOL_TRASH] = { "trash", HIDDEN_MODE }, [POOL_QUARANTINE] = { "quarantine", HIDDEN_MODE },
 };
 
-/* ---- ids ---- */
-
-int pool_new_id(uint8_t ret[POOL_ID_SIZE], struct err *err)
-{
-	uint8_t id[POOL_ID_SIZE];
-
-	if (getrandom(id, sizeof(id), 0) != sizeof(id))
-		return err_errno(err, "cannot get random bytes for an id");
-	id[6] = (id[6] & 0x0f) | 0x40;
-	id[8] = (id[8] & 0x3f) | 0x80;
-	memcpy(ret, id, sizeof(id));
-	return 0;
-}
-
-char *pool_id_text(const uint8_t id[POOL_ID_SIZE], char buf[POOL_ID_TEXT_ROOM])
-{
-	static const char digits[] = "0123456789abcdef";
-	char *p = buf;
-
-	for (size_t i = 0; i < POOL_ID_SIZE; i++) {
-		if (i == 4 || i == 6 || i == 8 || i == 10)
-			*p++ = '-';
-		*p++ = digits[id[i] >> 4];
-		*p++ = digits[id[i] & 15];
-	}
-	*p = 0;
-	return buf;
-}
-
-static int hex_value(char c)
-{
-	return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-bool pool_id_parse(const char *text, uint8_t ret[POOL_ID_SIZE])
-{
-	char again[POOL_ID_TEXT_ROOM];
-	uint8_t id[POOL_ID_SIZE] = { 0 };
-	const char *p = text;
-
-	for (size_t i = 0; i < 2 * POOL_ID_SIZE; i++) {
-		int v;
-
-		p += *p == '-';
-		v = hex_value(*p);
-		if (v < 0)
-			return false;
-		id[i / 2] = (uint8_t)(id[i / 2] << 4 | v);
-		p++;
-	}
-	if (strcmp(pool_id_text(id, again), text) != 0)
-		return false;
-	memcpy(ret, id, sizeof(id));
-	return true;
-}
-
-char *pool_id_file_name(const uint8_t id[POOL_ID_SIZE], char buf[POOL_FILE_NAME_ROOM])
-{
-	return strcat(pool_id_text(id, buf), ".qcow2");
-}
-
-bool pool_id_parse_file_name(const char *name, uint8_t ret[POOL_ID_SIZE])
-{
-	char text[POOL_ID_TEXT_ROOM], same[POOL_FILE_NAME_ROOM];
-	uint8_t id[POOL_ID_SIZE];
-
-	snprintf(text, sizeof(text), "%s", name);
-	if (!pool_id_parse(text, id) || strcmp(pool_id_file_name(id, same), name) != 0)
-		return false;
-	memcpy(ret, id, sizeof(id));
-	return true;
-}
+/* ---- names ---- */
 
 enum pool_dir pool_file_parse(const char *path, uint8_t ret_id[POOL_ID_SIZE], size_t *ret_len)
 {
@@ -345,40 +274,12 @@ static int lock(struct pool *p, struct err *err)
 	return lock_file_held(err);
 }
 
-struct found {
-	bool any;
-	uint8_t uuid[POOL_ID_SIZE];
-};
-
-static int look_for_cluster_file(void *ctx, const char *name, struct err *err)
-{
-	uint8_t uuid[POOL_ID_SIZE];
-	struct found *f = ctx;
-
-	if (!pool_id_parse_file_name(name, uuid))
-		return 0;
-	if (f->any)
-		return err_set(err, ERR_UNSUPPORTED, "it has more than one cluster file: '%s' is another one", name);
-	f->any = true;
-	memcpy(f->uuid, uuid, sizeof(uuid));
-	return 0;
-}
-
 static int open_clusters(struct pool *p, struct err *err)
 {
-	char name[POOL_FILE_NAME_ROOM];
-	struct found f = { 0 };
-
-	if (file_each_name(p->dirs[POOL_TOP], look_for_cluster_file, &f, err) < 0)
-		return -1;
-	if (!f.any)
-		return err_set(err, ERR_FORMAT, "it is no whole pool: its cluster file is missing");
-	memcpy(p->uuid, f.uuid, sizeof(p->uuid));
-	p->clusters = cluster_file_open(p->dirs[POOL_TOP], pool_id_file_name(p->uuid, name), p->writing, err);
+	p->clusters = clusters_open(p->dirs[POOL_TOP], p->writing, err);
 	if (!p->clusters)
 		return -1;
-	if (memcmp(cluster_file_uuid(p->clusters), p->uuid, sizeof(p->uuid)) != 0)
-		return err_set(err, ERR_FORMAT, "cluster file '%s' has another id than its name", name);
+	memcpy(p->uuid, clusters_pool(p->clusters), sizeof(p->uuid));
 	return 0;
 }
 
@@ -386,21 +287,22 @@ static int open_clusters(struct pool *p, struct err *err)
  * keys. */
 static int open_finder(struct pool *p, struct err *err)
 {
+	struct cluster_span grows = clusters_growing(p->clusters);
 	uint64_t begin, end;
 	bool whole;
 
-	p->finder = finder_open(p->dirs[POOL_INDEX], p->uuid, p->memory, true, &whole, err);
+	p->finder = finder_open(p->dirs[POOL_INDEX], cluster_file_id(grows.file)->uuid, p->memory, true, &whole, err);
 	if (!p->finder || (!whole && finder_clear(p->finder, err) < 0))
 		return -1;
 	finder_lacks(p->finder, &begin, &end);
-	if (end > cluster_file_end(p->clusters))
-		finder_set_lacks(p->finder, max_u64(begin, POOL_DATA_BEGIN), cluster_file_end(p->clusters));
+	if (end > cluster_offset(grows.end))
+		finder_set_lacks(p->finder, max_u64(begin, POOL_DATA_BEGIN), cluster_offset(grows.end));
 	return 0;
 }
 
 static int sync_clusters(void *ctx, struct err *err)
 {
-	return cluster_file_sync(ctx, err);
+	return clusters_sync(ctx, err);
 }
 
 static int open_nodes(struct pool *p, struct err *err)
@@ -412,10 +314,9 @@ static int open_nodes(struct pool *p, struct err *err)
 	if (file_ops->fstatat(p->dirs[POOL_TREES], nodes_name(p->uuid, name), &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return errno == ENOENT ? err_set(err, ERR_FORMAT, "it is no whole pool: 'trees/%s' is missing", name) :
 					 err_errno(err, "cannot look at 'trees/%s'", name);
-	p->nodes = nodes_open(p->dirs[POOL_TREES], name, p->finder, p->writing, &p->nr_damaged, err);
+	p->nodes = nodes_open(p->dirs[POOL_TREES], name, p->clusters, p->finder, p->writing, &p->nr_damaged, err);
 	if (!p->nodes)
 		return -1;
-	nodes_set_limit(p->nodes, cluster_file_end(p->clusters));
 	if (p->writing)
 		nodes_set_before_write(p->nodes, sync_clusters, p->clusters);
 	return 0;
@@ -467,6 +368,7 @@ int pool_open_with(int dirfd, const char *name, const char *path, bool writing, 
 		p->immutable = immutable_told(p);
 		p->cache = stub_cache_told(p);
 	}
+	p->file_size = growth_told(p);
 	*ret = STEAL(p);
 	return 0;
 }
@@ -481,7 +383,7 @@ void pool_close(struct pool *p)
 		immutable_rest(p);
 	nodes_close(p->nodes);
 	finder_close(p->finder);
-	cluster_file_close(p->clusters);
+	clusters_close(p->clusters);
 	for (enum pool_dir i = POOL_TOP; i < POOL_NR_DIRS; i++)
 		if (p->dirs[i] >= 0)
 			file_ops->close(p->dirs[i]);
@@ -494,8 +396,7 @@ int pool_sync(struct pool *p, struct err *err)
 {
 	uint64_t end;
 
-	if (cluster_file_sync(p->clusters, err) < 0 || nodes_sync(p->nodes, &end, err) < 0 || finder_sync(p->finder, end, err) < 0)
+	if (clusters_sync(p->clusters, err) < 0 || nodes_sync(p->nodes, &end, err) < 0 || finder_sync(p->finder, end, err) < 0)
 		return err_add(err, "pool '%s'", p->path);
-	nodes_set_limit(p->nodes, cluster_file_end(p->clusters));
 	return 0;
 }

@@ -4,7 +4,7 @@
 
 #include <stdbool.h>
 
-#include "compactor/pool/pool_format.h"
+#include "compactor/pool/pool_id.h"
 #include "scanner/base/cleanup.h"
 #include "scanner/base/lock_file.h"
 #include "scanner/image/slice.h"
@@ -23,12 +23,13 @@ struct pool {
 	struct lock_file lock;
 	bool writing;
 	uint8_t uuid[POOL_ID_SIZE];
-	struct cluster_file *clusters;
+	struct clusters *clusters;
 	struct nodes *nodes;
 	struct finder *finder; /* NULL unless writing */
 	size_t memory;	       /* of the finder */
 	struct views *views;   /* what view_find() remembers, NULL = nothing */
 	struct slice_cache cache; /* of new stubs (view.h); only when writing */
+	uint64_t file_size;	  /* bytes of clusters after which another cluster file begins (growth.h), 0 = none */
 	uint64_t nr_damaged;   /* records of nodes that were passed over */
 	uint64_t next_name;    /* names.c; 0 = not looked up yet */
 	struct name_rows *rows; /* what names are found by, NULL = not looked up yet */
@@ -55,14 +56,6 @@ CLEANUP_DEFINE(struct pool *, pool_close)
 /* Syncs clusters, then nodes, then what the finder has: after this everything imported so far is durable.  Without it nothing may
  * be published. */
 int pool_sync(struct pool *p, struct err *err);
-
-/* A new random id (version 4 UUID), and its text form; the text as a file name: <id>.qcow2. */
-int pool_new_id(uint8_t ret[POOL_ID_SIZE], struct err *err);
-char *pool_id_text(const uint8_t id[POOL_ID_SIZE], char buf[POOL_ID_TEXT_ROOM]);
-bool pool_id_parse(const char *text, uint8_t ret[POOL_ID_SIZE]); /* the whole text */
-#define POOL_FILE_NAME_ROOM (POOL_ID_TEXT_ROOM + 6)
-char *pool_id_file_name(const uint8_t id[POOL_ID_SIZE], char buf[POOL_FILE_NAME_ROOM]);
-bool pool_id_parse_file_name(const char *name, uint8_t ret[POOL_ID_SIZE]);
 
 /* What file of a pool, of whichever and wherever it is, a path would be: a stub (POOL_VIEWS), a sealed overlay, or a cluster file
  * (POOL_TOP), and its id; POOL_NR_DIRS = none.  Ids are random: who has one has that file, or a copy of it.  *ret_len is how much

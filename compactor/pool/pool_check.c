@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/clusters.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/reindex.h"
 #include "compactor/pool/tree.h"
@@ -508,7 +508,7 @@ static int check_passed_over(struct checking *c, struct err *err)
 
 static int check(struct checking *c, struct err *err)
 {
-	if (cluster_file_each_slot(c->p->clusters, take_slot, c, err) < 0 ||
+	if (clusters_each_slot(c->p->clusters, take_slot, c, err) < 0 ||
 	    names_each_or(c->p, take_name, bad_name, c, err) < 0 || check_views(c, err) < 0 || check_trees(c, err) < 0)
 		return -1;
 	if (c->o->read_data && check_data(c, err) < 0)

@@ -14,24 +14,33 @@
  *
  *	DIR/.dedupscan-pool/	  mode 0711, of its owner
  *	  lock			  held (OFD lock) by the process that changes the pool; readers hold it shared
- *	  <uuid>.qcow2		  the cluster file: superblock | header slots | tables and clusters
+ *	  <uuid>.qcow2		  cluster files: superblock | header slots | tables and clusters
  *	  views/<id>.qcow2	  stubs: what overlays name as backing file
  *	  sealed/<id>.qcow2	  overlays that wait to be folded in
- *	  trees/<uuid>.nodes	  nodes of hash trees, with the maps of segments to clusters of the cluster file
+ *	  trees/<uuid>.nodes	  nodes of hash trees, with the maps of segments to clusters
  *	  names/		  names and versions: what is kept
  *	  index/		  tables to find by content; rebuilt when lost
  *	  trash/ quarantine/	  what was taken out of the way
  *
- * The cluster file only grows, at its end; what is dead becomes a hole.  Neither an offset nor a slot that was ever published is
+ * A cluster file only grows, at its end; what is dead becomes a hole.  Neither an offset nor a slot that was ever published is
  * used again.  Order of writing, each synced before the next: clusters, nodes, tables of the view, its header in the slot, stub,
- * name.  What is not reached from a name does not exist. */
+ * name.  What is not reached from a name does not exist.
+ *
+ * When a cluster file has grown as far as it may, another one begins, with the next number.  The one with the highest number is the
+ * one that grows, and never goes; the others go when nothing in them lives any more.  So numbers are not used again, either.  A map
+ * or a slot has the file's number in front: all files together are one row of addresses.
+ *
+ *	address of a cluster	number << 50 | offset in the file
+ *	slot			number << 20 | slot in the file */
 
 /* The cluster file: slot 0 is the superblock, the others take one header of a view each.  Slots are a sparse area below all data,
  * as offsets in a view count from its slot on and cannot be negative. */
 #define POOL_SLOT_SIZE ((uint64_t)64 << 10)
 #define POOL_NR_SLOTS ((uint64_t)1 << 20)
 #define POOL_DATA_BEGIN (POOL_SLOT_SIZE * POOL_NR_SLOTS) /* 64 GiB */
-#define POOL_FILE_MAX ((uint64_t)1 << 50)
+#define POOL_FILE_BITS 50
+#define POOL_FILE_MAX ((uint64_t)1 << POOL_FILE_BITS)
+#define POOL_NR_FILES 4096 /* numbers that files can have */
 #define POOL_FILE_MAX_EXT4 ((uint64_t)12 << 40) /* where the file system ends its files below that, ext4 at 16 TiB */
 
 /* Clusters of views, and the unit of the maps of segments that serve them: 4, 16 or 64 KiB. */
@@ -54,7 +63,17 @@ struct pool_superblock_disk {
 };
 static_assert(sizeof(struct pool_superblock_disk) == 72, "superblock of a pool");
 #define POOL_MAGIC "ddspool\n" /* must not be qcow2's: libvirt looks at the beginning of the file */
-#define POOL_VERSION 1
+#define POOL_VERSION 2
+#define POOL_VERSION_FIRST 1 /* a pool's first file: its id is the pool's */
+
+/* Behind it in all others (version 2). */
+struct pool_further_disk {
+	uint8_t pool[POOL_ID_SIZE]; /* the pool's id */
+	le32 number;		    /* from 1 on */
+	le32 crc;		    /* CRC-32C of the superblock, then of this before here */
+};
+static_assert(sizeof(struct pool_further_disk) == 24, "superblock of a further cluster file");
+#define POOL_SUPERBLOCK_ROOM (sizeof(struct pool_superblock_disk) + sizeof(struct pool_further_disk))
 
 /* Header extension of a view, beside its qcow2 header: whose it is.  The same, of another type, is in its stub.  What follows in
  * the extension is zeros, as many as make the header's cluster full. */

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/clusters.h"
 #include "compactor/pool/import.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/pool_check.h"
@@ -382,7 +382,7 @@ static int repair_slot(struct repairing *r, const struct bad_slot *s, struct err
 	if (r->wait)
 		err_set(&why, ERR_BUSY, "a view is in use, or not whole, that it may belong to");
 	else if (!r->o->dry_run && keep_header(r, s->slot, s->header, &why) == 0)
-		cluster_file_bury(r->p->clusters, s->slot, &why);
+		clusters_bury(r->p->clusters, s->slot, &why);
 	return tell(r, POOL_SLOT, what, &why, err);
 }
 
@@ -424,7 +424,7 @@ static int repair_index(struct repairing *r, struct err *err)
 
 static int repair(struct repairing *r, struct err *err)
 {
-	if (cluster_file_each_slot(r->p->clusters, take_slot, r, err) < 0 ||
+	if (clusters_each_slot(r->p->clusters, take_slot, r, err) < 0 ||
 	    names_each_or(r->p, take_name, bad_name, r, err) < 0 || repair_trees(r, err) < 0 || tell_lost_trees(r, err) < 0 ||
 	    repair_views(r, err) < 0)
 		return -1;

@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 
-#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/clusters.h"
 #include "compactor/pool/cluster_marks.h"
 #include "compactor/pool/finder.h"
 #include "compactor/pool/import.h"
@@ -11,7 +11,7 @@
 #include "scanner/cache_keeper.h"
 #include "scanner/chunk/fingerprint.h"
 
-/* How it works: for as much of the cluster file at a time as memory allows, a walk through all nodes marks what maps lead to, by
+/* How it works: for as much of the cluster file that grows, the only one that is shared, at a time as memory allows, a walk through all nodes marks what maps lead to, by
  * their units; then what is marked is read from front to back, each cluster once, however many maps have it.  A map's unit is at a
  * multiple of itself, as are pieces, so none is cut.  Of equal blocks the first keeps the key, as when they were imported.
  *
@@ -28,7 +28,8 @@ struct reindexing {
 	const struct reindex_options *o;
 	struct cluster_marks marks[NR_UNITS];
 	struct cache_keeper keeper;
-	uint64_t begin, end; /* what lacks keys */
+	struct cluster_span file;
+	uint64_t begin, end; /* addresses of what lacks keys */
 	uint64_t unsaved;    /* bytes read */
 	uint8_t *piece;
 };
@@ -78,7 +79,7 @@ static bool next_part(struct reindexing *r)
 static int save(struct reindexing *r, uint64_t at, struct err *err)
 {
 	r->unsaved = 0;
-	finder_set_lacks(r->p->finder, at, r->end);
+	finder_set_lacks(r->p->finder, cluster_offset(at), cluster_offset(r->end));
 	return pool_sync(r->p, err);
 }
 
@@ -95,7 +96,8 @@ static int add_units(struct reindexing *r, unsigned u, uint64_t at, uint64_t end
 		struct fingerprint f = prints[(place - first) / unit];
 
 		if (cluster_marks_has(&r->marks[u], place) && !fingerprint_is_null(f) &&
-		    finder_add(r->p->finder, FINDER_BLOCK, bits_of(u), f.hi, f.lo, place / BLOCK_SIZE, false, err) < 0)
+		    finder_add(r->p->finder, FINDER_BLOCK, bits_of(u), f.hi, f.lo, cluster_offset(place) / BLOCK_SIZE, false,
+			       err) < 0)
 			return -1;
 	}
 	return 0;
@@ -107,9 +109,9 @@ static int add_piece(struct reindexing *r, uint64_t at, uint64_t end, struct err
 	struct err why = ERR_INIT;
 	uint64_t step;
 
-	cache_keeper_before(&r->keeper, cluster_file_fd(r->p->clusters), at, end - at);
+	cache_keeper_before(&r->keeper, cluster_file_fd(r->file.file), cluster_offset(at), end - at);
 	r->unsaved += end - at;
-	if (cluster_file_read(r->p->clusters, r->piece, end - at, at, &why) == 0) {
+	if (clusters_read(r->p->clusters, r->piece, end - at, at, &why) == 0) {
 		for (unsigned u = 0; u < NR_UNITS; u++)
 			if (add_units(r, u, at, end, err) < 0)
 				return -1;
@@ -171,10 +173,12 @@ static int reindex(struct reindexing *r, struct err *err)
 
 int pool_reindex(struct pool *p, const struct reindex_options *o, struct err *err)
 {
-	struct reindexing r = { .p = p, .o = o, .piece = malloc(PIECE) };
+	struct reindexing r = { .p = p, .o = o, .piece = malloc(PIECE), .file = clusters_growing(p->clusters) };
 	int rc = r.piece ? 0 : err_set(err, ERR_MEMORY, "no memory to index a pool");
 
 	finder_lacks(p->finder, &r.begin, &r.end);
+	r.begin = max_u64(r.file.begin - POOL_DATA_BEGIN + r.begin, r.file.begin);
+	r.end += r.file.begin - POOL_DATA_BEGIN;
 	for (unsigned u = 0; rc == 0 && u < NR_UNITS; u++)
 		rc = cluster_marks_init(&r.marks[u], r.begin, r.end, p->memory / MARKS_SHARE, err);
 	r.begin = r.marks[0].begin;
@@ -191,12 +195,13 @@ int pool_reindex(struct pool *p, const struct reindex_options *o, struct err *er
 int pool_lacks_keys(struct pool *p, bool *ret, struct err *err)
 {
 	CLEANUP(finder_close) struct finder *f = NULL;
+	struct cluster_span grows = clusters_growing(p->clusters);
 	uint64_t begin, end;
 	bool whole;
 
-	if (!p->finder && !(f = finder_open(p->dirs[POOL_INDEX], p->uuid, 0, false, &whole, err)))
+	if (!p->finder && !(f = finder_open(p->dirs[POOL_INDEX], cluster_file_id(grows.file)->uuid, 0, false, &whole, err)))
 		return -1;
 	finder_lacks(p->finder ? p->finder : f, &begin, &end);
-	*ret = max_u64(begin, POOL_DATA_BEGIN) < min_u64(end, cluster_file_end(p->clusters));
+	*ret = max_u64(begin, POOL_DATA_BEGIN) < min_u64(end, cluster_offset(grows.end));
 	return 0;
 }

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "compactor/pool/clusters.h"
 #include "compactor/pool/immutable.h"
 #include "compactor/pool/view_parts.h"
 #include "scanner/base/checked.h"
@@ -105,9 +106,11 @@ static int check_path(const struct pool *p, struct err *err)
 static void stub_slice(const struct pool *p, const struct view *v, const struct slice_cache *cache, struct slice *ret)
 {
 	char name[POOL_FILE_NAME_ROOM];
+	struct cluster_span s = { 0 };
 
-	*ret = (struct slice){ .offset = view_origin(v->slot), .size = v->slice_size, .cache = *cache, .read_only = true };
-	snprintf(ret->path, sizeof(ret->path), "%s/%s", p->path, pool_id_file_name(p->uuid, name));
+	*ret = (struct slice){ .offset = slot_offset(v->slot), .size = v->slice_size, .cache = *cache, .read_only = true };
+	clusters_of_slot(p->clusters, v->slot, &s);
+	snprintf(ret->path, sizeof(ret->path), "%s/%s", p->path, pool_id_file_name(cluster_file_id(s.file)->uuid, name));
 }
 
 static void overlay_slice(const struct pool *p, const struct view *v, struct slice *ret)

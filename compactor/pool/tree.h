@@ -2,7 +2,7 @@
 #ifndef DEDUPSCAN_TREE_H
 #define DEDUPSCAN_TREE_H
 
-#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/clusters.h"
 #include "compactor/pool/nodes.h"
 
 /* Hash trees over disks: what a version of an image is (scanner/chunk/digest.h says how they are made).  A null root is a disk of
@@ -37,12 +37,12 @@ int tree_diff(struct nodes *nodes, const uint8_t a[DIGEST_SIZE], uint64_t a_size
 /* ---- reading ---- */
 
 /* The bytes of one segment, proven by its digest; a null digest gives zeros.  ERR_IO when they are damaged: never wrong bytes. */
-int tree_read_segment(struct nodes *nodes, struct cluster_file *clusters, const uint8_t digest[DIGEST_SIZE], void *buf,
+int tree_read_segment(struct nodes *nodes, struct clusters *clusters, const uint8_t digest[DIGEST_SIZE], void *buf,
 		      struct err *err);
 /* The same of two segments, which takes less time than one after the other. */
-int tree_read_two(struct nodes *nodes, struct cluster_file *clusters, const uint8_t digests[2][DIGEST_SIZE], void *const bufs[2],
+int tree_read_two(struct nodes *nodes, struct clusters *clusters, const uint8_t digests[2][DIGEST_SIZE], void *const bufs[2],
 		  struct err *err);
 /* The bytes of one from a map at hand, not proven. */
-int tree_read_leaf(struct cluster_file *clusters, const struct leaf *leaf, void *buf, struct err *err);
+int tree_read_leaf(struct clusters *clusters, const struct leaf *leaf, void *buf, struct err *err);
 
 #endif

@@ -5,7 +5,7 @@
 
 /* Reading segments.  There may be several maps of one segment, in different units: each that is good will do. */
 
-int tree_read_leaf(struct cluster_file *clusters, const struct leaf *leaf, void *buf, struct err *err)
+int tree_read_leaf(struct clusters *clusters, const struct leaf *leaf, void *buf, struct err *err)
 {
 	const unsigned bits = leaf->unit_bits;
 	uint8_t *to = buf;
@@ -16,7 +16,7 @@ int tree_read_leaf(struct cluster_file *clusters, const struct leaf *leaf, void 
 		size_t at = (size_t)r->first << bits, len = (size_t)r->nr << bits;
 
 		memset(to + done, 0, at - done);
-		if (cluster_file_read(clusters, to + at, len, r->place << bits, err) < 0)
+		if (clusters_read(clusters, to + at, len, r->place << bits, err) < 0)
 			return -1;
 		done = at + len;
 	}
@@ -24,7 +24,7 @@ int tree_read_leaf(struct cluster_file *clusters, const struct leaf *leaf, void 
 	return 0;
 }
 
-static int read_proven(struct nodes *nodes, struct cluster_file *clusters, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits,
+static int read_proven(struct nodes *nodes, struct clusters *clusters, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits,
 		       void *buf, struct err *err)
 {
 	uint8_t got[DIGEST_SIZE];
@@ -36,7 +36,7 @@ static int read_proven(struct nodes *nodes, struct cluster_file *clusters, const
 	return memcmp(got, digest, DIGEST_SIZE) == 0 ? 0 : err_set(err, ERR_IO, "its bytes are not those of its digest");
 }
 
-int tree_read_segment(struct nodes *nodes, struct cluster_file *clusters, const uint8_t digest[DIGEST_SIZE], void *buf,
+int tree_read_segment(struct nodes *nodes, struct clusters *clusters, const uint8_t digest[DIGEST_SIZE], void *buf,
 		      struct err *err)
 {
 	struct err why = ERR_INIT, other = ERR_INIT;
@@ -59,7 +59,7 @@ int tree_read_segment(struct nodes *nodes, struct cluster_file *clusters, const 
 }
 
 /* From whatever map there is. */
-static bool read_any(struct nodes *nodes, struct cluster_file *clusters, const uint8_t digest[DIGEST_SIZE], void *buf)
+static bool read_any(struct nodes *nodes, struct clusters *clusters, const uint8_t digest[DIGEST_SIZE], void *buf)
 {
 	struct leaf leaf;
 
@@ -67,7 +67,7 @@ static bool read_any(struct nodes *nodes, struct cluster_file *clusters, const u
 	       tree_read_leaf(clusters, &leaf, buf, NULL) == 0;
 }
 
-int tree_read_two(struct nodes *nodes, struct cluster_file *clusters, const uint8_t digests[2][DIGEST_SIZE], void *const bufs[2],
+int tree_read_two(struct nodes *nodes, struct clusters *clusters, const uint8_t digests[2][DIGEST_SIZE], void *const bufs[2],
 		  struct err *err)
 {
 	uint8_t got[2][DIGEST_SIZE] = { 0 };

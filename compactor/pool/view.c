@@ -3,13 +3,15 @@
 
 #include <string.h>
 
+#include "compactor/pool/gather.h"
+#include "compactor/pool/growth.h"
 #include "compactor/pool/tree.h"
 #include "compactor/pool/view_parts.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/crc32c.h"
 #include "scanner/base/vec.h"
 
-/* A view lies in three places of the cluster file:
+/* A view lies in three places of one cluster file:
  *
  *	| slot: header |   ...  clusters  ...  | L2 | L2 | ... | L1 | refcount table |
  *	^ offset 0 of the view			 ^ appended as they are made	     ^ its end, at the time
@@ -24,6 +26,7 @@
  *   - whoever opens it to write to it has to clear QCOW2_LOCKED first, for which the header is too full. */
 
 #define EXTENSION_AT ((size_t)QCOW2_V3_LENGTH)
+#define TABLES_SHARE 256 /* tables are at most one byte in so many of a disk, and mostly less than half of that */
 #define VIEW_AT (EXTENSION_AT + sizeof(struct qcow2_extension_disk))
 
 /* Where the tables are, from the slot on. */
@@ -185,7 +188,7 @@ static struct views *look(struct pool *p, struct err *err)
 	p->views = calloc(1, sizeof(*p->views));
 	if (!p->views)
 		return err_null(err, ERR_MEMORY, "no memory for the views of a pool");
-	if (cluster_file_each_slot(p->clusters, remember, p->views, err) == 0)
+	if (clusters_each_slot(p->clusters, remember, p->views, err) == 0)
 		return p->views;
 	view_forget(p);
 	return NULL;
@@ -234,16 +237,16 @@ static int append(struct pool *p, const struct view *v, const void *buf, size_t 
 {
 	uint64_t at;
 
-	if (cluster_file_append(p->clusters, buf, len, cluster_size(v), &at, err) < 0)
+	if (clusters_append(p->clusters, buf, len, cluster_size(v), &at, err) < 0)
 		return -1;
-	*ret = at - view_origin(v->slot);
+	*ret = at - slot_address(v->slot);
 	return 0;
 }
 
 static int append_l2_tables(struct pool *p, const struct view *v, be64 *l1, struct err *err)
 {
 	CLEANUP(view_tables_free) struct view_tables *t =
-		view_tables_new(p, v->root, v->disk_size, v->cluster_bits, view_origin(v->slot), err);
+		view_tables_new(p, v->root, v->disk_size, v->cluster_bits, v->slot, err);
 	const be64 *entries;
 	uint64_t index, at;
 	int rc;
@@ -279,7 +282,7 @@ static int append_tables(struct pool *p, struct view *v, struct layout *l, struc
 	if (append_l2_tables(p, v, l1, err) < 0 || append(p, v, l1, l1_bytes, &l->l1_offset, err) < 0 ||
 	    append_refcounts(p, v, l, err) < 0)
 		return -1;
-	v->slice_size = cluster_file_end(p->clusters) - view_origin(v->slot);
+	v->slice_size = clusters_end(p->clusters) - slot_address(v->slot);
 	return 0;
 }
 
@@ -305,14 +308,14 @@ static int publish(struct pool *p, const struct view *v, const struct layout *l,
 	uint8_t header[BLOCK_SIZE];
 
 	encode(v, l, header);
-	return cluster_file_publish(p->clusters, v->slot, header, err);
+	return clusters_publish(p->clusters, v->slot, header, err);
 }
 
 static int prepare(struct pool *p, struct view *v, struct err *err)
 {
 	const struct views *views = look(p, err);
 
-	if (!views || cluster_file_next_slot(p->clusters, &v->slot, err) < 0)
+	if (!views || clusters_next_slot(p->clusters, &v->slot, err) < 0)
 		return -1;
 	v->generation = max_u64(views->generation + 1, v->slot); /* the highest one may have been buried */
 	return stub_check(p, v, err);
@@ -332,9 +335,10 @@ int view_write_as(struct pool *p, const struct view *old, const char *kept_stub,
 	struct view v = *old;
 	struct layout l = { 0 };
 
-	if (check_size(&v, err) < 0 || prepare(p, &v, err) < 0)
+	if (check_size(&v, err) < 0 || growth_for_view(p, v.disk_size / TABLES_SHARE, err) < 0 ||
+	    gather(p, v.root, v.disk_size, v.cluster_bits, err) < 0 || prepare(p, &v, err) < 0)
 		return -1;
-	if (pool_sync(p, err) < 0 || append_tables(p, &v, &l, err) < 0 || cluster_file_sync(p->clusters, err) < 0)
+	if (pool_sync(p, err) < 0 || append_tables(p, &v, &l, err) < 0 || clusters_sync(p->clusters, err) < 0)
 		return -1;
 	if (publish(p, &v, &l, err) < 0 || view_write_stub(p, &v, kept_stub, err) < 0)
 		return -1;
@@ -356,7 +360,7 @@ struct checking {
 
 static int read_at(const struct checking *c, uint64_t at, void *ret, size_t len, struct err *err)
 {
-	return cluster_file_read(c->pool->clusters, ret, len, view_origin(c->v->slot) + at, err);
+	return clusters_read(c->pool->clusters, ret, len, slot_address(c->v->slot) + at, err);
 }
 
 /* ---- maps ---- */
@@ -397,7 +401,7 @@ static int add_unit(struct mapping *m, uint64_t nr, uint64_t place, struct err *
 
 static int add_table(const struct checking *c, struct mapping *m, uint64_t index, uint64_t at, struct err *err)
 {
-	uint64_t nr = cluster_size(c->v) / 8, origin = view_origin(c->v->slot);
+	uint64_t nr = cluster_size(c->v) / 8, origin = slot_address(c->v->slot);
 
 	if (at % cluster_size(c->v) || !range_within(at, cluster_size(c->v), c->v->slice_size))
 		return err_set(err, ERR_FORMAT, "L2 table %llu is not in the slice", (unsigned long long)index);
@@ -410,7 +414,7 @@ static int add_table(const struct checking *c, struct mapping *m, uint64_t index
 		if (!entry)
 			continue;
 		if (entry % cluster_size(c->v) || !range_within(entry, cluster_size(c->v), c->v->slice_size) ||
-		    origin + entry < POOL_DATA_BEGIN)
+		    slot_offset(c->v->slot) + entry < POOL_DATA_BEGIN)
 			return err_set(err, ERR_FORMAT, "an entry of L2 table %llu is damaged", (unsigned long long)index);
 		rc = add_unit(m, index * nr + i, (origin + entry) >> c->v->cluster_bits, err);
 		if (rc)
@@ -448,7 +452,7 @@ int view_each_map(struct pool *p, const struct view *v, int (*call)(void *ctx, u
 	c.v = &got;
 	if (!m)
 		return err_set(err, ERR_MEMORY, "no memory for the tables of a view");
-	if (cluster_file_read_slot(p->clusters, v->slot, header, err) < 0 || decode(header, v->slot, &got, &c.l, err) < 0)
+	if (clusters_read_slot(p->clusters, v->slot, header, err) < 0 || decode(header, v->slot, &got, &c.l, err) < 0)
 		return -1;
 	m->segment = UINT64_MAX;
 	m->leaf.unit_bits = got.cluster_bits;
@@ -484,17 +488,60 @@ static int check_empty(const struct checking *c, const be64 *l1, uint64_t from, 
 	return 0;
 }
 
+struct moved {
+	const struct checking *c;
+	const be64 *l1;
+};
+
+/* The tree leads to another file by now; the view's own clusters must hold the same. */
+static int prove_moved(void *ctx, uint64_t segment, const uint8_t digest[DIGEST_SIZE], be64 *ret, struct err *err)
+{
+	const struct moved *m = ctx;
+	const struct checking *c = m->c;
+	unsigned bits = c->v->cluster_bits;
+	size_t nr = (size_t)(SEGMENT_SIZE >> bits);
+	uint64_t unit = segment * nr, per_table = cluster_size(c->v) / 8, table = be64_get(m->l1[unit / per_table]);
+	CLEANUP(free) struct leaf *map = calloc(1, sizeof(*map));
+	CLEANUP(free) uint8_t *bytes = malloc(SEGMENT_SIZE);
+	uint8_t is[DIGEST_SIZE];
+
+	if (!map || !bytes)
+		return err_set(err, ERR_MEMORY, "no memory for a segment");
+	if (!range_within(table, cluster_size(c->v), c->v->slice_size))
+		return err_set(err, ERR_FORMAT, "L2 table %llu is not in the slice", (unsigned long long)(unit / per_table));
+	if (read_at(c, table + unit % per_table * 8, ret, nr * 8, err) < 0)
+		return -1;
+	map->unit_bits = bits;
+	for (size_t i = 0; i < nr; i++) {
+		uint64_t at = be64_get(ret[i]);
+
+		if (at % cluster_size(c->v) || !range_within(at, cluster_size(c->v), c->v->slice_size))
+			return err_set(err, ERR_FORMAT, "an entry of L2 table %llu is damaged", (unsigned long long)(unit / per_table));
+		if (at)
+			map->runs[map->nr_runs++] = (struct run){ (uint32_t)i, 1, (slot_address(c->v->slot) + at) >> bits };
+	}
+	if (tree_read_leaf(c->pool->clusters, map, bytes, err) < 0)
+		return -1;
+	digest_bytes(bytes, SEGMENT_SIZE, is);
+	if (memcmp(is, digest, DIGEST_SIZE) == 0)
+		return 0;
+	return err_set(err, ERR_FORMAT, "it has other data than the tree at offset %llu of the disk",
+		       (unsigned long long)(segment * SEGMENT_SIZE));
+}
+
 static int check_maps(const struct checking *c, const be64 *l1, uint64_t nr, struct err *err)
 {
 	const struct view *v = c->v;
 	CLEANUP(view_tables_free) struct view_tables *t =
-		view_tables_new(c->pool, v->root, v->disk_size, v->cluster_bits, view_origin(v->slot), err);
+		view_tables_new(c->pool, v->root, v->disk_size, v->cluster_bits, v->slot, err);
+	struct moved moved = { c, l1 };
 	uint64_t index, done = 0;
 	const be64 *wanted;
 	int rc;
 
 	if (!t)
 		return -1;
+	view_tables_set_moved(t, prove_moved, &moved);
 	while ((rc = view_tables_next(t, &index, &wanted, err)) > 0) {
 		if (check_empty(c, l1, done, index, err) < 0 || check_l2(c, index, be64_get(l1[index]), wanted, err) < 0)
 			return -1;
@@ -545,7 +592,7 @@ static int check_l1(const struct checking *c, const be64 *l1, uint64_t nr, struc
 static int each_l2(const struct checking *c, int (*call)(void *ctx, uint64_t offset, uint64_t len, struct err *err), void *ctx,
 		   struct err *err)
 {
-	uint64_t nr = virtual_size(c->v) / l1_unit(c->v), origin = view_origin(c->v->slot);
+	uint64_t nr = virtual_size(c->v) / l1_unit(c->v), origin = slot_address(c->v->slot);
 	CLEANUP(free) be64 *l1 = malloc((size_t)nr * 8);
 	int rc;
 
@@ -578,7 +625,7 @@ int view_each_table(struct pool *p, const struct view *v, int (*call)(void *ctx,
 	int rc;
 
 	c.v = &got;
-	rc = cluster_file_read_slot(p->clusters, v->slot, header, err) < 0 || decode(header, v->slot, &got, &c.l, err) < 0 ? -1 :
+	rc = clusters_read_slot(p->clusters, v->slot, header, err) < 0 || decode(header, v->slot, &got, &c.l, err) < 0 ? -1 :
 	     each_l2(&c, call, ctx, err);
 	return rc < 0 ? err_add(err, "view %s", pool_id_text(v->id, text)) : rc;
 }
@@ -591,7 +638,7 @@ int view_check(struct pool *p, const struct view *v, struct err *err)
 	struct view got;
 
 	c.v = &got;
-	if (cluster_file_read_slot(p->clusters, v->slot, header, err) == 0 && decode(header, v->slot, &got, &c.l, err) == 0 &&
+	if (clusters_read_slot(p->clusters, v->slot, header, err) == 0 && decode(header, v->slot, &got, &c.l, err) == 0 &&
 	    check_tables(&c, err) == 0) {
 		if (memcmp(got.id, v->id, sizeof(v->id)) == 0 && memcmp(got.root, v->root, sizeof(v->root)) == 0)
 			return 0;

@@ -7,11 +7,6 @@
 
 /* Between view.c, view_table.c and stub.c. */
 
-static inline uint64_t view_origin(uint32_t slot)
-{
-	return slot * POOL_SLOT_SIZE;
-}
-
 /* Fills in the extension that says whose a header is; its checksum covers that, too. */
 void view_extension(const struct view *v, const uint8_t header[QCOW2_V3_LENGTH], struct pool_view_disk *ret);
 
@@ -19,7 +14,11 @@ void view_extension(const struct view *v, const uint8_t header[QCOW2_V3_LENGTH],
 
 struct view_tables;
 struct view_tables *view_tables_new(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t disk_size, unsigned cluster_bits,
-				    uint64_t origin, struct err *err);
+				    uint32_t slot, struct err *err);
+/* What is called for a segment that has no leaf in the view's file, as it was stored in another one since: fills its part of the
+ * table.  NULL = there must be none. */
+typedef int view_tables_moved(void *ctx, uint64_t segment, const uint8_t digest[DIGEST_SIZE], be64 *ret, struct err *err);
+void view_tables_set_moved(struct view_tables *t, view_tables_moved *call, void *ctx);
 /* The next one that is not empty: 1, its place in the L1 table and its 1 << cluster_bits bytes, valid until the next call; 0 at the
  * end; -1. */
 int view_tables_next(struct view_tables *t, uint64_t *ret_index, const be64 **ret, struct err *err);

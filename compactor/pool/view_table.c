@@ -13,7 +13,9 @@ struct view_tables {
 	struct tree_walk *walk;
 	unsigned cluster_bits;
 	uint64_t origin; /* what offsets in the view count from */
-	uint64_t end;	 /* of the cluster file */
+	uint32_t file;	 /* the view's */
+	view_tables_moved *moved; /* may be NULL */
+	void *ctx;
 	bool pending;	 /* the walk's last segment is not in a table yet */
 	uint64_t segment;
 	uint8_t digest[DIGEST_SIZE];
@@ -22,7 +24,7 @@ struct view_tables {
 };
 
 struct view_tables *view_tables_new(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t disk_size, unsigned cluster_bits,
-				    uint64_t origin, struct err *err)
+				    uint32_t slot, struct err *err)
 {
 	CLEANUP(view_tables_free) struct view_tables *t = calloc(1, sizeof(*t) + ((size_t)1 << cluster_bits));
 
@@ -30,8 +32,8 @@ struct view_tables *view_tables_new(struct pool *p, const uint8_t root[DIGEST_SI
 		return err_null(err, ERR_MEMORY, "no memory for a table of a view");
 	t->pool = p;
 	t->cluster_bits = cluster_bits;
-	t->origin = origin;
-	t->end = cluster_file_end(p->clusters);
+	t->origin = slot_address(slot);
+	t->file = slot / (uint32_t)POOL_NR_SLOTS;
 	t->walk = tree_walk_new(p->nodes, root, disk_size, err);
 	return t->walk ? STEAL(t) : NULL;
 }
@@ -52,26 +54,34 @@ static int look(struct view_tables *t, struct err *err)
 	return rc;
 }
 
+void view_tables_set_moved(struct view_tables *t, view_tables_moved *call, void *ctx)
+{
+	t->moved = call;
+	t->ctx = ctx;
+}
+
+/* 1, 0 = it is in another file, -1. */
 static int find_leaf(struct view_tables *t, struct err *err)
 {
 	char text[DIGEST_TEXT_ROOM];
-	int rc = nodes_find_leaf(t->pool->nodes, t->digest, t->cluster_bits, &t->leaf, err);
+	int rc = nodes_find_leaf_in(t->pool->nodes, t->file, t->digest, t->cluster_bits, &t->leaf, err);
 
+	if (rc == 0 && t->moved && nodes_find_leaf(t->pool->nodes, t->digest, POOL_UNIT_BITS_MIN, &t->leaf, NULL) > 0)
+		return 0;
 	if (rc == 0 && nodes_find_leaf(t->pool->nodes, t->digest, POOL_UNIT_BITS_MIN, &t->leaf, NULL) > 0)
 		return err_set(err, ERR_UNSUPPORTED, "it is stored in clusters of %llu KiB", 1ull << t->leaf.unit_bits >> 10);
 	if (rc == 0)
 		return err_set(err, ERR_FORMAT, "segment %llu (%s) has no map in clusters of %llu KiB or more",
 			       (unsigned long long)t->segment, digest_text(t->digest, text), 1ull << t->cluster_bits >> 10);
-	return rc < 0 ? -1 : 0;
+	return rc;
 }
 
 static int check_run(const struct view_tables *t, const struct run *r, struct err *err)
 {
 	unsigned bits = t->leaf.unit_bits;
-	uint64_t nr = SEGMENT_SIZE >> bits;
 
-	if (range_within(r->first, r->nr, nr) && r->place >= POOL_DATA_BEGIN >> bits &&
-	    range_within(r->place, r->nr, t->end >> bits))
+	if (range_within(r->first, r->nr, SEGMENT_SIZE >> bits) &&
+	    clusters_have(t->pool->clusters, r->place << bits, (uint64_t)r->nr << bits))
 		return 0;
 	return err_set(err, ERR_FORMAT, "the map of segment %llu leaves the cluster file", (unsigned long long)t->segment);
 }
@@ -80,9 +90,10 @@ static int add_segment(struct view_tables *t, struct err *err)
 {
 	unsigned shift, bits = t->cluster_bits;
 	size_t first = (size_t)(t->segment * SEGMENT_SIZE >> bits) & (((size_t)1 << bits) / 8 - 1);
+	int rc = find_leaf(t, err);
 
-	if (find_leaf(t, err) < 0)
-		return -1;
+	if (rc <= 0)
+		return rc < 0 ? -1 : t->moved(t->ctx, t->segment, t->digest, t->entries + first, err);
 	shift = t->leaf.unit_bits - bits;
 	for (unsigned i = 0; i < t->leaf.nr_runs; i++) {
 		const struct run *r = &t->leaf.runs[i];

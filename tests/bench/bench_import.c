@@ -6,7 +6,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/clusters.h"
 #include "compactor/pool/feed.h"
 #include "compactor/pool/immutable.h"
 #include "compactor/pool/import.h"
@@ -276,7 +276,7 @@ static int round_of_all(struct bench *b, struct err *err)
 			b->memory = memory_of(getpid(), "VmHWM");
 		/* so that it is not written back while others are measured */
 		if ((k == NEW || k >= WRITES) &&
-		    (cluster_file_sync(b->pool->clusters, err) < 0 || file_unlink(b->dirfd, "copy", err) < 0))
+		    (clusters_sync(b->pool->clusters, err) < 0 || file_unlink(b->dirfd, "copy", err) < 0))
 			return -1;
 	}
 	return 0;

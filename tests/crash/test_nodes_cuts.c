@@ -92,7 +92,7 @@ static struct nodes *open_nodes(struct sim *s, bool writing, struct err *err)
 {
 	int dir = file_open(sim_root(s), "p", O_RDONLY | O_DIRECTORY, 0, err);
 	uint64_t damaged;
-	struct nodes *n = dir < 0 ? NULL : nodes_open(dir, FILE_NAME, NULL, writing, &damaged, err);
+	struct nodes *n = dir < 0 ? NULL : nodes_open(dir, FILE_NAME, NULL, NULL, writing, &damaged, err);
 
 	if (dir >= 0)
 		file_ops->close(dir);
@@ -289,7 +289,7 @@ static struct nodes *open_both(struct sim *s)
 
 	finder = finder_open(f, uuid, 1 << 20, true, &whole, NULL);
 	assert_non_null(finder);
-	n = nodes_open(p, FILE_NAME, finder, true, &damaged, NULL);
+	n = nodes_open(p, FILE_NAME, NULL, finder, true, &damaged, NULL);
 	assert_non_null(n);
 	return n;
 }

@@ -2,7 +2,7 @@
 /* timeout: 600 */
 #include "tests/unit/tree_help.h"
 
-#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/clusters.h"
 #include "compactor/pool/finder.h"
 #include "compactor/pool/nodes.h"
 #include "compactor/pool/pool.h"
@@ -595,9 +595,8 @@ static int put_leaf(struct pool *p, unsigned i, struct err *err)
 	leaf_digest(i, leaf.digest);
 	memset(cluster, (int)(i % 255 + 1), CLUSTER);
 	memset(cluster + 2 * CLUSTER, (int)(i % 13 + 1), CLUSTER);
-	if (cluster_file_append(p->clusters, cluster, sizeof(cluster), CLUSTER, &at, err) < 0)
+	if (clusters_append(p->clusters, cluster, sizeof(cluster), CLUSTER, &at, err) < 0)
 		return -1;
-	nodes_set_limit(p->nodes, cluster_file_end(p->clusters));
 	for (uint32_t run = 0; run < SEGMENT_BLOCKS; run++)
 		leaf.runs[run] = (struct run){ run, 1, at / CLUSTER + (run % 2 ? 0 : 2) };
 	return nodes_put_leaf(p->nodes, &leaf, err);
@@ -614,7 +613,7 @@ static int expect_leaf(struct pool *p, unsigned i, struct err *err)
 	for (unsigned run = 0; run < 2; run++) {
 		uint8_t should = (uint8_t)(run ? i % 255 + 1 : i % 13 + 1);
 
-		if (cluster_file_read(p->clusters, cluster, CLUSTER, leaf.runs[run].place * CLUSTER, err) < 0)
+		if (clusters_read(p->clusters, cluster, CLUSTER, leaf.runs[run].place * CLUSTER, err) < 0)
 			return err_add(err, "leaf %u", i);
 		if (cluster[0] != should || cluster[CLUSTER - 1] != should)
 			return err_set(err, ERR_FORMAT, "leaf %u has other clusters", i);

@@ -139,7 +139,7 @@ static uint64_t look_at_file(struct nodes *n)
 static struct nodes *open_file(bool writing)
 {
 	uint64_t damaged;
-	struct nodes *n = nodes_open(dir, "nodes", NULL, writing, &damaged, NULL);
+	struct nodes *n = nodes_open(dir, "nodes", NULL, NULL, writing, &damaged, NULL);
 
 	must(n != NULL);
 	return n;

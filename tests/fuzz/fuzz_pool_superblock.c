@@ -27,9 +27,9 @@ static void try_text(const uint8_t id[POOL_ID_SIZE])
 static void try_bytes(const uint8_t *p)
 {
 	const struct pool_superblock_disk *d = (const void *)p;
-	uint8_t read[POOL_ID_SIZE], written[POOL_ID_SIZE];
+	struct cluster_file_id read, written;
 	struct err err = ERR_INIT;
-	int reads = superblock_decode(p, false, read, &err), writes = superblock_decode(p, true, written, NULL);
+	int reads = superblock_decode(p, false, &read, &err), writes = superblock_decode(p, true, &written, NULL);
 
 	must(reads == 0 || err.kind == ERR_FORMAT || err.kind == ERR_UNSUPPORTED);
 	must(writes < 0 || reads == 0); /* who may write may read */
@@ -37,20 +37,26 @@ static void try_bytes(const uint8_t *p)
 		return;
 	must((writes == 0) == (le32_get(d->read_only) == 0));
 	must(le64_get(d->data_begin) == POOL_DATA_BEGIN && le64_get(d->slot_size) == POOL_SLOT_SIZE);
-	try_text(read);
+	must(read.number < POOL_NR_FILES && (read.number == 0) == (le32_get(d->version) == POOL_VERSION_FIRST));
+	must((memcmp(read.pool, read.uuid, POOL_ID_SIZE) == 0) || read.number);
+	try_text(read.uuid);
+	try_text(read.pool);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	uint8_t *p = calloc(1, sizeof(struct pool_superblock_disk)), id[POOL_ID_SIZE];
+	const size_t first = sizeof(struct pool_superblock_disk), further_crc = first + offsetof(struct pool_further_disk, crc);
+	uint8_t *p = calloc(1, POOL_SUPERBLOCK_ROOM), id[POOL_ID_SIZE];
 	char *text = malloc(size + 1);
 
 	must(p && text);
-	memcpy(p, data, size < sizeof(struct pool_superblock_disk) ? size : sizeof(struct pool_superblock_disk));
+	memcpy(p, data, size < POOL_SUPERBLOCK_ROOM ? size : POOL_SUPERBLOCK_ROOM);
 	try_bytes(p);
 	le32_store(p + offsetof(struct pool_superblock_disk, crc), crc32c(0, p, offsetof(struct pool_superblock_disk, crc)));
+	try_bytes(p);
+	le32_store(p + further_crc, crc32c(0, p, further_crc));
 	try_bytes(p);
 	memcpy(text, data, size);
 	text[size] = 0;

@@ -138,7 +138,8 @@ static void a_new_file_is_what_the_format_says(void **state)
 
 static void what_is_not_right_is_refused(void **state)
 {
-	uint8_t b[72], bad[72], id[POOL_ID_SIZE];
+	uint8_t b[POOL_SUPERBLOCK_ROOM], bad[POOL_SUPERBLOCK_ROOM];
+	struct cluster_file_id id;
 	int fd;
 
 	(void)state;
@@ -146,25 +147,27 @@ static void what_is_not_right_is_refused(void **state)
 	fd = open(in_tree(NAME), O_RDONLY);
 	assert_int_equal(read(fd, b, sizeof(b)), sizeof(b));
 	close(fd);
-	assert_int_equal(superblock_decode(b, true, id, NULL), 0);
-	assert_memory_equal(id, uuid, sizeof(id));
+	assert_int_equal(superblock_decode(b, true, &id, NULL), 0);
+	assert_memory_equal(id.uuid, uuid, POOL_ID_SIZE);
+	assert_memory_equal(id.pool, uuid, POOL_ID_SIZE);
+	assert_int_equal(id.number, 0);
 	for (size_t i = 0; i < 68; i++) {
 		memcpy(bad, b, sizeof(b));
 		bad[i] ^= 1;
-		assert_int_equal(superblock_decode(bad, false, id, NULL), -1);
+		assert_int_equal(superblock_decode(bad, false, &id, NULL), -1);
 		if (i < 8 || i >= 12) {
 			overwrite(0, bad, sizeof(bad));
 			expect_refused(false, ERR_FORMAT, i < 8 ? "no superblock" : "checksum");
 		}
 		if (i >= 36) { /* also with a right checksum */
 			le32_store(bad + 64, crc32c(0, bad, 64));
-			assert_int_equal(superblock_decode(bad, false, id, NULL), i < 40 || i >= 64 ? 0 : -1);
+			assert_int_equal(superblock_decode(bad, false, &id, NULL), i < 40 || i >= 64 ? 0 : -1);
 		}
 	}
 	memcpy(bad, b, sizeof(b));
-	bad[8] = 2; /* H1 */
+	bad[8] = 3; /* H1 */
 	overwrite(0, bad, sizeof(bad));
-	expect_refused(false, ERR_UNSUPPORTED, "newer dedupscan (version 2)");
+	expect_refused(false, ERR_UNSUPPORTED, "newer dedupscan (version 3)");
 	memcpy(bad, b, sizeof(b));
 	bad[12] = 1;
 	le32_store(bad + 64, crc32c(0, bad, 64));
@@ -282,7 +285,7 @@ static void what_was_appended_is_read_wherever_it_is(void **state)
 	create();
 	f = open_it(true);
 	assert_int_equal(cluster_file_end(f), FIRST);
-	assert_memory_equal(cluster_file_uuid(f), uuid, sizeof(uuid));
+	assert_memory_equal(cluster_file_id(f)->uuid, uuid, sizeof(uuid));
 	while (end < FIRST + MODEL - (4 << 20)) {
 		size_t len = below(20) ? 1 + below(below(8) ? 9000 : 300000) : 1 + below(3 << 20);
 		uint64_t align = (uint64_t)1 << below(17), step = below(200);

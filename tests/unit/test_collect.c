@@ -44,8 +44,8 @@ static uint64_t on_disk(void)
 {
 	struct stat st;
 
-	assert_int_equal(fsync(cluster_file_fd(pool->clusters)), 0);
-	assert_int_equal(fstat(cluster_file_fd(pool->clusters), &st), 0);
+	assert_int_equal(fsync(cluster_file_fd(clusters_growing(pool->clusters).file)), 0);
+	assert_int_equal(fstat(cluster_file_fd(clusters_growing(pool->clusters).file), &st), 0);
 	return (uint64_t)st.st_blocks * 512;
 }
 
@@ -66,7 +66,7 @@ static bool is_hole(uint64_t at, uint64_t len)
 {
 	uint64_t begin, end;
 	struct err err = ERR_INIT;
-	int rc = file_next_data(cluster_file_fd(pool->clusters), at, at + len, &begin, &end, &err);
+	int rc = file_next_data(cluster_file_fd(clusters_growing(pool->clusters).file), at, at + len, &begin, &end, &err);
 
 	assert_true(rc >= 0);
 	return rc == 0;
@@ -181,10 +181,10 @@ static void views_die_in_two_steps(void **state)
 	assert_int_equal(got.freed, 768 * KIB + TABLES);
 	assert_false(is_in(POOL_TRASH, v.id) || is_in(POOL_VIEWS, v.id));
 	assert_int_equal(view_find(pool, v.id, &v, NULL), 0);
-	assert_int_equal(cluster_file_next_slot(pool->clusters, &slot, NULL), 0);
+	assert_int_equal(clusters_next_slot(pool->clusters, &slot, NULL), 0);
 	assert_int_equal(slot, 2);
 	again();
-	assert_int_equal(cluster_file_next_slot(pool->clusters, &slot, NULL), 0);
+	assert_int_equal(clusters_next_slot(pool->clusters, &slot, NULL), 0);
 	assert_int_equal(slot, 2);
 }
 
@@ -319,7 +319,7 @@ static void file_systems_without_holes_free_nothing(void **state)
 	collect();
 	assert_int_equal(got.nr_removed, 0);
 	assert_true(got.freed > 0);
-	assert_int_equal(cluster_file_next_slot(pool->clusters, &slot, NULL), 0);
+	assert_int_equal(clusters_next_slot(pool->clusters, &slot, NULL), 0);
 	assert_int_equal(slot, 3);
 	expect_disk(&first);
 }
@@ -578,7 +578,7 @@ static void a_missing_view_stops_it(void **state)
 	struct view v = something(&number);
 
 	(void)state;
-	assert_int_equal(cluster_file_bury(pool->clusters, v.slot, NULL), 0);
+	assert_int_equal(clusters_bury(pool->clusters, v.slot, NULL), 0);
 	refuse("is missing; nothing is removed");
 }
 
@@ -765,11 +765,11 @@ static void a_dry_run_changes_nothing_and_says_the_same(void **state)
 	something(&number);
 	forget(number);
 	for (int i = 0; i < 4; i++) {
-		assert_int_equal(fstat(cluster_file_fd(pool->clusters), &was), 0);
+		assert_int_equal(fstat(cluster_file_fd(clusters_growing(pool->clusters).file), &was), 0);
 		before = on_disk();
 		said = would();
 		assert_int_equal(on_disk(), before);
-		assert_int_equal(fstat(cluster_file_fd(pool->clusters), &is), 0);
+		assert_int_equal(fstat(cluster_file_fd(clusters_growing(pool->clusters).file), &is), 0);
 		assert_int_equal(was.st_mtim.tv_nsec, is.st_mtim.tv_nsec);
 		assert_memory_equal((would(), &got), &said, sizeof(said));
 		collect();

@@ -102,7 +102,7 @@ static bool is_there(unsigned block)
 {
 	uint64_t at = POOL_DATA_BEGIN + blocks(block), begin, end;
 
-	return file_next_data(cluster_file_fd(pool->clusters), at, at + BLOCK_SIZE, &begin, &end, NULL) > 0;
+	return file_next_data(cluster_file_fd(clusters_growing(pool->clusters).file), at, at + BLOCK_SIZE, &begin, &end, NULL) > 0;
 }
 
 /* What it says first, then does, and does not find again. */
@@ -291,8 +291,8 @@ static uint64_t on_disk(void)
 {
 	struct stat st;
 
-	assert_int_equal(fsync(cluster_file_fd(pool->clusters)), 0);
-	assert_int_equal(fstat(cluster_file_fd(pool->clusters), &st), 0);
+	assert_int_equal(fsync(cluster_file_fd(clusters_growing(pool->clusters).file)), 0);
+	assert_int_equal(fstat(cluster_file_fd(clusters_growing(pool->clusters).file), &st), 0);
 	return (uint64_t)st.st_blocks * 512;
 }
 

@@ -3,7 +3,7 @@
 
 #include <errno.h>
 
-#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/clusters.h"
 #include "compactor/pool/import.h"
 #include "compactor/pool/tree.h"
 #include "scanner/base/checked.h"
@@ -163,15 +163,15 @@ static int give(struct import *i, uint64_t size)
 static void import_root(uint64_t size, uint8_t root[DIGEST_SIZE])
 {
 	struct import *i = begin(size, NULL, 0);
-	uint64_t before = cluster_file_end(pool->clusters);
+	uint64_t before = clusters_end(pool->clusters);
 
 	render(size);
 	if (give(i, size) < 0)
 		fail_msg("%s", err.text);
 	end(i, size, root);
 	assert_true(stats.damaged == 0 || may_be_damaged);
-	assert_true(cluster_file_end(pool->clusters) - before >= stats.stored);
-	assert_true(cluster_file_end(pool->clusters) - before < stats.stored + 2 * ((uint64_t)1 << unit_bits));
+	assert_true(clusters_end(pool->clusters) - before >= stats.stored);
+	assert_true(clusters_end(pool->clusters) - before < stats.stored + 2 * ((uint64_t)1 << unit_bits));
 	expect_disk(root, size);
 }
 
@@ -722,7 +722,7 @@ static uint64_t broken_from, broken_to;
 
 static ssize_t broken_pread(int fd, void *buf, size_t len, off_t offset)
 {
-	if (fd == cluster_file_fd(pool->clusters) && (uint64_t)offset < broken_to && (uint64_t)offset + len > broken_from) {
+	if (fd == cluster_file_fd(clusters_growing(pool->clusters).file) && (uint64_t)offset < broken_to && (uint64_t)offset + len > broken_from) {
 		errno = EIO;
 		return -1;
 	}
@@ -731,7 +731,7 @@ static ssize_t broken_pread(int fd, void *buf, size_t len, off_t offset)
 
 static void break_blocks(uint64_t place, uint64_t nr)
 {
-	assert_int_equal(cluster_file_flush(pool->clusters, &err), 0);
+	assert_int_equal(clusters_flush(pool->clusters, &err), 0);
 	broken_ops = file_ops_os;
 	broken_ops.pread = broken_pread;
 	broken_from = place * BLOCK_SIZE;
@@ -772,7 +772,7 @@ static void clusters_with_other_bytes_are_stored_anew(void **state)
 	put(0, SEGMENT_BLOCKS, 1);
 	import_disk();
 	place = (off_t)(leaf_of(0).runs[0].place + 100) * BLOCK_SIZE;
-	assert_int_equal(cluster_file_flush(pool->clusters, &err), 0);
+	assert_int_equal(clusters_flush(pool->clusters, &err), 0);
 	fd = openat(pool->dirs[POOL_TOP], pool_id_file_name(pool->uuid, name), O_WRONLY); /* it was written to: it is not
 											   * immutable now */
 	assert_int_equal(pwrite(fd, "rotten", 6, place + 50), 6);
@@ -796,7 +796,7 @@ static void dead_leaves_are_not_taken(void **state)
 	put(0, SEGMENT_BLOCKS, 1);
 	import_disk();
 	l = leaf_of(0);
-	assert_int_equal(cluster_file_punch(pool->clusters, l.runs[0].place * BLOCK_SIZE, l.runs[0].nr * BLOCK_SIZE, &err), 0);
+	assert_int_equal(clusters_punch(pool->clusters, l.runs[0].place * BLOCK_SIZE, l.runs[0].nr * BLOCK_SIZE, &err), 0);
 	import_disk();
 	assert_int_equal(blocks(stats.stored), SEGMENT_BLOCKS);
 }

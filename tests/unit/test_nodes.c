@@ -2,6 +2,7 @@
 #include "tests/unit/tree_help.h"
 
 #include "compactor/pool/node_record.h"
+#include "compactor/pool/pool_id.h"
 #include "tests/unit/nodes_help.h"
 
 #define FILE_NAME "nodes"
@@ -13,6 +14,8 @@ static bool with_finder;
 static struct finder *finder;
 static int dir = -1, finder_dir = -1;
 static uint64_t damaged;
+static int clusters_dir;
+static struct clusters *clusters; /* NULL = maps may lead anywhere */
 
 static struct nodes *open_as(bool finding, bool writing)
 {
@@ -25,7 +28,7 @@ static struct nodes *open_as(bool finding, bool writing)
 	finder_dir = open(in_tree("finder"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	finder = finding ? finder_open(finder_dir, uuid, 1 << 20, writing, &whole, &err) : NULL;
 	assert_true(!finding || finder);
-	n = nodes_open(dir, FILE_NAME, finder, writing, &damaged, &err);
+	n = nodes_open(dir, FILE_NAME, clusters, finder, writing, &damaged, &err);
 	if (!n)
 		fail_msg("%s", err.text);
 	return n;
@@ -406,22 +409,39 @@ static void a_node_that_hides_another_in_the_finder_does_no_harm(void **state)
 
 static void maps_lie_inside_the_cluster_file(void **state)
 {
-	struct nodes *n = open_writing();
-	struct leaf leaf = leaf_of(1, 12, 1, 0), got;
-	uint64_t end = (leaf.runs[0].place + leaf.runs[0].nr) << 12;
+	static const uint64_t outside[] = { -1, 1, (POOL_FILE_MAX >> 12) };
+	static const uint8_t bytes[2 * BLOCK_SIZE] = { 1 };
+	char name[POOL_FILE_NAME_ROOM];
 	struct err err = ERR_INIT;
+	struct leaf leaf, got;
+	struct nodes *n;
+	uint64_t at;
 
 	(void)state;
+	mkdir(in_tree("clusters"), 0700);
+	clusters_dir = open(in_tree("clusters"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	assert_int_equal(cluster_file_create(clusters_dir, pool_id_file_name(uuid, name), uuid, NULL), 0);
+	clusters = clusters_open(clusters_dir, true, NULL);
+	assert_int_equal(clusters_append(clusters, bytes, sizeof(bytes), BLOCK_SIZE, &at, NULL), 0);
+	assert_int_equal(at, POOL_DATA_BEGIN);
+	n = open_writing();
+	leaf = leaf_of(1, 12, 1, 0);
+	leaf.runs[0] = (struct run){ 0, 2, at >> 12 };
 	put_leaf(n, leaf);
 	assert_true(has_leaf(n, &leaf));
-	nodes_set_limit(n, end);
-	assert_true(has_leaf(n, &leaf));
-	nodes_set_limit(n, end - 1);
-	assert_int_equal(nodes_get_leaf(n, leaf.digest, 12, &got, &err), -1);
-	assert_int_equal(err.kind, ERR_FORMAT);
-	assert_int_equal(nodes_find_leaf(n, leaf.digest, 12, &got, NULL), 0);
-	assert_int_equal(nodes_find_segment(n, leaf.hint, 12, &got, NULL), 0);
+	for (size_t i = 0; i < sizeof(outside) / sizeof(*outside); i++) {
+		leaf = leaf_of(2 + i, 12, 1, 0);
+		leaf.runs[0] = (struct run){ 0, 2, (at >> 12) + outside[i] };
+		assert_int_equal(nodes_replace_leaf(n, &leaf, NULL), 0);
+		assert_int_equal(nodes_get_leaf(n, leaf.digest, 12, &got, &err), -1);
+		assert_int_equal(err.kind, ERR_FORMAT);
+		assert_int_equal(nodes_find_leaf(n, leaf.digest, 12, &got, NULL), 0);
+		assert_int_equal(nodes_find_segment(n, leaf.hint, 12, &got, NULL), 0);
+	}
 	close_nodes(n);
+	clusters_close(clusters);
+	clusters = NULL;
+	close(clusters_dir);
 }
 
 static void what_is_not_there_is_named(void **state)

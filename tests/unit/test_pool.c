@@ -3,7 +3,7 @@
 
 #include <dirent.h>
 
-#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/clusters.h"
 #include "compactor/pool/nodes.h"
 #include "compactor/pool/pool.h"
 #include "scanner/base/checked.h"
@@ -285,13 +285,29 @@ static void lost_nodes_are_told_not_made_anew(void **state)
 	assert_int_equal(nr_names(in_pool("trees")), 0);
 }
 
-static void a_second_cluster_file_is_not_supported_yet(void **state)
+static void cluster_files_are_of_one_pool(void **state)
 {
+	static const uint8_t uuid[POOL_ID_SIZE] = { 0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef,
+						    0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef };
+	const char *name = "01234567-89ab-cdef-0123-456789abcdef.qcow2";
+	struct cluster_file_id id = { .number = 1 };
+	int fd;
+
 	(void)state;
 	create();
-	assert_int_equal(symlink("nothing", in_pool("01234567-89ab-cdef-0123-456789abcdef.qcow2")), 0);
-	expect_refused(false, ERR_UNSUPPORTED, "more than one cluster file");
-	assert_int_equal(unlink(in_pool("01234567-89ab-cdef-0123-456789abcdef.qcow2")), 0);
+	assert_int_equal(symlink("nothing", in_pool(name)), 0);
+	expect_refused(false, ERR_REFUSED, "symbolic link");
+	assert_int_equal(unlink(in_pool(name)), 0);
+	fd = open(in_pool("."), O_RDONLY | O_DIRECTORY);
+	assert_int_equal(cluster_file_create(fd, name, uuid, NULL), 0);
+	expect_refused(false, ERR_FORMAT, "is of another pool than the others");
+	assert_int_equal(unlink(in_pool(name)), 0);
+	memcpy(id.uuid, uuid, POOL_ID_SIZE);
+	memcpy(id.pool, uuid, POOL_ID_SIZE);
+	assert_int_equal(cluster_file_create_further(fd, name, &id, &(struct stat){ .st_mode = 0444 }, NULL), 0);
+	expect_refused(true, ERR_FORMAT, "is of another pool than the others");
+	assert_int_equal(unlink(in_pool(name)), 0);
+	close(fd);
 	tree_file("pool/other.qcow2");
 	tree_file("pool/01234567-89ab-cdef-0123-456789abcde.qcow2");
 	tree_file("pool/01234567-89ab-cdef-0123-456789abcdeX.qcow2");
@@ -352,10 +368,9 @@ static void put_leaf(struct pool *p, uint8_t n)
 	uint64_t at;
 
 	memset(unit, n, sizeof(unit));
-	if (cluster_file_append(p->clusters, unit, sizeof(unit), sizeof(unit), &at, &err) < 0)
+	if (clusters_append(p->clusters, unit, sizeof(unit), sizeof(unit), &at, &err) < 0)
 		fail_msg("%s", err.text);
 	leaf.runs[0] = (struct run){ 3, 1, at / sizeof(unit) };
-	nodes_set_limit(p->nodes, cluster_file_end(p->clusters));
 	if (nodes_put_leaf(p->nodes, &leaf, &err) < 0)
 		fail_msg("%s", err.text);
 }
@@ -370,7 +385,7 @@ static void expect_leaf(struct pool *p, uint8_t n)
 	if (nodes_get_leaf(p->nodes, digest, 12, &leaf, &err) < 0)
 		fail_msg("%s", err.text);
 	assert_int_equal(leaf.nr_runs, 1);
-	assert_int_equal(cluster_file_read(p->clusters, unit, sizeof(unit), leaf.runs[0].place * 4096, NULL), 0);
+	assert_int_equal(clusters_read(p->clusters, unit, sizeof(unit), leaf.runs[0].place * 4096, NULL), 0);
 	assert_int_equal(unit[4095], n);
 }
 
@@ -438,7 +453,7 @@ int main(void)
 		pool_test(what_is_no_pool_is_refused),
 		pool_test(what_lacks_a_part_is_refused),
 		pool_test(lost_nodes_are_told_not_made_anew),
-		pool_test(a_second_cluster_file_is_not_supported_yet),
+		pool_test(cluster_files_are_of_one_pool),
 		pool_test(others_may_not_be_able_to_write_there),
 		pool_test(one_writes_or_many_read),
 		pool_test(what_was_synced_is_there_again),

@@ -623,7 +623,7 @@ static void what_is_damaged_is_made_again(void **unused)
 	repair();
 	assert_int_equal(unlinkat(pool->dirs[POOL_VIEWS], pool_id_file_name(view.id, name), 0), 0);
 	repair();
-	assert_int_equal(cluster_file_bury(pool->clusters, view.slot, NULL), 0);
+	assert_int_equal(clusters_bury(pool->clusters, view.slot, NULL), 0);
 	repair();
 	for (int i = 0; i < 3; i++)
 		collect();

@@ -4,7 +4,7 @@
 #include "tests/unit/page_help.h"
 #include "tests/unit/tree_help.h"
 
-#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/clusters.h"
 #include "compactor/pool/import.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/node_record.h"
@@ -119,10 +119,12 @@ static void the_page_shows_the_superblock_that_is_written(void **state)
 
 static bool superblock_is_read(const struct page_bytes *b)
 {
-	uint8_t got[POOL_ID_SIZE];
+	uint8_t room[POOL_SUPERBLOCK_ROOM] = { 0 };
+	struct cluster_file_id got;
 
 	assert_int_equal(b->len, sizeof(struct pool_superblock_disk));
-	return superblock_decode(b->data, true, got, NULL) == 0 && memcmp(got, uuid, sizeof(got)) == 0;
+	memcpy(room, b->data, b->len);
+	return superblock_decode(room, true, &got, NULL) == 0 && memcmp(got.uuid, uuid, POOL_ID_SIZE) == 0;
 }
 
 static void the_superblock_of_the_page_says_what_the_page_says(void **state)
@@ -144,7 +146,7 @@ static void the_page_shows_the_header_that_is_written(void **state)
 	struct page_bytes made = { .len = BLOCK_SIZE };
 
 	(void)state;
-	assert_int_equal(cluster_file_read_slot(pool->clusters, 1, made.data, NULL), 0);
+	assert_int_equal(clusters_read_slot(pool->clusters, 1, made.data, NULL), 0);
 	assert_page_has("hexdump: view", &made, true);
 }
 

@@ -197,7 +197,7 @@ static void units_of_several_sizes_lie_beside_each_other(void **state)
 	stored = without_loss();
 	new_pool();
 	import_odd();
-	assert_int_equal(cluster_file_end(pool->clusters), POOL_DATA_BEGIN + 16 * KIB);
+	assert_int_equal(clusters_end(pool->clusters), POOL_DATA_BEGIN + 16 * KIB);
 	import_disk(0);
 	lose_index();
 	assert_int_equal(repair(false), 1);
@@ -222,7 +222,7 @@ static void a_new_pool_lacks_nothing(void **state)
 	import_free(i);
 	free(p);
 	again();
-	assert_true(cluster_file_end(pool->clusters) > POOL_DATA_BEGIN);
+	assert_true(clusters_end(pool->clusters) > POOL_DATA_BEGIN);
 	assert_false(lacks());
 }
 
@@ -247,13 +247,13 @@ static void what_comes_later_has_keys(void **state)
 	(void)state;
 	unit_bits = 12;
 	import_disk(0);
-	before = cluster_file_end(pool->clusters);
+	before = clusters_end(pool->clusters);
 	lose_index();
 	import_disk(1);
 	again();
 	finder_lacks(pool->finder, &begin, &end);
 	assert_int_equal(begin, POOL_DATA_BEGIN);
-	assert_true(end >= before && end < cluster_file_end(pool->clusters));
+	assert_true(end >= before && end < clusters_end(pool->clusters));
 }
 
 /* ---- stopping, reading ---- */

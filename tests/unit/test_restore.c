@@ -141,11 +141,11 @@ static void what_is_damaged_is_not_restored(void **state)
 	(void)state;
 	import(&disk);
 	again();
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", cluster_file_fd(pool->clusters));
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", cluster_file_fd(clusters_growing(pool->clusters).file));
 	assert_int_equal(chmod(path, 0600), 0);
 	fd = open(path, O_RDWR);
 	assert_true(fd >= 0);
-	assert_int_equal(pwrite(fd, "damaged", 7, (off_t)(cluster_file_end(pool->clusters) - 100000)), 7);
+	assert_int_equal(pwrite(fd, "damaged", 7, (off_t)(clusters_end(pool->clusters) - 100000)), 7);
 	close(fd);
 	must_fail(&writer_raw, "new.raw", ERR_IO, "cannot be read");
 	expect_nothing();

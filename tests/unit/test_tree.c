@@ -2,6 +2,7 @@
 #include "tests/unit/tree_help.h"
 
 #include "compactor/pool/node_record.h"
+#include "compactor/pool/pool_id.h"
 #include "compactor/pool/tree.h"
 #include "scanner/base/file.h"
 #include "tests/unit/nodes_help.h"
@@ -44,7 +45,7 @@ static int make(void **state)
 	full = false;
 	file_ops = &ops;
 	dir = open(tree, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	nodes = nodes_open(dir, "nodes", NULL, true, &damaged, NULL);
+	nodes = nodes_open(dir, "nodes", NULL, NULL, true, &damaged, NULL);
 	return nodes ? 0 : -1;
 }
 
@@ -507,15 +508,16 @@ static void the_first_call_that_says_so_ends_it(void **state)
 
 /* ---- reading ---- */
 
-static struct cluster_file *clusters;
+static const uint8_t uuid[POOL_ID_SIZE] = { 1 };
+static char name[POOL_FILE_NAME_ROOM];
+static struct clusters *clusters;
 static uint8_t segment[SEGMENT_SIZE], got[SEGMENT_SIZE];
 
 static void open_clusters(void)
 {
-	static const uint8_t uuid[POOL_ID_SIZE] = { 1 };
 	struct err err = ERR_INIT;
 
-	if (cluster_file_create(dir, "clusters", uuid, &err) < 0 || !(clusters = cluster_file_open(dir, "clusters", true, &err)))
+	if (cluster_file_create(dir, pool_id_file_name(uuid, name), uuid, &err) < 0 || !(clusters = clusters_open(dir, true, &err)))
 		fail_msg("%s", err.text);
 }
 
@@ -533,10 +535,10 @@ static struct leaf put_segment(uint64_t number, unsigned unit_bits, unsigned nr_
 
 		for (size_t k = 0; k < len; k += 8)
 			le64_store(at + k, mixed(number * 10 + i) + k);
-		assert_int_equal(cluster_file_append(clusters, at, len, 1u << unit_bits, &place, NULL), 0);
+		assert_int_equal(clusters_append(clusters, at, len, 1u << unit_bits, &place, NULL), 0);
 		r->place = place >> unit_bits;
 		if (i && r->first == r[-1].first + r[-1].nr) { /* so that they do not touch */
-			assert_int_equal(cluster_file_append(clusters, at, len, 1u << unit_bits, &place, NULL), 0);
+			assert_int_equal(clusters_append(clusters, at, len, 1u << unit_bits, &place, NULL), 0);
 			r->place = place >> unit_bits;
 		}
 	}
@@ -560,7 +562,7 @@ static void segments_are_read_and_proven(void **state)
 	memset(segment, 0, sizeof(segment));
 	assert_int_equal(tree_read_segment(nodes, clusters, null, got, NULL), 0);
 	assert_memory_equal(got, segment, sizeof(got));
-	cluster_file_close(clusters);
+	clusters_close(clusters);
 }
 
 static void expect_damage(const uint8_t digest[DIGEST_SIZE])
@@ -582,8 +584,8 @@ static void wrong_bytes_are_never_given(void **state)
 	(void)state;
 	open_clusters();
 	l = put_segment(1, 12, 5);
-	assert_int_equal(cluster_file_sync(clusters, NULL), 0);
-	fd = open(in_tree("clusters"), O_RDWR);
+	assert_int_equal(clusters_sync(clusters, NULL), 0);
+	fd = open(in_tree(name), O_RDWR);
 	assert_int_equal(pwrite(fd, "damaged", 7, (off_t)(l.runs[0].place << 12)), 7);
 	close(fd);
 	expect_damage(l.digest);
@@ -594,13 +596,13 @@ static void wrong_bytes_are_never_given(void **state)
 	past = l;
 	past.unit_bits = 14;
 	past.nr_runs = 1;
-	past.runs[0] = (struct run){ 0, 1, (cluster_file_end(clusters) >> 14) + 10 };
+	past.runs[0] = (struct run){ 0, 1, (clusters_end(clusters) >> 14) + 10 };
 	put_leaf(nodes, past);
 	expect_damage(l.digest);
 	healed = l;
 	healed.unit_bits = 16;
 	healed.nr_runs = 1;
-	assert_int_equal(cluster_file_append(clusters, segment, sizeof(segment), 1 << 16, &place, NULL), 0);
+	assert_int_equal(clusters_append(clusters, segment, sizeof(segment), 1 << 16, &place, NULL), 0);
 	healed.runs[0] = (struct run){ 0, 32, place >> 16 };
 	put_leaf(nodes, healed);
 	assert_int_equal(tree_read_segment(nodes, clusters, l.digest, got, NULL), 0);
@@ -608,7 +610,7 @@ static void wrong_bytes_are_never_given(void **state)
 
 	digest_of(5, l.digest);
 	expect_damage(l.digest); /* no leaf at all */
-	cluster_file_close(clusters);
+	clusters_close(clusters);
 }
 
 int main(void)

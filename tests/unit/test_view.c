@@ -4,7 +4,7 @@
 
 #include <errno.h>
 
-#include "compactor/pool/cluster_file.h"
+#include "compactor/pool/clusters.h"
 #include "compactor/pool/immutable.h"
 #include "compactor/pool/import.h"
 #include "compactor/pool/qcow2_writer.h"
@@ -284,7 +284,7 @@ static void views_are_found_by_id_and_by_root(void **state)
 		close_pool();
 		open_pool();
 	}
-	assert_int_equal(cluster_file_bury(pool->clusters, second.slot, NULL), 0);
+	assert_int_equal(clusters_bury(pool->clusters, second.slot, NULL), 0);
 	view_forget(pool);
 	assert_int_equal(view_find(pool, second.id, &v, NULL), 0);
 	assert_int_equal(view_find_root(pool, root, SIZE, 12, &v, NULL), 1);
@@ -301,7 +301,7 @@ static void any_flipped_bit_of_a_header_is_noticed(void **state)
 	struct view v = a_view(), got;
 
 	(void)state;
-	assert_int_equal(cluster_file_read_slot(pool->clusters, v.slot, header, NULL), 0);
+	assert_int_equal(clusters_read_slot(pool->clusters, v.slot, header, NULL), 0);
 	assert_int_equal(view_decode(header, v.slot, &got, NULL), 0);
 	assert_memory_equal(&got, &v, sizeof(v));
 	for (size_t bit = 0; bit < sizeof(header) * 8; bit++) {
@@ -418,7 +418,7 @@ static void headers_have_no_room_to_be_written_anew(void **state)
 	for (unsigned bits = 12; bits <= 16; bits += 2) {
 		v = write_view(bits);
 		memset(cluster, 0, 64 * KIB);
-		assert_int_equal(cluster_file_read_slot(pool->clusters, v.slot, cluster, NULL), 0);
+		assert_int_equal(clusters_read_slot(pool->clusters, v.slot, cluster, NULL), 0);
 		expect_locked(cluster, (size_t)1 << bits);
 		fd = openat(pool->dirs[POOL_VIEWS], pool_id_file_name(v.id, name), O_RDONLY | O_CLOEXEC);
 		assert_int_equal(pread(fd, cluster, 4 * KIB, 0), 4 * KIB);
@@ -450,7 +450,7 @@ static int counted(char c)
 static ssize_t note_write(int fd, const void *buf, size_t len, off_t offset)
 {
 	struct stat st, ours;
-	bool pooled = fstat(fd, &st) == 0 && fstat(cluster_file_fd(pool->clusters), &ours) == 0 && st.st_ino == ours.st_ino;
+	bool pooled = fstat(fd, &st) == 0 && fstat(cluster_file_fd(clusters_growing(pool->clusters).file), &ours) == 0 && st.st_ino == ours.st_ino;
 
 	if (counted(!pooled ? 's' : (uint64_t)offset < POOL_DATA_BEGIN ? 'h' : 't') < 0)
 		return -1;

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compactor/evacuate.h"
+
+#include "compactor/pool/clusters.h"
+#include "compactor/pool/gather.h"
+#include "compactor/pool/growth.h"
+#include "compactor/pool/import.h"
+#include "compactor/pool/nodes.h"
+
+/* Leaves are gone through in the order of their records, once for each unit of maps, as their clusters are shared by themselves.  A
+ * record that another one of its node replaced is none: what it leads to is found by nothing. */
+
+#define SYNC_EACH ((uint64_t)1 << 30) /* bytes read */
+
+struct evacuating {
+	const struct evacuation *e;
+	struct import *import; /* of a unit */
+	unsigned unit_bits;
+	uint64_t done, unsynced; /* bytes */
+};
+
+static uint64_t bytes_of(const struct leaf *leaf)
+{
+	uint64_t ret = 0;
+
+	for (unsigned i = 0; i < leaf->nr_runs; i++)
+		ret += (uint64_t)leaf->runs[i].nr << leaf->unit_bits;
+	return ret;
+}
+
+/* 1, 0, -1. */
+static int is_found(struct evacuating *v, uint64_t offset, const struct leaf *leaf, struct err *err)
+{
+	uint64_t at;
+	int rc = nodes_locate(v->e->p->nodes, leaf->digest, 0, leaf->unit_bits, &at, err);
+
+	return rc > 0 ? at == offset : rc;
+}
+
+static int move_leaf(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err)
+{
+	struct evacuating *v = ctx;
+	int rc;
+
+	(void)inner;
+	if (!leaf || leaf->unit_bits != v->unit_bits || !leaf_lies_in(leaf, v->e->file))
+		return 0;
+	rc = is_found(v, offset, leaf, err);
+	if (rc <= 0)
+		return rc;
+	if (v->e->check(v->e->ctx, v->done, v->e->lives, err) != 0 || import_move(v->import, leaf, err) < 0)
+		return -1;
+	v->done += bytes_of(leaf);
+	v->unsynced += bytes_of(leaf);
+	if (v->unsynced < SYNC_EACH)
+		return 0;
+	v->unsynced = 0;
+	return pool_sync(v->e->p, err);
+}
+
+static int move_unit(struct evacuating *v, unsigned unit_bits, uint64_t *moved, struct err *err)
+{
+	const struct import_options o = { .unit_bits = unit_bits, .min_run = GATHER_MIN_RUN };
+	CLEANUP(import_free) struct import *i = import_new_moving(v->e->p, &o, err);
+	struct import_stats stats;
+
+	if (!i)
+		return -1;
+	v->import = i;
+	v->unit_bits = unit_bits;
+	if (nodes_each(v->e->p->nodes, move_leaf, v, err) < 0 || import_end_moving(i, &stats, err) < 0)
+		return -1;
+	*moved += stats.stored;
+	return 0;
+}
+
+static int make_room(const struct evacuation *e, struct err *err)
+{
+	if (clusters_growing(e->p->clusters).number == e->file)
+		return growth_begin(e->p, err);
+	return growth_for_view(e->p, e->lives, err);
+}
+
+int evacuate_segments(const struct evacuation *e, uint64_t *moved, struct err *err)
+{
+	struct evacuating v = { .e = e };
+
+	if (make_room(e, err) < 0)
+		return -1;
+	for (unsigned bits = POOL_UNIT_BITS_MIN; bits <= POOL_UNIT_BITS_MAX; bits += 2)
+		if (move_unit(&v, bits, moved, err) < 0)
+			return err_add(err, "evacuating a cluster file");
+	return pool_sync(e->p, err);
+}

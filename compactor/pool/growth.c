@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compactor/pool/growth.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "compactor/pool/clusters.h"
+#include "compactor/pool/finder.h"
+#include "compactor/pool/nodes.h"
+#include "scanner/base/checked.h"
+#include "scanner/base/file.h"
+
+#define TOLD "file-size" /* in the pool */
+#define TOLD_ROOM 32
+
+/* An image of which nobody knows how many bytes it takes may be as large as its disk, but few are.  One that finds no room in the
+ * end finds a new file when it is tried again. */
+#define ROOM_SHARE 8
+
+/* ---- what it was told ---- */
+
+static int told_text(uint64_t size, char ret[TOLD_ROOM])
+{
+	return snprintf(ret, TOLD_ROOM, "%llu\n", (unsigned long long)size);
+}
+
+/* What cannot be read is nothing. */
+uint64_t growth_told(const struct pool *p)
+{
+	int fd = file_open(p->dirs[POOL_TOP], TOLD, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, NULL);
+	char text[TOLD_ROOM] = "", again[TOLD_ROOM];
+	uint64_t size;
+
+	if (fd < 0)
+		return 0;
+	if (file_read_some(fd, text, sizeof(text) - 1, 0, NULL) < 0)
+		text[0] = 0;
+	file_ops->close(fd);
+	size = strtoull(text, NULL, 10);
+	told_text(size, again);
+	return strcmp(text, again) == 0 ? size : 0;
+}
+
+int growth_tell(struct pool *p, uint64_t file_size, struct err *err)
+{
+	char text[TOLD_ROOM];
+	int len = told_text(file_size, text);
+
+	if (p->file_size == file_size)
+		return 0;
+	if (file_write_atomic(p->dirs[POOL_TOP], TOLD, text, (size_t)len, 0600, err) < 0)
+		return err_add(err, "the size of cluster files cannot be noted");
+	p->file_size = file_size;
+	return 0;
+}
+
+/* ---- beginning another one ---- */
+
+/* The index is of the file that grows: all it has of blocks goes.  Who dies in between leaves an index of another file, which the
+ * next one makes anew. */
+int growth_begin(struct pool *p, struct err *err)
+{
+	if (pool_sync(p, err) < 0)
+		return -1;
+	if (clusters_add(p->clusters, err) < 0)
+		return err_add(err, "pool '%s': another cluster file cannot begin", p->path);
+	p->restless = true; /* it has no flag yet */
+	if (finder_begin(p->finder, cluster_file_id(clusters_growing(p->clusters).file)->uuid, err) < 0 ||
+	    nodes_remember_all(p->nodes, err) < 0)
+		return err_add(err, "pool '%s'", p->path);
+	return pool_sync(p, err);
+}
+
+static bool is_full(const struct cluster_span *s, uint64_t bytes)
+{
+	return cluster_file_room(s->file) < min_u64(bytes, cluster_file_max(s->file) / ROOM_SHARE) ||
+	       !cluster_file_slots_left(s->file);
+}
+
+bool growth_is_due(const struct pool *p)
+{
+	struct cluster_span s = clusters_growing(p->clusters);
+
+	return (p->file_size && s.end - s.begin >= p->file_size) || cluster_file_room(s.file) < SEGMENT_SIZE;
+}
+
+int growth_for_image(struct pool *p, uint64_t bytes, struct err *err)
+{
+	struct cluster_span s = clusters_growing(p->clusters);
+
+	return is_full(&s, bytes) || growth_is_due(p) ? growth_begin(p, err) : 0;
+}
+
+int growth_for_view(struct pool *p, uint64_t bytes, struct err *err)
+{
+	struct cluster_span s = clusters_growing(p->clusters);
+
+	return is_full(&s, bytes) ? growth_begin(p, err) : 0;
+}

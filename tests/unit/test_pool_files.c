@@ -1,0 +1,637 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/pool_help.h"
+
+#include "compactor/collect.h"
+#include "compactor/pool/clusters.h"
+#include "compactor/pool/gather.h"
+#include "compactor/pool/growth.h"
+#include "compactor/pool/nodes.h"
+#include "compactor/pool/pool_check.h"
+#include "compactor/pool/reindex.h"
+
+/* Pools of several cluster files: what entered before stays what it is, what enters now lies in the file that grows, and a file in
+ * which little lives is evacuated, and goes. */
+
+#define SYSTEM 1 /* of numbers: what several disks have */
+
+static struct disk first = { .size = 2 * SEGMENT_SIZE, .pieces = { { 0, 256 * KIB, SYSTEM }, { SEGMENT_SIZE, 512 * KIB, 2 } } };
+static struct disk second = { .size = 2 * SEGMENT_SIZE + 512,
+			      .pieces = { { 0, 256 * KIB, SYSTEM }, { SEGMENT_SIZE, 384 * KIB, 3 } } };
+static struct disk large = { .size = 3 * SEGMENT_SIZE,
+			     .pieces = { { 0, 2 * MIB, 4 }, { SEGMENT_SIZE, 2 * MIB, 5 }, { 2 * SEGMENT_SIZE, 2 * MIB, 6 } } };
+static struct disk third = { .size = SEGMENT_SIZE, .pieces = { { 4096, 128 * KIB, 7 } } };
+static struct collected got;
+
+static void begin_file(void)
+{
+	struct err err = ERR_INIT;
+
+	if (growth_begin(pool, &err) < 0)
+		fail_msg("%s", err.text);
+}
+
+static int collect_with(unsigned percent, bool dry_run, struct err *err)
+{
+	const struct collect_options o = { .memory = 64 * MIB, .evacuate = percent, .dry_run = dry_run };
+
+	return pool_collect(pool, &o, &got, err);
+}
+
+static void collect(unsigned percent)
+{
+	struct err err = ERR_INIT;
+
+	if (collect_with(percent, false, &err) < 0)
+		fail_msg("%s", err.text);
+}
+
+static int fail_on_damage(void *ctx, const struct pool_damage *d, struct err *err)
+{
+	(void)ctx;
+	(void)err;
+	fail_msg("%s: %s", pool_part_names[d->part], d->what.text);
+	return -1;
+}
+
+static int count_damage(void *ctx, const struct pool_damage *d, struct err *err)
+{
+	(void)d;
+	(void)err;
+	++*(unsigned *)ctx;
+	return 0;
+}
+
+static unsigned nr_damages(bool read_data)
+{
+	unsigned nr = 0;
+	const struct pool_check_options o = { .read_data = read_data, .percent = 100, .damage = count_damage, .ctx = &nr };
+	struct pool_checked checked;
+	struct err err = ERR_INIT;
+
+	if (pool_check(pool, &o, &checked, &err) < 0)
+		fail_msg("%s", err.text);
+	return nr;
+}
+
+static void expect_whole(void)
+{
+	const struct pool_check_options o = { .read_data = true, .percent = 100, .damage = fail_on_damage };
+	struct pool_checked checked;
+	struct err err = ERR_INIT;
+
+	if (pool_check(pool, &o, &checked, &err) < 0)
+		fail_msg("%s", err.text);
+}
+
+/* The number of the file that a segment lies in. */
+static unsigned file_of(const struct disk *d, uint64_t segment)
+{
+	CLEANUP(free) uint8_t *p = malloc(SEGMENT_SIZE);
+	uint8_t digest[DIGEST_SIZE];
+	struct leaf leaf;
+
+	render(d, segment, p);
+	digest_bytes(p, SEGMENT_SIZE, digest);
+	assert_int_equal(nodes_find_leaf(pool->nodes, digest, POOL_UNIT_BITS_MIN, &leaf, NULL), 1);
+	for (unsigned f = 0; f < POOL_NR_FILES; f++)
+		if (leaf_lies_in(&leaf, f))
+			return f;
+	fail_msg("a leaf lies in two files");
+	return 0;
+}
+
+static unsigned file_of_view(const struct view *v)
+{
+	return v->slot / (unsigned)POOL_NR_SLOTS;
+}
+
+static uint64_t size_of(size_t i)
+{
+	struct cluster_span s = clusters_span(pool->clusters, i);
+
+	return s.end - s.begin;
+}
+
+/* ---- growing ---- */
+
+static void what_entered_before_another_file_stays_what_it_is(void **state)
+{
+	struct view a, b;
+
+	(void)state;
+	import(&first);
+	a = view_of(&first);
+	member_of("a", &first, &a);
+	begin_file();
+	assert_int_equal(clusters_nr(pool->clusters), 2);
+	import(&third);
+	b = view_of(&third);
+	member_of("b", &third, &b);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(file_of(&first, 0), 0);
+		assert_int_equal(file_of(&third, 0), 1);
+		assert_int_equal(file_of_view(&a), 0);
+		assert_int_equal(file_of_view(&b), 1);
+		expect_disk(&first);
+		expect_disk(&third);
+		expect_view(&a);
+		expect_view(&b);
+		expect_whole();
+		again();
+	}
+	close_pool();
+	open_pool_for(false);
+	expect_disk(&first);
+	expect_disk(&third);
+	assert_int_equal(view_find(pool, a.id, &b, NULL), 1);
+	assert_int_equal(b.slot, a.slot);
+}
+
+/* What is in another file alone is stored again, once, and the old view has it all the same. */
+static void what_enters_shares_what_the_file_that_grows_has(void **state)
+{
+	struct import_stats stats;
+	struct view a, b;
+
+	(void)state;
+	import(&first);
+	a = view_of(&first);
+	member_of("a", &first, &a);
+	begin_file();
+	stats = import(&second);
+	assert_int_equal(stats.stored, (256 + 384) * KIB);
+	assert_int_equal(stats.shared_segments + stats.shared_runs, 0);
+	assert_int_equal(file_of(&second, 0), 1);
+	assert_int_equal(file_of(&first, 1), 0);
+	b = view_of(&second);
+	member_of("b", &second, &b);
+	expect_view(&a); /* though its tree leads to two files now */
+	expect_view(&b);
+	stats = import(&first);
+	assert_int_equal(stats.stored, 512 * KIB);
+	assert_int_equal(stats.shared_segments, 256 * KIB);
+	stats = import(&first);
+	assert_int_equal(stats.stored, 0);
+	again();
+	stats = import(&first);
+	assert_int_equal(stats.stored, 0);
+	expect_whole();
+	expect_view(&a);
+	expect_disk(&first);
+	expect_disk(&second);
+}
+
+/* A block in another file is not taken for one in this, as their offsets are the same. */
+static void places_of_files_are_not_taken_for_each_other(void **state)
+{
+	struct disk other = { .size = SEGMENT_SIZE, .pieces = { { 0, 64 * KIB, 8 }, { 256 * KIB, 64 * KIB, SYSTEM } } };
+	struct disk part = { .size = SEGMENT_SIZE, .pieces = { { 64 * KIB, 64 * KIB, SYSTEM } } };
+	struct import_stats stats;
+
+	(void)state;
+	import(&first);
+	begin_file();
+	stats = import(&other);
+	assert_int_equal(stats.stored, 128 * KIB);
+	assert_int_equal(stats.forged, 0);
+	stats = import(&part);
+	assert_int_equal(stats.shared_runs, 64 * KIB);
+	assert_int_equal(stats.stored, 0);
+	again();
+	stats = import(&part);
+	assert_int_equal(stats.stored, 0);
+	expect_disk(&first);
+	expect_disk(&other);
+	expect_disk(&part);
+}
+
+static void a_file_has_the_size_that_was_told(void **state)
+{
+	struct view v;
+
+	(void)state;
+	assert_int_equal(growth_tell(pool, 512 * KIB, NULL), 0);
+	import(&first); /* as a whole, and so does its view */
+	v = view_of(&first);
+	assert_int_equal(clusters_nr(pool->clusters), 1);
+	assert_int_equal(file_of_view(&v), 0);
+	assert_true(growth_is_due(pool));
+	again();
+	assert_int_equal(pool->file_size, 512 * KIB);
+	import(&third);
+	assert_int_equal(clusters_nr(pool->clusters), 2);
+	import(&second);
+	assert_int_equal(clusters_nr(pool->clusters), 2);
+	import(&large);
+	assert_int_equal(clusters_nr(pool->clusters), 3);
+	expect_disk(&first);
+	expect_disk(&second);
+	expect_disk(&third);
+	expect_disk(&large);
+	expect_whole();
+	assert_int_equal(growth_tell(pool, 0, NULL), 0);
+	import(&first);
+	assert_int_equal(clusters_nr(pool->clusters), 3);
+}
+
+/* Of which segments some are here, some there: a view needs them in one file. */
+static void a_view_of_what_lies_in_several_files_is_brought_into_one(void **state)
+{
+	struct view v, w;
+
+	(void)state;
+	import(&first);
+	import(&second);
+	version_of("a", &first);
+	version_of("b", &second);
+	begin_file();
+	begin_file();
+	import(&third);
+	v = view_of(&first);
+	assert_int_equal(file_of_view(&v), 2);
+	member_of("m", &first, &v);
+	assert_int_equal(file_of(&first, 0), 2);
+	assert_int_equal(file_of(&first, 1), 2);
+	assert_int_equal(file_of(&second, 0), 2);
+	assert_int_equal(file_of(&second, 1), 0);
+	expect_view(&v);
+	w = view_of(&second);
+	member_of("n", &second, &w);
+	expect_view(&w);
+	assert_int_equal(file_of(&second, 1), 2);
+	expect_disk(&first);
+	expect_disk(&second);
+	expect_whole();
+	again();
+	expect_whole();
+}
+
+/* An image that stands on a version of an older file takes over what did not change, where it is. */
+static void a_base_in_another_file_is_not_stored_again(void **state)
+{
+	const struct import_options o = { .unit_bits = 12, .min_run = 4096 };
+	CLEANUP(import_free) struct import *i = NULL;
+	CLEANUP(free) uint8_t *p = malloc(SEGMENT_SIZE);
+	struct disk changed = first;
+	struct import_stats stats;
+
+	(void)state;
+	import(&first);
+	begin_file();
+	changed.pieces[1].number = 9;
+	i = import_new(pool, first.size, &o, first.root, first.size, NULL);
+	assert_int_equal(import_same(i, 1, NULL), 0);
+	render(&changed, 1, p);
+	assert_int_equal(import_segment(i, 1, p, NULL), 0);
+	assert_int_equal(import_end(i, changed.root, &stats, NULL), 0);
+	assert_int_equal(pool_sync(pool, NULL), 0);
+	assert_int_equal(stats.stored, 512 * KIB);
+	assert_int_equal(file_of(&changed, 0), 0);
+	assert_int_equal(file_of(&changed, 1), 1);
+	expect_disk(&changed);
+	version_of("c", &changed);
+	expect_whole();
+}
+
+/* ---- damage ---- */
+
+static void damage(uint32_t file, uint64_t offset)
+{
+	struct cluster_span s;
+	char path[64];
+	int fd;
+
+	assert_true(clusters_of_address(pool->clusters, (uint64_t)file << POOL_FILE_BITS, &s));
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", cluster_file_fd(s.file));
+	assert_int_equal(chmod(path, 0600), 0);
+	fd = open(path, O_RDWR);
+	assert_true(fd >= 0);
+	assert_int_equal(pwrite(fd, "damaged", 7, (off_t)offset), 7);
+	close(fd);
+}
+
+/* What the tree has elsewhere by now is proven where the view has it. */
+static void damage_is_found_where_only_a_view_leads(void **state)
+{
+	struct view v;
+
+	(void)state;
+	import(&first);
+	v = view_of(&first);
+	member_of("a", &first, &v);
+	begin_file();
+	import(&first);
+	again();
+	assert_int_equal(nr_damages(true), 0);
+	damage(0, POOL_DATA_BEGIN + 5000);
+	assert_int_equal(view_check(pool, &v, NULL), -1);
+	assert_int_equal(nr_damages(false), 1);
+	expect_disk(&first);
+}
+
+static void repair_writes_such_a_view_where_the_tree_leads(void **state)
+{
+	const struct pool_repair_options o = { .dry_run = false };
+	uint64_t repaired, left;
+	struct view v, made;
+
+	(void)state;
+	import(&first);
+	v = view_of(&first);
+	member_of("a", &first, &v);
+	begin_file();
+	import(&first);
+	damage(0, POOL_DATA_BEGIN + 5000);
+	assert_int_equal(pool_repair(pool, &o, &repaired, &left, NULL), 0);
+	assert_int_equal(repaired, 1);
+	assert_int_equal(left, 0);
+	assert_int_equal(view_find(pool, v.id, &made, NULL), 1);
+	assert_int_equal(file_of_view(&made), 1);
+	expect_view(&made);
+	expect_whole();
+}
+
+static void a_file_that_is_missing_is_told_and_stops_a_collection(void **state)
+{
+	struct err err = ERR_INIT;
+	char name[POOL_FILE_NAME_ROOM], away[100];
+
+	(void)state;
+	import(&first);
+	version_of("a", &first);
+	pool_id_file_name(pool->uuid, name);
+	begin_file();
+	import(&third);
+	version_of("b", &third);
+	close_pool();
+	snprintf(away, sizeof(away), "pool/%s", name);
+	assert_int_equal(renameat(pool_dirfd, away, pool_dirfd, "away"), 0);
+	open_pool();
+	assert_int_equal(collect_with(25, false, &err), -1);
+	assert_non_null(strstr(err.text, "nothing is removed"));
+	assert_int_equal(compare_disk(&first, true, NULL), -1);
+	expect_disk(&third);
+	assert_true(nr_damages(false) > 0);
+	close_pool();
+	assert_int_equal(renameat(pool_dirfd, "away", pool_dirfd, away), 0);
+	open_pool();
+	expect_whole();
+	expect_disk(&first);
+}
+
+static void keys_that_are_lost_are_those_of_the_file_that_grows(void **state)
+{
+	const struct reindex_options o = { .stopper = NULL };
+	struct disk part = { .size = SEGMENT_SIZE, .pieces = { { 64 * KIB, 128 * KIB, 7 } } };
+	struct import_stats stats;
+	bool lacks;
+
+	(void)state;
+	import(&first);
+	version_of("a", &first);
+	begin_file();
+	import(&third);
+	version_of("b", &third);
+	assert_int_equal(file_unlink(pool->dirs[POOL_INDEX], "finder", NULL), 0);
+	again();
+	assert_int_equal(pool_lacks_keys(pool, &lacks, NULL), 0);
+	assert_true(lacks);
+	assert_int_equal(pool_reindex(pool, &o, NULL), 0);
+	assert_int_equal(pool_lacks_keys(pool, &lacks, NULL), 0);
+	assert_false(lacks);
+	again();
+	assert_int_equal(pool_lacks_keys(pool, &lacks, NULL), 0);
+	assert_false(lacks);
+	stats = import(&part);
+	assert_int_equal(stats.shared_runs, 128 * KIB);
+	stats = import(&first);
+	assert_int_equal(stats.stored, 768 * KIB);
+	expect_whole();
+}
+
+/* ---- evacuating ---- */
+
+/* File 0 with `large`, which dies, and `first`, which lives by a member and a version; file 1 has `third`. */
+static struct view set_up_files(void)
+{
+	struct view v;
+
+	import(&large);
+	import(&first);
+	v = view_of(&first);
+	member_of("a", &first, &v);
+	version_of("a1", &first);
+	begin_file();
+	import(&third);
+	version_of("b", &third);
+	return v;
+}
+
+static void a_file_of_which_little_lives_is_evacuated_and_goes(void **state)
+{
+	struct view v, made;
+	uint64_t before;
+
+	(void)state;
+	v = set_up_files();
+	before = size_of(1);
+	collect(0);
+	assert_int_equal(got.nr_files_evacuated + got.nr_files_removed, 0);
+	collect_with(25, true, NULL);
+	assert_int_equal(got.nr_files_evacuated, 1);
+	assert_true(got.moved >= 768 * KIB && got.moved < MIB);
+	assert_int_equal(size_of(1), before);
+	collect(25);
+	assert_int_equal(got.nr_files_evacuated, 1);
+	assert_int_equal(got.moved, 768 * KIB);
+	assert_int_equal(file_of(&first, 0), 1);
+	assert_int_equal(file_of(&first, 1), 1);
+	assert_int_equal(view_find(pool, v.id, &made, NULL), 1);
+	assert_int_equal(file_of_view(&made), 1);
+	expect_view(&made);
+	expect_disk(&first);
+	expect_whole();
+	collect(25); /* nobody has the old stub open */
+	assert_int_equal(got.nr_files_removed, 1);
+	assert_int_equal(clusters_nr(pool->clusters), 1);
+	assert_int_equal(clusters_growing(pool->clusters).number, 1);
+	for (int i = 0; i < 2; i++) {
+		expect_view(&made);
+		expect_disk(&first);
+		expect_disk(&third);
+		expect_whole();
+		again();
+		collect(25);
+		assert_int_equal(got.nr_files_removed + got.nr_files_evacuated + got.freed, 0);
+	}
+	begin_file();
+	assert_int_equal(clusters_growing(pool->clusters).number, 2);
+}
+
+/* Guest bytes, as the view's own tables lead to them. */
+static int read_map(void *ctx, uint64_t segment, struct leaf *map, struct err *err)
+{
+	CLEANUP(free) uint8_t *is = malloc(SEGMENT_SIZE), *should = malloc(SEGMENT_SIZE);
+
+	(void)err;
+	assert_int_equal(tree_read_leaf(pool->clusters, map, is, NULL), 0);
+	render(ctx, segment, should);
+	assert_memory_equal(is, should, SEGMENT_SIZE);
+	return 0;
+}
+
+static void guests_keep_the_file_they_have_open(void **state)
+{
+	struct view v, made;
+	int fd;
+
+	(void)state;
+	v = set_up_files();
+	fd = open_file_in(POOL_VIEWS, v.id);
+	for (int i = 0; i < 3; i++) {
+		collect(25);
+		assert_int_equal(got.nr_files_removed, 0);
+		assert_int_equal(view_each_map(pool, &v, read_map, &first, NULL), 0);
+		assert_int_equal(view_find(pool, v.id, &made, NULL), 1);
+		assert_int_equal(file_of_view(&made), 1);
+	}
+	assert_int_equal(got.moved, 0);
+	close(fd);
+	collect(25);
+	assert_int_equal(got.nr_files_removed, 1);
+	expect_view(&made);
+	expect_whole();
+}
+
+/* A stub that no name knows, and somebody has open: it is not changed under him, and the file stays. */
+static void views_that_no_name_keeps_stay_where_they_are(void **state)
+{
+	struct view v, u, found;
+	int fd;
+
+	(void)state;
+	import(&second);
+	u = view_of(&second);
+	v = set_up_files();
+	fd = open_file_in(POOL_VIEWS, u.id);
+	for (int i = 0; i < 3; i++) {
+		collect(25);
+		assert_int_equal(got.nr_files_removed, 0);
+		expect_view(&u);
+		assert_int_equal(view_each_map(pool, &u, read_map, &second, NULL), 0);
+		assert_int_equal(view_find(pool, u.id, &found, NULL), 1);
+		assert_int_equal(found.slot, u.slot);
+	}
+	close(fd);
+	collect(25);
+	collect(25);
+	assert_int_equal(got.nr_files_removed, 1);
+	assert_int_equal(view_find(pool, v.id, &found, NULL), 1);
+	expect_view(&found);
+	expect_whole();
+}
+
+static void a_file_of_which_more_lives_stays(void **state)
+{
+	(void)state;
+	set_up_files();
+	version_of("large", &large);
+	collect(25);
+	assert_int_equal(got.nr_files_evacuated, 0);
+	assert_int_equal(file_of(&first, 0), 0);
+	collect(100);
+	assert_int_equal(got.nr_files_evacuated, 1);
+	collect(25);
+	assert_int_equal(got.nr_files_removed, 1);
+	expect_disk(&large);
+	expect_disk(&first);
+	expect_whole();
+}
+
+/* Offsets that are used up come back by nothing else; as long as there are enough, holes do. */
+static void the_file_that_grows_is_evacuated_when_it_is_half_full(void **state)
+{
+	struct view v, made;
+
+	(void)state;
+	import(&large);
+	import(&first);
+	v = view_of(&first);
+	member_of("a", &first, &v);
+	collect(25);
+	assert_int_equal(got.nr_files_evacuated, 0);
+	assert_int_equal(growth_tell(pool, 20 * MIB, NULL), 0);
+	collect(25);
+	assert_int_equal(got.nr_files_evacuated, 0);
+	assert_int_equal(growth_tell(pool, 10 * MIB, NULL), 0);
+	collect(25);
+	assert_int_equal(got.nr_files_evacuated, 1);
+	assert_int_equal(clusters_nr(pool->clusters), 2);
+	collect(25);
+	assert_int_equal(got.nr_files_removed, 1);
+	assert_int_equal(view_find(pool, v.id, &made, NULL), 1);
+	assert_int_equal(file_of_view(&made), 1);
+	assert_int_equal(size_of(0), 768 * KIB + 4 * BLOCK_SIZE);
+	expect_view(&made);
+	expect_whole();
+}
+
+static void maps_in_all_units_are_moved(void **state)
+{
+	struct import_stats stats;
+	struct view v;
+
+	(void)state;
+	import(&large);
+	for (unsigned bits = POOL_UNIT_BITS_MIN; bits <= POOL_UNIT_BITS_MAX; bits += 2)
+		assert_int_equal(import_as(&third, bits, &stats, NULL), 0);
+	version_of("b", &third);
+	assert_int_equal(view_write(pool, third.root, third.size, 16, &v, NULL), 0);
+	member_of("m", &third, &v);
+	begin_file();
+	collect(25);
+	collect(25);
+	assert_int_equal(got.nr_files_removed, 1);
+	assert_int_equal(view_find(pool, v.id, &v, NULL), 1);
+	assert_int_equal(v.cluster_bits, 16);
+	expect_view(&v);
+	expect_whole();
+}
+
+static void damaged_data_is_not_moved(void **state)
+{
+	struct err err = ERR_INIT;
+
+	(void)state;
+	set_up_files();
+	damage(0, POOL_DATA_BEGIN + 6 * MIB + 5000);
+	assert_int_equal(collect_with(25, false, &err), -1);
+	assert_int_equal(err.kind, ERR_IO);
+	assert_int_equal(clusters_nr(pool->clusters), 2);
+	assert_int_equal(file_of(&first, 0), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		pool_test(what_entered_before_another_file_stays_what_it_is),
+		pool_test(what_enters_shares_what_the_file_that_grows_has),
+		pool_test(places_of_files_are_not_taken_for_each_other),
+		pool_test(a_file_has_the_size_that_was_told),
+		pool_test(a_view_of_what_lies_in_several_files_is_brought_into_one),
+		pool_test(a_base_in_another_file_is_not_stored_again),
+		pool_test(damage_is_found_where_only_a_view_leads),
+		pool_test(repair_writes_such_a_view_where_the_tree_leads),
+		pool_test(a_file_that_is_missing_is_told_and_stops_a_collection),
+		pool_test(keys_that_are_lost_are_those_of_the_file_that_grows),
+		pool_test(a_file_of_which_little_lives_is_evacuated_and_goes),
+		pool_test(guests_keep_the_file_they_have_open),
+		pool_test(views_that_no_name_keeps_stay_where_they_are),
+		pool_test(a_file_of_which_more_lives_stays),
+		pool_test(the_file_that_grows_is_evacuated_when_it_is_half_full),
+		pool_test(maps_in_all_units_are_moved),
+		pool_test(damaged_data_is_not_moved),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
