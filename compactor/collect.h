@@ -24,6 +24,8 @@
  * saying what).  Running guests and readers need not stop; imports wait (the pool is open for writing).  No clock decides
  * anything. */
 
+#define COLLECT_EVACUATE 25
+
 struct collect_options {
 	bool dry_run;	 /* only say what would come back */
 	uint64_t memory; /* bytes that this process may take: marks are kept in partitions of the cluster file */

@@ -37,6 +37,8 @@ struct compact_options {
 	/* method pool */
 	const char *pool;      /* where it is; NULL = in the directory of the first root */
 	unsigned cluster_bits; /* of views: 12, 14 or 16 */
+	bool tell_file_size;
+	uint64_t file_size;    /* growth.h; from now on, where it is told */
 	struct slice_cache stub_cache; /* of new views, from now on, where it is told: */
 	bool tell_l2_cache, tell_host_cache;
 	bool cross_owner;      /* also images that not everybody can read who can read the pool's members */

@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "compactor/compact_parts.h"
+#include "compactor/pool/growth.h"
 #include "compactor/pool/view.h"
 #include "compactor/pool_home.h"
 #include "scanner/base/checked.h"
@@ -98,7 +99,8 @@ static int tell_pool(struct compaction *c, struct err *err)
 		cache.l2 = c->o.stub_cache.l2;
 	if (c->o.tell_host_cache)
 		cache.host = c->o.stub_cache.host;
-	if (stub_cache_tell(c->pool, cache, err) < 0)
+	if (stub_cache_tell(c->pool, cache, err) < 0 ||
+	    (c->o.tell_file_size && growth_tell(c->pool, c->o.file_size, err) < 0))
 		return -1;
 	return c->o.tell_immutable ? immutable_tell(c->pool, c->o.immutable, err) : 0;
 }

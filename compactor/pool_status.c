@@ -7,6 +7,7 @@
 #include "compactor/collect.h"
 #include "compactor/pool/clusters.h"
 #include "compactor/pool/finder.h"
+#include "compactor/pool/growth.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/tree.h"
 #include "compactor/versions.h"
@@ -102,7 +103,7 @@ static int look_at_clusters(const struct counting *c, uid_t owner, struct err *e
 	struct pool_status *s = c->ret;
 
 	s->nr_files = clusters_nr(c->p->clusters);
-	s->room = cluster_file_room(clusters_growing(c->p->clusters).file);
+	s->room = growth_room(c->p);
 	for (size_t i = 0; i < s->nr_files; i++) {
 		struct stat st;
 

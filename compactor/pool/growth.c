@@ -79,11 +79,17 @@ static bool is_full(const struct cluster_span *s, uint64_t bytes)
 	       !cluster_file_slots_left(s->file);
 }
 
-bool growth_is_due(const struct pool *p)
+uint64_t growth_room(const struct pool *p)
 {
 	struct cluster_span s = clusters_growing(p->clusters);
+	uint64_t room = cluster_file_room(s.file);
 
-	return (p->file_size && s.end - s.begin >= p->file_size) || cluster_file_room(s.file) < SEGMENT_SIZE;
+	return p->file_size ? min_u64(room, p->file_size - min_u64(s.end - s.begin, p->file_size)) : room;
+}
+
+bool growth_is_due(const struct pool *p)
+{
+	return growth_room(p) == 0;
 }
 
 int growth_for_image(struct pool *p, uint64_t bytes, struct err *err)

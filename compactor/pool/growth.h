@@ -14,6 +14,8 @@
 uint64_t growth_told(const struct pool *p);
 int growth_tell(struct pool *p, uint64_t file_size, struct err *err);
 
+/* Bytes that the file that grows may still take. */
+uint64_t growth_room(const struct pool *p);
 /* Another one begins before the next image, whatever that is. */
 bool growth_is_due(const struct pool *p);
 

@@ -98,10 +98,33 @@ static int take_leaf(struct import *i, uint64_t segment, const struct leaf *l, s
 
 /* ---- leaves that are new ---- */
 
+static void look_at_file(struct import *i)
+{
+	struct cluster_span grows = clusters_growing(i->pool->clusters);
+
+	if (i->file != grows.number)
+		i->follows = 0;
+	i->goes_on &= i->file == grows.number;
+	i->file = grows.number;
+	i->data_begin = grows.begin;
+}
+
+/* For what is in the pool as it is no other file has to begin. */
+static int begin_storing(struct import *i, struct err *err)
+{
+	i->storing = true;
+	if (i->maker && growth_for_image(i->pool, i->size, err) < 0)
+		return -1;
+	look_at_file(i);
+	return 0;
+}
+
 static int make_leaf(struct import *i, struct err *err)
 {
 	struct nodes *n = i->pool->nodes;
 
+	if (!i->storing && begin_storing(i, err) < 0)
+		return -1;
 	i->leaf.nr_runs = 0;
 	i->leaf.hint = i->at->hint;
 	memcpy(i->leaf.digest, i->at->digest, DIGEST_SIZE);
@@ -112,16 +135,21 @@ static int make_leaf(struct import *i, struct err *err)
 	return add_to_tree(i, i->at->number, i->leaf.digest, err);
 }
 
+/* Wherever it is, unless it is to be moved. */
+static bool is_good(const struct import *i, int found)
+{
+	return found > 0 && (i->maker || leaf_lies_in(&i->twin, i->file));
+}
+
 /* Its digest is known. */
 static int take_digested(struct import *i, struct segment *s, struct err *err)
 {
 	int rc = find_leaf(i, s->digest, &i->twin, err);
-	bool near = rc > 0 && leaf_lies_in(&i->twin, i->file);
 
 	if (rc < 0)
 		return -1;
 	i->at = s;
-	if (near && memcmp(s->digest, s->bad, DIGEST_SIZE) != 0 && import_same_bytes(i, &i->twin)) {
+	if (is_good(i, rc) && memcmp(s->digest, s->bad, DIGEST_SIZE) != 0 && import_same_bytes(i, &i->twin)) {
 		i->stats.zeros -= SEGMENT_SIZE - (uint64_t)s->nr * i->unit; /* they are counted by what the leaf has */
 		return take_leaf(i, s->number, &i->twin, err);
 	}
@@ -241,7 +269,6 @@ int import_same(struct import *i, uint64_t segment, struct err *err)
 static struct import *new_import(struct pool *pool, const struct import_options *o, struct err *err)
 {
 	CLEANUP(import_free) struct import *i = calloc(1, sizeof(*i));
-	struct cluster_span grows = clusters_growing(pool->clusters);
 
 	assert(pool->writing && o->unit_bits >= POOL_UNIT_BITS_MIN && o->unit_bits <= POOL_UNIT_BITS_MAX);
 	if (!i || !(i->piece = aligned_alloc(BLOCK_SIZE, IMPORT_PIECE)) || !(i->room = aligned_alloc(BLOCK_SIZE, SEGMENT_SIZE)))
@@ -251,15 +278,14 @@ static struct import *new_import(struct pool *pool, const struct import_options 
 	i->leaf.unit_bits = o->unit_bits;
 	i->unit = (size_t)1 << o->unit_bits;
 	i->min_run = (unsigned)min_u64(max_u64(div_up(o->min_run, i->unit), 1), SEGMENT_BLOCKS);
-	i->file = grows.number;
-	i->data_begin = grows.begin;
+	look_at_file(i);
 	return digest_prepare(err) < 0 ? NULL : STEAL(i);
 }
 
 struct import *import_new(struct pool *pool, uint64_t size, const struct import_options *o, const uint8_t *base, uint64_t base_size,
 			  struct err *err)
 {
-	CLEANUP(import_free) struct import *i = growth_for_image(pool, size, err) < 0 ? NULL : new_import(pool, o, err);
+	CLEANUP(import_free) struct import *i = new_import(pool, o, err);
 
 	if (!i)
 		return NULL;

@@ -12,8 +12,8 @@
  * shared, the rest is appended in the order of the disk, so that a disk lies as whole as sharing allows.  Zeros are not stored.  A
  * fingerprint never decides: bytes are compared with those of the clusters.
  *
- * What is shared lies in the cluster file that grows, as a view is to lead to it.  What only another file has is stored again, and
- * all trees that have the segment lead to the new place from then on; in the old one it dies with the views there. */
+ * Segments are shared wherever they lie, runs of units in the cluster file that grows alone.  A view needs all in one file, and
+ * brings it there (gather.h). */
 
 struct import_options {
 	unsigned unit_bits;	/* 12, 14, 16 */
@@ -42,7 +42,7 @@ void import_prints(const void *bytes, size_t unit, unsigned nr, struct fingerpri
 /* Of a disk of `size` bytes.  Where the pool holds a version of which this one differs a little, `base` is that root and
  * `base_size` the size of its disk: import_same() takes segments from it, in whatever file they are.  NULL = none.
  *
- * This is where another cluster file begins when it is time (growth.h). */
+ * With the first segment that is new another cluster file begins when it is time (growth.h). */
 struct import *import_new(struct pool *pool, uint64_t size, const struct import_options *o, const uint8_t *base, uint64_t base_size,
 			  struct err *err);
 

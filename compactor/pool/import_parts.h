@@ -10,7 +10,7 @@
 
 /* What the parts of importing share: import.c takes segments as a whole, import_match.c unit by unit.  Nobody else includes this.
  *
- * Places are addresses of clusters (clusters.h), and multiples of the unit.  What is shared lies in the file that grows. */
+ * Places are addresses of clusters (clusters.h), and multiples of the unit.  Runs are shared in the file that grows. */
 
 #define IMPORT_PIECE ((size_t)128 << 10) /* clusters are read so many bytes at a time */
 
@@ -32,6 +32,7 @@ struct import {
 	size_t unit;	  /* bytes */
 	unsigned min_run; /* units, at least 1 */
 	uint64_t size, nr_segments, next; /* of the disk; the first segment that is not decided */
+	bool storing;	     /* something of it is new, and the file that grows has room */
 	uint32_t file;	     /* number of the one that grows */
 	uint64_t data_begin; /* the first place in it */
 	struct tree_maker *maker; /* NULL = segments are moved, and make no tree */

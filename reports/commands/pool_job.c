@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "compactor/clone.h"
+#include "compactor/collect.h"
 #include "compactor/compact.h"
 #include "compactor/pool_home.h"
 #include "compactor/repoint.h"
@@ -75,6 +76,8 @@ static int pool_option(struct pool_job *j, int opt, const char *arg, struct err 
 	case OPT_DROP_MISSING:
 		j->drop_missing = true;
 		return 0;
+	case OPT_EVACUATE:
+		return option_count(arg, 100, &j->evacuate, err);
 	case OPT_READ_DATA:
 		return set_read_data(j, arg, err);
 	case OPT_APPLY:
@@ -113,6 +116,7 @@ static int parse_pool_job(struct pool_job *j, const struct pool_verb *v, int arg
 	j->keep_originals = COMPACT_KEEP_ORIGINALS;
 	j->wait = SETTINGS_WAIT;
 	j->percent = 100;
+	j->evacuate = COLLECT_EVACUATE;
 	while ((opt = getopt_long(argc, argv, "", v->options, NULL)) != -1)
 		if (pool_option(j, opt, optarg, err) < 0)
 			return -1;

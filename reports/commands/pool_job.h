@@ -15,7 +15,7 @@
 
 enum {
 	OPT_COUNT = 600, OPT_DRY_RUN, OPT_DROP_MISSING, OPT_READ_DATA, OPT_KIND, OPT_DISCARD, OPT_FILE, OPT_LIVE, OPT_QUIESCE,
-	OPT_KEEP
+	OPT_EVACUATE, OPT_KEEP
 };
 
 /* What all of them take that open one pool. */
@@ -33,6 +33,7 @@ struct pool_job {
 	bool apply, dry_run, drop_missing, read_data, assume_idle, discard, compat, live, quiesce, tell_immutable;
 	enum pool_immutable immutable;
 	double percent; /* of the data that is read */
+	unsigned evacuate; /* percent */
 	unsigned count, keep[5]; /* last, daily, weekly, monthly, yearly */
 	VEC(char *) files; /* real paths, to be freed */
 	char **words;

@@ -17,6 +17,8 @@
 #include "scanner/base/units.h"
 #include "scanner/base/vec.h"
 
+#define FILE_SIZE_MIN (16 * MIB)
+
 static const char compact_help[] =
 	"usage: dedupscan compact [OPTION]... PATH...\n"
 	"\n"
@@ -38,6 +40,7 @@ static const char compact_help[] =
 	"  --preallocated        free the zeros of preallocated images too\n"
 	"  --pool DIR            where the pool is (.dedupscan-pool in the first PATH)\n"
 	"  --cluster-size SIZE   share clusters of 4K, 16K or 64K in the pool (4K)\n"
+	"  --file-size SIZE      the pool begins another cluster file when one has so much (0: when it must)\n"
 	"  --l2-cache SIZE       of tables QEMU may keep in memory for an image that enters the pool\n"
 	"  --host-cache YES      guests with cache=none too read what enters the pool through the page cache: yes, no\n"
 	"  --cross-owner         images with other readers than the pool's may enter it too\n"
@@ -100,6 +103,19 @@ static int set_cluster_size(struct compact *c, const char *arg, struct err *err)
 			return 0;
 		}
 	return err_set(err, ERR_USAGE, "--cluster-size must be 4K, 16K or 64K");
+}
+
+static int set_file_size(struct compact_options *o, const char *arg, struct err *err)
+{
+	uint64_t size = 0;
+
+	if (strcmp(arg, "0") != 0 && units_parse_size(arg, &size, err) < 0)
+		return -1;
+	if (size && size < FILE_SIZE_MIN)
+		return err_set(err, ERR_USAGE, "--file-size must be 16M or more, or 0");
+	o->file_size = size;
+	o->tell_file_size = true;
+	return 0;
 }
 
 static int set_l2_cache(struct compact_options *o, const char *arg, struct err *err)
@@ -177,6 +193,8 @@ static int compact_option(struct compact *c, int opt, const char *arg, const cha
 		return 0;
 	case OPT_CLUSTER_SIZE:
 		return set_cluster_size(c, arg, err);
+	case OPT_FILE_SIZE:
+		return set_file_size(&c->o, arg, err);
 	case OPT_L2_CACHE:
 		return set_l2_cache(&c->o, arg, err);
 	case OPT_HOST_CACHE:
@@ -220,6 +238,7 @@ static int parse_compact(struct compact *c, int argc, char **argv, struct err *e
 		{ "preallocated", no_argument, NULL, OPT_PREALLOCATED },
 		{ "pool", required_argument, NULL, OPT_POOL },
 		{ "cluster-size", required_argument, NULL, OPT_CLUSTER_SIZE },
+		{ "file-size", required_argument, NULL, OPT_FILE_SIZE },
 		{ "l2-cache", required_argument, NULL, OPT_L2_CACHE },
 		{ "host-cache", required_argument, NULL, OPT_HOST_CACHE },
 		{ "cross-owner", no_argument, NULL, OPT_CROSS_OWNER },

@@ -30,6 +30,7 @@ static const char pool_help[] =
 	"\n"
 	"  --dry-run             collect, repair: only say what would be done\n"
 	"  --drop-missing        collect: forget members whose image is not there any more\n"
+	"  --evacuate PERCENT    collect: empty cluster files of which at most so much is in use (25; 0: none)\n"
 	"  --read-data[=SHARE%]  check: read and prove all data, too, or another share each time\n"
 	"  --immutable WHEN      repair: its files are immutable from now on: auto, never, always\n"
 	"  --pool DIR            where the pool is, whatever it is called\n"
@@ -67,8 +68,9 @@ static int act_status(struct pool_job *j, struct pool *p, struct err *err)
 		printf("folded     %10s  in %llu overlays that were folded in; a collection removes them when nothing stands on them\n",
 		       term_size(s.folded), (unsigned long long)s.nr_folded);
 	printf("unreached  %10s  that a collection frees\n", term_size(s.unreached));
-	printf("on disk    %10s\n", term_size(s.on_disk));
-	printf("room       %10s  that the pool can still be written, and %llu views\n", term_size(s.room),
+	printf("on disk    %10s  in %llu cluster file%s\n", term_size(s.on_disk), (unsigned long long)s.nr_files,
+	       s.nr_files == 1 ? "" : "s");
+	printf("room       %10s  and %llu views, until another cluster file begins\n", term_size(s.room),
 	       (unsigned long long)s.nr_slots_left);
 	printf("immutable  %10llu  of %llu files that nobody else is to change%s%s\n", (unsigned long long)s.immutable.nr_immutable,
 	       (unsigned long long)s.immutable.nr_files, s.immutable.why ? ": " : "", s.immutable.why ? s.immutable.why : "");
@@ -119,11 +121,25 @@ static int drop_missing(struct pool_job *j, struct pool *p, struct err *err)
 	return rc < 0 ? -1 : versions_each_gone(p, drop_member, j->dry_run ? NULL : p, err);
 }
 
+static void tell_files(const struct pool_job *j, const struct collected *c)
+{
+	if (c->nr_files_removed)
+		printf("%llu cluster files, in which nothing was in use any more, %s\n", (unsigned long long)c->nr_files_removed,
+		       j->dry_run ? "would go" : "removed");
+	if (c->nr_files_evacuated)
+		printf("%llu cluster files %s: %s %s; the next collection removes them\n",
+		       (unsigned long long)c->nr_files_evacuated, j->dry_run ? "would be evacuated" : "evacuated",
+		       term_size(c->moved), j->dry_run ? "would be stored again" : "stored again");
+	if (c->nr_files_no_space)
+		printf("%llu cluster files are to be evacuated, but the file system has no space for what is in use\n",
+		       (unsigned long long)c->nr_files_no_space);
+}
+
 static int collect_among(struct pool_job *j, struct pool *p, const char **dirs, size_t nr_dirs, struct err *err)
 {
 	struct collect_options o = {
-		.dirs = dirs, .nr_dirs = nr_dirs, .dry_run = j->dry_run, .memory = j->s.scan.memory, .stopper = &term_stopper,
-		.progress = term_stage,
+		.dirs = dirs, .nr_dirs = nr_dirs, .dry_run = j->dry_run, .memory = j->s.scan.memory, .evacuate = j->evacuate,
+		.stopper = &term_stopper, .progress = term_stage,
 	};
 	struct collected c = { 0 };
 
@@ -136,6 +152,7 @@ static int collect_among(struct pool_job *j, struct pool *p, const char **dirs, 
 		printf("%s that nothing needs stays, in small pieces among what is in use\n", term_size(c.small));
 	printf("%llu views removed, %llu go with the next collection\n", (unsigned long long)c.nr_removed,
 	       (unsigned long long)c.nr_dying);
+	tell_files(j, &c);
 	return EXIT_DONE;
 }
 
@@ -282,6 +299,7 @@ int run_pool(int argc, char **argv)
 	static const struct option options[] = {
 		{ "dry-run", no_argument, NULL, OPT_DRY_RUN },
 		{ "drop-missing", no_argument, NULL, OPT_DROP_MISSING },
+		{ "evacuate", required_argument, NULL, OPT_EVACUATE },
 		{ "read-data", optional_argument, NULL, OPT_READ_DATA },
 		{ "immutable", required_argument, NULL, OPT_IMMUTABLE },
 		{ "memory", required_argument, NULL, OPT_MEMORY },
