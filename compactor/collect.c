@@ -5,7 +5,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/statvfs.h>
+#include <sys/statfs.h>
 
 #include "compactor/evacuate.h"
 #include "compactor/hold.h"
@@ -52,6 +52,7 @@
 #define STRETCH ((uint64_t)1 << 20)
 #define STRETCH_LIVE 2 /* one part in so many, at most, of what is mostly dead */
 #define MARKS_SHARE 4  /* of the memory */
+#define SPARE 16       /* what is stored again may take one part in so many more: tables, nodes */
 
 enum fate { LIVES, DYING, REMOVED };
 
@@ -879,11 +880,11 @@ static bool is_worth_evacuating(const struct collecting *c, const struct cluster
 
 static int has_space(const struct collecting *c, uint64_t bytes, bool *ret, struct err *err)
 {
-	struct statvfs fs;
+	struct statfs fs;
 
-	if (fstatvfs(c->p->dirs[POOL_TOP], &fs) < 0)
+	if (file_ops->fstatfs(c->p->dirs[POOL_TOP], &fs) < 0)
 		return err_errno(err, "cannot look at the pool's file system");
-	*ret = (uint64_t)fs.f_bavail * fs.f_frsize > bytes + bytes / 16;
+	*ret = (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize > bytes + bytes / SPARE;
 	return 0;
 }
 

@@ -17,7 +17,7 @@
 #include "scanner/base/units.h"
 #include "scanner/base/vec.h"
 
-#define FILE_SIZE_MIN (16 * MIB)
+#define FILE_SIZE_MIN MIB
 
 static const char compact_help[] =
 	"usage: dedupscan compact [OPTION]... PATH...\n"
@@ -112,7 +112,7 @@ static int set_file_size(struct compact_options *o, const char *arg, struct err 
 	if (strcmp(arg, "0") != 0 && units_parse_size(arg, &size, err) < 0)
 		return -1;
 	if (size && size < FILE_SIZE_MIN)
-		return err_set(err, ERR_USAGE, "--file-size must be 16M or more, or 0");
+		return err_set(err, ERR_USAGE, "--file-size must be 1M or more, or 0");
 	o->file_size = size;
 	o->tell_file_size = true;
 	return 0;

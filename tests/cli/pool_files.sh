@@ -159,8 +159,8 @@ files 1
 
 # ---- files of a size ----
 
-capture "$DEDUPSCAN" compact --method pool --file-size 15M "$STORE"
-assert_status 2 "--file-size 15M"
+capture "$DEDUPSCAN" compact --method pool --file-size 1000K "$STORE"
+assert_status 2 "--file-size 1000K"
 give "$STORE" 3 e.qcow2 e2.qcow2
 settle
 enter --apply --file-size 16M "$STORE"

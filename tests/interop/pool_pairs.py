@@ -25,6 +25,7 @@ from lib_immutable import remove_tree
 SIZE = 6 * MIB
 NR_IMAGES = 4
 MOST_IMAGES = 40
+FILE_SIZE = "8M"  # of cluster files: others begin all the time
 POOL = lib.POOL
 DONE, IN_USE, SKIPS = 0, 4, 1
 
@@ -69,7 +70,8 @@ class Store:
             del self.says[path]
 
     def compact(self):
-        return lib.compact_command(self.top, os.path.join(self.tmp, "catalog"), "--method", "pool", "--cross-owner", "--apply")
+        return lib.compact_command(self.top, os.path.join(self.tmp, "catalog"), "--method", "pool", "--cross-owner",
+                                   "--file-size", FILE_SIZE, "--apply")
 
     def command(self, name):
         """Its words; what it makes or takes away is noted."""
@@ -132,7 +134,7 @@ def digest_of(path, tmp, more=()):
 
 # ---- pairs (D9, D11) ----
 
-QUICK = ["pool collect", "pool collect --drop-missing", "pool check", "pool check --read-data", "pool status", "pool repair",
+QUICK = ["pool collect", "pool collect --drop-missing", "pool collect --evacuate 80", "pool check", "pool check --read-data", "pool status", "pool repair",
          "clone", "list", "restore"]
 SLOW = ["compact", "expand", "snapshot", "scan"]
 
