@@ -1,20 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "compactor/collect.h"
+#include "compactor/collect_parts.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/statfs.h>
 
-#include "compactor/evacuate.h"
 #include "compactor/hold.h"
-#include "compactor/pool/clusters.h"
-#include "compactor/pool/cluster_marks.h"
 #include "compactor/pool/immutable.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/nodes.h"
-#include "compactor/pool/view.h"
 #include "compactor/standing.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
@@ -36,73 +31,23 @@
  *	nowhere			its stub was never published: the slot is buried
  *
  * A view of which a name is found again comes back from trash/.  Views that live or are dying keep their trees and tables.  Of
- * views with the same id the last one counts; of one that repair replaced, the old slot stays as long as somebody has its old stub
- * open.  Sealed overlays die in the same two steps; what one stands on lives as long as a name keeps it or somebody uses it.
- *
- * Which dead clusters become holes follows from where the live ones are and from nothing else, so it is the same whatever was done
- * before, and a run that was cut short is finished by the next.  A hole between live clusters costs the file system an extent; so
- * there are two rules:
- *
- *	| live | dead, a hole, dead ... | live |	64 KiB and more without anything live: what is dead goes
- *	| dead | live | dead | live | dead ... |	a stretch of 1 MiB of which at most half lives: all that is dead goes
- *
- * Elsewhere what is dead stays: less than what lives, and mostly much less. */
+ * views with the same id the last one counts; of one that was written anew, the old slot stays as long as somebody has its old stub
+ * open, or its file, where that does not grow; or the stub in its place is still the old one: then whoever wrote it anew died before
+ * he was done, and that is finished.  Sealed overlays die in the same two steps; what one stands on lives as long as a name keeps it
+ * or somebody uses it.
+ */
 
-#define MIN_RUN ((uint64_t)64 << 10)
-#define STRETCH ((uint64_t)1 << 20)
-#define STRETCH_LIVE 2 /* one part in so many, at most, of what is mostly dead */
-#define MARKS_SHARE 4  /* of the memory */
-#define SPARE 16       /* what is stored again may take one part in so many more: tables, nodes */
-
-enum fate { LIVES, DYING, REMOVED };
-
-/* A stub or a sealed overlay. */
-struct mortal {
-	uint8_t id[POOL_ID_SIZE];
-	bool at_home, in_trash;
-	bool named, used;
-	enum fate fate;
-};
-
-struct collected_view {
-	struct view view;
-	struct mortal stub;
-	bool replaced; /* by a later one of its id, which has the stub */
-};
-
-struct wanted {
-	uint8_t id[POOL_ID_SIZE];
-	bool must; /* be there */
-};
-
-struct collecting {
-	struct pool *p;
-	const struct collect_options *o;
-	struct collected *ret;
-	VEC(struct collected_view) views; /* by id, then generation */
-	VEC(struct wanted) wanted;	  /* sealed overlays that names keep */
-	VEC(struct mortal) overlays;	  /* sealed ones */
-	struct judyset live; /* records of nodes: offset / 8 */
-	uint64_t nr_dead_nodes;
-	bool moved;
-	struct cluster_marks marks; /* on what lives, of the file at hand */
-	size_t file;		    /* its index */
-	VEC(uint64_t) file_lives;   /* by index: bytes */
-	uint64_t grain;		    /* bytes: less is no hole by itself in this file system */
-	uint64_t hole, hole_end;    /* dead, and not punched yet: it may go on */
-};
-
-static int no_memory(struct err *err)
+int collect_no_memory(struct err *err)
 {
 	return err_set(err, ERR_MEMORY, "no memory to collect a pool");
 }
 
-static int stopped(const struct collecting *c, struct err *err)
+int collect_stopped(const struct collecting *c, struct err *err)
 {
 	return c->o->stopper && stopper_says(c->o->stopper) ? err_set(err, ERR_CANCELED, "stopped; run it again to go on") : 0;
 }
 
-static void tell(const struct collecting *c, const char *stage, uint64_t done, uint64_t total)
+void collect_tell(const struct collecting *c, const char *stage, uint64_t done, uint64_t total)
 {
 	if (c->o->progress)
 		c->o->progress(c->o->ctx, stage, done, total);
@@ -118,7 +63,7 @@ static int take_slot(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE],
 	if (view_decode(header, slot, &v.view, err) < 0)
 		return err_add(err, "nothing is removed");
 	memcpy(v.stub.id, v.view.id, POOL_ID_SIZE);
-	return vec_push(&c->views, v) < 0 ? no_memory(err) : 0;
+	return vec_push(&c->views, v) < 0 ? collect_no_memory(err) : 0;
 }
 
 static int by_id(const void *a, const void *b)
@@ -179,7 +124,7 @@ static int want_sealed(struct collecting *c, const uint8_t id[POOL_ID_SIZE], boo
 	if (name_id_is_null(id))
 		return 0;
 	memcpy(w.id, id, POOL_ID_SIZE);
-	return vec_push(&c->wanted, w) < 0 ? no_memory(err) : 0;
+	return vec_push(&c->wanted, w) < 0 ? collect_no_memory(err) : 0;
 }
 
 /* What is being sealed may not be there yet, and what is folded in, no more. */
@@ -217,7 +162,9 @@ static int keep_standing(struct collecting *c, const struct standing_ids *ids, s
 
 		if (s->sealed && want_sealed(c, s->bytes, false, err) < 0)
 			return -1;
-		if (v)
+		if (v && s->slot) /* it stays in this very slot */
+			v->stub.used = true;
+		else if (v)
 			v->stub.named = true;
 	}
 	return 0;
@@ -300,15 +247,54 @@ static int decide(const struct collecting *c, enum pool_dir home, struct mortal 
 	return 0;
 }
 
+/* The stub of its id is in its place, or dying, and does not lead to the view that replaced it. */
+static bool is_not_replaced_yet(const struct collecting *c, const struct collected_view *v)
+{
+	const struct collected_view *last = find_view(c, v->view.id);
+	char name[POOL_FILE_NAME_ROOM];
+	struct stat st;
+
+	pool_id_file_name(v->view.id, name);
+	return !view_stub_leads_to(c->p, &last->view) &&
+	       (file_ops->fstatat(c->p->dirs[POOL_VIEWS], name, &st, AT_SYMLINK_NOFOLLOW) == 0 ||
+		file_ops->fstatat(c->p->dirs[POOL_TRASH], name, &st, AT_SYMLINK_NOFOLLOW) == 0);
+}
+
+/* Guests may have been told to open the view itself, as libvirt does that knows the chain: in a file that does not grow there are only
+ * such, and those who have an old stub open. */
+static bool file_in_use(const struct collecting *c, const struct view *v)
+{
+	char name[POOL_FILE_NAME_ROOM], fs[32];
+	struct cluster_span s;
+	int fd;
+
+	if (!clusters_of_slot(c->p->clusters, v->slot, &s) || s.number == clusters_growing(c->p->clusters).number)
+		return false;
+	fd = cluster_file_fd(s.file);
+	pool_id_file_name(cluster_file_id(s.file)->uuid, name);
+	return (!c->o->assume_idle && hold_fs_is_shared(fd, fs)) || hold_look(fd, c->p->dirs[POOL_TOP], name, NULL) < 0;
+}
+
+/* The old stub of a view that was written anew, and that somebody may have open: slot-N.stub, slot-N.stub.1 ... */
+static int look_at_kept(void *ctx, const char *name, struct err *err)
+{
+	struct collecting *c = ctx;
+	char kept[VIEW_KEPT_STUB_ROOM];
+
+	for (size_t i = 0; i < c->views.nr; i++) {
+		struct collected_view *v = &c->views.items[i];
+		size_t len = strlen(view_kept_stub(&v->view, kept));
+
+		if (strncmp(name, kept, len) == 0 && (!name[len] || name[len] == '.'))
+			return use_of(c, POOL_QUARANTINE, name, true, &v->stub.used, err);
+	}
+	return 0;
+}
+
 static int decide_view(const struct collecting *c, struct collected_view *v, struct err *err)
 {
-	char kept[VIEW_KEPT_STUB_ROOM];
-	bool there;
-
-	view_kept_stub(&v->view, kept);
-	if (look(c->p->dirs[POOL_QUARANTINE], kept, &there, err) < 0 ||
-	    (!v->stub.named && use_of(c, POOL_QUARANTINE, kept, there, &v->stub.used, err) < 0))
-		return -1;
+	if (v->replaced)
+		v->stub.used |= is_not_replaced_yet(c, v) || file_in_use(c, &v->view);
 	v->stub.fate = v->stub.used ? LIVES : REMOVED;
 	return v->replaced ? 0 : decide(c, POOL_VIEWS, &v->stub, err);
 }
@@ -328,6 +314,8 @@ static int look_at_stub(void *ctx, const char *name, struct err *err)
 
 static int decide_views(struct collecting *c, struct err *err)
 {
+	if (file_each_name(c->p->dirs[POOL_QUARANTINE], look_at_kept, c, err) < 0)
+		return -1;
 	for (size_t i = 0; i < c->views.nr; i++)
 		if (decide_view(c, &c->views.items[i], err) < 0)
 			return -1;
@@ -352,7 +340,7 @@ static int list_overlay(void *ctx, const char *name, struct err *err)
 
 	if (!pool_id_parse_file_name(name, m.id) || find_view(c, m.id) || find_overlay(c, m.id))
 		return 0;
-	return vec_push(&c->overlays, m) < 0 ? no_memory(err) : 0;
+	return vec_push(&c->overlays, m) < 0 ? collect_no_memory(err) : 0;
 }
 
 static int keep_wanted(struct collecting *c, struct err *err)
@@ -453,6 +441,16 @@ static int move_mortal(struct collecting *c, enum pool_dir home, struct mortal *
 	return rc < 0 ? -1 : rc > 0 ? 0 : move(c, home, POOL_TRASH, name, err);
 }
 
+/* Whoever wrote a view anew may have died before its stub led there. */
+static int finish_replacing(struct collecting *c, const struct collected_view *v, struct err *err)
+{
+	char kept[VIEW_KEPT_STUB_ROOM];
+
+	if (!v->replaced || view_check_stub(c->p, &v->view, POOL_VIEWS, NULL) < 0)
+		return 0;
+	return view_write_stub(c->p, &find_view(c, v->view.id)->view, view_kept_stub(&v->view, kept), err);
+}
+
 /* The pool may have been moved while it was in trash/, where repoint leaves it. */
 static int mend_stub(struct collecting *c, const struct view *v, struct err *err)
 {
@@ -486,6 +484,9 @@ static int move_all(struct collecting *c, struct err *err)
 	}
 	for (size_t i = 0; i < c->overlays.nr; i++)
 		if (move_mortal(c, POOL_SEALED, &c->overlays.items[i], err) < 0)
+			return -1;
+	for (size_t i = 0; i < c->views.nr; i++)
+		if (finish_replacing(c, &c->views.items[i], err) < 0)
 			return -1;
 	return sync_moves(c, err);
 }
@@ -556,7 +557,7 @@ static int mark_record(struct collecting *c, uint64_t offset, struct err *err)
 {
 	int rc = judyset_add(&c->live, offset / 8);
 
-	return rc < 0 ? no_memory(err) : rc;
+	return rc < 0 ? collect_no_memory(err) : rc;
 }
 
 /* In whatever units its maps are: views may use any of them. */
@@ -594,8 +595,8 @@ static int mark_tree(struct collecting *c, const uint8_t digest[DIGEST_SIZE], un
 		return rc;
 	node = malloc(sizeof(*node));
 	if (!node)
-		return no_memory(err);
-	rc = stopped(c, err) < 0 ? -1 : nodes_get_inner(c->p->nodes, digest, level, node, err);
+		return collect_no_memory(err);
+	rc = collect_stopped(c, err) < 0 ? -1 : nodes_get_inner(c->p->nodes, digest, level, node, err);
 	for (unsigned i = 0; rc == 0 && i < DIGEST_FANOUT; i++)
 		rc = mark_tree(c, node->children[i], level - 1, err);
 	free(node);
@@ -630,7 +631,7 @@ static int mark_view(struct collecting *c, const struct collected_view *v, struc
 
 static int mark_nodes(struct collecting *c, struct err *err)
 {
-	tell(c, "marking", 0, 0);
+	collect_tell(c, "marking", 0, 0);
 	judyset_release(&c->live);
 	if (names_each(c->p, mark_name, c, err) < 0)
 		return -1;
@@ -640,7 +641,7 @@ static int mark_nodes(struct collecting *c, struct err *err)
 	return 0;
 }
 
-static bool keep_record(void *ctx, uint64_t offset)
+bool collect_keeps_record(void *ctx, uint64_t offset)
 {
 	const struct collecting *c = ctx;
 
@@ -653,304 +654,10 @@ static int sweep_nodes(struct collecting *c, struct err *err)
 	c->ret->nodes_before = c->ret->nodes_after = nodes_bytes(c->p->nodes);
 	if (c->o->dry_run || (!c->nr_dead_nodes && !nodes_damaged(c->p->nodes)))
 		return 0;
-	if (nodes_keep(c->p->nodes, c->p->dirs[POOL_TREES], keep_record, c, judyset_count(&c->live), err) < 0)
+	if (nodes_keep(c->p->nodes, c->p->dirs[POOL_TREES], collect_keeps_record, c, judyset_count(&c->live), err) < 0)
 		return -1;
 	c->ret->nodes_after = nodes_bytes(c->p->nodes);
 	return mark_nodes(c, err);
-}
-
-/* ---- what lives: clusters ---- */
-
-static int mark_table(void *ctx, uint64_t offset, uint64_t len, struct err *err)
-{
-	struct collecting *c = ctx;
-
-	(void)err;
-	cluster_marks_add(&c->marks, offset, len);
-	c->ret->tables += len;
-	return 0;
-}
-
-static int mark_of_table(void *ctx, uint64_t segment, struct leaf *map, struct err *err)
-{
-	struct collecting *c = ctx;
-
-	(void)segment;
-	cluster_marks_add_leaf(&c->marks, map);
-	return stopped(c, err);
-}
-
-static int mark_of_node(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err)
-{
-	struct collecting *c = ctx;
-
-	(void)inner;
-	if (!keep_record(c, offset))
-		c->nr_dead_nodes++;
-	else if (leaf)
-		cluster_marks_add_leaf(&c->marks, leaf);
-	return stopped(c, err);
-}
-
-static int mark_clusters(struct collecting *c, struct err *err)
-{
-	tell(c, "marking", 0, 0);
-	c->nr_dead_nodes = c->ret->tables = 0;
-	cluster_marks_clear(&c->marks);
-	for (size_t i = 0; i < c->views.nr; i++) {
-		const struct collected_view *v = &c->views.items[i];
-
-		if (v->stub.fate == REMOVED)
-			continue;
-		if (view_each_table(c->p, &v->view, mark_table, c, err) < 0 ||
-		    view_each_map(c->p, &v->view, mark_of_table, c, err) < 0)
-			return -1;
-	}
-	return nodes_each(c->p->nodes, mark_of_node, c, err);
-}
-
-/* The first part of the file at hand. */
-static int begin_file(struct collecting *c, struct err *err)
-{
-	struct cluster_span s = clusters_span(c->p->clusters, c->file);
-	struct stat st;
-
-	if (file_ops->fstat(cluster_file_fd(s.file), &st) < 0)
-		return err_errno(err, "cannot look at a cluster file");
-	c->grain = is_pow2((uint64_t)st.st_blksize) ? max_u64((uint64_t)st.st_blksize, BLOCK_SIZE) : BLOCK_SIZE;
-	if (vec_push(&c->file_lives, 0) < 0)
-		return no_memory(err);
-	cluster_marks_release(&c->marks);
-	return cluster_marks_init(&c->marks, s.begin, s.end, c->o->memory / MARKS_SHARE, err);
-}
-
-/* ---- sweeping ---- */
-
-static int punch(struct collecting *c, struct err *err)
-{
-	uint64_t at = c->hole, len = c->hole_end - at;
-
-	c->hole = c->hole_end = 0;
-	if (!len || c->o->dry_run)
-		return 0;
-	return stopped(c, err) < 0 ? -1 : clusters_punch(c->p->clusters, at, len, err);
-}
-
-/* Joined with the one before, if only holes are between them. */
-static int make_hole(struct collecting *c, uint64_t at, uint64_t end, struct err *err)
-{
-	c->ret->freed += end - at;
-	if (c->hole_end && at - c->hole_end > STRETCH && punch(c, err) < 0)
-		return -1;
-	if (!c->hole_end)
-		c->hole = at;
-	c->hole_end = end;
-	return 0;
-}
-
-/* What is there, and stays. */
-static int leave(struct collecting *c, uint64_t len, struct err *err)
-{
-	c->ret->small += len;
-	return len ? punch(c, err) : 0;
-}
-
-/* Whether nothing lives in [at, end) and enough around it. */
-static bool is_long(const struct collecting *c, uint64_t at, uint64_t end)
-{
-	uint64_t min = c->o->min_run ? c->o->min_run : MIN_RUN;
-
-	while (end - at < min && end < c->marks.end && !cluster_marks_has(&c->marks, end))
-		end += BLOCK_SIZE;
-	while (end - at < min && at > c->marks.begin && !cluster_marks_has(&c->marks, at - BLOCK_SIZE))
-		at -= BLOCK_SIZE;
-	return end - at >= min;
-}
-
-static bool is_mostly_dead(const struct collecting *c, uint64_t stretch)
-{
-	uint64_t end = min_u64(stretch + STRETCH, c->marks.end);
-
-	return cluster_marks_count(&c->marks, stretch, end) <= (end - stretch) / STRETCH_LIVE;
-}
-
-/* What becomes a hole of dead clusters that are too few by themselves. */
-static void cut_short(const struct collecting *c, uint64_t *at, uint64_t *end)
-{
-	uint64_t first = round_down(*at, STRETCH), last = round_down(*end - BLOCK_SIZE, STRETCH);
-	bool in_last = is_mostly_dead(c, last), in_first = first == last ? in_last : is_mostly_dead(c, first);
-
-	*at = in_first ? *at : in_last ? last : *end;
-	*end = in_last ? *end : in_first ? last : *at;
-	*at = round_up(*at, c->grain);
-	*end = max_u64(round_down(*end, c->grain), *at);
-}
-
-static int sweep_dead(struct collecting *c, uint64_t from, uint64_t to, struct err *err)
-{
-	uint64_t at = from, end = to;
-
-	c->ret->dead += to - from;
-	if (!is_long(c, from, to))
-		cut_short(c, &at, &end);
-	if (at == end)
-		return leave(c, to - from, err);
-	return leave(c, at - from, err) < 0 || make_hole(c, at, end, err) < 0 ? -1 : leave(c, to - end, err);
-}
-
-/* What is on the disk. */
-static int sweep_data(struct collecting *c, uint64_t at, uint64_t end, struct err *err)
-{
-	while (at < end) {
-		uint64_t from = at;
-		bool lives = cluster_marks_has(&c->marks, at);
-
-		while (at < end && cluster_marks_has(&c->marks, at) == lives)
-			at += BLOCK_SIZE;
-		c->ret->live += lives ? at - from : 0;
-		c->file_lives.items[c->file] += lives ? at - from : 0;
-		if ((lives ? punch(c, err) : sweep_dead(c, from, at, err)) < 0)
-			return -1;
-	}
-	return 0;
-}
-
-static int sweep_part(struct collecting *c, struct err *err)
-{
-	struct cluster_span s = clusters_span(c->p->clusters, c->file);
-	uint64_t base = s.begin - POOL_DATA_BEGIN, at = c->marks.begin, end = c->marks.end, from, to;
-	int fd = cluster_file_fd(s.file), rc;
-
-	while (at < end && (rc = file_next_data(fd, at - base, end - base, &from, &to, err)) != 0) {
-		if (rc < 0 ||
-		    sweep_data(c, base + round_down(from, BLOCK_SIZE), min_u64(base + round_up(to, BLOCK_SIZE), end), err) < 0)
-			return -1;
-		at = base + to;
-		tell(c, "sweeping", at - s.begin, c->marks.size - s.begin);
-	}
-	return punch(c, err);
-}
-
-/* The first part is marked. */
-static int sweep_file(struct collecting *c, struct err *err)
-{
-	if (sweep_part(c, err) < 0)
-		return -1;
-	while (cluster_marks_next(&c->marks))
-		if (mark_clusters(c, err) < 0 || sweep_part(c, err) < 0)
-			return -1;
-	return 0;
-}
-
-/* The first part of the first file is marked. */
-static int sweep_clusters(struct collecting *c, struct err *err)
-{
-	if (sweep_file(c, err) < 0)
-		return -1;
-	while (++c->file < clusters_nr(c->p->clusters))
-		if (begin_file(c, err) < 0 || mark_clusters(c, err) < 0 || sweep_file(c, err) < 0)
-			return -1;
-	return c->o->dry_run ? 0 : clusters_sync(c->p->clusters, err);
-}
-
-/* ---- files ---- */
-
-static bool is_in(const struct collected_view *v, uint32_t file)
-{
-	return v->view.slot / POOL_NR_SLOTS == file;
-}
-
-static bool has_view(const struct collecting *c, uint32_t file)
-{
-	for (size_t i = 0; i < c->views.nr; i++)
-		if (c->views.items[i].stub.fate != REMOVED && is_in(&c->views.items[i], file))
-			return true;
-	return false;
-}
-
-/* What was written to it is mostly dead, and it has grown so far that this matters: the space of what is dead comes back as holes,
- * but nothing else brings offsets back. */
-static bool is_worth_evacuating(const struct collecting *c, const struct cluster_span *s, uint64_t lives)
-{
-	uint64_t size = s->end - s->begin, most = c->p->file_size ? c->p->file_size : cluster_file_max(s->file);
-	bool grows = s->number == clusters_growing(c->p->clusters).number;
-
-	return lives * 100 <= size * c->o->evacuate && (!grows || size >= most / 2);
-}
-
-static int has_space(const struct collecting *c, uint64_t bytes, bool *ret, struct err *err)
-{
-	struct statfs fs;
-
-	if (file_ops->fstatfs(c->p->dirs[POOL_TOP], &fs) < 0)
-		return err_errno(err, "cannot look at the pool's file system");
-	*ret = (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize > bytes + bytes / SPARE;
-	return 0;
-}
-
-static int tell_moved(void *ctx, uint64_t done, uint64_t total, struct err *err)
-{
-	const struct collecting *c = ctx;
-
-	tell(c, "moving", done, total);
-	return stopped(c, err);
-}
-
-/* Views that no name keeps stay with whoever uses them, and the file stays with them. */
-static int move_views(struct collecting *c, uint32_t file, struct err *err)
-{
-	for (size_t i = 0; i < c->views.nr; i++) {
-		const struct collected_view *v = &c->views.items[i];
-		char kept[VIEW_KEPT_STUB_ROOM];
-		struct view made;
-
-		if (v->replaced || !v->stub.named || !is_in(v, file))
-			continue;
-		if (stopped(c, err) < 0 || view_write_as(c->p, &v->view, view_kept_stub(&v->view, kept), &made, err) < 0)
-			return -1;
-	}
-	return 0;
-}
-
-static int evacuate(struct collecting *c, const struct cluster_span *s, uint64_t lives, struct err *err)
-{
-	struct evacuation e = { .p = c->p, .file = s->number, .lives = lives, .check = tell_moved, .ctx = c };
-	bool space = false;
-
-	if (has_space(c, lives, &space, err) < 0)
-		return -1;
-	if (!space) {
-		c->ret->nr_files_no_space++;
-		return 0;
-	}
-	c->ret->nr_files_evacuated++;
-	c->ret->moved += c->o->dry_run ? lives : 0;
-	if (c->o->dry_run)
-		return 0;
-	return evacuate_segments(&e, &c->ret->moved, err) < 0 ? -1 : move_views(c, s->number, err);
-}
-
-/* The last one grows: it is what the others are evacuated into. */
-static int sweep_files(struct collecting *c, struct err *err)
-{
-	size_t nr = c->file_lives.nr;
-
-	for (size_t i = nr; i-- > 0;) {
-		struct cluster_span s = clusters_span(c->p->clusters, i);
-		uint64_t lives = c->file_lives.items[i];
-
-		if (lives || has_view(c, s.number)) {
-			if (is_worth_evacuating(c, &s, lives) && evacuate(c, &s, lives, err) < 0)
-				return -1;
-			continue;
-		}
-		if (i + 1 == nr)
-			continue;
-		c->ret->nr_files_removed++;
-		if (!c->o->dry_run && clusters_remove(c->p->clusters, s.number, err) < 0)
-			return -1;
-	}
-	return 0;
 }
 
 /* ---- the whole ---- */
@@ -960,12 +667,12 @@ static int collect(struct collecting *c, struct err *err)
 	if (take_views(c, err) < 0 || names_each(c->p, take_name, c, err) < 0 || look_for_standing(c, err) < 0 ||
 	    decide_overlays(c, err) < 0 || decide_views(c, err) < 0)
 		return -1;
-	if (mark_nodes(c, err) < 0 || begin_file(c, err) < 0 || mark_clusters(c, err) < 0)
+	if (mark_nodes(c, err) < 0 || collect_look_at_space(c, err) < 0)
 		return -1;
 	if (!c->o->dry_run && (move_all(c, err) < 0 || remove_dead(c, err) < 0))
 		return -1;
 	count_all(c);
-	return sweep_nodes(c, err) < 0 || sweep_clusters(c, err) < 0 ? -1 : sweep_files(c, err);
+	return sweep_nodes(c, err) < 0 || collect_space(c, err) < 0 ? -1 : collect_files(c, err);
 }
 
 int pool_collect(struct pool *p, const struct collect_options *o, struct collected *ret, struct err *err)
@@ -979,8 +686,7 @@ int pool_collect(struct pool *p, const struct collect_options *o, struct collect
 	vec_release(&c.views);
 	vec_release(&c.wanted);
 	vec_release(&c.overlays);
-	vec_release(&c.file_lives);
 	judyset_release(&c.live);
-	cluster_marks_release(&c.marks);
+	collect_release_space(&c);
 	return rc < 0 ? err_add(err, "pool '%s'", p->path) : 0;
 }

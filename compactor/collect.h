@@ -53,6 +53,7 @@ struct collected {
 	uint64_t nr_files_removed;  /* that nothing lived in any more */
 	uint64_t nr_files_evacuated; /* now, or would be; the next collection removes those that nobody uses */
 	uint64_t moved;		    /* bytes of clusters that were stored again for that, or live in what would be */
+	uint64_t nr_not_moved;	    /* segments of these that cannot be read, and stay, with all views of their file */
 	uint64_t nr_files_no_space; /* that stay as the file system lacks the space to store again what lives */
 };
 

@@ -113,6 +113,7 @@ int compact_open_pool(struct compaction *c, bool create, struct err *err)
 		return -1;
 	if (!c->pool)
 		return 0;
+	c->pool->stopper = c->o.stopper;
 	lock_file_listen(&c->pool->lock);
 	return tell_pool(c, err);
 }

@@ -17,6 +17,7 @@ struct evacuating {
 	struct import *import; /* of a unit */
 	unsigned unit_bits;
 	uint64_t done, unsynced; /* bytes */
+	uint64_t damaged;	 /* segments */
 };
 
 static uint64_t bytes_of(const struct leaf *leaf)
@@ -40,6 +41,7 @@ static int is_found(struct evacuating *v, uint64_t offset, const struct leaf *le
 static int move_leaf(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err)
 {
 	struct evacuating *v = ctx;
+	struct err why = ERR_INIT;
 	int rc;
 
 	(void)inner;
@@ -48,8 +50,12 @@ static int move_leaf(void *ctx, uint64_t offset, const struct leaf *leaf, const 
 	rc = is_found(v, offset, leaf, err);
 	if (rc <= 0)
 		return rc;
-	if (v->e->check(v->e->ctx, v->done, v->e->lives, err) != 0 || import_move(v->import, leaf, err) < 0)
+	if (v->e->check(v->e->ctx, v->done, v->e->lives, err) != 0)
 		return -1;
+	rc = import_move(v->import, leaf, &why);
+	if (rc < 0)
+		return err_set(err, why.kind, "%s", why.text);
+	v->damaged += rc > 0;
 	v->done += bytes_of(leaf);
 	v->unsynced += bytes_of(leaf);
 	if (v->unsynced < SYNC_EACH)
@@ -81,7 +87,7 @@ static int make_room(const struct evacuation *e, struct err *err)
 	return growth_for_view(e->p, e->lives, err);
 }
 
-int evacuate_segments(const struct evacuation *e, uint64_t *moved, struct err *err)
+int evacuate_segments(const struct evacuation *e, uint64_t *moved, uint64_t *damaged, struct err *err)
 {
 	struct evacuating v = { .e = e };
 
@@ -90,5 +96,6 @@ int evacuate_segments(const struct evacuation *e, uint64_t *moved, struct err *e
 	for (unsigned bits = POOL_UNIT_BITS_MIN; bits <= POOL_UNIT_BITS_MAX; bits += 2)
 		if (move_unit(&v, bits, moved, err) < 0)
 			return err_add(err, "evacuating a cluster file");
+	*damaged += v.damaged;
 	return pool_sync(e->p, err);
 }

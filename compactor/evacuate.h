@@ -18,7 +18,7 @@ struct evacuation {
 	void *ctx;
 };
 
-/* *moved grows by the bytes of clusters that were stored. */
-int evacuate_segments(const struct evacuation *e, uint64_t *moved, struct err *err);
+/* *moved grows by the bytes of clusters that were stored, *damaged by the segments that cannot be read, which stay where they are. */
+int evacuate_segments(const struct evacuation *e, uint64_t *moved, uint64_t *damaged, struct err *err);
 
 #endif

@@ -441,6 +441,12 @@ int cluster_file_sync(struct cluster_file *f, struct err *err)
 	return f->failed ? -1 : 0;
 }
 
+void cluster_file_rest(struct cluster_file *f)
+{
+	if (f->write_fd >= 0 && !f->dirty)
+		file_ops->close(STEAL_FD(f->write_fd));
+}
+
 /* Has the buffer end at a multiple of `align`.  What is left out is a hole, if it can be one. */
 static int pad(struct cluster_file *f, uint64_t align, struct err *err)
 {

@@ -51,6 +51,8 @@ int cluster_file_append(struct cluster_file *f, const void *buf, size_t len, uin
 /* Writes what is buffered. */
 int cluster_file_flush(struct cluster_file *f, struct err *err);
 int cluster_file_sync(struct cluster_file *f, struct err *err);
+/* Nothing more is to be written for now: after a sync, it is open for reading only, and a lease tells who else has it open. */
+void cluster_file_rest(struct cluster_file *f);
 
 /* Exactly len bytes at offset, in the data area; what is buffered is seen.  Past the end is ERR_FORMAT. */
 int cluster_file_read(struct cluster_file *f, void *buf, size_t len, uint64_t offset, struct err *err);

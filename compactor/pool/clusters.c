@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "compactor/pool/immutable.h"
 #include "compactor/pool/pool_id.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
@@ -12,6 +13,7 @@
 struct clusters {
 	int dirfd; /* the caller's */
 	bool writing;
+	bool failed; /* another file could not begin: what is on the disk of it is not known */
 	VEC(struct cluster_file *) files; /* by number */
 };
 
@@ -73,12 +75,29 @@ static int put(struct clusters *c, struct cluster_file *f, struct err *err)
 	return 0;
 }
 
+/* <uuid>.qcow2.new: whoever began it died. */
+static bool is_unfinished(const char *name)
+{
+	static const char end[] = ".new";
+	size_t len = strlen(name), without = len - min_u64(len, strlen(end));
+	char file[POOL_FILE_NAME_ROOM];
+	uint8_t uuid[POOL_ID_SIZE];
+
+	if (strcmp(name + without, end) != 0 || without >= sizeof(file))
+		return false;
+	memcpy(file, name, without);
+	file[without] = '\0';
+	return pool_id_parse_file_name(file, uuid);
+}
+
 static int open_one(void *ctx, const char *name, struct err *err)
 {
 	CLEANUP(cluster_file_close) struct cluster_file *f = NULL;
 	uint8_t uuid[POOL_ID_SIZE];
 	struct clusters *c = ctx;
 
+	if (c->writing && is_unfinished(name))
+		return immutable_unlink_closed(c->dirfd, name, err);
 	if (!pool_id_parse_file_name(name, uuid))
 		return 0;
 	f = cluster_file_open(c->dirfd, name, c->writing, err);
@@ -125,6 +144,8 @@ int clusters_add(struct clusters *c, struct err *err)
 	struct stat like;
 
 	assert(c->writing);
+	if (c->failed)
+		return err_set(err, ERR_IO, "another cluster file could not begin before");
 	if (id.number >= POOL_NR_FILES)
 		return err_set(err, ERR_FULL, "the pool is full: it has had %u cluster files; --pool DIR begins another pool", id.number);
 	if (file_ops->fstat(cluster_file_fd(growing(c)), &like) < 0)
@@ -133,10 +154,16 @@ int clusters_add(struct clusters *c, struct err *err)
 	if (pool_new_id(id.uuid, err) < 0)
 		return -1;
 	pool_id_file_name(id.uuid, name);
-	if (cluster_file_create_further(c->dirfd, name, &id, &like, err) < 0 || file_sync_dir(c->dirfd, err) < 0)
+	c->failed = true;
+	if (cluster_file_create_further(c->dirfd, name, &id, &like, err) < 0)
 		return -1;
-	f = cluster_file_open(c->dirfd, name, true, err);
-	return f ? put(c, f, err) : -1;
+	f = file_sync_dir(c->dirfd, err) < 0 ? NULL : cluster_file_open(c->dirfd, name, true, err);
+	if (!f || put(c, f, err) < 0) {
+		file_unlink(c->dirfd, name, NULL); /* or the next one has its number */
+		return -1;
+	}
+	c->failed = false;
+	return 0;
 }
 
 int clusters_remove(struct clusters *c, uint32_t number, struct err *err)
@@ -242,9 +269,12 @@ int clusters_flush(struct clusters *c, struct err *err)
 
 int clusters_sync(struct clusters *c, struct err *err)
 {
-	for (size_t i = 0; i < c->files.nr; i++)
+	for (size_t i = 0; i < c->files.nr; i++) {
 		if (cluster_file_sync(c->files.items[i], err) < 0)
 			return -1;
+		if (c->files.items[i] != growing(c))
+			cluster_file_rest(c->files.items[i]);
+	}
 	return 0;
 }
 

@@ -874,3 +874,10 @@ int finder_begin(struct finder *f, const uint8_t uuid[16], struct err *err)
 	finder_set_lacks(f, 0, 0);
 	return 0;
 }
+
+void finder_give_up(struct finder *f, const struct err *why)
+{
+	struct err told = *why;
+
+	failed_now(f, &told);
+}

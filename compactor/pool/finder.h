@@ -61,6 +61,8 @@ void finder_set_lacks(struct finder *f, uint64_t begin, uint64_t end);
 int finder_clear(struct finder *f, struct err *err);
 /* The same, and from now on it is of another cluster file, in which no block lacks a key. */
 int finder_begin(struct finder *f, const uint8_t uuid[16], struct err *err);
+/* What it should have was not added: nothing of it becomes durable, and whoever opens it builds it anew. */
+void finder_give_up(struct finder *f, const struct err *why);
 
 uint64_t finder_bytes(const struct finder *f); /* on disk */
 

@@ -1,14 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compactor/pool/gather.h"
 
+#include <sys/statfs.h>
+
 #include "compactor/pool/clusters.h"
+#include "compactor/pool/growth.h"
 #include "compactor/pool/import.h"
 #include "compactor/pool/tree.h"
+#include "scanner/base/file.h"
+#include "scanner/base/schedule.h"
+#include "scanner/base/units.h"
+
+/* What lies elsewhere is counted, then moved: so there is room for all of it, in the file and on the disk. */
+
+#define SPARE 16 /* it may take one part in so many more: tables, nodes */
 
 struct gathering {
 	struct pool *p;
+	const uint8_t *root;
+	uint64_t size;
 	uint32_t file; /* where all is to be */
 	unsigned unit_bits;
+	uint64_t bytes; /* that lie elsewhere */
 	struct import *imports[POOL_UNIT_BITS_MAX + 1]; /* by unit, as they are needed */
 	struct leaf leaf;
 };
@@ -22,33 +35,78 @@ static struct import *import_of(struct gathering *g, unsigned unit_bits, struct 
 	return g->imports[unit_bits];
 }
 
-static int gather_one(struct gathering *g, const uint8_t digest[DIGEST_SIZE], struct err *err)
+/* 1 = it lies elsewhere, and its leaf is found; 0, -1. */
+static int find_elsewhere(struct gathering *g, const uint8_t digest[DIGEST_SIZE], struct err *err)
 {
 	int rc = nodes_find_leaf_in(g->p->nodes, g->file, digest, g->unit_bits, &g->leaf, err);
-	struct import *i;
 
 	if (rc)
 		return rc < 0 ? -1 : 0;
-	rc = nodes_find_leaf(g->p->nodes, digest, g->unit_bits, &g->leaf, err);
-	if (rc <= 0)
-		return rc;
-	i = import_of(g, g->leaf.unit_bits, err);
-	return i ? import_move(i, &g->leaf, err) : -1;
+	return nodes_find_leaf(g->p->nodes, digest, g->unit_bits, &g->leaf, err);
 }
 
-static int gather_all(struct gathering *g, const uint8_t root[DIGEST_SIZE], uint64_t size, struct err *err)
+static int count(struct gathering *g, struct err *err)
 {
-	CLEANUP(tree_walk_free) struct tree_walk *w = tree_walk_new(g->p->nodes, root, size, err);
+	(void)err;
+	for (unsigned i = 0; i < g->leaf.nr_runs; i++)
+		g->bytes += (uint64_t)g->leaf.runs[i].nr << g->leaf.unit_bits;
+	return 0;
+}
+
+static int move(struct gathering *g, struct err *err)
+{
+	struct import *i = import_of(g, g->leaf.unit_bits, err);
+	int rc = i ? import_move(i, &g->leaf, err) : -1;
+
+	if (rc > 0)
+		err_add(err, "dedupscan pool check tells whom that hits");
+	return rc ? -1 : 0;
+}
+
+static int each_elsewhere(struct gathering *g, int (*call)(struct gathering *g, struct err *err), struct err *err)
+{
+	CLEANUP(tree_walk_free) struct tree_walk *w = tree_walk_new(g->p->nodes, g->root, g->size, err);
 	uint8_t digest[DIGEST_SIZE];
-	struct import_stats stats;
 	uint64_t at = 0;
 	int rc = -1;
 
-	while (w && (rc = tree_walk_next(w, at, &at, digest, err)) > 0) {
-		if (gather_one(g, digest, err) < 0)
+	for (; w && (rc = tree_walk_next(w, at, &at, digest, err)) > 0; at++) {
+		if (g->p->stopper && stopper_says(g->p->stopper))
+			return err_set(err, ERR_CANCELED, "stopped");
+		rc = find_elsewhere(g, digest, err);
+		if (rc < 0 || (rc > 0 && call(g, err) < 0))
 			return -1;
-		at++;
 	}
+	return rc;
+}
+
+/* To write until the disk is full would trouble the guests on it. */
+static int check_space(const struct gathering *g, struct err *err)
+{
+	char needed[UNITS_SIZE_ROOM], there[UNITS_SIZE_ROOM];
+	struct statfs fs;
+	uint64_t free;
+
+	if (file_ops->fstatfs(g->p->dirs[POOL_TOP], &fs) < 0)
+		return err_errno(err, "cannot ask for free space");
+	free = (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize;
+	if (free >= g->bytes + g->bytes / SPARE)
+		return 0;
+	return err_set(err, ERR_FULL, "that takes %s of free space, and there are %s",
+		       units_size(g->bytes + g->bytes / SPARE, needed, sizeof(needed)), units_size(free, there, sizeof(there)));
+}
+
+static int gather_all(struct gathering *g, struct err *err)
+{
+	struct import_stats stats;
+	int rc = each_elsewhere(g, count, err);
+
+	if (rc < 0 || !g->bytes)
+		return rc;
+	if (check_space(g, err) < 0 || growth_for_view(g->p, g->bytes, err) < 0)
+		return -1;
+	g->file = clusters_growing(g->p->clusters).number;
+	rc = each_elsewhere(g, move, err);
 	for (unsigned bits = POOL_UNIT_BITS_MIN; rc == 0 && bits <= POOL_UNIT_BITS_MAX; bits += 2)
 		if (g->imports[bits])
 			rc = import_end_moving(g->imports[bits], &stats, err);
@@ -57,8 +115,10 @@ static int gather_all(struct gathering *g, const uint8_t root[DIGEST_SIZE], uint
 
 int gather(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t size, unsigned unit_bits, struct err *err)
 {
-	struct gathering g = { .p = p, .file = clusters_growing(p->clusters).number, .unit_bits = unit_bits };
-	int rc = clusters_nr(p->clusters) > 1 ? gather_all(&g, root, size, err) : 0;
+	struct gathering g = {
+		.p = p, .root = root, .size = size, .file = clusters_growing(p->clusters).number, .unit_bits = unit_bits,
+	};
+	int rc = clusters_nr(p->clusters) > 1 ? gather_all(&g, err) : 0;
 
 	for (unsigned bits = POOL_UNIT_BITS_MIN; bits <= POOL_UNIT_BITS_MAX; bits += 2)
 		import_free(g.imports[bits]);

@@ -19,6 +19,10 @@
  * end finds a new file when it is tried again. */
 #define ROOM_SHARE 8
 
+/* Each is open, in every process that uses the pool, and a collection goes through all nodes for each: more than so many there are
+ * only when they are full. */
+#define TOLD_FILES_MAX 64
+
 /* ---- what it was told ---- */
 
 static int told_text(uint64_t size, char ret[TOLD_ROOM])
@@ -62,21 +66,29 @@ int growth_tell(struct pool *p, uint64_t file_size, struct err *err)
  * next one makes anew. */
 int growth_begin(struct pool *p, struct err *err)
 {
+	struct err why = ERR_INIT;
+
 	if (pool_sync(p, err) < 0)
 		return -1;
 	if (clusters_add(p->clusters, err) < 0)
 		return err_add(err, "pool '%s': another cluster file cannot begin", p->path);
 	p->restless = true; /* it has no flag yet */
-	if (finder_begin(p->finder, cluster_file_id(clusters_growing(p->clusters).file)->uuid, err) < 0 ||
-	    nodes_remember_all(p->nodes, err) < 0)
-		return err_add(err, "pool '%s'", p->path);
-	return pool_sync(p, err);
+	if (finder_begin(p->finder, cluster_file_id(clusters_growing(p->clusters).file)->uuid, &why) == 0 &&
+	    nodes_remember_all(p->nodes, &why) == 0)
+		return pool_sync(p, err);
+	finder_give_up(p->finder, &why);
+	return err_set(err, why.kind, "pool '%s': %s", p->path, why.text);
 }
 
 static bool is_full(const struct cluster_span *s, uint64_t bytes)
 {
-	return cluster_file_room(s->file) < min_u64(bytes, cluster_file_max(s->file) / ROOM_SHARE) ||
-	       !cluster_file_slots_left(s->file);
+	return cluster_file_room(s->file) < bytes || !cluster_file_slots_left(s->file);
+}
+
+/* As long as another one may follow only because it was told. */
+static bool may_follow(const struct pool *p)
+{
+	return clusters_nr(p->clusters) < TOLD_FILES_MAX && clusters_growing(p->clusters).number < POOL_NR_FILES / 2;
 }
 
 uint64_t growth_room(const struct pool *p)
@@ -89,13 +101,14 @@ uint64_t growth_room(const struct pool *p)
 
 bool growth_is_due(const struct pool *p)
 {
-	return growth_room(p) == 0;
+	return growth_room(p) == 0 && (may_follow(p) || cluster_file_room(clusters_growing(p->clusters).file) == 0);
 }
 
 int growth_for_image(struct pool *p, uint64_t bytes, struct err *err)
 {
 	struct cluster_span s = clusters_growing(p->clusters);
 
+	bytes = min_u64(bytes, cluster_file_max(s.file) / ROOM_SHARE);
 	return is_full(&s, bytes) || growth_is_due(p) ? growth_begin(p, err) : 0;
 }
 
@@ -103,5 +116,8 @@ int growth_for_view(struct pool *p, uint64_t bytes, struct err *err)
 {
 	struct cluster_span s = clusters_growing(p->clusters);
 
+	if (bytes > cluster_file_max(s.file) - POOL_DATA_BEGIN)
+		return err_set(err, ERR_FULL, "no cluster file can hold %llu GiB on this file system",
+			       (unsigned long long)(bytes / GIB));
 	return is_full(&s, bytes) ? growth_begin(p, err) : 0;
 }

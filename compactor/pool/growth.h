@@ -10,7 +10,8 @@
  * the file system lets the file grow no more, or its slots are used up; or when the pool was told to, after so many bytes. */
 
 /* Bytes of clusters and tables after which another file begins, which is kept in the pool; 0 = as many as the file system lets it
- * have.  The image that is entering then goes into the old file as a whole. */
+ * have.  The image that is entering then goes into the old file as a whole.  It is no more than a wish: there are at most 64 files at
+ * a time for it. */
 uint64_t growth_told(const struct pool *p);
 int growth_tell(struct pool *p, uint64_t file_size, struct err *err);
 
@@ -21,7 +22,7 @@ bool growth_is_due(const struct pool *p);
 
 /* Begins another file if the one that grows has the size that was told, or if it may not take `bytes` more, or has no slot left. */
 int growth_for_image(struct pool *p, uint64_t bytes, struct err *err);
-/* The same, but whatever was told: what it is for belongs into the file that grows. */
+/* The same, but whatever was told, for what belongs into the file that grows; ERR_FULL when no file can take so much. */
 int growth_for_view(struct pool *p, uint64_t bytes, struct err *err);
 
 /* Begins another one.  What is in the pool is found by its digests as before; its blocks are not shared any more. */

@@ -55,6 +55,10 @@ static int find_leaf(struct import *i, const uint8_t digest[DIGEST_SIZE], struct
 	struct err why = ERR_INIT;
 	int rc = 0;
 
+	if (!i->maker) { /* the very map that is to be moved */
+		rc = nodes_get_leaf(n, digest, i->leaf.unit_bits, ret, &why) == 0;
+		return unless_damaged(rc || why.kind == ERR_FORMAT ? rc : -1, &why, err);
+	}
 	if (clusters_nr(i->pool->clusters) > 1)
 		rc = nodes_find_leaf_in(n, i->file, digest, i->leaf.unit_bits, ret, &why);
 	if (rc == 0)
@@ -331,18 +335,15 @@ struct import *import_new_moving(struct pool *pool, const struct import_options 
 int import_move(struct import *i, const struct leaf *leaf, struct err *err)
 {
 	CLEANUP(free) uint8_t *bytes = malloc(SEGMENT_SIZE);
-	char text[DIGEST_TEXT_ROOM];
-	uint8_t is[DIGEST_SIZE];
+	struct err why = ERR_INIT;
 
 	assert(!i->maker && leaf->unit_bits == i->leaf.unit_bits);
 	if (!bytes)
 		return err_set(err, ERR_MEMORY, "no memory for a segment");
-	if (tree_read_leaf(i->pool->clusters, leaf, bytes, err) < 0)
-		return -1;
-	digest_bytes(bytes, SEGMENT_SIZE, is);
-	if (memcmp(is, leaf->digest, DIGEST_SIZE) != 0)
-		return err_set(err, ERR_IO, "the bytes of segment %s of the pool are not those of its digest",
-			       digest_text(leaf->digest, text));
+	if (tree_read_segment(i->pool->nodes, i->pool->clusters, leaf->digest, bytes, &why) < 0) {
+		err_set(err, why.kind, "%s", why.text);
+		return why.kind == ERR_MEMORY ? -1 : 1;
+	}
 	return import_segment(i, i->next, bytes, err);
 }
 

@@ -56,7 +56,8 @@ int import_same(struct import *i, uint64_t segment, struct err *err);
 int import_end(struct import *i, uint8_t ret[DIGEST_SIZE], struct import_stats *ret_stats, struct err *err);
 void import_free(struct import *i);
 
-/* Moving segments into the file that grows, one by one: import_move() for any leaf that is elsewhere.  Its bytes are proven first. */
+/* Moving segments into the file that grows, one by one: import_move() for any leaf that is elsewhere.  Its bytes are proven first: 1
+ * when they cannot be had, as *err says; it stays where it is, then.  Else 0 or -1. */
 struct import *import_new_moving(struct pool *pool, const struct import_options *o, struct err *err);
 int import_move(struct import *i, const struct leaf *leaf, struct err *err);
 int import_end_moving(struct import *i, struct import_stats *ret_stats, struct err *err);

@@ -34,6 +34,7 @@ struct pool {
 	uint64_t next_name;    /* names.c; 0 = not looked up yet */
 	struct name_rows *rows; /* what names are found by, NULL = not looked up yet */
 	unsigned immutable;	/* enum pool_immutable (compactor/pool/immutable.h); only when writing */
+	struct stopper *stopper; /* the caller's: ends what takes long in between; may be NULL */
 	bool restless;		/* all stubs are looked at when it is closed: some may lack their flag */
 };
 

@@ -51,6 +51,7 @@ struct checking {
 	const struct pool_check_options *o;
 	struct pool_checked *ret;
 	VEC(struct checked_view) views; /* of each id the last one */
+	VEC(struct view) older;		/* the others */
 	VEC(struct kept) kept;
 	VEC(struct bad) bad;	 /* nodes, and leaves whose data is damaged */
 	struct judyset seen;	 /* records: offset / 8 */
@@ -118,9 +119,11 @@ static int take_slot(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE],
 		return tell(c, POOL_SLOT, NULL, 0, 0, &why, true, err);
 	other = find_view(c, v.view.id);
 	if (other) {
+		struct view older = other->view.generation < v.view.generation ? other->view : v.view;
+
 		if (other->view.generation < v.view.generation)
 			*other = v;
-		return 0;
+		return vec_push(&c->older, older) < 0 ? no_memory(err) : 0;
 	}
 	return vec_push(&c->views, v) < 0 ? no_memory(err) : 0;
 }
@@ -220,6 +223,16 @@ static int check_finder(struct checking *c, struct err *err)
 
 /* ---- views ---- */
 
+/* Who writes a view anew may have died before the stub led to the new one: then it leads to an older one, which is no damage as
+ * long as that is whole. */
+static const struct view *older_that_counts(const struct checking *c, const struct view *v)
+{
+	for (size_t i = 0; i < c->older.nr; i++)
+		if (memcmp(c->older.items[i].id, v->id, POOL_ID_SIZE) == 0 && view_stub_leads_to(c->p, &c->older.items[i]))
+			return &c->older.items[i];
+	return NULL;
+}
+
 static int check_view(struct checking *c, const struct view *v, struct err *err)
 {
 	struct {
@@ -228,10 +241,12 @@ static int check_view(struct checking *c, const struct view *v, struct err *err)
 	} whose = { .id = v->id };
 	struct err why = ERR_INIT, other = ERR_INIT;
 	bool stub = view_check_stub(c->p, v, POOL_VIEWS, &why) == 0 || view_check_stub(c->p, v, POOL_TRASH, &other) == 0;
+	const struct view *older = stub ? NULL : older_that_counts(c, v);
 	struct err tables = ERR_INIT;
-	bool good = view_check(c->p, v, &tables) == 0;
+	int (*check)(struct pool *, const struct view *, struct err *) = c->o->read_data ? view_check : view_check_layout;
+	bool good = check(c->p, v, &tables) == 0 && (!older || check(c->p, older, &tables) == 0);
 
-	stub = stub || other.kind == ERR_STALE; /* the pool was moved after it began to die: it is written anew if it comes back */
+	stub = stub || older || other.kind == ERR_STALE; /* the pool was moved after it began to die: it is written anew if it comes back */
 	c->ret->nr_views++;
 	if (stub && good)
 		return 0;
@@ -522,11 +537,13 @@ int pool_check(struct pool *p, const struct pool_check_options *o, struct pool_c
 	int rc;
 
 	*ret = (struct pool_checked){ 0 };
+	view_forget(p); /* and what was proven before */
 	rc = !c.buf ? no_memory(err) : digest_prepare(err) < 0 ? -1 : check(&c, err);
 	for (size_t i = 0; i < c.kept.nr; i++)
 		free(c.kept.items[i].path);
 	vec_release(&c.kept);
 	vec_release(&c.views);
+	vec_release(&c.older);
 	vec_release(&c.bad);
 	judyset_release(&c.seen);
 	free(c.buf);

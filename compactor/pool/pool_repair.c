@@ -173,6 +173,21 @@ static bool is_open(const struct repairing *r, enum pool_dir dir, const char *na
 	return !free;
 }
 
+/* KEPT, KEPT.1 ... (stub.c) */
+static bool any_kept_is_open(const struct repairing *r, const char *kept)
+{
+	char name[POOL_ID_TEXT_ROOM + 24];
+	struct stat st;
+
+	snprintf(name, sizeof(name), "%s", kept);
+	for (unsigned i = 1; file_ops->fstatat(r->p->dirs[POOL_QUARANTINE], name, &st, AT_SYMLINK_NOFOLLOW) == 0; i++) {
+		if (is_open(r, POOL_QUARANTINE, name))
+			return true;
+		snprintf(name, sizeof(name), "%s.%u", kept, i);
+	}
+	return false;
+}
+
 /* Of which view a stub is that no slot has. */
 static int look_for_strangers(void *ctx, const char *name, struct err *err)
 {
@@ -368,7 +383,7 @@ static int repair_lost(struct repairing *r, const struct view *v, struct err *er
 		err_set(&why, ERR_BUSY, "somebody has it open, or the file system does not tell; stop the guests first");
 	} else {
 		write_anew(r, v, kept, &why);
-		r->wait |= why.kind != ERR_NONE || is_open(r, POOL_QUARANTINE, kept);
+		r->wait |= why.kind != ERR_NONE || any_kept_is_open(r, kept);
 	}
 	return tell(r, POOL_SLOT, text, &why, err);
 }

@@ -29,6 +29,7 @@
 #define LARGE_CLUSTER_BITS 14
 #define SMALL_DISK_MAX TIB
 
+#define KEPT_ROOM 80
 #define NR_HEAD_CLUSTERS 2 /* header, refcount table */
 
 #define TOLD "cache" /* in the pool */
@@ -298,6 +299,19 @@ static bool is_elsewhere(int fd, const struct pool *p, const struct view *v, cha
 	return true;
 }
 
+bool view_stub_leads_to(const struct pool *p, const struct view *v)
+{
+	static const enum pool_dir dirs[] = { POOL_VIEWS, POOL_TRASH };
+
+	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++) {
+		struct err why = ERR_INIT;
+
+		if (view_check_stub(p, v, dirs[i], &why) == 0 || why.kind == ERR_STALE)
+			return true;
+	}
+	return false;
+}
+
 bool view_stub_elsewhere(const struct pool *p, const struct view *v, char ret[PATH_MAX])
 {
 	int fd = open_stub(p, v, POOL_VIEWS, NULL);
@@ -347,13 +361,13 @@ static int write_stub(int fd, const struct pool *p, const struct view *v, struct
 }
 
 /* Open still. */
-static int write_and_sync(struct pool *p, const char *name, const struct view *v, struct err *err)
+static int write_and_sync(struct pool *p, enum pool_dir dir, const char *name, const struct view *v, struct err *err)
 {
 	int fd;
 
-	if (immutable_unlink(p, POOL_VIEWS, name, err) < 0) /* one that a crash left behind */
+	if (immutable_unlink(p, dir, name, err) < 0) /* one that a crash left behind */
 		return -1;
-	fd = file_open(p->dirs[POOL_VIEWS], name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, STUB_MODE, err);
+	fd = file_open(p->dirs[dir], name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, STUB_MODE, err);
 	if (fd < 0)
 		return -1;
 	if (file_ops->fchmod(fd, STUB_MODE) < 0) /* whatever the umask */
@@ -378,30 +392,60 @@ bool stub_is_there(const struct pool *p, const struct view *v)
 	return file_ops->fstatat(p->dirs[POOL_VIEWS], pool_id_file_name(v->id, name), &st, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
-/* They change places, and the old one goes to quarantine/.  Where a file system cannot exchange files it is lost. */
-static int take_place(struct pool *p, const char *tmp, const char *name, const char *kept, struct err *err)
+static bool cannot_exchange(const struct err *why)
+{
+	return why->errnum == EINVAL || why->errnum == ENOSYS || why->errnum == EOPNOTSUPP;
+}
+
+/* One that was kept under the name before may be open yet: the name, or with .1, .2 and so on. */
+static int free_name(const struct pool *p, const char *kept, char ret[KEPT_ROOM], struct err *err)
+{
+	struct stat st;
+
+	snprintf(ret, KEPT_ROOM, "%s", kept);
+	for (unsigned i = 1; file_ops->fstatat(p->dirs[POOL_QUARANTINE], ret, &st, AT_SYMLINK_NOFOLLOW) == 0; i++)
+		snprintf(ret, KEPT_ROOM, "%s.%u", kept, i);
+	return errno == ENOENT ? 0 : err_errno(err, "cannot look into quarantine/");
+}
+
+/* For a moment there is none. */
+static int take_place_in_two_steps(struct pool *p, const char *tmp, const char *name, struct err *err)
+{
+	char kept[KEPT_ROOM];
+
+	if (free_name(p, tmp, kept, err) < 0 || immutable_rename(p, POOL_VIEWS, name, POOL_QUARANTINE, kept, 0, err) < 0)
+		return -1;
+	return immutable_rename(p, POOL_QUARANTINE, tmp, POOL_VIEWS, name, 0, err);
+}
+
+/* From where it was written.  Two change places at once, so that the old one is never anywhere else than where a collection looks
+ * for those that guests have open. */
+static int take_place(struct pool *p, enum pool_dir from, const char *tmp, const char *name, struct err *err)
 {
 	struct err why = ERR_INIT;
+	int rc;
 
-	if (kept && immutable_rename(p, POOL_VIEWS, tmp, POOL_VIEWS, name, RENAME_EXCHANGE, &why) == 0)
-		return file_sync_dir(p->dirs[POOL_VIEWS], err) < 0 ? -1 :
-		       file_rename_to(p->dirs[POOL_VIEWS], tmp, p->dirs[POOL_QUARANTINE], kept, 0, err);
-	if (kept && why.errnum != ENOENT && why.errnum != EINVAL && why.errnum != ENOSYS && why.errnum != EOPNOTSUPP) {
-		if (err)
-			*err = why;
-		return -1;
-	}
-	return immutable_rename(p, POOL_VIEWS, tmp, POOL_VIEWS, name, 0, err);
+	if (from == POOL_VIEWS)
+		return immutable_rename(p, from, tmp, from, name, 0, err);
+	rc = immutable_rename(p, from, tmp, POOL_VIEWS, name, RENAME_EXCHANGE, &why);
+	if (rc < 0 && why.errnum == ENOENT) /* there is none */
+		rc = immutable_rename(p, from, tmp, POOL_VIEWS, name, 0, err);
+	else if (rc < 0 && cannot_exchange(&why))
+		rc = take_place_in_two_steps(p, tmp, name, err);
+	else if (rc < 0 && err)
+		*err = why;
+	return rc < 0 ? -1 : file_sync_dir(p->dirs[from], err);
 }
 
 /* Immutable from the moment on in which it has its name; what makes that durable is needed anyway. */
-static int write_at_once(struct pool *p, const char *tmp, const char *name, const struct view *v, const char *kept, struct err *err)
+static int write_at_once(struct pool *p, enum pool_dir from, const char *tmp, const char *name, const struct view *v,
+			 struct err *err)
 {
-	int fd = write_and_sync(p, tmp, v, err), rc;
+	int fd = write_and_sync(p, from, tmp, v, err), rc;
 
 	if (fd < 0)
 		return -1;
-	rc = take_place(p, tmp, name, kept, err);
+	rc = take_place(p, from, tmp, name, err);
 	if (rc == 0)
 		immutable_settle(p, fd);
 	if (rc == 0)
@@ -411,11 +455,15 @@ static int write_at_once(struct pool *p, const char *tmp, const char *name, cons
 
 int view_write_stub(struct pool *p, const struct view *v, const char *kept_stub, struct err *err)
 {
-	char name[POOL_FILE_NAME_ROOM], tmp[TMP_NAME_ROOM];
+	char name[POOL_FILE_NAME_ROOM], tmp[TMP_NAME_ROOM], kept[KEPT_ROOM];
 
 	snprintf(tmp, sizeof(tmp), ".%s.tmp", pool_id_file_name(v->id, name));
-	if (write_at_once(p, tmp, name, v, kept_stub, err) == 0)
+	if (kept_stub && free_name(p, kept_stub, kept, err) < 0)
+		return -1;
+	if (kept_stub ? write_at_once(p, POOL_QUARANTINE, kept, name, v, err) == 0 :
+			write_at_once(p, POOL_VIEWS, tmp, name, v, err) == 0)
 		return 0;
-	file_unlink(p->dirs[POOL_VIEWS], tmp, NULL);
+	if (!kept_stub)
+		file_unlink(p->dirs[POOL_VIEWS], tmp, NULL);
 	return err_add(err, "stub '%s'", name);
 }

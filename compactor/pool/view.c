@@ -10,6 +10,7 @@
 #include "scanner/base/checked.h"
 #include "scanner/base/crc32c.h"
 #include "scanner/base/vec.h"
+#include "scanner/index/judymap.h"
 
 /* A view lies in three places of one cluster file:
  *
@@ -40,6 +41,7 @@ struct views {
 	VEC(struct view) list;
 	uint64_t generation; /* the highest */
 	uint32_t nr_damaged, damaged; /* slots with a header that is none of ours; the first */
+	struct judyset proven;	      /* hashes of segments, and where they are */
 };
 
 /* ---- headers ---- */
@@ -107,7 +109,7 @@ static int check_layout(const struct view *v, const struct layout *l, struct err
 {
 	uint64_t l1_bytes = round_up(virtual_size(v) / l1_unit(v) * 8, cluster_size(v));
 
-	if (v->slice_size > POOL_FILE_MAX || v->slice_size < POOL_SLOT_SIZE || v->slice_size % cluster_size(v) != 0)
+	if (!range_within(slot_offset(v->slot), v->slice_size, POOL_FILE_MAX) || v->slice_size < POOL_SLOT_SIZE || v->slice_size % cluster_size(v) != 0)
 		return err_set(err, ERR_FORMAT, "a slice of %llu bytes is impossible", (unsigned long long)v->slice_size);
 	if (!range_within(l->l1_offset, l1_bytes, v->slice_size) ||
 	    !range_within(l->refcount_offset, cluster_size(v), v->slice_size) || l->l1_offset % cluster_size(v) != 0 ||
@@ -177,6 +179,7 @@ void view_forget(struct pool *p)
 	if (!p->views)
 		return;
 	vec_release(&p->views->list);
+	judyset_release(&p->views->proven);
 	free(p->views);
 	p->views = NULL;
 }
@@ -356,6 +359,7 @@ struct checking {
 	const struct view *v;
 	struct layout l;
 	be64 *table; /* 1 << cluster_bits bytes */
+	bool prove;  /* by its bytes, what the tree has elsewhere */
 };
 
 static int read_at(const struct checking *c, uint64_t at, void *ret, size_t len, struct err *err)
@@ -488,45 +492,85 @@ static int check_empty(const struct checking *c, const be64 *l1, uint64_t from, 
 	return 0;
 }
 
-struct moved {
+struct looking {
 	const struct checking *c;
 	const be64 *l1;
 };
 
-/* The tree leads to another file by now; the view's own clusters must hold the same. */
-static int prove_moved(void *ctx, uint64_t segment, const uint8_t digest[DIGEST_SIZE], be64 *ret, struct err *err)
+/* What the view has for a segment. */
+static int read_entries(const struct looking *l, uint64_t segment, be64 *ret, struct err *err)
 {
-	const struct moved *m = ctx;
-	const struct checking *c = m->c;
+	const struct checking *c = l->c;
+	uint64_t nr = SEGMENT_SIZE >> c->v->cluster_bits, per_table = cluster_size(c->v) / 8, unit = segment * nr;
+	uint64_t table = be64_get(l->l1[unit / per_table]);
+
+	if (table % cluster_size(c->v) || !range_within(table, cluster_size(c->v), c->v->slice_size))
+		return err_set(err, ERR_FORMAT, "L2 table %llu is not in the slice", (unsigned long long)(unit / per_table));
+	return read_at(c, table + unit % per_table * 8, ret, (size_t)nr * 8, err);
+}
+
+static int map_of_entries(const struct checking *c, uint64_t segment, const be64 *entries, struct leaf *ret, struct err *err)
+{
 	unsigned bits = c->v->cluster_bits;
-	size_t nr = (size_t)(SEGMENT_SIZE >> bits);
-	uint64_t unit = segment * nr, per_table = cluster_size(c->v) / 8, table = be64_get(m->l1[unit / per_table]);
-	CLEANUP(free) struct leaf *map = calloc(1, sizeof(*map));
+
+	ret->unit_bits = bits;
+	ret->nr_runs = 0;
+	for (uint32_t i = 0; i < SEGMENT_SIZE >> bits; i++) {
+		uint64_t at = be64_get(entries[i]);
+
+		if (!at)
+			continue;
+		if (at % cluster_size(c->v) || !range_within(at, cluster_size(c->v), c->v->slice_size) ||
+		    slot_offset(c->v->slot) + at < POOL_DATA_BEGIN)
+			return err_set(err, ERR_FORMAT, "an entry is damaged at offset %llu of the disk",
+				       (unsigned long long)(segment * SEGMENT_SIZE + i * cluster_size(c->v)));
+		ret->runs[ret->nr_runs++] = (struct run){ i, 1, (slot_address(c->v->slot) + at) >> bits };
+	}
+	return 0;
+}
+
+/* What was proven once is not read again, however many views have it. */
+static int prove(const struct checking *c, const struct leaf *map, uint64_t segment, const uint8_t digest[DIGEST_SIZE],
+		 struct err *err)
+{
+	uint64_t key = le64_load(digest) ^ (uint64_t)crc32c(map->unit_bits, map->runs, map->nr_runs * sizeof(*map->runs)) << 16;
 	CLEANUP(free) uint8_t *bytes = malloc(SEGMENT_SIZE);
 	uint8_t is[DIGEST_SIZE];
 
-	if (!map || !bytes)
+	if (!bytes)
 		return err_set(err, ERR_MEMORY, "no memory for a segment");
-	if (!range_within(table, cluster_size(c->v), c->v->slice_size))
-		return err_set(err, ERR_FORMAT, "L2 table %llu is not in the slice", (unsigned long long)(unit / per_table));
-	if (read_at(c, table + unit % per_table * 8, ret, nr * 8, err) < 0)
-		return -1;
-	map->unit_bits = bits;
-	for (size_t i = 0; i < nr; i++) {
-		uint64_t at = be64_get(ret[i]);
-
-		if (at % cluster_size(c->v) || !range_within(at, cluster_size(c->v), c->v->slice_size))
-			return err_set(err, ERR_FORMAT, "an entry of L2 table %llu is damaged", (unsigned long long)(unit / per_table));
-		if (at)
-			map->runs[map->nr_runs++] = (struct run){ (uint32_t)i, 1, (slot_address(c->v->slot) + at) >> bits };
-	}
+	if (judyset_has(&c->pool->views->proven, key))
+		return 0;
 	if (tree_read_leaf(c->pool->clusters, map, bytes, err) < 0)
 		return -1;
 	digest_bytes(bytes, SEGMENT_SIZE, is);
-	if (memcmp(is, digest, DIGEST_SIZE) == 0)
+	if (memcmp(is, digest, DIGEST_SIZE) != 0)
+		return err_set(err, ERR_FORMAT, "it has other data than the tree at offset %llu of the disk",
+			       (unsigned long long)(segment * SEGMENT_SIZE));
+	return judyset_add(&c->pool->views->proven, key) < 0 ? err_set(err, ERR_MEMORY, "no memory to check a view") : 0;
+}
+
+/* When the tree leads elsewhere by now, to another file, or to what was moved into this one later, the view's own clusters must hold
+ * the same. */
+static int look_at_segment(void *ctx, uint64_t segment, const uint8_t digest[DIGEST_SIZE], bool found, be64 *entries,
+			   struct err *err)
+{
+	const struct looking *l = ctx;
+	size_t len = (size_t)(SEGMENT_SIZE >> l->c->v->cluster_bits) * 8;
+	CLEANUP(free) struct leaf *map = calloc(1, sizeof(*map));
+	be64 is[SEGMENT_BLOCKS];
+
+	if (!map)
+		return err_set(err, ERR_MEMORY, "no memory for the map of a segment");
+	if (read_entries(l, segment, is, err) < 0)
+		return -1;
+	if (found && memcmp(is, entries, len) == 0)
 		return 0;
-	return err_set(err, ERR_FORMAT, "it has other data than the tree at offset %llu of the disk",
-		       (unsigned long long)(segment * SEGMENT_SIZE));
+	if (map_of_entries(l->c, segment, is, map, err) < 0 ||
+	    ((found || l->c->prove) && prove(l->c, map, segment, digest, err) < 0))
+		return -1;
+	memcpy(entries, is, len);
+	return 0;
 }
 
 static int check_maps(const struct checking *c, const be64 *l1, uint64_t nr, struct err *err)
@@ -534,14 +578,15 @@ static int check_maps(const struct checking *c, const be64 *l1, uint64_t nr, str
 	const struct view *v = c->v;
 	CLEANUP(view_tables_free) struct view_tables *t =
 		view_tables_new(c->pool, v->root, v->disk_size, v->cluster_bits, v->slot, err);
-	struct moved moved = { c, l1 };
+	struct looking looking = { c, l1 };
 	uint64_t index, done = 0;
 	const be64 *wanted;
 	int rc;
 
 	if (!t)
 		return -1;
-	view_tables_set_moved(t, prove_moved, &moved);
+	if (clusters_growing(c->pool->clusters).number) /* there were others, once */
+		view_tables_set_look(t, look_at_segment, &looking);
 	while ((rc = view_tables_next(t, &index, &wanted, err)) > 0) {
 		if (check_empty(c, l1, done, index, err) < 0 || check_l2(c, index, be64_get(l1[index]), wanted, err) < 0)
 			return -1;
@@ -630,19 +675,29 @@ int view_each_table(struct pool *p, const struct view *v, int (*call)(void *ctx,
 	return rc < 0 ? err_add(err, "view %s", pool_id_text(v->id, text)) : rc;
 }
 
-int view_check(struct pool *p, const struct view *v, struct err *err)
+static int check(struct pool *p, const struct view *v, bool prove_bytes, struct err *err)
 {
-	struct checking c = { .pool = p };
+	struct checking c = { .pool = p, .prove = prove_bytes };
 	char text[POOL_ID_TEXT_ROOM];
 	uint8_t header[BLOCK_SIZE];
 	struct view got;
 
 	c.v = &got;
-	if (clusters_read_slot(p->clusters, v->slot, header, err) == 0 && decode(header, v->slot, &got, &c.l, err) == 0 &&
-	    check_tables(&c, err) == 0) {
+	if (look(p, err) && clusters_read_slot(p->clusters, v->slot, header, err) == 0 &&
+	    decode(header, v->slot, &got, &c.l, err) == 0 && check_tables(&c, err) == 0) {
 		if (memcmp(got.id, v->id, sizeof(v->id)) == 0 && memcmp(got.root, v->root, sizeof(v->root)) == 0)
 			return 0;
 		err_set(err, ERR_FORMAT, "slot %u holds another one", v->slot);
 	}
 	return err_add(err, "view %s", pool_id_text(v->id, text));
+}
+
+int view_check(struct pool *p, const struct view *v, struct err *err)
+{
+	return check(p, v, true, err);
+}
+
+int view_check_layout(struct pool *p, const struct view *v, struct err *err)
+{
+	return check(p, v, false, err);
 }

@@ -53,11 +53,16 @@ int view_each_table(struct pool *p, const struct view *v, int (*call)(void *ctx,
 int view_each_map(struct pool *p, const struct view *v, int (*call)(void *ctx, uint64_t segment, struct leaf *map, struct err *err),
 		  void *ctx, struct err *err);
 
-/* Compares the tables with the tree's maps: 0, or ERR_FORMAT saying where they differ. */
+/* Compares the tables with the tree's maps: 0, or ERR_FORMAT saying where they differ.  In a pool of several cluster files a map may
+ * lead elsewhere by now: then what the view has instead is read and proven; or it only lies where it may. */
 int view_check(struct pool *p, const struct view *v, struct err *err);
+int view_check_layout(struct pool *p, const struct view *v, struct err *err);
 
 /* Whether the stub of a view is what view_write_stub() would write, in views/ or trash/: 0, or ERR_FORMAT, ERR_STALE and others. */
 int view_check_stub(const struct pool *p, const struct view *v, enum pool_dir dir, struct err *err);
+/* Whether the stub of a view, in views/ or trash/, leads to this one of its id, as far as can be told: one that is missing leads to
+ * none, and so does one that is damaged. */
+bool view_stub_leads_to(const struct pool *p, const struct view *v);
 /* Whether a stub is whole, but names the pool by another path, and which: the pool was moved or copied.  (What view_check_stub()
  * calls ERR_STALE.) */
 bool view_stub_elsewhere(const struct pool *p, const struct view *v, char ret[PATH_MAX]);

@@ -14,7 +14,7 @@ struct view_tables {
 	unsigned cluster_bits;
 	uint64_t origin; /* what offsets in the view count from */
 	uint32_t file;	 /* the view's */
-	view_tables_moved *moved; /* may be NULL */
+	view_tables_look *look; /* may be NULL */
 	void *ctx;
 	bool pending;	 /* the walk's last segment is not in a table yet */
 	uint64_t segment;
@@ -54,9 +54,9 @@ static int look(struct view_tables *t, struct err *err)
 	return rc;
 }
 
-void view_tables_set_moved(struct view_tables *t, view_tables_moved *call, void *ctx)
+void view_tables_set_look(struct view_tables *t, view_tables_look *call, void *ctx)
 {
-	t->moved = call;
+	t->look = call;
 	t->ctx = ctx;
 }
 
@@ -66,7 +66,7 @@ static int find_leaf(struct view_tables *t, struct err *err)
 	char text[DIGEST_TEXT_ROOM];
 	int rc = nodes_find_leaf_in(t->pool->nodes, t->file, t->digest, t->cluster_bits, &t->leaf, err);
 
-	if (rc == 0 && t->moved && nodes_find_leaf(t->pool->nodes, t->digest, POOL_UNIT_BITS_MIN, &t->leaf, NULL) > 0)
+	if (rc == 0 && t->look && nodes_find_leaf(t->pool->nodes, t->digest, POOL_UNIT_BITS_MIN, &t->leaf, NULL) > 0)
 		return 0;
 	if (rc == 0 && nodes_find_leaf(t->pool->nodes, t->digest, POOL_UNIT_BITS_MIN, &t->leaf, NULL) > 0)
 		return err_set(err, ERR_UNSUPPORTED, "it is stored in clusters of %llu KiB", 1ull << t->leaf.unit_bits >> 10);
@@ -86,15 +86,10 @@ static int check_run(const struct view_tables *t, const struct run *r, struct er
 	return err_set(err, ERR_FORMAT, "the map of segment %llu leaves the cluster file", (unsigned long long)t->segment);
 }
 
-static int add_segment(struct view_tables *t, struct err *err)
+static int add_leaf(struct view_tables *t, be64 *entries, struct err *err)
 {
-	unsigned shift, bits = t->cluster_bits;
-	size_t first = (size_t)(t->segment * SEGMENT_SIZE >> bits) & (((size_t)1 << bits) / 8 - 1);
-	int rc = find_leaf(t, err);
+	unsigned bits = t->cluster_bits, shift = t->leaf.unit_bits - bits;
 
-	if (rc <= 0)
-		return rc < 0 ? -1 : t->moved(t->ctx, t->segment, t->digest, t->entries + first, err);
-	shift = t->leaf.unit_bits - bits;
 	for (unsigned i = 0; i < t->leaf.nr_runs; i++) {
 		const struct run *r = &t->leaf.runs[i];
 		uint64_t at;
@@ -103,9 +98,20 @@ static int add_segment(struct view_tables *t, struct err *err)
 			return -1;
 		at = (r->place << t->leaf.unit_bits) - t->origin;
 		for (size_t n = 0; n < (size_t)r->nr << shift; n++)
-			t->entries[first + ((size_t)r->first << shift) + n] = be64_from(at + ((uint64_t)n << bits));
+			entries[((size_t)r->first << shift) + n] = be64_from(at + ((uint64_t)n << bits));
 	}
 	return 0;
+}
+
+static int add_segment(struct view_tables *t, struct err *err)
+{
+	unsigned bits = t->cluster_bits;
+	be64 *entries = t->entries + ((size_t)(t->segment * SEGMENT_SIZE >> bits) & (((size_t)1 << bits) / 8 - 1));
+	int rc = find_leaf(t, err);
+
+	if (rc < 0 || (rc > 0 && add_leaf(t, entries, err) < 0))
+		return -1;
+	return t->look ? t->look(t->ctx, t->segment, t->digest, rc > 0, entries, err) : 0;
 }
 
 int view_tables_next(struct view_tables *t, uint64_t *ret_index, const be64 **ret, struct err *err)

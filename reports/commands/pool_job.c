@@ -229,6 +229,8 @@ static int try_pool(struct pool_job *j, const char *told, enum pool_use use, str
 
 	if (rc < 0 || (use == POOL_CHANGE_RECOVERED && recover_workshops(j, err) < 0))
 		return -1;
+	if (p)
+		p->stopper = &term_stopper;
 	*ret = STEAL(p);
 	return 0;
 }
@@ -261,6 +263,7 @@ static int try_pool_of(struct pool_job *j, const char *path, bool writing, struc
 
 	if (pool_home_of(&j->s.roots, path, j->pool, writing, &p, err) < 0 || (writing && recover_workshops(j, err) < 0))
 		return -1;
+	p->stopper = &term_stopper;
 	*ret = STEAL(p);
 	return 0;
 }

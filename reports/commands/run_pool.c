@@ -130,6 +130,9 @@ static void tell_files(const struct pool_job *j, const struct collected *c)
 		printf("%llu cluster files %s: %s %s; the next collection removes them\n",
 		       (unsigned long long)c->nr_files_evacuated, j->dry_run ? "would be evacuated" : "evacuated",
 		       term_size(c->moved), j->dry_run ? "would be stored again" : "stored again");
+	if (c->nr_not_moved)
+		printf("%llu segments cannot be read and stay where they are; dedupscan pool check --read-data tells whom that hits\n",
+		       (unsigned long long)c->nr_not_moved);
 	if (c->nr_files_no_space)
 		printf("%llu cluster files are to be evacuated, but the file system has no space for what is in use\n",
 		       (unsigned long long)c->nr_files_no_space);
@@ -153,7 +156,7 @@ static int collect_among(struct pool_job *j, struct pool *p, const char **dirs, 
 	printf("%llu views removed, %llu go with the next collection\n", (unsigned long long)c.nr_removed,
 	       (unsigned long long)c.nr_dying);
 	tell_files(j, &c);
-	return EXIT_DONE;
+	return c.nr_not_moved ? EXIT_SKIPS : EXIT_DONE;
 }
 
 static int act_collect(struct pool_job *j, struct pool *p, struct err *err)

@@ -336,8 +336,10 @@ static void damage_is_found_where_only_a_view_leads(void **state)
 	again();
 	assert_int_equal(nr_damages(true), 0);
 	damage(0, POOL_DATA_BEGIN + 5000);
+	again();
 	assert_int_equal(view_check(pool, &v, NULL), -1);
-	assert_int_equal(nr_damages(false), 1);
+	assert_int_equal(nr_damages(true), 1);
+	assert_int_equal(nr_damages(false), 0); /* that reads no data */
 	expect_disk(&first);
 }
 
@@ -613,14 +615,412 @@ static void maps_in_all_units_are_moved(void **state)
 static void damaged_data_is_not_moved(void **state)
 {
 	struct err err = ERR_INIT;
+	struct view v;
 
 	(void)state;
-	set_up_files();
+	v = set_up_files();
 	damage(0, POOL_DATA_BEGIN + 6 * MIB + 5000);
-	assert_int_equal(collect_with(25, false, &err), -1);
-	assert_int_equal(err.kind, ERR_IO);
+	for (int i = 0; i < 2; i++) {
+		collect(25);
+		assert_int_equal(got.nr_not_moved, 1);
+		assert_int_equal(got.nr_files_removed, 0);
+		assert_int_equal(file_of(&first, 0), 0);
+		assert_int_equal(file_of(&first, 1), 1);
+	}
+	assert_int_equal(view_write(pool, first.root, first.size, 12, &v, &err), -1);
+	assert_non_null(strstr(err.text, "dedupscan pool check"));
+	import(&first); /* an image that is scanned has it yet */
+	collect(25);
+	assert_int_equal(got.nr_not_moved, 0);
+	collect(25);
+	assert_int_equal(got.nr_files_removed, 1);
+	expect_disk(&first);
+	expect_whole();
+}
+
+/* ---- whoever is stopped in the middle, and file systems that cannot do everything ---- */
+
+static struct file_ops ops;
+static unsigned nr_faults; /* that come yet */
+static const char *fault_path; /* of a file, or a part of its path */
+
+static bool is_fault(int fd)
+{
+	char path[64], is[512] = "";
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	if (!nr_faults || (fault_path && (readlink(path, is, sizeof(is) - 1) < 0 || !strstr(is, fault_path))))
+		return false;
+	nr_faults--;
+	return true;
+}
+
+static int fail_exchange(int a, const char *x, int b, const char *y, unsigned flags)
+{
+	if (flags & RENAME_EXCHANGE && is_fault(b)) {
+		errno = EIO;
+		return -1;
+	}
+	return file_ops_os.renameat2(a, x, b, y, flags);
+}
+
+static int know_no_exchange(int a, const char *x, int b, const char *y, unsigned flags)
+{
+	if (flags & RENAME_EXCHANGE) {
+		errno = EINVAL;
+		return -1;
+	}
+	return file_ops_os.renameat2(a, x, b, y, flags);
+}
+
+static ssize_t fail_write(int fd, const void *buf, size_t len, off_t offset)
+{
+	if (is_fault(fd)) {
+		errno = ENOSPC;
+		return -1;
+	}
+	return file_ops_os.pwrite(fd, buf, len, offset);
+}
+
+static ssize_t fail_read(int fd, void *buf, size_t len, off_t offset)
+{
+	if (is_fault(fd)) {
+		errno = EIO;
+		return -1;
+	}
+	return file_ops_os.pread(fd, buf, len, offset);
+}
+
+static int fail_sync(int fd)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode) && is_fault(fd)) {
+		errno = EIO;
+		return -1;
+	}
+	return file_ops_os.fsync(fd);
+}
+
+static void use_faults(const char *path)
+{
+	file_ops = &ops;
+	fault_path = path;
+	nr_faults = 1;
+}
+
+static void end_faults(void)
+{
+	file_ops = &file_ops_os;
+	assert_int_equal(nr_faults, 0);
+}
+
+/* What a guest that has the stub open reads. */
+static void expect_guest(const struct view *v)
+{
+	struct err err = ERR_INIT;
+
+	if (view_each_map(pool, v, read_map, &first, &err) != 0)
+		fail_msg("%s", err.text);
+}
+
+/* The header of the new view is there, and the stub still leads to the old one: with somebody who has it open, and without. */
+static void a_stub_that_leads_to_the_old_view_keeps_it(void **state)
+{
+	struct err err = ERR_INIT;
+	struct view v, made;
+	int fd = -1;
+
+	(void)state;
+	v = set_up_files();
+	for (int guest = 0; guest < 2; guest++) {
+		if (guest)
+			fd = open_file_in(POOL_VIEWS, v.id);
+		ops = file_ops_os;
+		ops.renameat2 = fail_exchange;
+		ops.pwrite = fail_write;
+		use_faults(guest ? NULL : "/quarantine/"); /* the exchange, or the write before it */
+		if (guest)
+			ops.pwrite = file_ops_os.pwrite;
+		assert_int_equal(collect_with(100, false, &err), -1);
+		end_faults();
+		again();
+		assert_int_equal(nr_damages(true), 0);
+		collect(0); /* which ends it */
+		expect_guest(&v);
+		assert_int_equal(view_find(pool, v.id, &made, NULL), 1);
+		expect_view(&made);
+		if (guest) {
+			collect(25);
+			expect_guest(&v);
+			close(fd);
+		}
+		collect(25);
+		assert_int_equal(nr_damages(true), 0);
+		v = made;
+		begin_file();
+	}
+	expect_whole();
+}
+
+static void without_exchange_old_stubs_are_kept_all_the_same(void **state)
+{
+	struct view v, made;
+	int fd;
+
+	(void)state;
+	v = set_up_files();
+	fd = open_file_in(POOL_VIEWS, v.id);
+	ops = file_ops_os;
+	ops.renameat2 = know_no_exchange;
+	file_ops = &ops;
+	collect(25);
+	collect(25);
+	file_ops = &file_ops_os;
+	expect_guest(&v);
+	assert_int_equal(view_find(pool, v.id, &made, NULL), 1);
+	assert_int_equal(file_of_view(&made), 1);
+	expect_view(&made);
+	close(fd);
+	collect(25);
+	assert_int_equal(got.nr_files_removed, 1);
+	expect_whole();
+}
+
+/* The stub was written again while a guest had it open, then the view. */
+static void a_stub_that_was_kept_before_is_not_lost(void **state)
+{
+	char kept[VIEW_KEPT_STUB_ROOM];
+	struct view v, w;
+	int fds[3];
+
+	(void)state;
+	v = set_up_files();
+	fds[0] = open_file_in(POOL_VIEWS, v.id);
+	assert_int_equal(view_write_stub(pool, &v, view_kept_stub(&v, kept), NULL), 0);
+	fds[1] = open_file_in(POOL_VIEWS, v.id);
+	assert_int_equal(view_write_as(pool, &v, view_kept_stub(&v, kept), &w, NULL), 0);
+	fds[2] = open_file_in(POOL_VIEWS, v.id);
+	begin_file();
+	assert_int_equal(view_write_as(pool, &w, view_kept_stub(&w, kept), &w, NULL), 0);
+	for (int i = 2; i >= 0; i--) {
+		collect(100);
+		expect_guest(&v);
+		if (i)
+			close(fds[i]);
+	}
+	close(fds[0]);
+	collect(100);
+	collect(100);
+	assert_int_equal(view_each_map(pool, &v, read_map, &first, NULL), -1);
+	expect_whole();
+}
+
+/* An overlay that names the cluster file and the slot, not the stub. */
+static void who_stands_on_a_slot_keeps_that_slot(void **state)
+{
+	const struct overlay_options how = { .compat = false };
+	const char *dirs[] = { tree };
+	const struct collect_options o = { .memory = 64 * MIB, .evacuate = 25, .dirs = dirs, .nr_dirs = 1 };
+	struct slice s = { .read_only = true };
+	char name[POOL_FILE_NAME_ROOM];
+	struct view v;
+	int fd;
+
+	(void)state;
+	v = set_up_files();
+	s.offset = slot_offset(v.slot);
+	s.size = v.slice_size;
+	snprintf(s.path, sizeof(s.path), "%s/%s", pool->path, pool_id_file_name(pool->uuid, name));
+	fd = open(in_tree("direct.qcow2"), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_int_equal(overlay_write(fd, v.disk_size, &s, &how, NULL), 0);
+	close(fd);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(pool_collect(pool, &o, &got, NULL), 0);
+	expect_guest(&v);
 	assert_int_equal(clusters_nr(pool->clusters), 2);
-	assert_int_equal(file_of(&first, 0), 0);
+	assert_int_equal(unlink(in_tree("direct.qcow2")), 0);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(pool_collect(pool, &o, &got, NULL), 0);
+	assert_int_equal(clusters_nr(pool->clusters), 1);
+}
+
+/* A map in larger units lies elsewhere than the one in smaller units. */
+static void maps_in_other_units_hide_nothing(void **state)
+{
+	struct import_stats stats;
+	struct err err = ERR_INIT;
+	struct view v, w;
+
+	(void)state;
+	import(&large);
+	import(&third);
+	v = view_of(&third);
+	member_of("a", &third, &v);
+	assert_int_equal(import_as(&third, 16, &stats, NULL), 0);
+	begin_file();
+	w = view_of(&third); /* which moves the one in 4 KiB */
+	if (view_check(pool, &v, &err) < 0)
+		fail_msg("%s", err.text);
+	member_of("b", &third, &w);
+	expect_whole();
+	begin_file();
+	assert_int_equal(import_as(&third, 14, &stats, NULL), 0);
+	for (int i = 0; i < 3; i++)
+		collect(25);
+	collect(100);
+	collect(100);
+	assert_int_equal(clusters_nr(pool->clusters), 1);
+	expect_whole();
+}
+
+/* One L2 table leads to many segments, some of which were moved. */
+static void views_in_larger_clusters_are_proven_segment_by_segment(void **state)
+{
+	for (unsigned bits = 12; bits <= 16; bits += 2) {
+		struct disk many = { .size = 3 * SEGMENT_SIZE, .pieces = { { 0, 256 * KIB, bits }, { SEGMENT_SIZE, 512 * KIB, bits + 1 },
+									   { 2 * SEGMENT_SIZE, 64 * KIB, 99 } } };
+		struct disk one = { .size = SEGMENT_SIZE, .pieces = { { 0, 512 * KIB, bits + 1 } } };
+		struct import_stats stats;
+		struct view v, w;
+
+		(void)state;
+		assert_int_equal(import_as(&many, bits, &stats, NULL), 0);
+		assert_int_equal(view_write(pool, many.root, many.size, bits, &v, NULL), 0);
+		member_of("x", &many, &v);
+		begin_file();
+		assert_int_equal(import_as(&one, bits, &stats, NULL), 0);
+		assert_int_equal(view_write(pool, one.root, one.size, bits, &w, NULL), 0);
+		assert_int_equal(file_of(&many, 1), clusters_growing(pool->clusters).number);
+		expect_view(&v);
+	}
+	expect_whole();
+}
+
+/* The file has its name, but nobody knows whether that is durable: it is taken back, and no other one gets its number. */
+static void a_file_that_may_not_be_there_does_not_begin(void **state)
+{
+	struct err err = ERR_INIT;
+
+	(void)state;
+	import(&first);
+	version_of("a", &first);
+	ops = file_ops_os;
+	ops.fsync = fail_sync;
+	use_faults(NULL);
+	assert_int_equal(growth_begin(pool, &err), -1);
+	end_faults();
+	assert_int_equal(growth_begin(pool, NULL), -1);
+	again();
+	assert_int_equal(clusters_nr(pool->clusters), 1);
+	begin_file();
+	import(&third);
+	version_of("b", &third);
+	again();
+	expect_whole();
+}
+
+static void an_index_that_lacks_nodes_is_not_kept(void **state)
+{
+	struct import_stats stats;
+
+	(void)state;
+	import(&first);
+	version_of("a", &first);
+	ops = file_ops_os;
+	ops.pread = fail_read;
+	use_faults(".nodes");
+	assert_int_equal(growth_begin(pool, NULL), -1);
+	end_faults();
+	assert_int_equal(import_as(&third, 12, &stats, NULL), -1);
+	again();
+	import(&third);
+	version_of("b", &third);
+	again();
+	expect_whole();
+	expect_disk(&first);
+	collect(25);
+}
+
+static void what_was_not_finished_goes_with_the_next_writer(void **state)
+{
+	(void)state;
+	close_pool();
+	close(openat(pool_dirfd, "pool/00000000-0000-4000-8000-000000000001.qcow2.new", O_CREAT | O_RDWR, 0400));
+	open_pool_for(false);
+	assert_int_equal(faccessat(pool_dirfd, "pool/00000000-0000-4000-8000-000000000001.qcow2.new", F_OK, 0), 0);
+	again();
+	assert_int_equal(faccessat(pool_dirfd, "pool/00000000-0000-4000-8000-000000000001.qcow2.new", F_OK, 0), -1);
+}
+
+/* ---- many ---- */
+
+static uint64_t bytes_read;
+
+static ssize_t count_read(int fd, void *buf, size_t len, off_t offset)
+{
+	bytes_read += len;
+	return file_ops_os.pread(fd, buf, len, offset);
+}
+
+/* What a collection reads grows as the pool does, however many files that is in; and there are not so many because of a wish. */
+static void many_files_cost_no_more_than_one(void **state)
+{
+	uint64_t read[3] = { 0 };
+
+	(void)state;
+	assert_int_equal(growth_tell(pool, 64 * KIB, NULL), 0);
+	ops = file_ops_os;
+	ops.pread = count_read;
+	for (unsigned i = 1; i <= 80; i++) {
+		struct disk d = { .size = SEGMENT_SIZE, .pieces = { { 0, 128 * KIB, 100 + i } } };
+		char name[16];
+		struct view v;
+
+		import(&d);
+		v = view_of(&d);
+		snprintf(name, sizeof(name), "n%u", i);
+		member_of(name, &d, &v);
+		assert_int_equal(clusters_nr(pool->clusters), i < 64 ? i : 64);
+		if (i != 15 && i != 60)
+			continue;
+		again();
+		bytes_read = 0;
+		file_ops = &ops;
+		collect(0);
+		file_ops = &file_ops_os;
+		read[i / 30] = bytes_read;
+	}
+	assert_true(read[0] > 0 && read[2] < 6 * read[0]);
+	expect_whole();
+}
+
+/* A structure is checked without data, and data that several views have are read once. */
+static void a_check_reads_what_was_moved_once(void **state)
+{
+	uint64_t without;
+
+	(void)state;
+	import(&large);
+	for (int i = 0; i < 4; i++) {
+		struct view v = view_of(&large);
+
+		member_of((char[]){ (char)('a' + i), 0 }, &large, &v);
+	}
+	begin_file();
+	view_of(&large);
+	again();
+	ops = file_ops_os;
+	ops.pread = count_read;
+	file_ops = &ops;
+	bytes_read = 0;
+	assert_int_equal(nr_damages(false), 0);
+	without = bytes_read;
+	bytes_read = 0;
+	assert_int_equal(nr_damages(true), 0);
+	file_ops = &file_ops_os;
+	assert_true(without < MIB);
+	assert_true(bytes_read >= 12 * MIB && bytes_read < 14 * MIB);
 }
 
 int main(void)
@@ -643,6 +1043,17 @@ int main(void)
 		pool_test(the_file_that_grows_is_evacuated_when_it_is_half_full),
 		pool_test(maps_in_all_units_are_moved),
 		pool_test(damaged_data_is_not_moved),
+		pool_test(a_stub_that_leads_to_the_old_view_keeps_it),
+		pool_test(without_exchange_old_stubs_are_kept_all_the_same),
+		pool_test(a_stub_that_was_kept_before_is_not_lost),
+		pool_test(who_stands_on_a_slot_keeps_that_slot),
+		pool_test(maps_in_other_units_hide_nothing),
+		pool_test(views_in_larger_clusters_are_proven_segment_by_segment),
+		pool_test(a_file_that_may_not_be_there_does_not_begin),
+		pool_test(an_index_that_lacks_nodes_is_not_kept),
+		pool_test(what_was_not_finished_goes_with_the_next_writer),
+		pool_test(many_files_cost_no_more_than_one),
+		pool_test(a_check_reads_what_was_moved_once),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <sys/statfs.h>
+
+#include "compactor/collect_parts.h"
+#include "compactor/evacuate.h"
+#include "compactor/hold.h"
+#include "scanner/base/file.h"
+
+/* Cluster files of which little lives.  What lives in one that is evacuated then is what somebody uses, and the views that no name
+ * keeps: these stay, and the file with them. */
+
+#define SPARE 16 /* what is stored again may take one part in so many more: tables, nodes */
+
+static bool has_view(const struct collecting *c, uint32_t file)
+{
+	for (size_t i = 0; i < c->views.nr; i++)
+		if (c->views.items[i].stub.fate != REMOVED && collect_view_is_in(&c->views.items[i], file))
+			return true;
+	return false;
+}
+
+/* What was written to it is mostly dead, and it has grown so far that this matters: the space of what is dead comes back as holes,
+ * but nothing else brings offsets back. */
+static bool is_worth_evacuating(const struct collecting *c, const struct cluster_span *s, uint64_t lives)
+{
+	uint64_t size = s->end - s->begin, most = c->p->file_size ? c->p->file_size : cluster_file_max(s->file);
+	bool grows = s->number == clusters_growing(c->p->clusters).number;
+
+	return lives * 100 <= size * c->o->evacuate && (!grows || size >= most / 2);
+}
+
+/* Where nobody can tell who has an old stub open, a view is not written anew. */
+static bool can_move_views(const struct collecting *c)
+{
+	char fs[32];
+
+	return c->o->assume_idle || !hold_fs_is_shared(c->p->dirs[POOL_TOP], fs);
+}
+
+static bool is_to_move(const struct collected_view *v, uint32_t file)
+{
+	return !v->replaced && v->stub.named && !v->stub.used && collect_view_is_in(v, file);
+}
+
+/* What is left may be there for those who use it only. */
+static bool has_something_to_move(const struct collecting *c, uint32_t file, const struct swept *w)
+{
+	for (size_t i = 0; i < c->views.nr; i++)
+		if (is_to_move(&c->views.items[i], file))
+			return true;
+	return w->leaves > 0;
+}
+
+static int has_space(const struct collecting *c, uint64_t bytes, bool *ret, struct err *err)
+{
+	struct statfs fs;
+
+	if (file_ops->fstatfs(c->p->dirs[POOL_TOP], &fs) < 0)
+		return err_errno(err, "cannot look at the pool's file system");
+	*ret = (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize > bytes + bytes / SPARE;
+	return 0;
+}
+
+static int tell_moved(void *ctx, uint64_t done, uint64_t total, struct err *err)
+{
+	const struct collecting *c = ctx;
+
+	collect_tell(c, "moving", done, total);
+	return collect_stopped(c, err);
+}
+
+/* Views that no name keeps stay with whoever uses them, and the file stays with them. */
+static int move_views(struct collecting *c, uint32_t file, struct err *err)
+{
+	for (size_t i = 0; i < c->views.nr; i++) {
+		const struct collected_view *v = &c->views.items[i];
+		char kept[VIEW_KEPT_STUB_ROOM];
+		struct view made;
+
+		if (!is_to_move(v, file))
+			continue;
+		if (collect_stopped(c, err) < 0 || view_write_as(c->p, &v->view, view_kept_stub(&v->view, kept), &made, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static int evacuate(struct collecting *c, const struct cluster_span *s, uint64_t lives, struct err *err)
+{
+	struct evacuation e = { .p = c->p, .file = s->number, .lives = lives, .check = tell_moved, .ctx = c };
+	uint64_t damaged = 0;
+	bool space = false;
+
+	if (has_space(c, lives, &space, err) < 0)
+		return -1;
+	if (!space) {
+		c->ret->nr_files_no_space++;
+		return 0;
+	}
+	c->ret->nr_files_evacuated++;
+	c->ret->moved += c->o->dry_run ? lives : 0;
+	if (c->o->dry_run)
+		return 0;
+	if (evacuate_segments(&e, &c->ret->moved, &damaged, err) < 0)
+		return -1;
+	c->ret->nr_not_moved += damaged;
+	return damaged ? 0 : move_views(c, s->number, err);
+}
+
+/* The last one grows: it is what the others are evacuated into. */
+int collect_files(struct collecting *c, struct err *err)
+{
+	size_t nr = c->swept.nr;
+
+	for (size_t i = nr; i-- > 0;) {
+		struct cluster_span s = clusters_span(c->p->clusters, i);
+		const struct swept *w = &c->swept.items[i];
+
+		if (w->lives || has_view(c, s.number)) {
+			if (is_worth_evacuating(c, &s, w->lives) && can_move_views(c) && has_something_to_move(c, s.number, w) &&
+			    evacuate(c, &s, w->lives, err) < 0)
+				return -1;
+			continue;
+		}
+		if (i + 1 == nr)
+			continue;
+		c->ret->nr_files_removed++;
+		if (!c->o->dry_run && clusters_remove(c->p->clusters, s.number, err) < 0)
+			return -1;
+	}
+	return 0;
+}
