@@ -446,7 +446,8 @@ static int finish_replacing(struct collecting *c, const struct collected_view *v
 {
 	char kept[VIEW_KEPT_STUB_ROOM];
 
-	if (!v->replaced || view_check_stub(c->p, &v->view, POOL_VIEWS, NULL) < 0)
+	if (!v->replaced || view_check_stub(c->p, &v->view, POOL_VIEWS, NULL) < 0 ||
+	    view_prove(c->p, &find_view(c, v->view.id)->view, NULL) < 0)
 		return 0;
 	return view_write_stub(c->p, &find_view(c, v->view.id)->view, view_kept_stub(&v->view, kept), err);
 }

@@ -10,14 +10,12 @@
 /* Leaves are gone through in the order of their records, once for each unit of maps, as their clusters are shared by themselves.  A
  * record that another one of its node replaced is none: what it leads to is found by nothing. */
 
-#define SYNC_EACH ((uint64_t)1 << 30) /* bytes read */
-
 struct evacuating {
 	const struct evacuation *e;
 	struct import *import; /* of a unit */
 	unsigned unit_bits;
-	uint64_t done, unsynced; /* bytes */
-	uint64_t damaged;	 /* segments */
+	uint64_t done;	  /* bytes */
+	uint64_t damaged; /* segments */
 };
 
 static uint64_t bytes_of(const struct leaf *leaf)
@@ -57,11 +55,7 @@ static int move_leaf(void *ctx, uint64_t offset, const struct leaf *leaf, const 
 		return err_set(err, why.kind, "%s", why.text);
 	v->damaged += rc > 0;
 	v->done += bytes_of(leaf);
-	v->unsynced += bytes_of(leaf);
-	if (v->unsynced < SYNC_EACH)
-		return 0;
-	v->unsynced = 0;
-	return pool_sync(v->e->p, err);
+	return 0;
 }
 
 static int move_unit(struct evacuating *v, unsigned unit_bits, uint64_t *moved, struct err *err)
@@ -97,5 +91,5 @@ int evacuate_segments(const struct evacuation *e, uint64_t *moved, uint64_t *dam
 		if (move_unit(&v, bits, moved, err) < 0)
 			return err_add(err, "evacuating a cluster file");
 	*damaged += v.damaged;
-	return pool_sync(e->p, err);
+	return 0;
 }

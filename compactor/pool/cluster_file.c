@@ -147,6 +147,16 @@ static int set_readers(int fd, const struct stat *like, struct err *err)
 	return 0;
 }
 
+/* From the disk: others follow it. */
+static int read_back(int fd, const uint8_t block[BLOCK_SIZE], struct err *err)
+{
+	uint8_t is[BLOCK_SIZE];
+
+	if (file_drop_cache(fd, err) < 0 || file_read(fd, is, sizeof(is), 0, err) < 0)
+		return -1;
+	return memcmp(is, block, sizeof(is)) == 0 ? 0 : err_set(err, ERR_IO, "it reads back otherwise than it was written");
+}
+
 static int write_new(int fd, const struct cluster_file_id *id, const struct stat *like, struct err *err)
 {
 	uint8_t block[BLOCK_SIZE] = { 0 };
@@ -157,7 +167,7 @@ static int write_new(int fd, const struct cluster_file_id *id, const struct stat
 		return -1;
 	if (file_ops->fsync(fd) < 0)
 		return err_errno(err, "cannot sync it");
-	return 0;
+	return read_back(fd, block, err);
 }
 
 int cluster_file_create_further(int dirfd, const char *name, const struct cluster_file_id *id, const struct stat *like,

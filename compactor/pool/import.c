@@ -86,7 +86,7 @@ static uint64_t zeros_of(const struct leaf *l)
 
 static int add_to_tree(struct import *i, uint64_t segment, const uint8_t digest[DIGEST_SIZE], struct err *err)
 {
-	return i->maker ? tree_maker_add(i->maker, segment, digest, err) : 0;
+	return i->maker ? tree_maker_add(i->maker, segment, digest, err) : 0; /* else it is moved (import_moving.c) */
 }
 
 /* The segment is that of a leaf. */
@@ -177,7 +177,7 @@ static int take_both(struct import *i, struct segment *a, struct segment *b, str
 }
 
 /* Something comes behind it that needs no digest. */
-static int take_waiting(struct import *i, struct err *err)
+int import_take_waiting(struct import *i, struct err *err)
 {
 	struct segment *s = STEAL(i->waits);
 
@@ -201,7 +201,7 @@ static int take_segment(struct import *i, uint64_t number, const uint8_t *bytes,
 	if (rc < 0)
 		return -1;
 	if (rc > 0 && import_same_bytes(i, &i->found))
-		return take_waiting(i, err) < 0 ? -1 : take_leaf(i, number, &i->found, err);
+		return import_take_waiting(i, err) < 0 ? -1 : take_leaf(i, number, &i->found, err);
 	if (rc > 0)
 		memcpy(s->bad, i->found.digest, DIGEST_SIZE);
 	import_take_units(i);
@@ -246,7 +246,7 @@ static int take_base(struct import *i, uint64_t segment, const uint8_t digest[DI
 		return -1;
 	if (!rc || cut)
 		return read_base(i, segment, digest, err);
-	if (take_waiting(i, err) < 0)
+	if (import_take_waiting(i, err) < 0)
 		return -1;
 	go_on_behind(i, &i->found);
 	return add_to_tree(i, segment, digest, err);
@@ -270,7 +270,7 @@ int import_same(struct import *i, uint64_t segment, struct err *err)
 
 /* ---- a disk ---- */
 
-static struct import *new_import(struct pool *pool, const struct import_options *o, struct err *err)
+struct import *import_new_any(struct pool *pool, const struct import_options *o, struct err *err)
 {
 	CLEANUP(import_free) struct import *i = calloc(1, sizeof(*i));
 
@@ -289,7 +289,7 @@ static struct import *new_import(struct pool *pool, const struct import_options 
 struct import *import_new(struct pool *pool, uint64_t size, const struct import_options *o, const uint8_t *base, uint64_t base_size,
 			  struct err *err)
 {
-	CLEANUP(import_free) struct import *i = new_import(pool, o, err);
+	CLEANUP(import_free) struct import *i = import_new_any(pool, o, err);
 
 	if (!i)
 		return NULL;
@@ -304,7 +304,7 @@ struct import *import_new(struct pool *pool, uint64_t size, const struct import_
 
 int import_end(struct import *i, uint8_t ret[DIGEST_SIZE], struct import_stats *ret_stats, struct err *err)
 {
-	if (take_waiting(i, err) < 0 || tree_maker_end(i->maker, ret, err) < 0)
+	if (import_take_waiting(i, err) < 0 || tree_maker_end(i->maker, ret, err) < 0)
 		return -1;
 	*ret_stats = i->stats;
 	return 0;
@@ -316,41 +316,8 @@ void import_free(struct import *i)
 		return;
 	tree_maker_free(i->maker);
 	tree_walk_free(i->base);
+	free(i->moved);
 	free(i->piece);
 	free(i->room);
 	free(i);
-}
-
-/* ---- moving ---- */
-
-struct import *import_new_moving(struct pool *pool, const struct import_options *o, struct err *err)
-{
-	struct import *i = new_import(pool, o, err);
-
-	if (i)
-		i->nr_segments = UINT64_MAX;
-	return i;
-}
-
-int import_move(struct import *i, const struct leaf *leaf, struct err *err)
-{
-	CLEANUP(free) uint8_t *bytes = malloc(SEGMENT_SIZE);
-	struct err why = ERR_INIT;
-
-	assert(!i->maker && leaf->unit_bits == i->leaf.unit_bits);
-	if (!bytes)
-		return err_set(err, ERR_MEMORY, "no memory for a segment");
-	if (tree_read_segment(i->pool->nodes, i->pool->clusters, leaf->digest, bytes, &why) < 0) {
-		err_set(err, why.kind, "%s", why.text);
-		return why.kind == ERR_MEMORY ? -1 : 1;
-	}
-	return import_segment(i, i->next, bytes, err);
-}
-
-int import_end_moving(struct import *i, struct import_stats *ret_stats, struct err *err)
-{
-	if (take_waiting(i, err) < 0)
-		return -1;
-	*ret_stats = i->stats;
-	return 0;
 }

@@ -60,9 +60,16 @@ struct import {
 		unsigned first, nr;
 		uint64_t place;
 	} late;
+	struct leaf *moved; /* where segments lay that are moved and not proven yet, NULL = none are moved */
+	size_t nr_moved;
 	struct leaf leaf; /* the one being made */
 	struct leaf found, twin; /* ones that are there: of the hint, of the digest */
 };
+
+/* One without a disk. */
+struct import *import_new_any(struct pool *pool, const struct import_options *o, struct err *err);
+/* No segment waits to be digested together with another one. */
+int import_take_waiting(struct import *i, struct err *err);
 
 /* Whether the segment at hand has the bytes that the leaf's map says. */
 bool import_same_bytes(struct import *i, const struct leaf *leaf);

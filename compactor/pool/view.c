@@ -9,6 +9,7 @@
 #include "compactor/pool/view_parts.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/crc32c.h"
+#include "scanner/base/file.h"
 #include "scanner/base/vec.h"
 #include "scanner/index/judymap.h"
 
@@ -343,7 +344,7 @@ int view_write_as(struct pool *p, const struct view *old, const char *kept_stub,
 		return -1;
 	if (pool_sync(p, err) < 0 || append_tables(p, &v, &l, err) < 0 || clusters_sync(p->clusters, err) < 0)
 		return -1;
-	if (publish(p, &v, &l, err) < 0 || view_write_stub(p, &v, kept_stub, err) < 0)
+	if (publish(p, &v, &l, err) < 0 || (kept_stub && view_prove(p, &v, err) < 0) || view_write_stub(p, &v, kept_stub, err) < 0)
 		return -1;
 	p->views->generation = v.generation;
 	if (vec_push(&p->views->list, v) < 0)
@@ -700,4 +701,13 @@ int view_check(struct pool *p, const struct view *v, struct err *err)
 int view_check_layout(struct pool *p, const struct view *v, struct err *err)
 {
 	return check(p, v, false, err);
+}
+
+int view_prove(struct pool *p, const struct view *v, struct err *err)
+{
+	struct cluster_span s;
+
+	if (clusters_of_slot(p->clusters, v->slot, &s) && file_drop_cache(cluster_file_fd(s.file), err) < 0)
+		return -1;
+	return view_check_layout(p, v, err);
 }

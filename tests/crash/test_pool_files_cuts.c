@@ -28,10 +28,11 @@ static int use_pool(struct sim *s, bool writing, struct err *err)
 	return pool_open(pool_dirfd, "pool", pool_path, writing, &pool, err) < 0 || !pool ? -1 : 0;
 }
 
-/* Half of 64 KiB is more than what is in use of the first file. */
+static unsigned evacuate_at; /* percent */
+
 static int collect_once(struct collected *ret, struct err *err)
 {
-	const struct collect_options o = { .memory = MIB, .evacuate = 50 };
+	const struct collect_options o = { .memory = MIB, .evacuate = evacuate_at };
 
 	return pool_collect(pool, &o, ret, err);
 }
@@ -73,29 +74,51 @@ static int grow(void *ctx, struct sim *s, struct err *err)
 	return rc;
 }
 
-/* Its clusters by the view's own tables, as a guest reads them. */
-static int read_map(void *ctx, uint64_t segment, struct leaf *map, struct err *err)
+/* Disks have one segment; no digests, for this is called for each of thousands of states. */
+static int compare_map(const struct disk *d, const struct leaf *map, struct err *err)
 {
-	static uint8_t is[SEGMENT_SIZE], should[SEGMENT_SIZE];
+	static uint8_t is[SEGMENT_SIZE], should[2][SEGMENT_SIZE];
+	uint8_t *bytes = should[d == &version];
 
 	if (tree_read_leaf(pool->clusters, map, is, err) < 0)
 		return -1;
-	render(ctx, segment, should);
-	return memcmp(is, should, SEGMENT_SIZE) == 0 ? 0 : err_set(err, ERR_FORMAT, "a view has other bytes");
+	if (!bytes[0])
+		render(d, 0, bytes);
+	return memcmp(is, bytes, SEGMENT_SIZE) == 0 ? 0 : err_set(err, ERR_FORMAT, "other bytes");
+}
+
+/* Its clusters by the view's own tables, as a guest reads them. */
+static int read_map(void *ctx, uint64_t segment, struct leaf *map, struct err *err)
+{
+	return segment ? err_set(err, ERR_FORMAT, "a segment more") : compare_map(ctx, map, err);
+}
+
+static int compare(const struct disk *d, struct err *err)
+{
+	CLEANUP(tree_walk_free) struct tree_walk *w = tree_walk_new(pool->nodes, d->root, d->size, err);
+	uint8_t digest[DIGEST_SIZE];
+	struct leaf leaf;
+	uint64_t segment;
+
+	if (!w || tree_walk_next(w, 0, &segment, digest, err) < 0)
+		return -1;
+	if (nodes_find_leaf(pool->nodes, digest, POOL_UNIT_BITS_MIN, &leaf, err) <= 0)
+		return err_set(err, ERR_FORMAT, "a leaf is missing");
+	return compare_map(d, &leaf, err);
 }
 
 static int expect_kept(struct err *err)
 {
 	struct view v;
 
-	if (compare_disk(&kept, true, err) || compare_disk(&version, true, err))
-		return err_set(err, ERR_FORMAT, "what is kept cannot be read");
-	if (view_find(pool, kept_view.id, &v, err) <= 0 || view_check(pool, &v, err) < 0)
+	if (compare(&kept, err) < 0 || compare(&version, err) < 0)
+		return err_add(err, "what is kept cannot be read");
+	if (view_find(pool, kept_view.id, &v, err) <= 0 || view_check_layout(pool, &v, err) < 0)
 		return err_add(err, "the view that is kept is damaged");
 	/* A guest has what the stub leads to. */
 	if (view_check_stub(pool, &v, POOL_VIEWS, err) < 0) {
 		v = kept_view;
-		if (view_check(pool, &v, err) < 0 || view_check_stub(pool, &v, POOL_VIEWS, err) < 0)
+		if (view_check_layout(pool, &v, err) < 0 || view_check_stub(pool, &v, POOL_VIEWS, err) < 0)
 			return err_add(err, "the stub of the view that is kept is damaged");
 	}
 	return view_each_map(pool, &v, read_map, &kept, err);
@@ -134,7 +157,7 @@ static int go_on(void *ctx, struct sim *s, struct err *err)
 	(void)ctx;
 	rc = use_pool(s, false, err) < 0 ? -1 : expect_kept(err);
 	close_pool();
-	for (int i = 0; i < 5 && rc == 0; i++) {
+	for (int i = 0; i < 3 && rc == 0; i++) {
 		struct err why = ERR_INIT;
 
 		rc = use_pool(s, true, err) < 0 ? -1 : collect_or_repair(&ret, &why);
@@ -149,7 +172,7 @@ static int go_on(void *ctx, struct sim *s, struct err *err)
 
 static int check(void *ctx, struct sim *s, struct crash_moment m, struct err *err)
 {
-	const struct pool_check_options o = { .read_data = true, .percent = 100, .damage = damaged };
+	const struct pool_check_options o = { .damage = damaged };
 	struct immutable_state is;
 	struct pool_checked c;
 	int rc;
@@ -189,13 +212,12 @@ static struct crash_workflow growing(void)
 	};
 }
 
-/* Kills, cuts, and errors. */
 static void try_all(const struct crash_workflow *w)
 {
 	assert_survives(crash_try_kills, w);
 	if (CRASH_THOROUGH)
 		assert_survives(crash_try_cuts, w);
-	if (CRASH_THOROUGH)
+	if (CRASH_THOROUGH && getenv("LONG"))
 		assert_survives(crash_try_errors, w);
 }
 
@@ -204,6 +226,7 @@ static void what_is_kept_survives_that_another_file_begins(void **state)
 	struct crash_workflow w = growing();
 
 	(void)state;
+	evacuate_at = 0;
 	try_all(&w);
 }
 
@@ -239,6 +262,7 @@ static struct crash_workflow evacuating(void)
 {
 	struct crash_workflow w = growing();
 
+	evacuate_at = 50; /* more than what is in use of the first file */
 	w.name = "evacuate";
 	w.setup = set_up_two;
 	w.run = evacuate;
