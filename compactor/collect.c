@@ -32,9 +32,9 @@
  *
  * A view of which a name is found again comes back from trash/.  Views that live or are dying keep their trees and tables.  Of
  * views with the same id the last one counts; of one that was written anew, the old slot stays as long as somebody has its old stub
- * open, or its file, where that does not grow; or the stub in its place is still the old one: then whoever wrote it anew died before
- * he was done, and that is finished.  Sealed overlays die in the same two steps; what one stands on lives as long as a name keeps it
- * or somebody uses it.
+ * open, or its file, where that does not grow; or the stub in its place is still the old one: then whoever wrote it anew died
+ * before he was done, and that is finished.  Sealed overlays die in the same two steps; what one stands on lives as long as a name
+ * keeps it or somebody uses it.
  */
 
 int collect_no_memory(struct err *err)
@@ -260,8 +260,8 @@ static bool is_not_replaced_yet(const struct collecting *c, const struct collect
 		file_ops->fstatat(c->p->dirs[POOL_TRASH], name, &st, AT_SYMLINK_NOFOLLOW) == 0);
 }
 
-/* Guests may have been told to open the view itself, as libvirt does that knows the chain: in a file that does not grow there are only
- * such, and those who have an old stub open. */
+/* Guests may have been told to open the view itself, as libvirt does that knows the chain: in a file that does not grow there are
+ * only such, and those who have an old stub open. */
 static bool file_in_use(const struct collecting *c, const struct view *v)
 {
 	char name[POOL_FILE_NAME_ROOM], fs[32];

@@ -49,7 +49,8 @@ struct collecting {
 	uint64_t nr_dead_nodes;
 	bool moved;
 
-	/* Cluster files, by index: what lives of each; marks on what lives of those from `first` on, as many at a time as memory allows. */
+	/* Cluster files, by index: what lives of each; marks on what lives of those from `first` on, as many at a time as memory allows.
+	 *  */
 	VEC(struct swept) swept;
 	VEC(struct cluster_marks) batch;
 	size_t first;

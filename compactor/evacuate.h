@@ -4,9 +4,9 @@
 
 #include "compactor/pool/pool.h"
 
-/* Evacuation of a cluster file: all segments that trees have in it are stored in the file that grows, which another one becomes where
- * it is that file itself, or where there is no room.  Trees lead there from then on.  Views are not touched: those in the file have
- * its clusters as before, until they are written anew (view_write_as()).
+/* Evacuation of a cluster file: all segments that trees have in it are stored in the file that grows, which another one becomes
+ * where it is that file itself, or where there is no room.  Trees lead there from then on.  Views are not touched: those in the
+ * file have its clusters as before, until they are written anew (view_write_as()).
  *
  * What is moved is durable from time to time, and what is stopped is gone on with by doing it again. */
 
@@ -18,7 +18,8 @@ struct evacuation {
 	void *ctx;
 };
 
-/* *moved grows by the bytes of clusters that were stored, *damaged by the segments that cannot be read, which stay where they are. */
+/* *moved grows by the bytes of clusters that were stored, *damaged by the segments that cannot be read, which stay where they are.
+ *  */
 int evacuate_segments(const struct evacuation *e, uint64_t *moved, uint64_t *damaged, struct err *err);
 
 #endif

@@ -6,12 +6,13 @@
 
 /* When a pool begins another cluster file (clusters.h), and what that takes.
  *
- * Images that enter share what the growing file has, and nothing else: a view lies in one file.  So another one begins when it must:
- * the file system lets the file grow no more, or its slots are used up; or when the pool was told to, after so many bytes. */
+ * A view lies in one file, with all that it leads to, and runs are shared in the file that grows alone: so another one begins only
+ * when it must, as the file system lets the file grow no more, or its slots are used up; or when the pool was told to, after so many
+ * bytes. */
 
 /* Bytes of clusters and tables after which another file begins, which is kept in the pool; 0 = as many as the file system lets it
- * have.  The image that is entering then goes into the old file as a whole.  It is no more than a wish: there are at most 64 files at
- * a time for it. */
+ * have.  The image that is entering then goes into the old file as a whole.  It is no more than a wish: there are at most 64 files
+ * at a time for it. */
 uint64_t growth_told(const struct pool *p);
 int growth_tell(struct pool *p, uint64_t file_size, struct err *err);
 

@@ -7,8 +7,8 @@
 #include "scanner/base/file.h"
 
 /*
- * Segments that are moved are proven in rounds: they are synced, the cache is dropped, and what their new maps lead to is read from
- * the disk.  Where that is something else, the leaf gets its old map again.
+ * Segments that are moved are proven in rounds: they are synced, the cache is dropped, and their new maps, and what those lead to,
+ * are read from the disk.  Where that is something else, the leaf gets its old map again.
  */
 
 #define ROUND 256 /* segments: half a GiB */
@@ -70,6 +70,7 @@ static int end_round(struct import *i, struct err *err)
 	if (!bytes)
 		return err_set(err, ERR_MEMORY, "no memory for a segment");
 	if (import_take_waiting(i, err) < 0 || pool_sync(i->pool, err) < 0 ||
+	    nodes_drop_cache(i->pool->nodes, err) < 0 ||
 	    file_drop_cache(cluster_file_fd(clusters_growing(i->pool->clusters).file), err) < 0)
 		return -1;
 	rc = prove_all(i, bytes, err);

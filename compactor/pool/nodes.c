@@ -585,6 +585,11 @@ uint64_t nodes_bytes(const struct nodes *n)
 	return n->end;
 }
 
+int nodes_drop_cache(struct nodes *n, struct err *err)
+{
+	return file_drop_cache(n->fd, err);
+}
+
 uint64_t nodes_damaged(const struct nodes *n)
 {
 	return n->damaged;

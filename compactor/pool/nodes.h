@@ -34,10 +34,11 @@ struct inner {
 
 struct nodes;
 
-/* Opens or (writing) creates dirfd/name.  Maps of leaves lie inside the clusters, which are the caller's; NULL = anywhere.  The finder is the caller's; NULL = there is none, and the file is read through once to
- * find its nodes (for readers).  Nodes behind what the finder covers are added to it.  What is no whole record is passed over, and
- * the next one is looked for by magic and checksum: *ret_damaged counts such places, but for the file's end.  A transaction that a
- * power cut tore may leave some; whether anything is missing says a walk from the names. */
+/* Opens or (writing) creates dirfd/name.  Maps of leaves lie inside the clusters, which are the caller's; NULL = anywhere.  The
+ * finder is the caller's, too; NULL = there is none, and the file is read through once to find its nodes (for readers).  Nodes
+ * behind what the finder covers are added to it.  What is no whole record is passed over, and the next one is looked for by magic
+ * and checksum: *ret_damaged counts such places, but for the file's end.  A transaction that a power cut tore may leave some;
+ * whether anything is missing says a walk from the names. */
 struct nodes *nodes_open(int dirfd, const char *name, const struct clusters *clusters, struct finder *finder, bool writing,
 			 uint64_t *ret_damaged, struct err *err);
 void nodes_close(struct nodes *n);
@@ -87,6 +88,7 @@ int nodes_each(struct nodes *n,
 	       int (*call)(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err),
 	       void *ctx, struct err *err);
 uint64_t nodes_bytes(const struct nodes *n);
+int nodes_drop_cache(struct nodes *n, struct err *err); /* what is read next comes from the disk */
 uint64_t nodes_damaged(const struct nodes *n); /* places that the last whole nodes_each() passed over */
 
 /* Encoding, for tests and fuzzing.  Payload of at most POOL_NODE_PAYLOAD_MAX bytes; returns its length.  Decoding checks

@@ -246,7 +246,8 @@ static int check_view(struct checking *c, const struct view *v, struct err *err)
 	int (*check)(struct pool *, const struct view *, struct err *) = c->o->read_data ? view_check : view_check_layout;
 	bool good = check(c->p, v, &tables) == 0 && (!older || check(c->p, older, &tables) == 0);
 
-	stub = stub || older || other.kind == ERR_STALE; /* the pool was moved after it began to die: it is written anew if it comes back */
+	/* A pool that was moved after it began to die: it is written anew if it comes back. */
+	stub = stub || older || other.kind == ERR_STALE;
 	c->ret->nr_views++;
 	if (stub && good)
 		return 0;

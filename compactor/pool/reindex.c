@@ -11,8 +11,9 @@
 #include "scanner/cache_keeper.h"
 #include "scanner/chunk/fingerprint.h"
 
-/* How it works: for as much of the cluster file that grows, the only one that is shared, at a time as memory allows, a walk through all nodes marks what maps lead to, by
- * their units; then what is marked is read from front to back, each cluster once, however many maps have it.  A map's unit is at a
+/* How it works: for as much of the cluster file that grows, the only one whose blocks are shared, at a time as memory allows, a
+ * walk through all nodes marks what maps lead to, by their units; then what is marked is read from front to back, each cluster
+ * once, however many maps have it.  A map's unit is at a
  * multiple of itself, as are pieces, so none is cut.  Of equal blocks the first keeps the key, as when they were imported.
  *
  * Now and then the finder is synced with where this is, so that a run that was cut short goes on there. */

@@ -110,7 +110,8 @@ static int check_layout(const struct view *v, const struct layout *l, struct err
 {
 	uint64_t l1_bytes = round_up(virtual_size(v) / l1_unit(v) * 8, cluster_size(v));
 
-	if (!range_within(slot_offset(v->slot), v->slice_size, POOL_FILE_MAX) || v->slice_size < POOL_SLOT_SIZE || v->slice_size % cluster_size(v) != 0)
+	if (!range_within(slot_offset(v->slot), v->slice_size, POOL_FILE_MAX) || v->slice_size < POOL_SLOT_SIZE ||
+	    v->slice_size % cluster_size(v) != 0)
 		return err_set(err, ERR_FORMAT, "a slice of %llu bytes is impossible", (unsigned long long)v->slice_size);
 	if (!range_within(l->l1_offset, l1_bytes, v->slice_size) ||
 	    !range_within(l->refcount_offset, cluster_size(v), v->slice_size) || l->l1_offset % cluster_size(v) != 0 ||
@@ -551,8 +552,8 @@ static int prove(const struct checking *c, const struct leaf *map, uint64_t segm
 	return judyset_add(&c->pool->views->proven, key) < 0 ? err_set(err, ERR_MEMORY, "no memory to check a view") : 0;
 }
 
-/* When the tree leads elsewhere by now, to another file, or to what was moved into this one later, the view's own clusters must hold
- * the same. */
+/* When the tree leads elsewhere by now, to another file, or to what was moved into this one later, the view's own clusters must
+ * hold the same. */
 static int look_at_segment(void *ctx, uint64_t segment, const uint8_t digest[DIGEST_SIZE], bool found, be64 *entries,
 			   struct err *err)
 {

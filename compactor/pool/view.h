@@ -53,8 +53,8 @@ int view_each_table(struct pool *p, const struct view *v, int (*call)(void *ctx,
 int view_each_map(struct pool *p, const struct view *v, int (*call)(void *ctx, uint64_t segment, struct leaf *map, struct err *err),
 		  void *ctx, struct err *err);
 
-/* Compares the tables with the tree's maps: 0, or ERR_FORMAT saying where they differ.  In a pool of several cluster files a map may
- * lead elsewhere by now: then what the view has instead is read and proven; or it only lies where it may. */
+/* Compares the tables with the tree's maps: 0, or ERR_FORMAT saying where they differ.  In a pool of several cluster files a map
+ * may lead elsewhere by now: then what the view has instead is read and proven; or it only lies where it may. */
 int view_check(struct pool *p, const struct view *v, struct err *err);
 int view_check_layout(struct pool *p, const struct view *v, struct err *err);
 /* The same, of what the disk has: before its stub takes the place of another one. */
@@ -69,8 +69,8 @@ bool view_stub_leads_to(const struct pool *p, const struct view *v);
  * calls ERR_STALE.) */
 bool view_stub_elsewhere(const struct pool *p, const struct view *v, char ret[PATH_MAX]);
 
-/* Writes the view of a tree anew, tables, header and stub, under an id that it had: that leads to the new one from then on, which is
- * read back first where there is a `kept_stub`.  Its
+/* Writes the view of a tree anew, tables, header and stub, under an id that it had: that leads to the new one from then on, which
+ * is read back first where there is a `kept_stub`.  Its
  * old slot stays, with all that it leads to: guests may have it open.  A collection removes it. */
 int view_write_as(struct pool *p, const struct view *old, const char *kept_stub, struct view *ret, struct err *err);
 

@@ -15,8 +15,8 @@ void view_extension(const struct view *v, const uint8_t header[QCOW2_V3_LENGTH],
 struct view_tables;
 struct view_tables *view_tables_new(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t disk_size, unsigned cluster_bits,
 				    uint32_t slot, struct err *err);
-/* What is called for each segment, when its part of the table is made from a leaf in the view's file; `found` says that there is one,
- * else it was stored in another file since and the part is empty.  May put something else there.  NULL = there must be one. */
+/* What is called for each segment, when its part of the table is made from a leaf in the view's file; `found` says that there is
+ * one, else it was stored in another file since and the part is empty.  May put something else there.  NULL = there must be one. */
 typedef int view_tables_look(void *ctx, uint64_t segment, const uint8_t digest[DIGEST_SIZE], bool found, be64 *entries,
 			     struct err *err);
 void view_tables_set_look(struct view_tables *t, view_tables_look *call, void *ctx);
