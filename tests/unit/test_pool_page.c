@@ -127,6 +127,31 @@ static bool superblock_is_read(const struct page_bytes *b)
 	return superblock_decode(room, true, &got, NULL) == 0 && memcmp(got.uuid, uuid, POOL_ID_SIZE) == 0;
 }
 
+static const struct cluster_file_id further = {
+	.uuid = { 0x51, 0x0e, 0x35, 0xc2, 0x17, 0x7d, 0x4e, 0x6b, 0x8a, 0x9f, 0x04, 0xd8, 0xee, 0x60, 0x2b, 0x13 },
+	.pool = { 0x9c, 0x5b, 0x94, 0xb1, 0x35, 0xad, 0x49, 0xbb, 0xb1, 0x18, 0x8e, 0x8f, 0xc2, 0x4a, 0xbf, 0x80 },
+	.number = 1,
+};
+
+static void the_page_shows_the_superblock_of_a_further_file(void **state)
+{
+	const struct stat like = { .st_mode = 0444, .st_uid = geteuid(), .st_gid = getegid() };
+	struct page_bytes made;
+
+	(void)state;
+	assert_int_equal(cluster_file_create_further(dirfd, "further", &further, &like, NULL), 0);
+	made = read_at("further", 0, POOL_SUPERBLOCK_ROOM);
+	assert_page_has("hexdump: further superblock", &made, true);
+}
+
+static bool further_superblock_is_read(const struct page_bytes *b)
+{
+	struct cluster_file_id got;
+
+	assert_int_equal(b->len, POOL_SUPERBLOCK_ROOM);
+	return superblock_decode(b->data, true, &got, NULL) == 0 && memcmp(&got, &further, sizeof(got)) == 0;
+}
+
 static void the_superblock_of_the_page_says_what_the_page_says(void **state)
 {
 	struct page_bytes b = page_read_dump(PAGE, "hexdump: superblock");
@@ -353,6 +378,8 @@ static void no_byte_of_the_examples_can_change(void **state)
 	(void)state;
 	assert_no_byte_can_change("superblock", page_read_dump(PAGE, "hexdump: superblock"), superblock_is_read,
 				  is_no_padding_of_a_superblock);
+	assert_no_byte_can_change("further superblock", page_read_dump(PAGE, "hexdump: further superblock"),
+				  further_superblock_is_read, NULL);
 	assert_no_byte_can_change("header", page_read_dump(PAGE, "hexdump: view"), header_is_read, NULL);
 	assert_no_byte_can_change("nodes", page_read_dump(PAGE, "hexdump: nodes"), nodes_are_read, is_no_padding_of_a_record);
 	assert_no_byte_can_change("name", page_read_text(PAGE, "text: name"), name_is_read, NULL);
@@ -363,6 +390,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(the_page_shows_the_superblock_that_is_written),
 		cmocka_unit_test(the_superblock_of_the_page_says_what_the_page_says),
+		cmocka_unit_test(the_page_shows_the_superblock_of_a_further_file),
 		cmocka_unit_test(the_page_shows_the_header_that_is_written),
 		cmocka_unit_test(the_header_of_the_page_says_what_the_page_says),
 		cmocka_unit_test(the_page_shows_the_nodes_that_are_written),
