@@ -335,6 +335,15 @@ int view_write(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t disk_si
 	return pool_new_id(v.id, err) < 0 ? -1 : view_write_as(p, &v, NULL, ret, err);
 }
 
+/* One that is not what it should be was never there. */
+static int prove_new(struct pool *p, const struct view *v, struct err *err)
+{
+	if (view_prove(p, v, err) == 0)
+		return 0;
+	clusters_bury(p->clusters, v->slot, NULL);
+	return -1;
+}
+
 int view_write_as(struct pool *p, const struct view *old, const char *kept_stub, struct view *ret, struct err *err)
 {
 	struct view v = *old;
@@ -345,7 +354,7 @@ int view_write_as(struct pool *p, const struct view *old, const char *kept_stub,
 		return -1;
 	if (pool_sync(p, err) < 0 || append_tables(p, &v, &l, err) < 0 || clusters_sync(p->clusters, err) < 0)
 		return -1;
-	if (publish(p, &v, &l, err) < 0 || (kept_stub && view_prove(p, &v, err) < 0) || view_write_stub(p, &v, kept_stub, err) < 0)
+	if (publish(p, &v, &l, err) < 0 || (kept_stub && prove_new(p, &v, err) < 0) || view_write_stub(p, &v, kept_stub, err) < 0)
 		return -1;
 	p->views->generation = v.generation;
 	if (vec_push(&p->views->list, v) < 0)
