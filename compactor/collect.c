@@ -275,7 +275,15 @@ static bool file_in_use(const struct collecting *c, const struct view *v)
 	return (!c->o->assume_idle && hold_fs_is_shared(fd, fs)) || hold_look(fd, c->p->dirs[POOL_TOP], name, NULL) < 0;
 }
 
-/* The old stub of a view that was written anew, and that somebody may have open: slot-N.stub, slot-N.stub.1 ... */
+/* KEPT, KEPT.1 ... */
+static bool is_kept_stub(const char *name, const char *kept)
+{
+	size_t len = strlen(kept);
+
+	return strncmp(name, kept, len) == 0 && (!name[len] || name[len] == '.');
+}
+
+/* The old stub of a view that was written anew, and that somebody may have open. */
 static int look_at_kept(void *ctx, const char *name, struct err *err)
 {
 	struct collecting *c = ctx;
@@ -283,9 +291,8 @@ static int look_at_kept(void *ctx, const char *name, struct err *err)
 
 	for (size_t i = 0; i < c->views.nr; i++) {
 		struct collected_view *v = &c->views.items[i];
-		size_t len = strlen(view_kept_stub(&v->view, kept));
 
-		if (strncmp(name, kept, len) == 0 && (!name[len] || name[len] == '.'))
+		if (is_kept_stub(name, view_kept_stub(&v->view, kept)))
 			return use_of(c, POOL_QUARANTINE, name, true, &v->stub.used, err);
 	}
 	return 0;
@@ -524,6 +531,21 @@ static int remove_left_over(void *ctx, const char *name, struct err *err)
 	return *name == '.' && strcmp(dot, ".tmp") == 0 ? immutable_unlink(c->p, POOL_VIEWS, name, err) : 0;
 }
 
+/* Old stubs of a slot that goes lead nowhere, and nobody has them open. */
+static int unlink_kept(void *ctx, const char *name, struct err *err)
+{
+	const struct collecting *c = ctx;
+	char kept[VIEW_KEPT_STUB_ROOM];
+
+	for (size_t i = 0; i < c->views.nr; i++) {
+		const struct collected_view *v = &c->views.items[i];
+
+		if (v->stub.fate == REMOVED && is_kept_stub(name, view_kept_stub(&v->view, kept)))
+			return immutable_unlink(c->p, POOL_QUARANTINE, name, err);
+	}
+	return 0;
+}
+
 /* Stubs, then slots: both are gone for good before nodes and clusters go that they lead to. */
 static int remove_dead(struct collecting *c, struct err *err)
 {
@@ -533,7 +555,8 @@ static int remove_dead(struct collecting *c, struct err *err)
 	for (size_t i = 0; i < c->overlays.nr; i++)
 		if (unlink_removed(c, &c->overlays.items[i], err) < 0)
 			return -1;
-	if (file_each_name(c->p->dirs[POOL_VIEWS], remove_left_over, c, err) < 0 || file_sync_dir(c->p->dirs[POOL_TRASH], err) < 0)
+	if (file_each_name(c->p->dirs[POOL_QUARANTINE], unlink_kept, c, err) < 0 ||
+	    file_each_name(c->p->dirs[POOL_VIEWS], remove_left_over, c, err) < 0 || file_sync_dir(c->p->dirs[POOL_TRASH], err) < 0)
 		return -1;
 	view_forget(c->p);
 	for (size_t i = 0; i < c->views.nr; i++)

@@ -19,8 +19,7 @@
  * end finds a new file when it is tried again. */
 #define ROOM_SHARE 8
 
-/* Each is open, in every process that uses the pool, and a collection goes through all nodes for each: more than so many there are
- * only when they are full. */
+/* Each is open, in every process that uses the pool: more than so many there are only when they are full. */
 #define TOLD_FILES_MAX 64
 
 /* ---- what it was told ---- */

@@ -11,7 +11,7 @@
  * are read from the disk.  Where that is something else, the leaf gets its old map again.
  */
 
-#define ROUND 256 /* segments: half a GiB */
+#define ROUND 64 /* segments: 128 MiB */
 
 struct import *import_new_moving(struct pool *pool, const struct import_options *o, struct err *err)
 {

@@ -441,6 +441,22 @@ static struct view set_up_files(void)
 	return v;
 }
 
+static int count_name(void *ctx, const char *name, struct err *err)
+{
+	(void)name;
+	(void)err;
+	++*(unsigned *)ctx;
+	return 0;
+}
+
+static unsigned nr_kept(void)
+{
+	unsigned nr = 0;
+
+	assert_int_equal(file_each_name(pool->dirs[POOL_QUARANTINE], count_name, &nr, NULL), 0);
+	return nr;
+}
+
 static void a_file_of_which_little_lives_is_evacuated_and_goes(void **state)
 {
 	struct view v, made;
@@ -465,8 +481,10 @@ static void a_file_of_which_little_lives_is_evacuated_and_goes(void **state)
 	expect_view(&made);
 	expect_disk(&first);
 	expect_whole();
+	assert_int_equal(nr_kept(), 1);
 	collect(25); /* nobody has the old stub open */
 	assert_int_equal(got.nr_files_removed, 1);
+	assert_int_equal(nr_kept(), 0);
 	assert_int_equal(clusters_nr(pool->clusters), 1);
 	assert_int_equal(clusters_growing(pool->clusters).number, 1);
 	for (int i = 0; i < 2; i++) {
