@@ -3,7 +3,7 @@
 """What a pool saves, how images in it are read and written, what clones, snapshots and folding cost, and how fast data goes in and
 out.
 
-Usage: bench_pool.py SCRATCH-FOLDER [space|reads|clones|fold|rates]..."""
+Usage: bench_pool.py SCRATCH-FOLDER [space|reads|clones|fold|rates|files]..."""
 
 import contextlib
 import functools
@@ -570,6 +570,81 @@ def rates():
     restore_rates()
 
 
+# ---- cluster files ----
+
+NR_FAMILIES = 5
+
+
+def family(fs, name):
+    """Two images of random data, as one alone would not enter."""
+    raw = path(name + ".raw")
+    with open(raw, "wb") as f:
+        for _ in range(GUEST_MIB):
+            f.write(os.urandom(MIB))
+    for i in (1, 2):
+        run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, os.path.join(fs.path, f"{name}-{i}.qcow2"))
+    os.unlink(raw)
+
+
+def collected(fs, *more):
+    return lib.Watched([lib.DEDUPSCAN, "pool", "collect", "--drop-missing", *more, fs.path])
+
+
+def copied(fs):
+    """The peer: a file of as many bytes is copied, synced, and compared from the disk."""
+    ours, copy = path("one"), os.path.join(fs.path, "copy")
+    with open(ours, "wb") as f:
+        for _ in range(GUEST_MIB):
+            f.write(os.urandom(MIB))
+    took = Run(["sh", "-c", f"dd if={ours} of={copy} bs=1M conv=fsync status=none && dd if={copy} iflag=nocache count=0 status=none && "
+                            f"cmp {ours} {copy}"])
+    os.unlink(copy)
+    os.unlink(ours)
+    return took
+
+
+def evacuation():
+    """One turn: a fifth of a full file lives, and moves."""
+    with lib.FileSystem("ext4", measure.scratch, (2 * NR_FAMILIES + 8) * GUEST_MIB + 600) as fs:
+        for i in range(NR_FAMILIES):
+            family(fs, f"f{i}")
+        compacted(fs, "--file-size", f"{NR_FAMILIES * GUEST_MIB}M")
+        family(fs, "next")
+        folded(fs)  # into another file
+        for i in range(1, NR_FAMILIES):
+            for k in (1, 2):
+                os.unlink(os.path.join(fs.path, f"f{i}-{k}.qcow2"))
+        holes = [collected(fs, "--evacuate", "0") for _ in range(2)]
+        full = fs.used()
+        moving = collected(fs)
+        if "1 cluster files evacuated" not in moving.output:
+            lib.fail(f"nothing was evacuated: {moving.output}")
+        more = fs.used()
+        removing = collected(fs)
+        if "removed" not in removing.output:
+            lib.fail(f"the file stayed: {removing.output}")
+        return {"holes": holes[1].wall, "moving": moving.wall, "removing": removing.wall, "copy": copied(fs).wall,
+                "before": full / MIB, "meanwhile": more / MIB, "after": fs.used() / MIB, "memory": moving.peak / MIB}
+
+
+def files():
+    found = [evacuation() for _ in range(TURNS)]
+    print(f"A cluster file of {NR_FAMILIES * GUEST_MIB} MiB of which {GUEST_MIB} MiB live is evacuated, and removed; ext4.")
+    rate = [GUEST_MIB * MIB / 1e6 / f["moving"] for f in found]
+    peer = [GUEST_MIB * MIB / 1e6 / f["copy"] for f in found]
+    table(["", ""], [
+        ["evacuating, proven from the disk, MB/s", spread(rate, "{:.0f}")],
+        ["copying, syncing and comparing as much, MB/s", spread(peer, "{:.0f}")],
+        ["times as fast", spread([a / b for a, b in zip(rate, peer)])],
+        ["a collection that only makes holes, s", spread([f["holes"] for f in found])],
+        ["the one that removes the file, s", spread([f["removing"] for f in found])],
+        ["memory, MiB", spread([f["memory"] for f in found], "{:.0f}")],
+        ["on the disk before, MiB", spread([f["before"] for f in found], "{:.0f}")],
+        ["meanwhile, MiB", spread([f["meanwhile"] for f in found], "{:.0f}")],
+        ["after it, MiB", spread([f["after"] for f in found], "{:.0f}")],
+    ])
+
+
 # ---- all ----
 
 PARTS = {
@@ -578,6 +653,7 @@ PARTS = {
     "clones": (clones, ("strace",)),
     "fold": (fold, ()),
     "rates": (rates, ()),
+    "files": (files, ()),
 }
 
 
