@@ -360,6 +360,12 @@ static int write_stub(int fd, const struct pool *p, const struct view *v, struct
 	return file_truncate(fd, g.file_size, err);
 }
 
+/* From the disk: it is to take the place of one that is good. */
+static int read_back(int fd, const struct pool *p, const struct view *v, struct err *err)
+{
+	return file_drop_cache(fd, err) < 0 ? -1 : compare_stub(fd, p, v, err);
+}
+
 /* Open still. */
 static int write_and_sync(struct pool *p, enum pool_dir dir, const char *name, const struct view *v, struct err *err)
 {
@@ -367,12 +373,13 @@ static int write_and_sync(struct pool *p, enum pool_dir dir, const char *name, c
 
 	if (immutable_unlink(p, dir, name, err) < 0) /* one that a crash left behind */
 		return -1;
-	fd = file_open(p->dirs[dir], name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, STUB_MODE, err);
+	fd = file_open(p->dirs[dir], name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, STUB_MODE, err);
 	if (fd < 0)
 		return -1;
 	if (file_ops->fchmod(fd, STUB_MODE) < 0) /* whatever the umask */
 		err_errno(err, "cannot set its mode");
-	else if (write_stub(fd, p, v, err) == 0 && file_sync(fd, name, err) == 0)
+	else if (write_stub(fd, p, v, err) == 0 && file_sync(fd, name, err) == 0 &&
+		 (dir == POOL_VIEWS || read_back(fd, p, v, err) == 0))
 		return fd;
 	file_ops->close(fd);
 	return -1;
