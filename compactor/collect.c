@@ -275,26 +275,51 @@ static bool file_in_use(const struct collecting *c, const struct view *v)
 	return (!c->o->assume_idle && hold_fs_is_shared(fd, fs)) || hold_look(fd, c->p->dirs[POOL_TOP], name, NULL) < 0;
 }
 
-/* KEPT, KEPT.1 ... */
-static bool is_kept_stub(const char *name, const char *kept)
+/* The view that a stub in quarantine/ leads to, whatever its name is: it may have led to an older one than who kept it knew. */
+static struct collected_view *view_of_kept(const struct collecting *c, const char *name)
 {
-	size_t len = strlen(kept);
+	int fd = file_open(c->p->dirs[POOL_QUARANTINE], name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, NULL);
+	uint8_t id[POOL_ID_SIZE];
+	uint32_t slot = 0;
+	struct slice s;
+	uint64_t size;
+	size_t len;
 
-	return strncmp(name, kept, len) == 0 && (!name[len] || name[len] == '.');
+	if (fd < 0)
+		return NULL;
+	if (overlay_names(fd, &s, &size, NULL) > 0 && pool_file_parse(s.path, id, &len) == POOL_TOP)
+		slot = clusters_slot_at(c->p->clusters, id, s.offset);
+	file_close(fd, name, NULL);
+	return slot ? view_in_slot(c, slot) : NULL;
+}
+
+/* And the one that it is named for: KEPT, KEPT.1 ... */
+static struct collected_view *view_of_kept_name(const struct collecting *c, const char *name)
+{
+	char kept[VIEW_KEPT_STUB_ROOM];
+
+	for (size_t i = 0; i < c->views.nr; i++) {
+		size_t len = strlen(view_kept_stub(&c->views.items[i].view, kept));
+
+		if (strncmp(name, kept, len) == 0 && (!name[len] || name[len] == '.'))
+			return &c->views.items[i];
+	}
+	return NULL;
 }
 
 /* The old stub of a view that was written anew, and that somebody may have open. */
 static int look_at_kept(void *ctx, const char *name, struct err *err)
 {
 	struct collecting *c = ctx;
-	char kept[VIEW_KEPT_STUB_ROOM];
+	struct collected_view *leads = view_of_kept(c, name), *named = view_of_kept_name(c, name);
+	bool used = false;
 
-	for (size_t i = 0; i < c->views.nr; i++) {
-		struct collected_view *v = &c->views.items[i];
-
-		if (is_kept_stub(name, view_kept_stub(&v->view, kept)))
-			return use_of(c, POOL_QUARANTINE, name, true, &v->stub.used, err);
-	}
+	if ((leads || named) && use_of(c, POOL_QUARANTINE, name, true, &used, err) < 0)
+		return -1;
+	if (leads)
+		leads->stub.used |= used;
+	if (named)
+		named->stub.used |= used;
 	return 0;
 }
 
@@ -440,7 +465,7 @@ static int move_mortal(struct collecting *c, enum pool_dir home, struct mortal *
 		m->fate = rc ? LIVES : m->fate;
 	}
 	if (m->fate == LIVES)
-		return m->at_home ? 0 : move(c, POOL_TRASH, home, name, err);
+		return m->at_home || !m->in_trash ? 0 : move(c, POOL_TRASH, home, name, err);
 	if (m->fate == REMOVED)
 		return 0;
 	rc = in_use(c, home, name, err); /* by now */
@@ -535,15 +560,11 @@ static int remove_left_over(void *ctx, const char *name, struct err *err)
 static int unlink_kept(void *ctx, const char *name, struct err *err)
 {
 	const struct collecting *c = ctx;
-	char kept[VIEW_KEPT_STUB_ROOM];
+	const struct collected_view *leads = view_of_kept(c, name), *named = view_of_kept_name(c, name);
 
-	for (size_t i = 0; i < c->views.nr; i++) {
-		const struct collected_view *v = &c->views.items[i];
-
-		if (v->stub.fate == REMOVED && is_kept_stub(name, view_kept_stub(&v->view, kept)))
-			return immutable_unlink(c->p, POOL_QUARANTINE, name, err);
-	}
-	return 0;
+	if (!named || named->stub.fate != REMOVED || (leads && leads->stub.fate != REMOVED))
+		return 0;
+	return immutable_unlink(c->p, POOL_QUARANTINE, name, err);
 }
 
 /* Stubs, then slots: both are gone for good before nodes and clusters go that they lead to. */

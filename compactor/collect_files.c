@@ -26,7 +26,7 @@ static bool is_worth_evacuating(const struct collecting *c, const struct cluster
 	uint64_t size = s->end - s->begin, most = c->p->file_size ? c->p->file_size : cluster_file_max(s->file);
 	bool grows = s->number == clusters_growing(c->p->clusters).number;
 
-	return lives * 100 <= size * c->o->evacuate && (!grows || size >= most / 2);
+	return c->o->evacuate && lives * 100 <= size * c->o->evacuate && (!grows || size >= most / 2);
 }
 
 /* Where nobody can tell who has an old stub open, a view is not written anew. */
@@ -43,10 +43,10 @@ static bool is_to_move(const struct collected_view *v, uint32_t file)
 }
 
 /* What is left may be there for those who use it only. */
-static bool has_something_to_move(const struct collecting *c, uint32_t file, const struct swept *w)
+static bool has_something_to_move(const struct collecting *c, const struct swept *w)
 {
 	for (size_t i = 0; i < c->views.nr; i++)
-		if (is_to_move(&c->views.items[i], file))
+		if (is_to_move(&c->views.items[i], w->number))
 			return true;
 	return w->leaves > 0;
 }
@@ -75,12 +75,18 @@ static int move_views(struct collecting *c, uint32_t file, struct err *err)
 	for (size_t i = 0; i < c->views.nr; i++) {
 		const struct collected_view *v = &c->views.items[i];
 		char kept[VIEW_KEPT_STUB_ROOM];
+		struct err why = ERR_INIT;
 		struct view made;
 
 		if (!is_to_move(v, file))
 			continue;
-		if (collect_stopped(c, err) < 0 || view_write_as(c->p, &v->view, view_kept_stub(&v->view, kept), &made, err) < 0)
+		if (collect_stopped(c, err) < 0)
 			return -1;
+		if (view_write_as(c->p, &v->view, view_kept_stub(&v->view, kept), &made, &why) == 0)
+			continue;
+		if (why.kind != ERR_IO && why.kind != ERR_FORMAT && why.kind != ERR_FULL)
+			return err_set(err, why.kind, "%s", why.text);
+		*(why.kind == ERR_FULL ? &c->ret->nr_files_no_space : &c->ret->nr_not_moved) += 1;
 	}
 	return 0;
 }
@@ -97,35 +103,48 @@ static int evacuate(struct collecting *c, const struct cluster_span *s, uint64_t
 		c->ret->nr_files_no_space++;
 		return 0;
 	}
-	c->ret->nr_files_evacuated++;
-	c->ret->moved += c->o->dry_run ? lives : 0;
-	if (c->o->dry_run)
+	if (c->o->dry_run) {
+		c->ret->nr_files_evacuated++;
+		c->ret->moved += lives;
 		return 0;
+	}
 	if (evacuate_segments(&e, &c->ret->moved, &damaged, err) < 0)
 		return -1;
+	c->ret->nr_files_evacuated += !damaged;
 	c->ret->nr_not_moved += damaged;
 	return damaged ? 0 : move_views(c, s->number, err);
 }
 
-/* The last one grows: it is what the others are evacuated into. */
-int collect_files(struct collecting *c, struct err *err)
+/* Nothing lives in it, or leads there, and it does not grow. */
+static bool is_dead(const struct collecting *c, const struct swept *w)
 {
-	size_t nr = c->swept.nr;
+	return w->number != clusters_growing(c->p->clusters).number && !w->lives && !w->leaves && !has_view(c, w->number);
+}
 
-	for (size_t i = nr; i-- > 0;) {
-		struct cluster_span s = clusters_span(c->p->clusters, i);
-		const struct swept *w = &c->swept.items[i];
-
-		if (w->lives || has_view(c, s.number)) {
-			if (is_worth_evacuating(c, &s, w->lives) && can_move_views(c) && has_something_to_move(c, s.number, w) &&
-			    evacuate(c, &s, w->lives, err) < 0)
-				return -1;
-			continue;
-		}
-		if (i + 1 == nr)
+static int remove_dead(struct collecting *c, struct err *err)
+{
+	for (size_t i = 0; i < c->swept.nr; i++) {
+		if (!is_dead(c, &c->swept.items[i]))
 			continue;
 		c->ret->nr_files_removed++;
-		if (!c->o->dry_run && clusters_remove(c->p->clusters, s.number, err) < 0)
+		if (!c->o->dry_run && clusters_remove(c->p->clusters, c->swept.items[i].number, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+/* The last one first: when it is evacuated another one begins, into which the others are. */
+int collect_files(struct collecting *c, struct err *err)
+{
+	if (remove_dead(c, err) < 0)
+		return -1;
+	for (size_t i = c->swept.nr; i-- > 0;) {
+		const struct swept *w = &c->swept.items[i];
+		struct cluster_span s;
+
+		if (!is_dead(c, w) && clusters_of_address(c->p->clusters, (uint64_t)w->number << POOL_FILE_BITS, &s) &&
+		    is_worth_evacuating(c, &s, w->lives) && can_move_views(c) && has_something_to_move(c, w) &&
+		    evacuate(c, &s, w->lives, err) < 0)
 			return -1;
 	}
 	return 0;

@@ -35,6 +35,7 @@ struct wanted {
 
 /* What lives of a cluster file: bytes, and leaves that lead to it. */
 struct swept {
+	uint32_t number;
 	uint64_t lives, leaves;
 };
 

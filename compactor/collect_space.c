@@ -58,12 +58,20 @@ static int mark_table(void *ctx, uint64_t offset, uint64_t len, struct err *err)
 	return 0;
 }
 
+/* *ret_file is that of the first run; all are in one file, but nothing depends on that. */
 static void mark_leaf(struct collecting *c, const struct leaf *leaf, size_t *ret_file)
 {
-	if (leaf->nr_runs && find_in_batch(c, leaf->runs[0].place << leaf->unit_bits, ret_file))
-		cluster_marks_add_leaf(&c->batch.items[*ret_file], leaf);
-	else
-		*ret_file = SIZE_MAX;
+	*ret_file = SIZE_MAX;
+	for (unsigned r = 0; r < leaf->nr_runs; r++) {
+		uint64_t address = leaf->runs[r].place << leaf->unit_bits;
+		size_t i;
+
+		if (!find_in_batch(c, address, &i))
+			continue;
+		cluster_marks_add(&c->batch.items[i], address, (uint64_t)leaf->runs[r].nr << leaf->unit_bits);
+		if (r == 0)
+			*ret_file = i;
+	}
 }
 
 static int mark_of_table(void *ctx, uint64_t segment, struct leaf *map, struct err *err)
@@ -142,7 +150,7 @@ static int add_to_batch(struct collecting *c, const struct cluster_span *s, uint
 {
 	struct cluster_marks m;
 
-	if (vec_push(&c->swept, (struct swept){ 0 }) < 0)
+	if (vec_push(&c->swept, (struct swept){ .number = s->number }) < 0)
 		return collect_no_memory(err);
 	if (cluster_marks_init(&m, s->begin, s->end, memory, err) < 0)
 		return -1;

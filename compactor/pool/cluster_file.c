@@ -318,10 +318,14 @@ static int prepare_writing(struct cluster_file *f, struct err *err)
 	return f->buf ? 0 : err_set(err, ERR_MEMORY, "out of memory");
 }
 
-/* A file system refuses offsets that no file of it can have. */
+/* A file system refuses offsets that no file of it can have: of ext4 those depend on its block size. */
 static uint64_t longest(int fd)
 {
-	return file_ops->lseek(fd, (off_t)POOL_FILE_MAX, SEEK_SET) < 0 ? POOL_FILE_MAX_EXT4 : POOL_FILE_MAX;
+	uint64_t max = POOL_FILE_MAX;
+
+	for (; max > POOL_FILE_MAX_LEAST && file_ops->lseek(fd, (off_t)max, SEEK_SET) < 0;)
+		max = max == POOL_FILE_MAX ? POOL_FILE_MAX_EXT4 : max / 4;
+	return max;
 }
 
 static int prepare(struct cluster_file *f, struct err *err)

@@ -75,14 +75,16 @@ static int put(struct clusters *c, struct cluster_file *f, struct err *err)
 	return 0;
 }
 
-/* <uuid>.qcow2.new: whoever began it died. */
+/* <uuid>.qcow2.new, and what file_write_atomic() leaves: whoever began it died. */
 static bool is_unfinished(const char *name)
 {
-	static const char end[] = ".new";
+	static const char end[] = ".new", begin[] = ".dedupscan-";
 	size_t len = strlen(name), without = len - min_u64(len, strlen(end));
 	char file[POOL_FILE_NAME_ROOM];
 	uint8_t uuid[POOL_ID_SIZE];
 
+	if (strncmp(name, begin, strlen(begin)) == 0)
+		return strcmp(name + without, ".tmp") == 0;
 	if (strcmp(name + without, end) != 0 || without >= sizeof(file))
 		return false;
 	memcpy(file, name, without);
@@ -136,14 +138,14 @@ const uint8_t *clusters_pool(const struct clusters *c)
 
 /* ---- coming and going ---- */
 
-int clusters_add(struct clusters *c, struct err *err)
+int clusters_add(struct clusters *c, uint32_t number, struct err *err)
 {
-	struct cluster_file_id id = { .number = number_of(growing(c)) + 1 };
+	struct cluster_file_id id = { .number = number };
 	char name[POOL_FILE_NAME_ROOM];
 	struct cluster_file *f;
 	struct stat like;
 
-	assert(c->writing);
+	assert(c->writing && number > number_of(growing(c)));
 	if (c->failed)
 		return err_set(err, ERR_IO, "another cluster file could not begin before");
 	if (id.number >= POOL_NR_FILES)

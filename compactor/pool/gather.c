@@ -13,6 +13,7 @@
 
 /* What lies elsewhere is counted, then moved: so there is room for all of it, in the file and on the disk. */
 
+#define TABLES_SHARE 256 /* the tables of a view take at most one byte in so many of a disk */
 #define SPARE 16 /* it may take one part in so many more: tables, nodes */
 
 struct gathering {
@@ -96,16 +97,30 @@ static int check_space(const struct gathering *g, struct err *err)
 		       units_size(g->bytes + g->bytes / SPARE, needed, sizeof(needed)), units_size(free, there, sizeof(there)));
 }
 
+/* For that, and for the view's tables.  Where another file begins, all of it lies elsewhere. */
+static int make_room(struct gathering *g, struct err *err)
+{
+	for (;;) {
+		g->file = clusters_growing(g->p->clusters).number;
+		g->bytes = 0;
+		if (each_elsewhere(g, count, err) < 0)
+			return -1;
+		if (!g->bytes)
+			return 0;
+		if (check_space(g, err) < 0 || growth_for_view(g->p, g->bytes + g->size / TABLES_SHARE, err) < 0)
+			return -1;
+		if (clusters_growing(g->p->clusters).number == g->file)
+			return 0;
+	}
+}
+
 static int gather_all(struct gathering *g, struct err *err)
 {
 	struct import_stats stats;
-	int rc = each_elsewhere(g, count, err);
+	int rc = make_room(g, err);
 
 	if (rc < 0 || !g->bytes)
 		return rc;
-	if (check_space(g, err) < 0 || growth_for_view(g->p, g->bytes, err) < 0)
-		return -1;
-	g->file = clusters_growing(g->p->clusters).number;
 	rc = each_elsewhere(g, move, err);
 	for (unsigned bits = POOL_UNIT_BITS_MIN; rc == 0 && bits <= POOL_UNIT_BITS_MAX; bits += 2)
 		if (g->imports[bits])

@@ -13,6 +13,7 @@
 #include "scanner/base/file.h"
 
 #define TOLD "file-size" /* in the pool */
+#define NUMBER "file-number"
 #define TOLD_ROOM 32
 
 /* An image of which nobody knows how many bytes it takes may be as large as its disk, but few are.  One that finds no room in the
@@ -30,20 +31,25 @@ static int told_text(uint64_t size, char ret[TOLD_ROOM])
 }
 
 /* What cannot be read is nothing. */
-uint64_t growth_told(const struct pool *p)
+static uint64_t read_number(const struct pool *p, const char *name)
 {
-	int fd = file_open(p->dirs[POOL_TOP], TOLD, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, NULL);
+	int fd = file_open(p->dirs[POOL_TOP], name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, NULL);
 	char text[TOLD_ROOM] = "", again[TOLD_ROOM];
-	uint64_t size;
+	uint64_t number;
 
 	if (fd < 0)
 		return 0;
 	if (file_read_some(fd, text, sizeof(text) - 1, 0, NULL) < 0)
 		text[0] = 0;
 	file_ops->close(fd);
-	size = strtoull(text, NULL, 10);
-	told_text(size, again);
-	return strcmp(text, again) == 0 ? size : 0;
+	number = strtoull(text, NULL, 10);
+	told_text(number, again);
+	return strcmp(text, again) == 0 ? number : 0;
+}
+
+uint64_t growth_told(const struct pool *p)
+{
+	return read_number(p, TOLD);
 }
 
 int growth_tell(struct pool *p, uint64_t file_size, struct err *err)
@@ -61,15 +67,27 @@ int growth_tell(struct pool *p, uint64_t file_size, struct err *err)
 
 /* ---- beginning another one ---- */
 
+/* Maps may lead to a file that was lost: no other one gets its number, which is noted before it begins. */
+static int choose_number(struct pool *p, uint32_t *ret, struct err *err)
+{
+	uint64_t noted = read_number(p, NUMBER), next = max_u64(noted, clusters_growing(p->clusters).number) + 1;
+	char text[TOLD_ROOM];
+	int len = told_text(next, text);
+
+	*ret = (uint32_t)min_u64(next, POOL_NR_FILES);
+	return file_write_atomic(p->dirs[POOL_TOP], NUMBER, text, (size_t)len, 0600, err);
+}
+
 /* The index is of the file that grows: all it has of blocks goes.  Who dies in between leaves an index of another file, which the
  * next one makes anew. */
 int growth_begin(struct pool *p, struct err *err)
 {
 	struct err why = ERR_INIT;
+	uint32_t number;
 
 	if (pool_sync(p, err) < 0)
 		return -1;
-	if (clusters_add(p->clusters, err) < 0)
+	if (choose_number(p, &number, err) < 0 || clusters_add(p->clusters, number, err) < 0)
 		return err_add(err, "pool '%s': another cluster file cannot begin", p->path);
 	p->restless = true; /* it has no flag yet */
 	if (finder_begin(p->finder, cluster_file_id(clusters_growing(p->clusters).file)->uuid, &why) == 0 &&

@@ -134,6 +134,10 @@ static int make_leaf(struct import *i, struct err *err)
 	memcpy(i->leaf.digest, i->at->digest, DIGEST_SIZE);
 	if (import_match(i, err) < 0)
 		return -1;
+	if (i->moved) {
+		import_moved(i);
+		return 0;
+	}
 	if ((i->heals ? nodes_replace_leaf : nodes_put_leaf)(n, &i->leaf, err) < 0)
 		return -1;
 	return add_to_tree(i, i->at->number, i->leaf.digest, err);

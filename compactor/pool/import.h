@@ -55,13 +55,13 @@ int import_same(struct import *i, uint64_t segment, struct err *err);
 /* The root.  Nothing is durable before pool_sync(). */
 int import_end(struct import *i, uint8_t ret[DIGEST_SIZE], struct import_stats *ret_stats, struct err *err);
 void import_free(struct import *i);
+CLEANUP_DEFINE(struct import *, import_free)
 
 /* Moving segments into the file that grows, one by one: import_move() for any leaf that is elsewhere.  Its bytes are proven first:
- * 1 when they cannot be had, as *err says; it stays where it is, then.  Else 0 or -1.  In the end, and in between, all that was
- * moved is synced, read back from the disk and proven; ERR_IO when that fails, and these stay where they were, too. */
+ * 1 when they cannot be had, as *err says; it stays where it is, then.  Else 0 or -1.  What is moved is synced, read back from the
+ * disk and proven, in rounds, and only then do trees lead there; ERR_IO when that fails, and these stay where they were, too. */
 struct import *import_new_moving(struct pool *pool, const struct import_options *o, struct err *err);
 int import_move(struct import *i, const struct leaf *leaf, struct err *err);
 int import_end_moving(struct import *i, struct import_stats *ret_stats, struct err *err);
-CLEANUP_DEFINE(struct import *, import_free)
 
 #endif

@@ -7,8 +7,9 @@
 #include "scanner/base/file.h"
 
 /*
- * Segments that are moved are proven in rounds: they are synced, the cache is dropped, and their new maps, and what those lead to,
- * are read from the disk.  Where that is something else, the leaf gets its old map again.
+ * Segments are moved in rounds.  What is stored of them is synced, the cache is dropped, and their bytes are read from the disk by
+ * the new maps, which are known to nobody but this process until then.  Those that are proven become the maps of their leaves; a
+ * leaf whose bytes are others keeps the old one.  So there is no moment in which a tree leads to what was not proven.
  */
 
 #define ROUND 64 /* segments: 128 MiB */
@@ -20,62 +21,59 @@ struct import *import_new_moving(struct pool *pool, const struct import_options 
 	if (!i)
 		return NULL;
 	i->nr_segments = UINT64_MAX;
-	i->moved = calloc(ROUND, sizeof(*i->moved));
+	i->moved = calloc(ROUND + 2, sizeof(*i->moved)); /* two at once are digested, and one waits */
 	return i->moved ? STEAL(i) : err_null(err, ERR_MEMORY, "no memory to move what is in a pool");
 }
 
-/* 1 = it is not what it should be, as *err says. */
-static int prove(struct import *i, const struct leaf *old, uint8_t *bytes, struct err *err)
+void import_moved(struct import *i)
 {
-	char text[DIGEST_TEXT_ROOM];
-	struct err why = ERR_INIT;
-	uint8_t is[DIGEST_SIZE];
-	int rc = nodes_get_leaf(i->pool->nodes, old->digest, old->unit_bits, &i->twin, &why);
-
-	if (rc == 0)
-		rc = tree_read_leaf(i->pool->clusters, &i->twin, bytes, &why);
-	if (rc < 0 && why.kind == ERR_MEMORY)
-		return err_set(err, why.kind, "%s", why.text);
-	if (rc == 0)
-		digest_bytes(bytes, SEGMENT_SIZE, is);
-	if (rc == 0 && memcmp(is, old->digest, DIGEST_SIZE) == 0)
-		return 0;
-	err_set(err, ERR_IO, "segment %s reads back otherwise than it was written; it stays where it was",
-		digest_text(old->digest, text));
-	return 1;
+	i->moved[i->nr_moved++] = i->leaf;
 }
 
-static int prove_all(struct import *i, uint8_t *bytes, struct err *err)
+/* 1 = it is not what it should be, as *err says. */
+static int prove(struct import *i, const struct leaf *leaf, uint8_t *bytes, struct err *err)
 {
-	struct err why = ERR_INIT;
-	int bad = 0;
+	char text[DIGEST_TEXT_ROOM];
+	uint8_t is[DIGEST_SIZE];
 
-	for (size_t n = 0; n < i->nr_moved; n++) {
-		int rc = prove(i, &i->moved[n], bytes, &why);
-
-		if (rc < 0 || (rc > 0 && nodes_replace_leaf(i->pool->nodes, &i->moved[n], err) < 0))
-			return rc < 0 && err ? (*err = why, -1) : -1;
-		bad += rc;
+	if (tree_read_leaf(i->pool->clusters, leaf, bytes, NULL) == 0) {
+		digest_bytes(bytes, SEGMENT_SIZE, is);
+		if (memcmp(is, leaf->digest, DIGEST_SIZE) == 0)
+			return nodes_replace_leaf(i->pool->nodes, leaf, err);
 	}
-	if (bad && pool_sync(i->pool, err) == 0 && err)
-		*err = why;
-	return bad ? -1 : 0;
+	err_set(err, ERR_IO, "segment %s reads back otherwise than it was written; it stays where it was",
+		digest_text(leaf->digest, text));
+	return 1;
 }
 
 static int end_round(struct import *i, struct err *err)
 {
 	CLEANUP(free) uint8_t *bytes = malloc(SEGMENT_SIZE);
-	int rc;
+	int bad = 0;
 
 	if (!bytes)
 		return err_set(err, ERR_MEMORY, "no memory for a segment");
-	if (import_take_waiting(i, err) < 0 || pool_sync(i->pool, err) < 0 ||
-	    nodes_drop_cache(i->pool->nodes, err) < 0 ||
+	if (import_take_waiting(i, err) < 0 || clusters_sync(i->pool->clusters, err) < 0 ||
 	    file_drop_cache(cluster_file_fd(clusters_growing(i->pool->clusters).file), err) < 0)
 		return -1;
-	rc = prove_all(i, bytes, err);
+	for (size_t n = 0; n < i->nr_moved; n++) {
+		int rc = prove(i, &i->moved[n], bytes, err);
+
+		if (rc < 0)
+			return -1;
+		bad += rc;
+	}
 	i->nr_moved = 0;
-	return rc;
+	return bad ? -1 : pool_sync(i->pool, err);
+}
+
+/* It is in the round, and needs not be moved twice. */
+static bool is_in_round(const struct import *i, const uint8_t digest[DIGEST_SIZE])
+{
+	for (size_t n = 0; n < i->nr_moved; n++)
+		if (memcmp(i->moved[n].digest, digest, DIGEST_SIZE) == 0)
+			return true;
+	return i->waits && memcmp(i->moving, digest, DIGEST_SIZE) == 0;
 }
 
 int import_move(struct import *i, const struct leaf *leaf, struct err *err)
@@ -86,14 +84,16 @@ int import_move(struct import *i, const struct leaf *leaf, struct err *err)
 	assert(i->moved && leaf->unit_bits == i->leaf.unit_bits);
 	if (!bytes)
 		return err_set(err, ERR_MEMORY, "no memory for a segment");
+	if (is_in_round(i, leaf->digest))
+		return 0;
 	if (tree_read_segment(i->pool->nodes, i->pool->clusters, leaf->digest, bytes, &why) < 0) {
 		err_set(err, why.kind, "%s", why.text);
 		return why.kind == ERR_MEMORY ? -1 : 1;
 	}
-	i->moved[i->nr_moved++] = *leaf;
+	memcpy(i->moving, leaf->digest, DIGEST_SIZE);
 	if (import_segment(i, i->next, bytes, err) < 0)
 		return -1;
-	return i->nr_moved == ROUND ? end_round(i, err) : 0;
+	return i->nr_moved >= ROUND ? end_round(i, err) : 0;
 }
 
 int import_end_moving(struct import *i, struct import_stats *ret_stats, struct err *err)

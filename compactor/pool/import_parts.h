@@ -60,11 +60,15 @@ struct import {
 		unsigned first, nr;
 		uint64_t place;
 	} late;
-	struct leaf *moved; /* where segments lay that are moved and not proven yet, NULL = none are moved */
+	struct leaf *moved; /* where segments that are moved lie now, if that can be proven; NULL = none are moved */
 	size_t nr_moved;
+	uint8_t moving[DIGEST_SIZE]; /* of the last one */
 	struct leaf leaf; /* the one being made */
 	struct leaf found, twin; /* ones that are there: of the hint, of the digest */
 };
+
+/* The leaf that was made waits to be proven. */
+void import_moved(struct import *i);
 
 /* One without a disk. */
 struct import *import_new_any(struct pool *pool, const struct import_options *o, struct err *err);

@@ -101,6 +101,16 @@ static const uint8_t *record_of(struct nodes *n, uint64_t offset, struct node_id
 	return p && is_node(p, id) ? p : NULL;
 }
 
+static int decode_leaf(const struct nodes *n, const uint8_t *record, struct leaf *ret, struct err *err)
+{
+	if (node_record_leaf(record, ret, err) < 0)
+		return -1;
+	for (unsigned i = 0; n->clusters && i < ret->nr_runs; i++)
+		if (!clusters_have(n->clusters, ret->runs[i].place << ret->unit_bits, (uint64_t)ret->runs[i].nr << ret->unit_bits))
+			return err_set(err, ERR_FORMAT, "the map of a segment leads to where the pool has no data");
+	return 0;
+}
+
 /* ---- finding them ---- */
 
 /* The finder may leave off lower bits. */
@@ -462,9 +472,12 @@ int nodes_replace_leaf(struct nodes *n, const struct leaf *leaf, struct err *err
 int nodes_put_leaf(struct nodes *n, const struct leaf *leaf, struct err *err)
 {
 	const uint8_t *old;
+	struct leaf is;
 	int rc = find(n, (struct node_id){ leaf->digest, 0, leaf->unit_bits }, &old, err);
 
-	return rc == 0 ? nodes_replace_leaf(n, leaf, err) : rc < 0 ? -1 : 0;
+	if (rc < 0)
+		return -1;
+	return rc == 0 || decode_leaf(n, old, &is, NULL) < 0 ? nodes_replace_leaf(n, leaf, err) : 0;
 }
 
 int nodes_put_inner(struct nodes *n, const struct inner *inner, struct err *err)
@@ -593,16 +606,6 @@ int nodes_drop_cache(struct nodes *n, struct err *err)
 uint64_t nodes_damaged(const struct nodes *n)
 {
 	return n->damaged;
-}
-
-static int decode_leaf(const struct nodes *n, const uint8_t *record, struct leaf *ret, struct err *err)
-{
-	if (node_record_leaf(record, ret, err) < 0)
-		return -1;
-	for (unsigned i = 0; n->clusters && i < ret->nr_runs; i++)
-		if (!clusters_have(n->clusters, ret->runs[i].place << ret->unit_bits, (uint64_t)ret->runs[i].nr << ret->unit_bits))
-			return err_set(err, ERR_FORMAT, "the map of a segment leads to where the pool has no data");
-	return 0;
 }
 
 bool leaf_lies_in(const struct leaf *leaf, uint32_t file)

@@ -42,6 +42,7 @@
 #define POOL_FILE_MAX ((uint64_t)1 << POOL_FILE_BITS)
 #define POOL_NR_FILES 4096 /* numbers that files can have */
 #define POOL_FILE_MAX_EXT4 ((uint64_t)12 << 40) /* where the file system ends its files below that, ext4 at 16 TiB */
+#define POOL_FILE_MAX_LEAST ((uint64_t)192 << 30) /* a quarter, a sixteenth and so on, where it ends them earlier yet */
 
 /* Clusters of views, and the unit of the maps of segments that serve them: 4, 16 or 64 KiB. */
 #define POOL_UNIT_BITS_MIN 12

@@ -173,19 +173,29 @@ static bool is_open(const struct repairing *r, enum pool_dir dir, const char *na
 	return !free;
 }
 
+struct kept_stubs {
+	const struct repairing *r;
+	const char *kept;
+	bool open;
+};
+
 /* KEPT, KEPT.1 ... (stub.c) */
+static int look_at_kept(void *ctx, const char *name, struct err *err)
+{
+	struct kept_stubs *k = ctx;
+	size_t len = strlen(k->kept);
+
+	(void)err;
+	if (strncmp(name, k->kept, len) == 0 && (!name[len] || name[len] == '.'))
+		k->open |= is_open(k->r, POOL_QUARANTINE, name);
+	return 0;
+}
+
 static bool any_kept_is_open(const struct repairing *r, const char *kept)
 {
-	char name[POOL_ID_TEXT_ROOM + 24];
-	struct stat st;
+	struct kept_stubs k = { r, kept, false };
 
-	snprintf(name, sizeof(name), "%s", kept);
-	for (unsigned i = 1; file_ops->fstatat(r->p->dirs[POOL_QUARANTINE], name, &st, AT_SYMLINK_NOFOLLOW) == 0; i++) {
-		if (is_open(r, POOL_QUARANTINE, name))
-			return true;
-		snprintf(name, sizeof(name), "%s.%u", kept, i);
-	}
-	return false;
+	return file_each_name(r->p->dirs[POOL_QUARANTINE], look_at_kept, &k, NULL) < 0 || k.open;
 }
 
 /* Of which view a stub is that no slot has. */

@@ -422,7 +422,10 @@ static int take_place_in_two_steps(struct pool *p, const char *tmp, const char *
 
 	if (free_name(p, tmp, kept, err) < 0 || immutable_rename(p, POOL_VIEWS, name, POOL_QUARANTINE, kept, 0, err) < 0)
 		return -1;
-	return immutable_rename(p, POOL_QUARANTINE, tmp, POOL_VIEWS, name, 0, err);
+	if (immutable_rename(p, POOL_QUARANTINE, tmp, POOL_VIEWS, name, 0, err) == 0)
+		return 0;
+	immutable_rename(p, POOL_QUARANTINE, kept, POOL_VIEWS, name, 0, NULL);
+	return -1;
 }
 
 /* From where it was written.  Two change places at once, so that the old one is never anywhere else than where a collection looks
@@ -450,8 +453,10 @@ static int write_at_once(struct pool *p, enum pool_dir from, const char *tmp, co
 {
 	int fd = write_and_sync(p, from, tmp, v, err), rc;
 
-	if (fd < 0)
+	if (fd < 0) {
+		file_unlink(p->dirs[from], tmp, NULL);
 		return -1;
+	}
 	rc = take_place(p, from, tmp, name, err);
 	if (rc == 0)
 		immutable_settle(p, fd);

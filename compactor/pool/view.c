@@ -340,7 +340,8 @@ static int prove_new(struct pool *p, const struct view *v, struct err *err)
 {
 	if (view_prove(p, v, err) == 0)
 		return 0;
-	clusters_bury(p->clusters, v->slot, NULL);
+	if (clusters_bury(p->clusters, v->slot, NULL) == 0)
+		clusters_sync(p->clusters, NULL);
 	return -1;
 }
 
@@ -719,5 +720,7 @@ int view_prove(struct pool *p, const struct view *v, struct err *err)
 
 	if (clusters_of_slot(p->clusters, v->slot, &s) && file_drop_cache(cluster_file_fd(s.file), err) < 0)
 		return -1;
-	return view_check_layout(p, v, err);
+	if (p->views)
+		judyset_release(&p->views->proven);
+	return view_check(p, v, err);
 }

@@ -410,24 +410,34 @@ static void a_full_file_says_so(void **state)
 	assert_int_equal(stat_it().st_size, max);
 }
 
-static off_t no_lseek(int fd, off_t offset, int whence)
+static off_t longest_file;
+
+static off_t seek_in_short_files(int fd, off_t offset, int whence)
 {
-	return whence == SEEK_SET ? (errno = EINVAL, -1) : lseek(fd, offset, whence);
+	return whence == SEEK_SET && offset > longest_file ? (errno = EINVAL, -1) : lseek(fd, offset, whence);
 }
 
-/* ext4 ends files at 16 TiB, XFS at 8 EiB. */
+/* ext4 ends files at 16 TiB, with blocks of 1 KiB at 4 TiB, XFS at 8 EiB. */
 static void it_may_grow_as_the_file_system_has_it(void **state)
 {
+	static const uint64_t ends[][2] = {
+		{ 8 << 20, 1 << 10 }, { 16 << 10, 12 << 10 }, { 4 << 10, 3 << 10 }, { 1 << 10, 768 }, { 256, 192 }, { 100, 192 },
+	};
 	struct file_ops ops = *file_ops;
-	struct cluster_file *f;
 
 	(void)state;
 	create();
-	ops.lseek = no_lseek;
+	ops.lseek = seek_in_short_files;
 	file_ops = &ops;
-	f = open_it(false);
-	assert_int_equal(cluster_file_end(f) + cluster_file_room(f), POOL_FILE_MAX_EXT4);
-	cluster_file_close(f);
+	for (size_t i = 0; i < sizeof(ends) / sizeof(*ends); i++) {
+		struct cluster_file *f;
+
+		longest_file = (off_t)(ends[i][0] << 30);
+		f = open_it(false);
+		assert_int_equal(cluster_file_max(f), i ? ends[i][1] << 30 : POOL_FILE_MAX);
+		assert_int_equal(cluster_file_end(f) + cluster_file_room(f), cluster_file_max(f));
+		cluster_file_close(f);
+	}
 	file_ops = &file_ops_os;
 }
 
