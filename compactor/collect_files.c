@@ -4,6 +4,7 @@
 #include "compactor/collect_parts.h"
 #include "compactor/evacuate.h"
 #include "compactor/hold.h"
+#include "compactor/pool/gather.h"
 #include "scanner/base/file.h"
 
 /* Cluster files of which little lives.  What lives in one that is evacuated then is what somebody uses, and the views that no name
@@ -69,7 +70,9 @@ static int tell_moved(void *ctx, uint64_t done, uint64_t total, struct err *err)
 	return collect_stopped(c, err);
 }
 
-/* Views that no name keeps stay with whoever uses them, and the file stays with them. */
+/* Views that no name keeps stay with whoever uses them, and the file stays with them.  So do those of which a segment cannot be
+ * read, or is too much for the disk: nothing was written of these.  Whatever fails later ends it all: what is on the disk then is
+ * not known. */
 static int move_views(struct collecting *c, uint32_t file, struct err *err)
 {
 	for (size_t i = 0; i < c->views.nr; i++) {
@@ -82,11 +85,14 @@ static int move_views(struct collecting *c, uint32_t file, struct err *err)
 			continue;
 		if (collect_stopped(c, err) < 0)
 			return -1;
-		if (view_write_as(c->p, &v->view, view_kept_stub(&v->view, kept), &made, &why) == 0)
+		if (gather(c->p, v->view.root, v->view.disk_size, v->view.cluster_bits, &why) < 0) {
+			if (why.kind != ERR_FORMAT && why.kind != ERR_FULL)
+				return err_set(err, why.kind, "%s", why.text);
+			*(why.kind == ERR_FULL ? &c->ret->nr_files_no_space : &c->ret->nr_not_moved) += 1;
 			continue;
-		if (why.kind != ERR_IO && why.kind != ERR_FORMAT && why.kind != ERR_FULL)
-			return err_set(err, why.kind, "%s", why.text);
-		*(why.kind == ERR_FULL ? &c->ret->nr_files_no_space : &c->ret->nr_not_moved) += 1;
+		}
+		if (view_write_as(c->p, &v->view, view_kept_stub(&v->view, kept), &made, err) < 0)
+			return -1;
 	}
 	return 0;
 }

@@ -57,11 +57,14 @@ static int count(struct gathering *g, struct err *err)
 static int move(struct gathering *g, struct err *err)
 {
 	struct import *i = import_of(g, g->leaf.unit_bits, err);
-	int rc = i ? import_move(i, &g->leaf, err) : -1;
+	struct err why = ERR_INIT;
+	int rc = i ? import_move(i, &g->leaf, &why) : -1;
 
 	if (rc > 0)
-		err_add(err, "dedupscan pool check tells whom that hits");
-	return rc ? -1 : 0;
+		return err_set(err, ERR_FORMAT, "%s; dedupscan pool check tells whom that hits", why.text);
+	if (rc < 0 && i)
+		return err_set(err, why.kind, "%s", why.text);
+	return rc;
 }
 
 static int each_elsewhere(struct gathering *g, int (*call)(struct gathering *g, struct err *err), struct err *err)

@@ -46,6 +46,27 @@ static int prove(struct import *i, const struct leaf *leaf, uint8_t *bytes, stru
 	return 1;
 }
 
+/* A leaf that is not found is written once more.  Other than 0: that was so, or more is wrong. */
+static int read_nodes_back(struct import *i, struct err *err)
+{
+	int bad = 0;
+
+	if (pool_sync(i->pool, err) < 0 || nodes_drop_cache(i->pool->nodes, err) < 0)
+		return 1;
+	for (size_t n = 0; n < i->nr_moved; n++) {
+		const struct leaf *leaf = &i->moved[n];
+
+		if (nodes_get_leaf(i->pool->nodes, leaf->digest, leaf->unit_bits, &i->twin, NULL) == 0)
+			continue;
+		bad = 1;
+		if (nodes_replace_leaf(i->pool->nodes, leaf, NULL) < 0)
+			return err_set(err, ERR_IO, "a node of the pool reads back otherwise than it was written"), 1;
+	}
+	if (bad && pool_sync(i->pool, NULL) == 0)
+		err_set(err, ERR_IO, "a node of the pool read back otherwise than it was written");
+	return bad;
+}
+
 static int end_round(struct import *i, struct err *err)
 {
 	CLEANUP(free) uint8_t *bytes = malloc(SEGMENT_SIZE);
@@ -56,15 +77,20 @@ static int end_round(struct import *i, struct err *err)
 	if (import_take_waiting(i, err) < 0 || clusters_sync(i->pool->clusters, err) < 0 ||
 	    file_drop_cache(cluster_file_fd(clusters_growing(i->pool->clusters).file), err) < 0)
 		return -1;
-	for (size_t n = 0; n < i->nr_moved; n++) {
+	for (size_t n = 0; n < i->nr_moved;) {
 		int rc = prove(i, &i->moved[n], bytes, err);
 
 		if (rc < 0)
 			return -1;
+		if (rc == 0)
+			n++;
+		else
+			i->moved[n] = i->moved[--i->nr_moved];
 		bad += rc;
 	}
+	bad += read_nodes_back(i, err);
 	i->nr_moved = 0;
-	return bad ? -1 : pool_sync(i->pool, err);
+	return bad ? -1 : 0;
 }
 
 /* It is in the round, and needs not be moved twice. */
