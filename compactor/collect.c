@@ -16,7 +16,7 @@
 #include "scanner/index/judymap.h"
 
 /* How it works: what lives is a set of records in the file of nodes (Judy1 of their offsets) and marks on clusters, of as much of
- * the cluster file at a time as memory allows.  Trees are entered where they are not marked yet, so that what many versions share
+ * the cluster files at a time as memory allows.  Trees are entered where they are not marked yet, so that what many versions share
  * is walked once.  Clusters live that a tree has, and those that the tables of a view have: after a segment was healed or its node
  * written again these may be others, and guests read what the tables say.
  *
@@ -34,8 +34,7 @@
  * views with the same id the last one counts; of one that was written anew, the old slot stays as long as somebody has its old stub
  * open, or its file, where that does not grow; or the stub in its place is still the old one: then whoever wrote it anew died
  * before he was done, and that is finished.  Sealed overlays die in the same two steps; what one stands on lives as long as a name
- * keeps it or somebody uses it.
- */
+ * keeps it or somebody uses it. */
 
 int collect_no_memory(struct err *err)
 {

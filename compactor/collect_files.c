@@ -1,16 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <sys/statfs.h>
-
 #include "compactor/collect_parts.h"
 #include "compactor/evacuate.h"
 #include "compactor/hold.h"
 #include "compactor/pool/gather.h"
-#include "scanner/base/file.h"
+#include "compactor/pool/growth.h"
 
 /* Cluster files of which little lives.  What lives in one that is evacuated then is what somebody uses, and the views that no name
  * keeps: these stay, and the file with them. */
-
-#define SPARE 16 /* what is stored again may take one part in so many more: tables, nodes */
 
 static bool has_view(const struct collecting *c, uint32_t file)
 {
@@ -52,16 +48,6 @@ static bool has_something_to_move(const struct collecting *c, const struct swept
 	return w->leaves > 0;
 }
 
-static int has_space(const struct collecting *c, uint64_t bytes, bool *ret, struct err *err)
-{
-	struct statfs fs;
-
-	if (file_ops->fstatfs(c->p->dirs[POOL_TOP], &fs) < 0)
-		return err_errno(err, "cannot look at the pool's file system");
-	*ret = (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize > bytes + bytes / SPARE;
-	return 0;
-}
-
 static int tell_moved(void *ctx, uint64_t done, uint64_t total, struct err *err)
 {
 	const struct collecting *c = ctx;
@@ -100,14 +86,12 @@ static int move_views(struct collecting *c, uint32_t file, struct err *err)
 static int evacuate(struct collecting *c, const struct cluster_span *s, uint64_t lives, struct err *err)
 {
 	struct evacuation e = { .p = c->p, .file = s->number, .lives = lives, .check = tell_moved, .ctx = c };
+	struct err why = ERR_INIT;
 	uint64_t damaged = 0;
-	bool space = false;
 
-	if (has_space(c, lives, &space, err) < 0)
-		return -1;
-	if (!space) {
-		c->ret->nr_files_no_space++;
-		return 0;
+	if (growth_check_space(c->p, lives, &why) < 0) {
+		c->ret->nr_files_no_space += why.kind == ERR_FULL;
+		return why.kind == ERR_FULL ? 0 : err_set(err, why.kind, "%s", why.text);
 	}
 	if (c->o->dry_run) {
 		c->ret->nr_files_evacuated++;

@@ -18,15 +18,6 @@ struct evacuating {
 	uint64_t damaged; /* segments */
 };
 
-static uint64_t bytes_of(const struct leaf *leaf)
-{
-	uint64_t ret = 0;
-
-	for (unsigned i = 0; i < leaf->nr_runs; i++)
-		ret += (uint64_t)leaf->runs[i].nr << leaf->unit_bits;
-	return ret;
-}
-
 /* 1, 0, -1. */
 static int is_found(struct evacuating *v, uint64_t offset, const struct leaf *leaf, struct err *err)
 {
@@ -54,7 +45,7 @@ static int move_leaf(void *ctx, uint64_t offset, const struct leaf *leaf, const 
 	if (rc < 0)
 		return err_set(err, why.kind, "%s", why.text);
 	v->damaged += rc > 0;
-	v->done += bytes_of(leaf);
+	v->done += leaf_bytes(leaf);
 	return 0;
 }
 
@@ -78,7 +69,7 @@ static int make_room(const struct evacuation *e, struct err *err)
 {
 	if (clusters_growing(e->p->clusters).number == e->file)
 		return growth_begin(e->p, err);
-	return growth_for_view(e->p, e->lives, err);
+	return growth_for_view(e->p, e->lives, 0, err);
 }
 
 int evacuate_segments(const struct evacuation *e, uint64_t *moved, uint64_t *damaged, struct err *err)

@@ -44,8 +44,7 @@ static int walk(struct counting *c, struct root *r, struct err *err)
 		rc = nodes_find_leaf(c->p->nodes, digest, POOL_UNIT_BITS_MIN, &leaf, err);
 		if (rc <= 0)
 			return rc < 0 ? -1 : err_set(err, ERR_FORMAT, "a node is missing; see dedupscan pool check");
-		for (unsigned i = 0; i < leaf.nr_runs; i++)
-			r->logical += (uint64_t)leaf.runs[i].nr << leaf.unit_bits;
+		r->logical += leaf_bytes(&leaf);
 	}
 	return rc;
 }

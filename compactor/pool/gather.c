@@ -1,20 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compactor/pool/gather.h"
 
-#include <sys/statfs.h>
-
 #include "compactor/pool/clusters.h"
 #include "compactor/pool/growth.h"
 #include "compactor/pool/import.h"
 #include "compactor/pool/tree.h"
-#include "scanner/base/file.h"
 #include "scanner/base/schedule.h"
-#include "scanner/base/units.h"
 
 /* What lies elsewhere is counted, then moved: so there is room for all of it, in the file and on the disk. */
-
-#define TABLES_SHARE 256 /* the tables of a view take at most one byte in so many of a disk */
-#define SPARE 16 /* it may take one part in so many more: tables, nodes */
 
 struct gathering {
 	struct pool *p;
@@ -49,8 +42,7 @@ static int find_elsewhere(struct gathering *g, const uint8_t digest[DIGEST_SIZE]
 static int count(struct gathering *g, struct err *err)
 {
 	(void)err;
-	for (unsigned i = 0; i < g->leaf.nr_runs; i++)
-		g->bytes += (uint64_t)g->leaf.runs[i].nr << g->leaf.unit_bits;
+	g->bytes += leaf_bytes(&g->leaf);
 	return 0;
 }
 
@@ -84,22 +76,6 @@ static int each_elsewhere(struct gathering *g, int (*call)(struct gathering *g, 
 	return rc;
 }
 
-/* To write until the disk is full would trouble the guests on it. */
-static int check_space(const struct gathering *g, struct err *err)
-{
-	char needed[UNITS_SIZE_ROOM], there[UNITS_SIZE_ROOM];
-	struct statfs fs;
-	uint64_t free;
-
-	if (file_ops->fstatfs(g->p->dirs[POOL_TOP], &fs) < 0)
-		return err_errno(err, "cannot ask for free space");
-	free = (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize;
-	if (free >= g->bytes + g->bytes / SPARE)
-		return 0;
-	return err_set(err, ERR_FULL, "that takes %s of free space, and there are %s",
-		       units_size(g->bytes + g->bytes / SPARE, needed, sizeof(needed)), units_size(free, there, sizeof(there)));
-}
-
 /* For that, and for the view's tables.  Where another file begins, all of it lies elsewhere. */
 static int make_room(struct gathering *g, struct err *err)
 {
@@ -110,7 +86,7 @@ static int make_room(struct gathering *g, struct err *err)
 			return -1;
 		if (!g->bytes)
 			return 0;
-		if (check_space(g, err) < 0 || growth_for_view(g->p, g->bytes + g->size / TABLES_SHARE, err) < 0)
+		if (growth_check_space(g->p, g->bytes, err) < 0 || growth_for_view(g->p, g->bytes, g->size, err) < 0)
 			return -1;
 		if (clusters_growing(g->p->clusters).number == g->file)
 			return 0;

@@ -5,12 +5,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statfs.h>
 
 #include "compactor/pool/clusters.h"
 #include "compactor/pool/finder.h"
 #include "compactor/pool/nodes.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
+#include "scanner/base/units.h"
 
 #define TOLD "file-size" /* in the pool */
 #define NUMBER "file-number"
@@ -19,6 +21,11 @@
 /* An image of which nobody knows how many bytes it takes may be as large as its disk, but few are.  One that finds no room in the
  * end finds a new file when it is tried again. */
 #define ROOM_SHARE 8
+
+/* The tables of a view are at most one byte in so many of its disk, and mostly less than half of that. */
+#define TABLES_SHARE 256
+
+#define SPARE 16 /* what is stored again may take one part in so many more: tables, nodes */
 
 /* Each is open, in every process that uses the pool: more than so many there are only when they are full. */
 #define TOLD_FILES_MAX 64
@@ -129,12 +136,28 @@ int growth_for_image(struct pool *p, uint64_t bytes, struct err *err)
 	return is_full(&s, bytes) || growth_is_due(p) ? growth_begin(p, err) : 0;
 }
 
-int growth_for_view(struct pool *p, uint64_t bytes, struct err *err)
+int growth_for_view(struct pool *p, uint64_t bytes, uint64_t disk_size, struct err *err)
 {
 	struct cluster_span s = clusters_growing(p->clusters);
 
+	bytes += disk_size / TABLES_SHARE;
 	if (bytes > cluster_file_max(s.file) - POOL_DATA_BEGIN)
 		return err_set(err, ERR_FULL, "no cluster file can hold %llu GiB on this file system",
 			       (unsigned long long)(bytes / GIB));
 	return is_full(&s, bytes) ? growth_begin(p, err) : 0;
+}
+
+int growth_check_space(const struct pool *p, uint64_t bytes, struct err *err)
+{
+	char needed[UNITS_SIZE_ROOM], there[UNITS_SIZE_ROOM];
+	uint64_t free, takes = bytes + bytes / SPARE;
+	struct statfs fs;
+
+	if (file_ops->fstatfs(p->dirs[POOL_TOP], &fs) < 0)
+		return err_errno(err, "cannot ask for free space");
+	free = (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize;
+	if (free >= takes)
+		return 0;
+	return err_set(err, ERR_FULL, "that takes %s of free space, and there are %s", units_size(takes, needed, sizeof(needed)),
+		       units_size(free, there, sizeof(there)));
 }

@@ -23,8 +23,12 @@ bool growth_is_due(const struct pool *p);
 
 /* Begins another file if the one that grows has the size that was told, or if it may not take `bytes` more, or has no slot left. */
 int growth_for_image(struct pool *p, uint64_t bytes, struct err *err);
-/* The same, but whatever was told, for what belongs into the file that grows; ERR_FULL when no file can take so much. */
-int growth_for_view(struct pool *p, uint64_t bytes, struct err *err);
+/* The same, but whatever was told, for what belongs into the file that grows: so many bytes of clusters, and the tables of a view
+ * of a disk of `disk_size` bytes.  ERR_FULL when no file can take so much. */
+int growth_for_view(struct pool *p, uint64_t bytes, uint64_t disk_size, struct err *err);
+/* ERR_FULL when the file system has not the space to store so many bytes again, and what comes with them.  To write until it is
+ * full would trouble the guests on it. */
+int growth_check_space(const struct pool *p, uint64_t bytes, struct err *err);
 
 /* Begins another one.  What is in the pool is found by its digests as before; its blocks are not shared any more. */
 int growth_begin(struct pool *p, struct err *err);

@@ -75,15 +75,6 @@ static void go_on_behind(struct import *i, const struct leaf *l)
 		import_shared_to(i, (last->place + last->nr) << l->unit_bits);
 }
 
-static uint64_t zeros_of(const struct leaf *l)
-{
-	uint64_t ret = SEGMENT_SIZE;
-
-	for (unsigned r = 0; r < l->nr_runs; r++)
-		ret -= (uint64_t)l->runs[r].nr << l->unit_bits;
-	return ret;
-}
-
 static int add_to_tree(struct import *i, uint64_t segment, const uint8_t digest[DIGEST_SIZE], struct err *err)
 {
 	return i->maker ? tree_maker_add(i->maker, segment, digest, err) : 0; /* else it is moved (import_moving.c) */
@@ -92,10 +83,10 @@ static int add_to_tree(struct import *i, uint64_t segment, const uint8_t digest[
 /* The segment is that of a leaf. */
 static int take_leaf(struct import *i, uint64_t segment, const struct leaf *l, struct err *err)
 {
-	uint64_t zeros = zeros_of(l);
+	uint64_t bytes = leaf_bytes(l);
 
-	i->stats.zeros += zeros;
-	i->stats.shared_segments += SEGMENT_SIZE - zeros;
+	i->stats.zeros += SEGMENT_SIZE - bytes;
+	i->stats.shared_segments += bytes;
 	go_on_behind(i, l);
 	return add_to_tree(i, segment, l->digest, err);
 }
@@ -134,7 +125,7 @@ static int make_leaf(struct import *i, struct err *err)
 	memcpy(i->leaf.digest, i->at->digest, DIGEST_SIZE);
 	if (import_match(i, err) < 0)
 		return -1;
-	if (i->moved) {
+	if (!i->maker) {
 		import_moved(i);
 		return 0;
 	}

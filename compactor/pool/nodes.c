@@ -608,6 +608,15 @@ uint64_t nodes_damaged(const struct nodes *n)
 	return n->damaged;
 }
 
+uint64_t leaf_bytes(const struct leaf *leaf)
+{
+	uint64_t ret = 0;
+
+	for (unsigned i = 0; i < leaf->nr_runs; i++)
+		ret += (uint64_t)leaf->runs[i].nr << leaf->unit_bits;
+	return ret;
+}
+
 bool leaf_lies_in(const struct leaf *leaf, uint32_t file)
 {
 	for (unsigned i = 0; i < leaf->nr_runs; i++)

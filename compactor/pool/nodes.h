@@ -67,6 +67,8 @@ void nodes_set_before_write(struct nodes *n, int (*call)(void *ctx, struct err *
 /* Adds all nodes to the finder, which has none. */
 int nodes_remember_all(struct nodes *n, struct err *err);
 
+/* Bytes of clusters that it leads to. */
+uint64_t leaf_bytes(const struct leaf *leaf);
 /* All that the leaf leads to is in the cluster file with this number. */
 bool leaf_lies_in(const struct leaf *leaf, uint32_t file);
 

@@ -427,8 +427,7 @@ static int read_leaf(void *ctx, uint64_t offset, const struct leaf *leaf, const 
 	if (!is_chosen(c, leaf))
 		return stopped(c, err);
 	c->ret->nr_segments++;
-	for (unsigned i = 0; i < leaf->nr_runs; i++)
-		c->ret->bytes_read += (uint64_t)leaf->runs[i].nr << leaf->unit_bits;
+	c->ret->bytes_read += leaf_bytes(leaf);
 	if (tree_read_leaf(c->p->clusters, leaf, c->buf, &why) == 0) {
 		digest_bytes(c->buf, SEGMENT_SIZE, digest);
 		if (memcmp(digest, leaf->digest, DIGEST_SIZE) == 0)

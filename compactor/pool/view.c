@@ -28,7 +28,6 @@
  *   - whoever opens it to write to it has to clear QCOW2_LOCKED first, for which the header is too full. */
 
 #define EXTENSION_AT ((size_t)QCOW2_V3_LENGTH)
-#define TABLES_SHARE 256 /* tables are at most one byte in so many of a disk, and mostly less than half of that */
 #define VIEW_AT (EXTENSION_AT + sizeof(struct qcow2_extension_disk))
 
 /* Where the tables are, from the slot on. */
@@ -350,7 +349,7 @@ int view_write_as(struct pool *p, const struct view *old, const char *kept_stub,
 	struct view v = *old;
 	struct layout l = { 0 };
 
-	if (check_size(&v, err) < 0 || growth_for_view(p, v.disk_size / TABLES_SHARE, err) < 0 ||
+	if (check_size(&v, err) < 0 || growth_for_view(p, 0, v.disk_size, err) < 0 ||
 	    gather(p, v.root, v.disk_size, v.cluster_bits, err) < 0 || prepare(p, &v, err) < 0)
 		return -1;
 	if (pool_sync(p, err) < 0 || append_tables(p, &v, &l, err) < 0 || clusters_sync(p->clusters, err) < 0)

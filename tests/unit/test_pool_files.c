@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/unit/pool_help.h"
 
+#include <sys/statfs.h>
+
 #include "compactor/collect.h"
 #include "compactor/pool/clusters.h"
 #include "compactor/pool/gather.h"
@@ -302,6 +304,55 @@ static void a_base_in_another_file_is_not_stored_again(void **state)
 	assert_int_equal(file_of(&changed, 1), 1);
 	expect_disk(&changed);
 	version_of("c", &changed);
+	expect_whole();
+}
+
+static int little_space(int fd, struct statfs *ret)
+{
+	int rc = file_ops_os.fstatfs(fd, ret);
+
+	ret->f_bavail = MIB / (uint64_t)ret->f_bsize;
+	return rc;
+}
+
+/* A little of it lies elsewhere; but as another file has to begin, all of it has to be stored again. */
+static void space_is_asked_for_all_that_has_to_be_stored(void **state)
+{
+	struct disk both = { .size = 3 * SEGMENT_SIZE, .pieces = { { 0, 256 * KIB, SYSTEM }, { SEGMENT_SIZE, 2 * MIB, 5 },
+								   { 2 * SEGMENT_SIZE, 2 * MIB, 6 } } };
+	struct file_ops few = file_ops_os;
+	struct err err = ERR_INIT;
+	char name[POOL_FILE_NAME_ROOM], path[100];
+	struct cluster_span s;
+	struct view v;
+	uint64_t max;
+
+	(void)state;
+	import(&first);
+	begin_file();
+	import(&large);
+	import(&both);
+	version_of("both", &both);
+	assert_int_equal(file_of(&both, 0), 0);
+	assert_int_equal(file_of(&both, 1), 1);
+	s = clusters_growing(pool->clusters);
+	max = cluster_file_max(s.file);
+	snprintf(path, sizeof(path), "pool/%s", pool_id_file_name(cluster_file_id(s.file)->uuid, name));
+	close_pool();
+	assert_int_equal(fchmodat(pool_dirfd, path, 0644, 0), 0);
+	assert_int_equal(truncate(in_tree(path), (off_t)(max - 192 * KIB)), 0);
+	open_pool();
+	few.fstatfs = little_space;
+	file_ops = &few;
+	assert_int_equal(view_write(pool, both.root, both.size, 12, &v, &err), -1);
+	file_ops = &file_ops_os;
+	assert_int_equal(err.kind, ERR_FULL);
+	assert_int_equal(size_of(2), 0);
+	assert_int_equal(file_of(&both, 0), 0);
+	assert_int_equal(file_of(&both, 1), 1);
+	v = view_of(&both);
+	assert_int_equal(file_of_view(&v), 2);
+	member_of("m", &both, &v);
 	expect_whole();
 }
 
@@ -810,6 +861,37 @@ static void without_exchange_old_stubs_are_kept_all_the_same(void **state)
 	expect_whole();
 }
 
+static int know_no_exchange_and_fail(int a, const char *x, int b, const char *y, unsigned flags)
+{
+	if (!flags && strncmp(x, "slot-", 5) == 0 && is_fault(b)) {
+		errno = EIO;
+		return -1;
+	}
+	return know_no_exchange(a, x, b, y, flags);
+}
+
+static void a_stub_whose_place_is_not_taken_comes_back(void **state)
+{
+	char kept[VIEW_KEPT_STUB_ROOM];
+	struct view v, made;
+
+	(void)state;
+	import(&first);
+	v = view_of(&first);
+	member_of("a", &first, &v);
+	ops = file_ops_os;
+	ops.renameat2 = know_no_exchange_and_fail;
+	use_faults("/views");
+	assert_int_equal(view_write_as(pool, &v, view_kept_stub(&v, kept), &made, NULL), -1);
+	end_faults();
+	expect_view(&v);
+	collect(25); /* which ends it */
+	assert_int_equal(view_find(pool, v.id, &made, NULL), 1);
+	assert_int_not_equal(made.slot, v.slot);
+	expect_view(&made);
+	expect_whole();
+}
+
 /* The stub was written again while a guest had it open, then the view. */
 static void a_stub_that_was_kept_before_is_not_lost(void **state)
 {
@@ -1148,6 +1230,7 @@ int main(void)
 		pool_test(a_file_has_the_size_that_was_told),
 		pool_test(a_view_of_what_lies_in_several_files_is_brought_into_one),
 		pool_test(a_base_in_another_file_is_not_stored_again),
+		pool_test(space_is_asked_for_all_that_has_to_be_stored),
 		pool_test(damage_is_found_where_only_a_view_leads),
 		pool_test(repair_writes_such_a_view_where_the_tree_leads),
 		pool_test(a_file_that_is_missing_is_told_and_stops_a_collection),
@@ -1161,6 +1244,7 @@ int main(void)
 		pool_test(damaged_data_is_not_moved),
 		pool_test(a_stub_that_leads_to_the_old_view_keeps_it),
 		pool_test(without_exchange_old_stubs_are_kept_all_the_same),
+		pool_test(a_stub_whose_place_is_not_taken_comes_back),
 		pool_test(a_stub_that_was_kept_before_is_not_lost),
 		pool_test(who_stands_on_a_slot_keeps_that_slot),
 		pool_test(maps_in_other_units_hide_nothing),
