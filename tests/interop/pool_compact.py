@@ -8,6 +8,7 @@ with the same bytes, owner, mode and times; an independent installation shares w
 overlays on the golden image made by hand.  Members do not see each other's writes, and none changes the pool.  A run that is
 stopped again and again ends in the same.  `expand` makes an image independent of the pool."""
 
+import contextlib
 import json
 import os
 import random
@@ -190,14 +191,27 @@ def expanded(fs, tmp):
     return wrong
 
 
+def nr_entered(fs):
+    with contextlib.suppress(FileNotFoundError):
+        return len(os.listdir(os.path.join(fs.path, POOL_NAME, "names")))
+    return 0
+
+
+def until_entered(process, fs, nr):
+    while nr_entered(fs) < nr and process.poll() is None:
+        time.sleep(0.001)
+
+
 def stopped(fs, tmp, witness, wanted):
-    used, rng, nr = fs.used(), random.Random(7), 0
+    """Each time when some more images are in the pool, and a moment later."""
+    used, rng, nr, nr_stops = fs.used(), random.Random(7), 0, 16 if LONG else 5
     catalog = os.path.join(tmp, "catalog-stopped")
-    for i in range(16 if LONG else 5):
+    for i in range(nr_stops):
         kill = [signal.SIGTERM, signal.SIGKILL][i % 2]
         p = subprocess.Popen(lib.compact_command(fs.path, catalog, *POOL, "--apply"), stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE)
-        time.sleep(0.3 + rng.random() * 4)
+        until_entered(p, fs, 1 + i * NR_CLONES // nr_stops)
+        time.sleep(rng.random() * 0.1)
         p.send_signal(kill)
         said = p.communicate()
         if p.returncode not in (0, lib.STOPPED, -kill):
