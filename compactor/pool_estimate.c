@@ -6,12 +6,14 @@
 
 #include "compactor/pool/finder.h"
 #include "compactor/pool/pool_format.h"
+#include "compactor/repeats.h"
 #include "scanner/base/bytes.h"
 #include "scanner/base/checked.h"
 #include "scanner/duplicates.h"
 
 /* One pass over the groups of the index (scanner/duplicates.h), in which the pool's own index is asked what it has: neighbours
- * whose originals are neighbours, in an image or in the pool, are a run.
+ * whose originals are neighbours, in an image or in the pool, are a run.  Blocks that are all over a disk have their originals
+ * elsewhere; so a segment that comes again as a whole is shared as a whole, whatever the runs in it.
  *
  * What the pool has of units larger than blocks no fingerprint of the catalog's tells.  There, and where its index lacks blocks,
  * only segments count that it has as a whole. */
@@ -32,16 +34,21 @@ struct estimating {
 
 struct duplicate_run {
 	uint64_t position, origin, nr;
-	bool in_pool; /* is its origin */
+	bool in_pool;	 /* is its origin */
+	uint64_t nr_counted; /* of its blocks, as they are in segments that come again */
 };
+
+static void count(struct estimating *e, const struct duplicate_run *r, uint64_t nr)
+{
+	e->costs[e->ranks.items[POSITION_RANK(r->position)]].shared += nr * BLOCK_SIZE;
+	if (!r->in_pool && POSITION_RANK(r->origin) != POSITION_RANK(r->position))
+		e->costs[e->ranks.items[POSITION_RANK(r->origin)]].given += nr * BLOCK_SIZE;
+}
 
 static void take_run(struct estimating *e, const struct duplicate_run *r)
 {
-	if (r->nr * BLOCK_SIZE < e->o->min_run || !r->nr)
-		return;
-	e->costs[e->ranks.items[POSITION_RANK(r->position)]].shared += r->nr * BLOCK_SIZE;
-	if (!r->in_pool && POSITION_RANK(r->origin) != POSITION_RANK(r->position))
-		e->costs[e->ranks.items[POSITION_RANK(r->origin)]].given += r->nr * BLOCK_SIZE;
+	if (r->nr && r->nr * BLOCK_SIZE >= e->o->min_run)
+		count(e, r, r->nr - r->nr_counted);
 }
 
 static bool goes_on(const struct duplicate_run *r, const struct record *with)
@@ -49,22 +56,34 @@ static bool goes_on(const struct duplicate_run *r, const struct record *with)
 	return r->nr && r->in_pool == with->key.lo && with->key.hi == r->position + r->nr && with->value == r->origin + r->nr;
 }
 
+static int take_duplicate(struct estimating *e, struct duplicate_run *run, const struct record *r, struct repeats *repeats,
+			  struct err *err)
+{
+	int again = repeats_has(repeats, r->key.hi, err);
+
+	if (!goes_on(run, r)) {
+		take_run(e, run);
+		*run = (struct duplicate_run){ .position = r->key.hi, .origin = r->value, .in_pool = r->key.lo };
+	}
+	run->nr++;
+	if (again > 0) {
+		count(e, run, 1);
+		run->nr_counted++;
+	}
+	return again < 0 ? -1 : 0;
+}
+
 static int take_duplicates(struct estimating *e, struct duplicates *d, struct err *err)
 {
+	CLEANUP(repeats_free) struct repeats *repeats = repeats_find(e->s, e->ranks.items, e->ranks.nr, err);
 	struct duplicate_run run = { .nr = 0 };
 	const struct record *r;
-	ssize_t nr;
+	ssize_t nr = -1;
 
-	while ((nr = duplicates_next(d, &r, err)) > 0) {
-		for (ssize_t i = 0; i < nr; i++) {
-			if (goes_on(&run, &r[i])) {
-				run.nr++;
-				continue;
-			}
-			take_run(e, &run);
-			run = (struct duplicate_run){ r[i].key.hi, r[i].value, 1, r[i].key.lo };
-		}
-	}
+	while (repeats && (nr = duplicates_next(d, &r, err)) > 0)
+		for (ssize_t i = 0; i < nr; i++)
+			if (take_duplicate(e, &run, &r[i], repeats, err) < 0)
+				return -1;
 	take_run(e, &run);
 	return (int)nr;
 }

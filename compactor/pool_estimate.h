@@ -25,8 +25,9 @@ struct pool_estimate {
 };
 
 /* Fills costs[image] for all images of the store that are wanted, in the order of ranks.  Exact but for runs that end where the
- * pool's clusters are not contiguous, and for blocks that are all over a disk: they count as new where they are short runs by their
- * originals, though the import finds them in the midst of a longer one.  So an image rather takes less than that. */
+ * pool's clusters are not contiguous, and for blocks that are all over a disk: in a segment of which something else changed they
+ * count as new, being short runs by their originals, though the import finds them in the midst of a longer one.  So an image rather
+ * takes less than that. */
 int pool_estimate(struct store *s, const struct pool_estimate *o, struct pool_cost *costs, struct err *err);
 
 #endif

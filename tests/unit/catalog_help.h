@@ -55,6 +55,19 @@ static inline struct fingerprint content_of(uint64_t content)
 	return content ? (struct fingerprint){ content * 0x9e3779b97f4a7c15, content << 24 } : (struct fingerprint){ 0, 0 };
 }
 
+/* The first byte tells the first content; the last eight are FNV-1a of all. */
+static inline void digest_contents(const uint64_t *contents, size_t nr, uint8_t ret[16])
+{
+	le64 all;
+	uint64_t hash = 0xcbf29ce484222325;
+
+	for (size_t i = 0; i < nr; i++)
+		hash = (hash ^ contents[i]) * 0x100000001b3;
+	all = le64_from(hash);
+	memset(ret, (int)(contents[0] + 1), 8);
+	memcpy(ret + 8, &all, sizeof(all));
+}
+
 /* Spools an image whose block i holds contents[i]; segments whose `same` is set count as unchanged. */
 static inline void spool_image(int64_t id, uint64_t base, const uint64_t *contents, size_t nr, const bool *same)
 {
@@ -86,7 +99,7 @@ static inline void spool_image(int64_t id, uint64_t base, const uint64_t *conten
 		*segment = (struct spool_segment){ .segment = le64_from(s), .zero = le16_from((uint16_t)zero),
 						   .stored = le16_from((uint16_t)(end - s * SEGMENT_BLOCKS)),
 						   .flags = le16_from(is_same ? SPOOL_SAME : 0) };
-		memset(segment->digest, (int)(contents[s * SEGMENT_BLOCKS] + 1), sizeof(segment->digest));
+		digest_contents(contents + s * SEGMENT_BLOCKS, end - s * SEGMENT_BLOCKS, segment->digest);
 		len = spool_frame_make(p, end * BLOCK_SIZE, frame);
 		assert_int_equal(spool_frame_check(frame, len, NULL), 0);
 		assert_int_equal(spool_append(&w, frame, len, NULL), 0);
