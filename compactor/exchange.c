@@ -61,6 +61,8 @@
 
 enum touch { UNTOUCHED, CTIME_ONLY, TOUCHED };
 
+#define TICK_MAX 20000000 /* ns; of the clock by which file systems stamp, 10 ms at most */
+
 void exchange_wait(uint64_t ns)
 {
 	struct timespec left = { .tv_sec = (time_t)(ns / 1000000000), .tv_nsec = (long)(ns % 1000000000) };
@@ -353,10 +355,28 @@ static int change_and_note(struct exchange *x, struct err *err)
 	return hold_whole(&x->leaving.hold, err);
 }
 
+/* Until the clock of the file systems is past that: else a write could leave an mtime of this very tick as it is.  Times that are
+ * not of now are none that a write would give. */
+static void wait_until_past(int64_t mtime)
+{
+	struct timespec now;
+	int64_t ahead;
+
+	for (;;) {
+		clock_gettime(CLOCK_REALTIME_COARSE, &now);
+		ahead = mtime - ((int64_t)now.tv_sec * 1000000000 + now.tv_nsec);
+		if (ahead < 0 || ahead > TICK_MAX)
+			return;
+		exchange_wait(1000000);
+	}
+}
+
 int exchange_begin(struct exchange *x, struct err *err)
 {
 	if (identify(&x->leaving, err) < 0 || identify(&x->arriving, err) < 0)
 		return -1;
+	wait_until_past(x->leaving.known.mtime);
+	wait_until_past(x->arriving.known.mtime);
 	set_identities(x);
 	return note_intent(x, err);
 }

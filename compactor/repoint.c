@@ -350,17 +350,20 @@ static int repoint_stubs(struct repointing *r, struct err *err)
 int repoint_old_path(struct pool *p, char ret[PATH_MAX], struct err *err)
 {
 	CLEANUP(ids_release) struct ids l = { .list = VEC_INIT };
+	struct err damage = ERR_INIT;
 
 	if (file_each_name(p->dirs[POOL_VIEWS], add_id, &l, err) < 0)
 		return -1;
 	for (size_t i = 0; i < l.list.nr; i++) {
 		struct view v;
-		int rc = view_find(p, l.list.items[i].bytes, &v, err);
+		int rc = view_find(p, l.list.items[i].bytes, &v, &damage);
 
-		if (rc < 0 || (rc > 0 && view_stub_elsewhere(p, &v, ret)))
-			return rc;
+		if (rc > 0 && view_stub_elsewhere(p, &v, ret))
+			return 1;
+		if (rc < 0 && damage.kind != ERR_FORMAT)
+			break;
 	}
-	return 0;
+	return damage.kind ? err_set(err, damage.kind, "%s", damage.text) : 0;
 }
 
 int repoint_file(struct pool *p, int fd, struct err *err)

@@ -39,7 +39,7 @@ int pool_repoint(struct pool *p, const struct repoint_options *o, struct repoint
 /* ERR_REFUSED when the image at an absolute path names this pool by another path, and what to do.  0 also when none is there. */
 int repoint_check(struct pool *p, const char *path, struct err *err);
 
-/* By which other path stubs name the pool: 1, 0 = all by its own, -1. */
+/* By which other path stubs name the pool: 1, 0 = all by its own, -1; ERR_FORMAT = so do those whose view is not damaged. */
 int repoint_old_path(struct pool *p, char ret[PATH_MAX], struct err *err);
 
 /* Has an overlay that nobody uses, open for writing, say where this pool is.  ERR_REFUSED: this pool has nothing that it stands

@@ -258,12 +258,15 @@ static int act_repair(struct pool_job *j, struct pool *p, struct err *err)
 	};
 	char old[PATH_MAX], path[4 * PATH_MAX];
 	uint64_t repaired = 0, left = 0;
+	struct err why = ERR_INIT;
 	int rc;
 
 	if (j->tell_immutable && !j->dry_run && immutable_tell(p, j->immutable, err) < 0)
 		return -1;
-	rc = repoint_old_path(p, old, err);
-	if (rc < 0 || pool_repair(p, &o, &repaired, &left, err) < 0)
+	rc = repoint_old_path(p, old, &why);
+	if (rc < 0 && why.kind != ERR_FORMAT) /* else that is what is to be repaired */
+		return err_set(err, why.kind, "%s", why.text);
+	if (pool_repair(p, &o, &repaired, &left, err) < 0)
 		return -1;
 	term_clear();
 	printf("%llu damages %s, %llu left\n", (unsigned long long)repaired, j->dry_run ? "could be repaired" : "repaired",

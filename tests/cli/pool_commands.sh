@@ -335,6 +335,19 @@ assert_has "$output" "^1 damages repaired, 0 left$"
 run 0 pool check --read-data "$STORE"
 same "$STORE/c.qcow2" "$TMP/a.raw" raw
 
+# A header that is damaged, though its stub is there.
+file=$(echo "$POOL"/*.qcow2)
+lift "$file"
+printf x | dd of="$file" bs=1 seek=$((65536 + 1000)) conv=notrunc status=none
+run 1 pool check "$STORE"
+assert_has "$output" "slot 1.*repair can rebuild it$"
+run 0 pool repair "$STORE"
+assert_has "$output" " damages repaired, 0 left$"
+run 0 pool check --read-data "$STORE"
+same "$STORE/c.qcow2" "$TMP/a.raw" raw
+run 0 pool collect "$STORE"
+run 0 pool collect "$STORE"
+
 # verify --pool is the same
 run 0 pool check --read-data "$STORE"
 whole=$output
