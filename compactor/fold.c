@@ -19,7 +19,7 @@
  *
  *	enter	it is read by a process in a jail.  Where it stands on a disk whose root is known, the base, only what it holds
  *		itself is read, and the base's tree gives the rest
- *	prove	what is not as in the base is read back from the disk, by its digests
+ *	prove	what is not as in the base is read back from the disk, by its digests, and what the base has there, by its own
  *	note	the versions that have it get its root (versions_fold.c has the states)
  *
  * What cannot be read stays sealed and holds up no other.  In the end the images that stood on what entered are made to stand on a
@@ -103,17 +103,21 @@ static int import_disk(struct folding *f, int fd, uint8_t ret_root[DIGEST_SIZE],
 
 /* ---- the proof ---- */
 
+/* Some of the segment may be the base's, and damage of that is not to get a digest under which it is right. */
 static int prove_segment(void *ctx, uint64_t segment, const uint8_t in_base[DIGEST_SIZE], const uint8_t digest[DIGEST_SIZE],
 			 struct err *err)
 {
 	struct folding *f = ctx;
+	struct err why = ERR_INIT;
 
-	(void)segment;
-	(void)in_base;
+	if (tree_read_segment(f->p->nodes, f->p->clusters, in_base, f->buf, &why) < 0)
+		return err_set(err, why.kind == ERR_MEMORY ? ERR_MEMORY : ERR_FORMAT,
+			       "what it stands on is damaged at offset %llu: %s; it stays sealed: dedupscan pool repair may heal that",
+			       (unsigned long long)(segment * SEGMENT_SIZE), why.text);
 	return tree_read_segment(f->p->nodes, f->p->clusters, digest, f->buf, err);
 }
 
-/* What is not as in the base is read from the disk; the base was proven when it entered. */
+/* What is not as in the base is read from the disk, and so is the base there. */
 static int prove(struct folding *f, const uint8_t root[DIGEST_SIZE], struct err *err)
 {
 	static const uint8_t null[DIGEST_SIZE];

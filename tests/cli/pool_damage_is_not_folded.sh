@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# A version that stands on data that is damaged does not enter the pool with it: damage would get a digest of its own.
+. tests/lib.sh
+. tests/cli/lib_store.sh
+require_tool qemu-img qemu-io python3
+
+POOL=$STORE/.dedupscan-pool
+
+compact()
+{
+	capture "$DEDUPSCAN" compact --no-idle --catalog "$CATALOG" --method pool --keep-originals 0 --apply "$STORE"
+}
+
+random_file "$TMP/golden.raw" 16M
+for name in a b; do
+	qemu-img convert -f raw -O qcow2 "$TMP/golden.raw" "$STORE/$name.qcow2"
+done
+compact
+assert_status 0
+cluster_file=$(echo "$POOL"/*-*.qcow2)
+
+# damage OFFSET: turns a byte of the data round, so far behind where that begins, and back
+damage()
+{
+	chattr -i "$cluster_file" 2>/dev/null || true
+	python3 - "$cluster_file" "$1" <<'END'
+import os, sys
+f = os.open(sys.argv[1], os.O_RDWR)
+at = os.lseek(f, 64 << 30, os.SEEK_DATA) + int(sys.argv[2])
+os.pwrite(f, bytes([os.pread(f, 1, at)[0] ^ 255]), at)
+os.fsync(f)
+END
+}
+
+damage $((5 << 20))
+qemu-io -f qcow2 -c 'write -q -P 3 4096k 64k' "$STORE/a.qcow2"
+"$DEDUPSCAN" snapshot v1 "$STORE/a.qcow2"
+compact
+assert_has "$output" "what it stands on is damaged at offset 4194304"
+capture "$DEDUPSCAN" restore "$STORE/a.qcow2@v1" "$TMP/v1.raw"
+[ "$status" -ne 0 ] || fail "a version was restored from damaged data"
+
+# Data elsewhere is not hit.
+qemu-io -f qcow2 -c 'write -q -P 4 8M 64k' "$STORE/b.qcow2"
+"$DEDUPSCAN" snapshot v1 "$STORE/b.qcow2"
+compact
+assert_has_not "$output" "b.qcow2"
+
+# When it is right again the version enters.
+damage $((5 << 20))
+compact
+assert_status 0
+assert_has_not "$output" "damaged"
+capture "$DEDUPSCAN" restore "$STORE/a.qcow2@v1" "$TMP/v1.raw"
+assert_status 0
+printf '\3%.0s' $(seq 65536) | dd of="$TMP/golden.raw" bs=64K seek=64 conv=notrunc iflag=fullblock status=none
+cmp "$TMP/golden.raw" "$TMP/v1.raw"
