@@ -12,6 +12,7 @@
 #include "compactor/pool/bitmaps.h"
 #include "compactor/pool/feed.h"
 #include "compactor/pool/names.h"
+#include "compactor/pool/tree.h"
 #include "compactor/pool/view.h"
 #include "compactor/replace.h"
 #include "compactor/versions.h"
@@ -89,6 +90,68 @@ static int prove(void *ctx, int old_fd, int new_fd, proof_check *check, void *ch
 	return proof_same_guest(old_fd, "qcow2", new_fd, "qcow2", x->path, x->o->roots, x->o->jail, check, check_ctx, err);
 }
 
+/* ---- what the pool has of it ---- */
+
+struct proving {
+	struct pool *p;
+	struct stopper *stopper;
+	struct digest_tree tree;
+	uint64_t nr; /* segments of the disk */
+	uint8_t *buf;
+};
+
+static int add_segment(void *ctx, uint64_t segment, struct leaf *map, struct err *err)
+{
+	struct proving *v = ctx;
+
+	if (v->stopper && stopper_says(v->stopper))
+		return err_set(err, ERR_CANCELED, "stopped");
+	if (segment >= v->nr)
+		return err_set(err, ERR_FORMAT, "its tables map what is behind the end of the disk");
+	if (tree_read_leaf(v->p->clusters, map, v->buf, err) < 0)
+		return -1;
+	digest_bytes(v->buf, SEGMENT_SIZE, map->digest);
+	digest_tree_add(&v->tree, segment, map->digest);
+	return 0;
+}
+
+static int prove_view(struct proving *v, const struct view *view, struct err *err)
+{
+	uint8_t root[DIGEST_SIZE];
+
+	v->nr = div_up(view->disk_size, SEGMENT_SIZE);
+	digest_tree_begin(&v->tree, view->disk_size);
+	if (digest_prepare(err) < 0 || view_each_map(v->p, view, add_segment, v, err) < 0)
+		return -1;
+	digest_tree_end(&v->tree, root);
+	return memcmp(root, view->root, DIGEST_SIZE) == 0 ? 0 : err_set(err, ERR_FORMAT, "its bytes are not those of its digests");
+}
+
+/* What QEMU would read of the view below it.  An image that left with what is damaged could not be told from a whole one. */
+static int prove_below(struct pool *p, const struct name *member, struct stopper *stopper, struct err *err)
+{
+	const struct name_disk *d = &member->disks.items[0];
+	CLEANUP(free) struct proving *v = calloc(1, sizeof(*v));
+	CLEANUP(free) uint8_t *buf = malloc(SEGMENT_SIZE);
+	struct err why = ERR_INIT;
+	struct view view;
+	int rc = name_id_is_null(d->view) ? 0 : view_find(p, d->view, &view, err);
+
+	if (rc <= 0)
+		return rc;
+	if (!v || !buf)
+		return err_set(err, ERR_MEMORY, "no memory to prove what an image stands on");
+	*v = (struct proving){ .p = p, .stopper = stopper, .buf = buf };
+	if (prove_view(v, &view, &why) == 0)
+		return 0;
+	if (why.kind == ERR_CANCELED || why.kind == ERR_MEMORY)
+		return err_set(err, why.kind, "%s", why.text);
+	return err_set(err, ERR_FORMAT,
+		       "what the pool has of it is damaged (%s): dedupscan pool check --read-data says where, pool repair may heal "
+		       "it; qemu-img convert takes it as it is",
+		       why.text);
+}
+
 /* ---- the image ---- */
 
 /* Only an overlay is expanded; who it is is looked at before anybody is kept out. */
@@ -158,7 +221,7 @@ int expand_image(struct pool *p, const struct expand_options *o, const char *pat
 	if (look(&x, &as, err) < 0)
 		return -1;
 	rc = find_member(p, path, &member, err);
-	if (rc < 0 || replace(&x, &as, err) < 0)
+	if (rc < 0 || (rc > 0 && prove_below(p, &member, o->stopper, err) < 0) || replace(&x, &as, err) < 0)
 		return -1;
 	/* An original that is kept may go back: it needs its view. */
 	return rc && !o->keep_originals ? names_remove(p, member.number, err) : 0;

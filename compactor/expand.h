@@ -24,7 +24,8 @@ struct expand_options {
 
 struct pool;
 
-/* `path` is absolute and resolved, its pool recovered (versions.h).  ERR_UNSUPPORTED when it has no backing file. */
+/* `path` is absolute and resolved, its pool recovered (versions.h).  ERR_UNSUPPORTED when it has no backing file, ERR_FORMAT when
+ * what the pool has of it is not what its digests say. */
 int expand_image(struct pool *p, const struct expand_options *o, const char *path, struct err *err);
 
 #endif

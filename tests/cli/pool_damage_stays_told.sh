@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# A version that stands on data that is damaged does not enter the pool with it: damage would get a digest of its own.
+# A version that stands on data that is damaged does not enter the pool with it: damage would get a digest of its own.  Nor does an
+# image leave the pool with it.
 . tests/lib.sh
 . tests/cli/lib_store.sh
 require_tool qemu-img qemu-io python3
@@ -42,6 +43,12 @@ assert_has "$output" "what it stands on is damaged at offset 4194304"
 capture "$DEDUPSCAN" restore "$STORE/a.qcow2@v1" "$TMP/v1.raw"
 [ "$status" -ne 0 ] || fail "a version was restored from damaged data"
 
+for name in a b; do
+	capture "$DEDUPSCAN" expand --keep-originals 0 "$STORE/$name.qcow2"
+	assert_status 1
+	assert_has "$output" "$name.qcow2': what the pool has of it is damaged"
+done
+
 # Data elsewhere is not hit.
 qemu-io -f qcow2 -c 'write -q -P 4 8M 64k' "$STORE/b.qcow2"
 "$DEDUPSCAN" snapshot v1 "$STORE/b.qcow2"
@@ -57,3 +64,8 @@ capture "$DEDUPSCAN" restore "$STORE/a.qcow2@v1" "$TMP/v1.raw"
 assert_status 0
 printf '\3%.0s' $(seq 65536) | dd of="$TMP/golden.raw" bs=64K seek=64 conv=notrunc iflag=fullblock status=none
 cmp "$TMP/golden.raw" "$TMP/v1.raw"
+
+# So it is what leaves.
+capture "$DEDUPSCAN" expand --keep-originals 0 "$STORE/a.qcow2"
+assert_status 0
+qemu-img compare -q -f raw -F qcow2 "$TMP/golden.raw" "$STORE/a.qcow2"
