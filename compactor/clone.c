@@ -186,19 +186,6 @@ static int list_clones(struct cloning *c, struct err *err)
 
 /* ---- what they stand on ---- */
 
-/* Of a clone whose image is gone: whoever can read the pool can read it, so that its versions enter the pool again. */
-static int like_the_pool(struct cloning *c, struct err *err)
-{
-	if (file_ops->fstat(cluster_file_fd(clusters_growing(c->pool->clusters).file), &c->like) < 0)
-		return err_errno(err, "cannot look at the pool");
-	if (c->like.st_mode & S_IROTH) {
-		c->like.st_uid = geteuid();
-		c->like.st_gid = getegid();
-	}
-	c->like.st_mode &= S_IRUSR | S_IRGRP | S_IROTH;
-	return 0;
-}
-
 static int stand_on_version(struct cloning *c, struct err *err)
 {
 	CLEANUP(name_release) struct name n = { .number = 0 };
@@ -209,8 +196,7 @@ static int stand_on_version(struct cloning *c, struct err *err)
 	if (rc <= 0)
 		return rc < 0 ? -1 : err_set(err, ERR_USAGE, "there is no version '%s' of '%s'", o->label, o->path);
 	c->overlay = o->overlay;
-	if (like_the_pool(c, err) < 0)
-		return -1;
+	c->like = (struct stat){ .st_uid = geteuid(), .st_gid = getegid(), .st_mode = 0600 };
 	dirfd = member_open_dir(c->pool, o->path, base, NULL);
 	if (dirfd >= 0) { /* the image itself may be gone */
 		file_ops->fstatat(dirfd, base, &c->like, AT_SYMLINK_NOFOLLOW);
