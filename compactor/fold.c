@@ -18,8 +18,9 @@
 /* How it works, for one sealed overlay after the other:
  *
  *	enter	it is read by a process in a jail.  Where it stands on a disk whose root is known, the base, only what it holds
- *		itself is read, and the base's tree gives the rest
- *	prove	what is not as in the base is read back from the disk, by its digests, and what the base has there, by its own
+ *		itself is read.  The rest is the base's, whose bytes are proven by their digests: so damage does not get a digest
+ *		under which it is right
+ *	prove	what is not as in the base is read back from the disk, by its digests
  *	note	the versions that have it get its root (versions_fold.c has the states)
  *
  * What cannot be read stays sealed and holds up no other.  In the end the images that stood on what entered are made to stand on a
@@ -59,9 +60,14 @@ static int take_segment(void *ctx, uint64_t segment, const void *bytes, struct e
 {
 	struct folding *f = ctx;
 
-	if (f->disk->has_base && import_same(f->import, segment, err) < 0)
-		return -1;
 	return import_segment(f->import, segment, bytes, err);
+}
+
+static int take_own(void *ctx, uint64_t segment, const void *bytes, const struct sectors *own, struct err *err)
+{
+	struct folding *f = ctx;
+
+	return import_own(f->import, segment, bytes, own, err);
 }
 
 static int take_progress(void *ctx, uint64_t address, uint64_t size, struct err *err)
@@ -78,7 +84,8 @@ static int import_disk(struct folding *f, int fd, uint8_t ret_root[DIGEST_SIZE],
 {
 	struct feed feed = {
 		.roots = f->o->roots, .jail = f->o->jail, .stopper = f->o->stopper, .format = "qcow2",
-		.own_only = f->disk->has_base, .size = take_size, .segment = take_segment, .progress = take_progress, .ctx = f,
+		.size = take_size, .segment = take_segment, .own = f->disk->has_base ? take_own : NULL,
+		.progress = take_progress, .ctx = f,
 	};
 	char path[PATH_MAX], name[POOL_FILE_NAME_ROOM];
 	struct import_stats stats;
@@ -103,21 +110,17 @@ static int import_disk(struct folding *f, int fd, uint8_t ret_root[DIGEST_SIZE],
 
 /* ---- the proof ---- */
 
-/* Some of the segment may be the base's, and damage of that is not to get a digest under which it is right. */
 static int prove_segment(void *ctx, uint64_t segment, const uint8_t in_base[DIGEST_SIZE], const uint8_t digest[DIGEST_SIZE],
 			 struct err *err)
 {
 	struct folding *f = ctx;
-	struct err why = ERR_INIT;
 
-	if (tree_read_segment(f->p->nodes, f->p->clusters, in_base, f->buf, &why) < 0)
-		return err_set(err, why.kind == ERR_MEMORY ? ERR_MEMORY : ERR_FORMAT,
-			       "what it stands on is damaged at offset %llu: %s; it stays sealed: dedupscan pool repair may heal that",
-			       (unsigned long long)(segment * SEGMENT_SIZE), why.text);
+	(void)segment;
+	(void)in_base;
 	return tree_read_segment(f->p->nodes, f->p->clusters, digest, f->buf, err);
 }
 
-/* What is not as in the base is read from the disk, and so is the base there. */
+/* What is not as in the base is read from the disk. */
 static int prove(struct folding *f, const uint8_t root[DIGEST_SIZE], struct err *err)
 {
 	static const uint8_t null[DIGEST_SIZE];

@@ -60,6 +60,13 @@ static int progress(struct feeding *g, uint64_t address, struct err *err)
 	return g->f->progress(g->f->ctx, min_u64(address, g->size), g->size, err);
 }
 
+static int give_segment(struct feeding *g, uint64_t segment, struct sectors own, struct err *err)
+{
+	if (g->f->own)
+		return g->f->own(g->f->ctx, segment, g->copy, &own, err);
+	return all_zero(g->copy, SEGMENT_SIZE) ? 0 : g->f->segment(g->f->ctx, segment, g->copy, err);
+}
+
 static int take_segment(struct feeding *g, const struct feed_shared *s, uint32_t slot, struct err *err)
 {
 	uint64_t segment, inside;
@@ -73,7 +80,7 @@ static int take_segment(struct feeding *g, const struct feed_shared *s, uint32_t
 	inside = min_u64(g->size - segment * SEGMENT_SIZE, SEGMENT_SIZE);
 	memcpy(g->copy, s->bytes[slot], inside);
 	memset(g->copy + inside, 0, SEGMENT_SIZE - inside);
-	if ((g->f->own_only || !all_zero(g->copy, SEGMENT_SIZE)) && g->f->segment(g->f->ctx, segment, g->copy, err) < 0)
+	if (give_segment(g, segment, s->own[slot], err) < 0)
 		return -1;
 	return progress(g, g->next * SEGMENT_SIZE, err);
 }
@@ -130,11 +137,11 @@ int feed_run(const struct feed *f, int fd, const char *path, struct err *err)
 	CLEANUP(free) uint8_t *copy = aligned_alloc(BLOCK_SIZE, SEGMENT_SIZE);
 	struct feeding g = { .f = f, .copy = copy };
 	struct jail own = f->jail ? *f->jail : (struct jail){ .mode = JAIL_OFF };
-	struct feed_told told = { .own_only = f->own_only, .snapshot = f->snapshot };
+	struct feed_told told = { .own = f->own != NULL, .snapshot = f->snapshot };
 	struct errand e = {
 		.roots = f->roots, .format = f->format, .jail = f->jail ? &own : NULL, .stopper = f->stopper,
 		.run = feed_process, .arg = &told, .shared_len = sizeof(struct feed_shared), .second_fd = -1,
-		.reads_backing = true, .message = message, .tick = tick, .delivered = delivered, .done = done, .ctx = &g,
+		.reads_backing = !f->own, .message = message, .tick = tick, .delivered = delivered, .done = done, .ctx = &g,
 	};
 	struct err why = ERR_INIT;
 	int rc;

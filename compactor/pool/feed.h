@@ -4,6 +4,7 @@
 
 #include <stdatomic.h>
 
+#include "compactor/pool/sectors.h"
 #include "scanner/base/block.h"
 #include "scanner/errand.h"
 
@@ -16,18 +17,19 @@ struct feed {
 	const struct jail *jail; /* NULL = none */
 	struct stopper *stopper;
 	const char *format; /* as errand.h */
-	bool own_only; /* only segments of which the image's own file holds something: the rest is as in its backing file.  Their
-			* bytes still are what the guest sees, through the chain */
-	unsigned snapshot; /* the disk as it was at this internal snapshot, from 1 on; 0 = as it is now.  Not with own_only */
+	unsigned snapshot; /* the disk as it was at this internal snapshot, from 1 on; 0 = as it is now.  Not with own() */
 	struct image_snapshot *ret_snapshot; /* with that: which it is, as the image says; there before size() is called */
 	bool writable;	 /* the image's descriptor is open for writing, as who replaces an image has it (jail.writable) */
 	bool keep_cache; /* leave the page cache as it was found; not of a file that is open for writing */
 
 	/* The disk's size, once, before any segment. */
 	int (*size)(void *ctx, uint64_t size, struct err *err);
-	/* SEGMENT_SIZE bytes, out of the process's reach, behind the disk's end zeros; not called for segments of zeros, unless
-	 * own_only.  Ascending. */
+	/* SEGMENT_SIZE bytes, out of the process's reach, behind the disk's end zeros; not called for segments of zeros.
+	 * Ascending. */
 	int (*segment)(void *ctx, uint64_t segment, const void *bytes, struct err *err);
+	/* Instead of it, where that is not NULL: only segments of which the image's own file holds something, be it zeros, and of
+	 * their bytes only `own`: the others, which may be anything, are as in its backing file, and that is not opened. */
+	int (*own)(void *ctx, uint64_t segment, const void *bytes, const struct sectors *own, struct err *err);
 	/* Ten times a second and for each segment: bytes of the disk's address space that are done.  May be NULL. */
 	int (*progress)(void *ctx, uint64_t address, uint64_t size, struct err *err);
 	void *ctx;
@@ -39,7 +41,7 @@ int feed_run(const struct feed *f, int fd, const char *path, struct err *err);
 
 /* The process, for proc_start(); arg points to what it is told besides. */
 struct feed_told {
-	bool own_only;
+	bool own;
 	unsigned snapshot;
 };
 int feed_worker(int sock, void *shared, void *arg);
@@ -51,6 +53,7 @@ extern int (*feed_process)(int sock, void *shared, void *arg);
 #define FEED_SLOTS 4
 struct feed_shared {
 	uint8_t bytes[FEED_SLOTS][SEGMENT_SIZE];
+	struct sectors own[FEED_SLOTS];
 	_Atomic uint64_t segments[FEED_SLOTS]; /* their numbers */
 	_Atomic uint64_t bytes_read, address;
 	struct image_snapshot snapshot; /* when WORKER_IMAGE is said */

@@ -8,8 +8,8 @@
 
 /* The process that reads the disk.
  *
- * One walk looks for the next segment that counts, over the guest view or, for own_only, over what the image itself holds; another
- * one reads that segment's bytes, which are what the guest sees either way.  Segments are read straight into the ring. */
+ * One walk looks for the next segment that counts, over the guest view or over what the image itself holds; another one reads that
+ * segment's bytes.  Segments are read straight into the ring. */
 
 struct reader {
 	struct errand_side side;
@@ -69,9 +69,9 @@ static int find_segment(struct reader *r, struct image *img, uint64_t from, uint
 	struct extent ext;
 
 	for (uint64_t at = from; at < img->size; at = ext.offset + ext.len) {
-		if ((r->told.own_only ? image_next_extent : image_next_guest_extent)(img, at, &ext, err) < 0)
+		if ((r->told.own ? image_next_extent : image_next_guest_extent)(img, at, &ext, err) < 0)
 			return -1;
-		if (ext.kind == EXTENT_DATA || ext.kind == EXTENT_PACKED || (ext.kind == EXTENT_ZERO && r->told.own_only)) {
+		if (ext.kind == EXTENT_DATA || ext.kind == EXTENT_PACKED || (ext.kind == EXTENT_ZERO && r->told.own)) {
 			*ret = at / SEGMENT_SIZE;
 			return 1;
 		}
@@ -92,15 +92,20 @@ static int read_piece(struct reader *r, const struct extent *ext, uint64_t at, u
 static int read_segment(struct reader *r, struct image *img, uint64_t segment, uint8_t *buf, struct err *err)
 {
 	uint64_t begin = segment * SEGMENT_SIZE, end = min_u64(begin + SEGMENT_SIZE, img->size), len;
+	struct sectors own = { 0 };
 	struct extent ext;
 
 	for (uint64_t at = begin; at < end; at += len) {
-		if (image_next_guest_extent(img, at, &ext, err) < 0)
+		if ((r->told.own ? image_next_extent : image_next_guest_extent)(img, at, &ext, err) < 0)
 			return -1;
 		len = min_u64(end - at, ext.len);
+		if (r->told.own && ext.kind == EXTENT_HOLE)
+			continue;
 		if (read_piece(r, &ext, at, buf + (at - begin), len, err) < 0)
 			return -1;
+		sectors_add(&own, (unsigned)((at - begin) / SECTOR_SIZE), (unsigned)div_up(at - begin + len, SECTOR_SIZE));
 	}
+	r->shared->own[r->slot] = own;
 	memset(buf + (end - begin), 0, SEGMENT_SIZE - (end - begin));
 	atomic_store(&r->shared->address, end);
 	return 0;
@@ -121,7 +126,7 @@ static int read_disk(struct reader *r, struct image *img, struct err *err)
 
 		if (read_segment(r, img, segment, buf, err) < 0)
 			return -1;
-		if ((r->told.own_only || !all_zero(buf, SEGMENT_SIZE)) && send_slot(r, segment, err) < 0)
+		if ((r->told.own || !all_zero(buf, SEGMENT_SIZE)) && send_slot(r, segment, err) < 0)
 			return -1;
 	}
 	return rc;
@@ -140,7 +145,7 @@ static int read_image(struct reader *r, struct err *err)
 		return err_set(err, ERR_UNSUPPORTED, "it holds several disks");
 	if (r->told.snapshot && image_show_snapshot(img, r->told.snapshot, &r->shared->snapshot, err) < 0)
 		return -1;
-	if (image_open_chain(img, &r->side.opener, err) < 0)
+	if (!r->told.own && image_open_chain(img, &r->side.opener, err) < 0)
 		return -1;
 	cache_keeper_begin(&r->keeper, r->side.job.keep_cache);
 	rc = read_disk(r, img, err);

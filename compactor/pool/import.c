@@ -218,17 +218,28 @@ int import_segment(struct import *i, uint64_t segment, const void *bytes, struct
 /* ---- segments of the base ---- */
 
 /* Its bytes, as many as the disk has of them. */
-static int read_base(struct import *i, uint64_t segment, const uint8_t digest[DIGEST_SIZE], struct err *err)
+static int read_base(struct import *i, uint64_t segment, const uint8_t digest[DIGEST_SIZE], uint8_t *ret, struct err *err)
 {
-	CLEANUP(free) uint8_t *bytes = malloc(SEGMENT_SIZE);
 	uint64_t inside = min_u64(i->size - segment * SEGMENT_SIZE, SEGMENT_SIZE);
 
-	if (!bytes)
-		return err_set(err, ERR_MEMORY, "no memory for a segment");
-	if (tree_read_segment(i->pool->nodes, i->pool->clusters, digest, bytes, err) < 0)
+	if (tree_read_segment(i->pool->nodes, i->pool->clusters, digest, ret, err) < 0)
 		return -1;
-	memset(bytes + inside, 0, SEGMENT_SIZE - inside);
-	return take_segment(i, segment, bytes, err);
+	memset(ret + inside, 0, SEGMENT_SIZE - inside);
+	return 0;
+}
+
+static uint8_t *new_bytes(struct err *err)
+{
+	uint8_t *bytes = malloc(SEGMENT_SIZE);
+
+	return bytes ? bytes : err_null(err, ERR_MEMORY, "no memory for a segment");
+}
+
+static int store_base(struct import *i, uint64_t segment, const uint8_t digest[DIGEST_SIZE], struct err *err)
+{
+	CLEANUP(free) uint8_t *bytes = new_bytes(err);
+
+	return !bytes || read_base(i, segment, digest, bytes, err) < 0 ? -1 : take_segment(i, segment, bytes, err);
 }
 
 /* Where a leaf has smaller units than this disk is to have, or more bytes, it does not do. */
@@ -240,7 +251,7 @@ static int take_base(struct import *i, uint64_t segment, const uint8_t digest[DI
 	if (rc < 0)
 		return -1;
 	if (!rc || cut)
-		return read_base(i, segment, digest, err);
+		return store_base(i, segment, digest, err);
 	if (import_take_waiting(i, err) < 0)
 		return -1;
 	go_on_behind(i, &i->found);
@@ -261,6 +272,46 @@ int import_same(struct import *i, uint64_t segment, struct err *err)
 	}
 	i->next = segment;
 	return rc < 0 ? -1 : 0;
+}
+
+static int read_base_at(struct import *i, uint64_t segment, uint8_t *ret, struct err *err)
+{
+	uint8_t digest[DIGEST_SIZE] = { 0 };
+	struct err why = ERR_INIT;
+	uint64_t at;
+	int rc = tree_walk_next(i->base, segment, &at, digest, &why);
+
+	if (rc >= 0) {
+		if (!rc || at != segment)
+			memset(digest, 0, sizeof(digest));
+		rc = read_base(i, segment, digest, ret, &why);
+	}
+	if (rc < 0 && why.kind != ERR_MEMORY)
+		return err_set(err, ERR_FORMAT, "what it stands on is damaged at offset %llu: %s; dedupscan pool repair may heal that",
+			       (unsigned long long)(segment * SEGMENT_SIZE), why.text);
+	return rc < 0 ? err_set(err, why.kind, "%s", why.text) : 0;
+}
+
+int import_own(struct import *i, uint64_t segment, const void *bytes, const struct sectors *own, struct err *err)
+{
+	CLEANUP(free) uint8_t *merged = NULL;
+	unsigned begin = 0, end, inside;
+
+	if (import_same(i, segment, err) < 0)
+		return -1;
+	inside = (unsigned)div_up(min_u64(i->size - segment * SEGMENT_SIZE, SEGMENT_SIZE), SECTOR_SIZE);
+	if (sectors_have(own, 0) && sectors_end(own, 0) >= inside)
+		return import_segment(i, segment, bytes, err);
+	merged = new_bytes(err);
+	if (!merged || read_base_at(i, segment, merged, err) < 0)
+		return -1;
+	for (; begin < inside; begin = end) {
+		end = sectors_end(own, begin);
+		if (sectors_have(own, begin))
+			memcpy(merged + (size_t)begin * SECTOR_SIZE, (const uint8_t *)bytes + (size_t)begin * SECTOR_SIZE,
+			       (size_t)(end - begin) * SECTOR_SIZE);
+	}
+	return import_segment(i, segment, merged, err);
 }
 
 /* ---- a disk ---- */

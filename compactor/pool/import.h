@@ -4,6 +4,7 @@
 
 #include "compactor/pool/nodes.h"
 #include "compactor/pool/pool.h"
+#include "compactor/pool/sectors.h"
 
 /* Importing: the bytes of a disk enter a pool and become a hash tree.
  *
@@ -49,6 +50,9 @@ struct import *import_new(struct pool *pool, uint64_t size, const struct import_
 /* The next segment that is not all zeros: SEGMENT_SIZE bytes, behind the disk's end zeros.  Segments ascend.  What fails may be the
  * segment before. */
 int import_segment(struct import *i, uint64_t segment, const void *bytes, struct err *err);
+/* The same of a disk with a base of which only these sectors are given: the others, and all segments before, are as in the base,
+ * whose bytes are proven.  ERR_FORMAT where those are damaged. */
+int import_own(struct import *i, uint64_t segment, const void *bytes, const struct sectors *own, struct err *err);
 /* All segments up to `segment` exclusive are as in the base. */
 int import_same(struct import *i, uint64_t segment, struct err *err);
 

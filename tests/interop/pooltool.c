@@ -98,9 +98,14 @@ static int take_segment(void *ctx, uint64_t segment, const void *bytes, struct e
 {
 	struct importing *g = ctx;
 
-	if (g->base && import_same(g->import, segment, err) < 0)
-		return -1;
 	return import_segment(g->import, segment, bytes, err);
+}
+
+static int take_own(void *ctx, uint64_t segment, const void *bytes, const struct sectors *own, struct err *err)
+{
+	struct importing *g = ctx;
+
+	return import_own(g->import, segment, bytes, own, err);
 }
 
 static int feed_image(struct importing *g, const char *path, struct err *err)
@@ -108,7 +113,8 @@ static int feed_image(struct importing *g, const char *path, struct err *err)
 	struct roots roots = { 0 };
 	struct jail jail;
 	struct feed f = {
-		.roots = &roots, .jail = &jail, .own_only = g->base, .size = take_size, .segment = take_segment, .ctx = g,
+		.roots = &roots, .jail = &jail, .size = take_size, .segment = take_segment,
+		.own = g->base ? take_own : NULL, .ctx = g,
 	};
 	char dir[4096];
 	int fd, rc;

@@ -189,9 +189,14 @@ static int take_segment(void *ctx, uint64_t segment, const void *bytes, struct e
 {
 	struct folding *f = ctx;
 
-	if (f->disk->has_base && import_same(f->import, segment, err) < 0)
-		return -1;
 	return import_segment(f->import, segment, bytes, err);
+}
+
+static int take_own(void *ctx, uint64_t segment, const void *bytes, const struct sectors *own, struct err *err)
+{
+	struct folding *f = ctx;
+
+	return import_own(f->import, segment, bytes, own, err);
 }
 
 static int fold(void *ctx, const struct sealed_disk *d, int fd, struct err *err)
@@ -200,7 +205,8 @@ static int fold(void *ctx, const struct sealed_disk *d, int fd, struct err *err)
 	struct roots roots = { 0 };
 	struct jail jail;
 	struct feed feed = {
-		.roots = &roots, .jail = &jail, .own_only = d->has_base, .size = take_size, .segment = take_segment, .ctx = &f
+		.roots = &roots, .jail = &jail, .size = take_size, .segment = take_segment,
+		.own = d->has_base ? take_own : NULL, .ctx = &f
 	};
 	struct import_stats stats;
 	uint8_t root[DIGEST_SIZE];

@@ -25,6 +25,7 @@ static struct {
 	bool alike;	   /* all bytes of each are the same, up to the end of the disk */
 	unsigned slow_ms;
 	unsigned fails_at; /* the n-th call of segment() */
+	struct sectors own; /* of the last one */
 } seen;
 
 static int take_size(void *ctx, uint64_t size, struct err *e)
@@ -50,6 +51,12 @@ static int take_segment(void *ctx, uint64_t segment, const void *bytes, struct e
 	for (uint64_t i = 0; i < SEGMENT_SIZE; i++)
 		seen.alike &= p[i] == (i < inside ? seen.bytes[seen.nr - 1] : 0);
 	return seen.nr == seen.fails_at ? err_set(e, ERR_FULL, "as told") : 0;
+}
+
+static int take_own(void *ctx, uint64_t segment, const void *bytes, const struct sectors *own, struct err *e)
+{
+	seen.own = *own;
+	return take_segment(ctx, segment, bytes, e);
 }
 
 static int take_progress(void *ctx, uint64_t address, uint64_t size, struct err *e)
@@ -196,11 +203,29 @@ static void own_zeros_are_told_of(void **state)
 	(void)state;
 	disk(4 * SEGMENT_SIZE);
 	fill(SEGMENT_SIZE, SEGMENT_SIZE, 0);
-	feed.own_only = true;
+	feed.own = take_own;
 	must_run();
 	assert_int_equal(seen.nr, 1);
 	assert_int_equal(seen.segments[0], 1);
 	assert_int_equal(seen.bytes[0], 0);
+	assert_true(sectors_have(&seen.own, 0));
+	assert_int_equal(sectors_end(&seen.own, 0), SEGMENT_SECTORS);
+}
+
+/* Slots are used again: none has sectors of the segment before. */
+static void own_sectors_are_told(void **state)
+{
+	(void)state;
+	disk(NR * SEGMENT_SIZE);
+	for (unsigned i = 0; i < NR; i++)
+		fill(i * SEGMENT_SIZE + (i < NR - 1 ? 0 : 64 * KIB), i < NR - 1 ? SEGMENT_SIZE : 128 * KIB, 7);
+	feed.own = take_own;
+	must_run();
+	assert_int_equal(seen.nr, NR);
+	assert_false(sectors_have(&seen.own, 0));
+	assert_int_equal(sectors_end(&seen.own, 0), 128);
+	assert_int_equal(sectors_end(&seen.own, 128), 384);
+	assert_int_equal(sectors_end(&seen.own, 384), SEGMENT_SECTORS);
 }
 
 /* Whoever replaces an image has it open for writing. */
@@ -498,6 +523,7 @@ int main(void)
 		feed_test(a_slow_taker_gets_each_segment),
 		feed_test(an_empty_disk_has_a_size),
 		feed_test(own_zeros_are_told_of),
+		feed_test(own_sectors_are_told),
 		feed_test(a_file_open_for_writing_is_read_in_the_jail),
 		feed_test(a_failure_of_the_taker_ends_it),
 		feed_test(a_stop_ends_it),

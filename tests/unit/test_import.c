@@ -509,6 +509,39 @@ static void segments_of_the_base_are_taken_unread(void **state)
 	expect_disk(again, SIZE);
 }
 
+/* Of segment `s` a sector of its own, some sectors up to the disk's end, or all: the others are the base's, not what came. */
+static int give_own(struct import *i, uint64_t s, unsigned first, unsigned nr)
+{
+	CLEANUP(free) uint8_t *given = malloc(SEGMENT_SIZE);
+	struct sectors own = { 0 };
+	size_t at = (size_t)first * SECTOR_SIZE, len = (size_t)nr * SECTOR_SIZE;
+
+	memset(given, 0xee, SEGMENT_SIZE);
+	memset(given + at, (int)s + 1, len);
+	memset(bytes + s * SEGMENT_SIZE + at, (int)s + 1, len);
+	sectors_add(&own, first, first + nr);
+	return import_own(i, s, given, &own, &err);
+}
+
+static void what_an_image_does_not_hold_itself_is_as_in_the_base(void **state)
+{
+	uint64_t size = 3 * SEGMENT_SIZE + 3 * SECTOR_SIZE; /* of both: the base is longer */
+	uint8_t root[DIGEST_SIZE], again[DIGEST_SIZE];
+	struct import *i;
+
+	(void)state;
+	put(0, BLOCKS, 1);
+	memset(disk + 2 * SEGMENT_BLOCKS, 0, SEGMENT_BLOCKS * sizeof(*disk));
+	import_root(SIZE, root);
+	render(size);
+	i = begin(size, root, SIZE);
+	assert_int_equal(give_own(i, 0, 7, 1), 0);
+	assert_int_equal(give_own(i, 2, SEGMENT_SECTORS - 3, 3), 0); /* where the base has zeros */
+	assert_int_equal(give_own(i, 3, 0, 2), 0);
+	end(i, size, again);
+	expect_disk(again, size);
+}
+
 static void a_shorter_disk_than_its_base_ends_in_zeros(void **state)
 {
 	uint8_t root[DIGEST_SIZE], again[DIGEST_SIZE];
@@ -762,6 +795,29 @@ static void what_cannot_be_read_is_stored_anew(void **state)
 	}
 }
 
+/* Damage gets no digest under which it is right; where nothing of the base is needed it does not matter. */
+static void a_base_that_is_damaged_is_not_taken(void **state)
+{
+	uint8_t root[DIGEST_SIZE], again[DIGEST_SIZE];
+	struct import *i;
+
+	(void)state;
+	put(0, 2 * SEGMENT_BLOCKS, 1);
+	import_root(2 * SEGMENT_SIZE, root);
+	break_blocks(leaf_of(0).runs[0].place + 3, 1);
+	i = begin(2 * SEGMENT_SIZE, root, 2 * SEGMENT_SIZE);
+	assert_int_equal(give_own(i, 0, 8, 24), -1);
+	expect_error(&err, ERR_FORMAT, "what it stands on is damaged at offset 0");
+	import_free(i);
+	i = begin(2 * SEGMENT_SIZE, root, 2 * SEGMENT_SIZE);
+	assert_int_equal(give_own(i, 0, 0, SEGMENT_SECTORS), 0);
+	assert_int_equal(give_own(i, 1, 1, 1), 0);
+	assert_int_equal(import_end(i, again, &stats, &err), 0);
+	import_free(i);
+	file_ops = &file_ops_os;
+	expect_disk(again, 2 * SEGMENT_SIZE);
+}
+
 static void clusters_with_other_bytes_are_stored_anew(void **state)
 {
 	char name[POOL_FILE_NAME_ROOM];
@@ -888,6 +944,7 @@ int main(void)
 		import_test(larger_units_do_for_smaller_ones_but_not_the_other_way),
 		import_test(the_last_segment_may_be_a_part),
 		import_test(segments_of_the_base_are_taken_unread),
+		import_test(what_an_image_does_not_hold_itself_is_as_in_the_base),
 		import_test(a_shorter_disk_than_its_base_ends_in_zeros),
 		import_test(a_base_of_smaller_units_is_read),
 		import_test(c07_a_bit_that_flips_on_its_way_is_found),
@@ -897,6 +954,7 @@ int main(void)
 		import_test(places_that_cannot_be_are_passed_over),
 		import_test(units_at_odd_places_are_passed_over),
 		import_test(what_cannot_be_read_is_stored_anew),
+		import_test(a_base_that_is_damaged_is_not_taken),
 		import_test(clusters_with_other_bytes_are_stored_anew),
 		import_test(dead_leaves_are_not_taken),
 		import_test(a_full_disk_ends_it),
