@@ -92,57 +92,17 @@ static int prove(void *ctx, int old_fd, int new_fd, proof_check *check, void *ch
 
 /* ---- what the pool has of it ---- */
 
-struct proving {
-	struct pool *p;
-	struct stopper *stopper;
-	struct digest_tree tree;
-	uint64_t nr; /* segments of the disk */
-	uint8_t *buf;
-};
-
-static int add_segment(void *ctx, uint64_t segment, struct leaf *map, struct err *err)
-{
-	struct proving *v = ctx;
-
-	if (v->stopper && stopper_says(v->stopper))
-		return err_set(err, ERR_CANCELED, "stopped");
-	if (segment >= v->nr)
-		return err_set(err, ERR_FORMAT, "its tables map what is behind the end of the disk");
-	if (tree_read_leaf(v->p->clusters, map, v->buf, err) < 0)
-		return -1;
-	digest_bytes(v->buf, SEGMENT_SIZE, map->digest);
-	digest_tree_add(&v->tree, segment, map->digest);
-	return 0;
-}
-
-static int prove_view(struct proving *v, const struct view *view, struct err *err)
-{
-	uint8_t root[DIGEST_SIZE];
-
-	v->nr = div_up(view->disk_size, SEGMENT_SIZE);
-	digest_tree_begin(&v->tree, view->disk_size);
-	if (digest_prepare(err) < 0 || view_each_map(v->p, view, add_segment, v, err) < 0)
-		return -1;
-	digest_tree_end(&v->tree, root);
-	return memcmp(root, view->root, DIGEST_SIZE) == 0 ? 0 : err_set(err, ERR_FORMAT, "its bytes are not those of its digests");
-}
-
 /* What QEMU would read of the view below it.  An image that left with what is damaged could not be told from a whole one. */
 static int prove_below(struct pool *p, const struct name *member, struct stopper *stopper, struct err *err)
 {
 	const struct name_disk *d = &member->disks.items[0];
-	CLEANUP(free) struct proving *v = calloc(1, sizeof(*v));
-	CLEANUP(free) uint8_t *buf = malloc(SEGMENT_SIZE);
 	struct err why = ERR_INIT;
 	struct view view;
 	int rc = name_id_is_null(d->view) ? 0 : view_find(p, d->view, &view, err);
 
 	if (rc <= 0)
 		return rc;
-	if (!v || !buf)
-		return err_set(err, ERR_MEMORY, "no memory to prove what an image stands on");
-	*v = (struct proving){ .p = p, .stopper = stopper, .buf = buf };
-	if (prove_view(v, &view, &why) == 0)
+	if (view_read(p, &view, stopper, NULL, NULL, &why) == 0)
 		return 0;
 	if (why.kind == ERR_CANCELED || why.kind == ERR_MEMORY)
 		return err_set(err, why.kind, "%s", why.text);

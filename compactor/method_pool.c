@@ -232,11 +232,24 @@ static int import_snapshots(struct entering *e, int old_fd, struct entered_snaps
 	return i->nr_snapshots ? snapshots_enter(&s, ret, err) : 0;
 }
 
+/* One that leads to what was damaged before this image brought it again is written anew, for all that stand on it. */
 static int find_view(struct entering *e, const uint8_t root[DIGEST_SIZE], struct view *ret, struct err *err)
 {
 	int rc = view_find_root(e->pool, root, e->size, e->options.unit_bits, ret, err);
+	char kept[VIEW_KEPT_STUB_ROOM];
+	struct err why = ERR_INIT;
+	struct view old;
 
-	return rc ? rc : view_write(e->pool, root, e->size, e->options.unit_bits, ret, err);
+	if (rc < 0)
+		return -1;
+	if (rc == 0)
+		return view_write(e->pool, root, e->size, e->options.unit_bits, ret, err);
+	if (view_check(e->pool, ret, &why) == 0)
+		return 0;
+	if (why.kind == ERR_MEMORY)
+		return err_set(err, why.kind, "%s", why.text);
+	old = *ret;
+	return view_write_as(e->pool, &old, view_kept_stub(&old, kept), ret, err);
 }
 
 /* Whatever the path was a member for before, it is one for this view now. */

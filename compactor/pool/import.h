@@ -66,6 +66,8 @@ CLEANUP_DEFINE(struct import *, import_free)
  * disk and proven, in rounds, and only then do trees lead there; ERR_IO when that fails, and these stay where they were, too. */
 struct import *import_new_moving(struct pool *pool, const struct import_options *o, struct err *err);
 int import_move(struct import *i, const struct leaf *leaf, struct err *err);
+/* The same for bytes at hand, which are those of the digest: where clusters have others, they get new ones. */
+int import_store(struct import *i, const uint8_t digest[DIGEST_SIZE], const void *bytes, struct err *err);
 int import_end_moving(struct import *i, struct import_stats *ret_stats, struct err *err);
 
 #endif

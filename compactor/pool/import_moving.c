@@ -102,6 +102,17 @@ static bool is_in_round(const struct import *i, const uint8_t digest[DIGEST_SIZE
 	return i->waits && memcmp(i->moving, digest, DIGEST_SIZE) == 0;
 }
 
+int import_store(struct import *i, const uint8_t digest[DIGEST_SIZE], const void *bytes, struct err *err)
+{
+	assert(i->moved);
+	if (is_in_round(i, digest))
+		return 0;
+	memcpy(i->moving, digest, DIGEST_SIZE);
+	if (import_segment(i, i->next, bytes, err) < 0)
+		return -1;
+	return i->nr_moved >= ROUND ? end_round(i, err) : 0;
+}
+
 int import_move(struct import *i, const struct leaf *leaf, struct err *err)
 {
 	CLEANUP(free) uint8_t *bytes = malloc(SEGMENT_SIZE);
@@ -116,10 +127,7 @@ int import_move(struct import *i, const struct leaf *leaf, struct err *err)
 		err_set(err, why.kind, "%s", why.text);
 		return why.kind == ERR_MEMORY ? -1 : 1;
 	}
-	memcpy(i->moving, leaf->digest, DIGEST_SIZE);
-	if (import_segment(i, i->next, bytes, err) < 0)
-		return -1;
-	return i->nr_moved >= ROUND ? end_round(i, err) : 0;
+	return import_store(i, leaf->digest, bytes, err);
 }
 
 int import_end_moving(struct import *i, struct import_stats *ret_stats, struct err *err)

@@ -84,19 +84,39 @@ static bool is_damage(const struct err *why)
 	       why->kind == ERR_UNSUPPORTED;
 }
 
+static int give(struct checking *c, const struct pool_damage *d, struct err *err)
+{
+	if (!is_damage(&d->what)) {
+		if (err)
+			*err = d->what;
+		return -1;
+	}
+	c->ret->nr_damages++;
+	return c->o->damage(c->o->ctx, d, err);
+}
+
 static int tell(struct checking *c, enum pool_part part, const char *path, uint64_t offset, uint64_t len, const struct err *why,
 		bool repairable, struct err *err)
 {
 	struct pool_damage d = { .part = part, .offset = offset, .len = len, .what = *why, .repairable = repairable };
 
-	if (!is_damage(why)) {
-		if (err)
-			*err = *why;
-		return -1;
-	}
 	snprintf(d.path, sizeof(d.path), "%s", path ? path : "");
-	c->ret->nr_damages++;
-	return c->o->damage(c->o->ctx, &d, err);
+	return give(c, &d, err);
+}
+
+/* A node, or a segment's data; of a disk, NULL = nobody's. */
+static int tell_one_bad(struct checking *c, const struct bad *b, const struct kept *k, uint64_t index, struct err *err)
+{
+	uint64_t len = SEGMENT_SIZE << 7 * b->level, at = index * len;
+	struct pool_damage d = { .part = b->why.kind == ERR_IO ? POOL_DATA : POOL_NODE, .what = b->why };
+
+	memcpy(d.digest, b->digest, DIGEST_SIZE);
+	if (k) {
+		snprintf(d.path, sizeof(d.path), "%s", k->path);
+		d.offset = at;
+		d.len = min_u64(len, k->size - min_u64(at, k->size));
+	}
+	return give(c, &d, err);
 }
 
 /* ---- what there is ---- */
@@ -454,13 +474,11 @@ static int find_hits(struct hits *h, const uint8_t digest[DIGEST_SIZE], unsigned
 		return 0;
 	for (size_t i = 0; i < c->bad.nr; i++) {
 		const struct bad *b = &c->bad.items[i];
-		uint64_t len = SEGMENT_SIZE << 7 * level;
 
 		if (b->level != level || memcmp(b->digest, digest, DIGEST_SIZE) != 0)
 			continue;
 		h->hit[i] = true;
-		return tell(c, b->why.kind == ERR_IO ? POOL_DATA : POOL_NODE, h->kept->path, index * len,
-			    min_u64(len, h->kept->size - min_u64(index * len, h->kept->size)), &b->why, false, err);
+		return tell_one_bad(c, b, h->kept, index, err);
 	}
 	if (level == 0)
 		return 0;
@@ -489,8 +507,7 @@ static int tell_bad(struct checking *c, struct err *err)
 			return -1;
 	}
 	for (size_t i = 0; i < c->bad.nr; i++)
-		if (!hit[i] && tell(c, c->bad.items[i].why.kind == ERR_IO ? POOL_DATA : POOL_NODE, NULL, 0, 0, &c->bad.items[i].why,
-				    false, err) < 0)
+		if (!hit[i] && tell_one_bad(c, &c->bad.items[i], NULL, 0, err) < 0)
 			return -1;
 	return 0;
 }

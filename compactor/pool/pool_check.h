@@ -22,6 +22,7 @@ struct pool_damage {
 	uint64_t offset, len;  /* of its disk, bytes; len 0 = does not apply */
 	struct err what;
 	bool repairable;       /* from what the pool itself has */
+	uint8_t digest[DIGEST_SIZE]; /* POOL_DATA: of the segment */
 };
 
 struct pool_check_options {
@@ -50,15 +51,17 @@ int pool_check(struct pool *p, const struct pool_check_options *o, struct pool_c
  *	nodes		from the tables and data of a view of the same root
  *	slots, tables	a view is written anew from its tree, under its old id
  *	stubs		from the headers
+ *	data		from another map of the segment, or a view that has it elsewhere (compactor/pool/heal.h)
  *	index		keys of blocks, from the clusters (compactor/pool/reindex.h)
  *
- * Damaged data heals when an image that has it is imported again (compactor/pool/import.h); repair then writes views anew that
- * still led to the old bytes.  Names are not made up. */
+ * Damaged data also heals when an image that has it is imported again (compactor/pool/import.h); repair then writes views anew that
+ * still led to the old bytes.  Names and sealed overlays are not made up. */
 struct pool_repair_options {
 	bool dry_run;
+	bool read_data; /* all: else damage of data is not looked for */
 	bool assume_idle; /* where there are no leases nobody has a stub open */
 	struct stopper *stopper;
-	int (*tell)(void *ctx, const struct pool_damage *d, bool repaired, struct err *err);
+	int (*tell)(void *ctx, const struct pool_damage *d, bool repaired, struct err *err); /* one of each damage */
 	void (*progress)(void *ctx, const char *stage, uint64_t done, uint64_t total); /* may be NULL */
 	void *ctx;
 };

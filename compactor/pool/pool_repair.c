@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "compactor/pool/clusters.h"
+#include "compactor/pool/heal.h"
 #include "compactor/pool/import.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/pool_check.h"
@@ -16,8 +17,9 @@
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
-/* How it works: from the bottom up, as each is made from what lies below it: trees, from views whose tables are good; slots and
- * tables, from trees; stubs, from slots.  What takes long, and that nothing needs to be read, comes last: the index.
+/* How it works: from the bottom up, as each is made from what lies below it: trees, from views whose tables are good; data, from
+ * whatever has it; slots and tables, from trees; stubs, from slots.  Behind that the file of nodes loses what is none, and the
+ * index, which takes long, and which nothing needs to be read, comes last.
  *
  * A view that is written anew takes a new slot, and its stub takes the place of the old one, which goes to quarantine/.  Guests may
  * have that open, and the old tables with it: so the old slot stays until a collection finds that nobody has.  Of a slot whose
@@ -38,12 +40,12 @@ struct repairing {
 	struct pool *p;
 	const struct pool_repair_options *o;
 	uint64_t repaired, left;
+	bool nodes_left; /* some of the damage is of nodes */
 	VEC(struct whole_view) views; /* of each id the last one */
 	VEC(struct bad_slot) slots;
 	VEC(struct view) lost; /* that names want, and that no slot has: id, root, disk_size */
 	VEC(struct view) roots; /* of names: root, disk_size */
 	bool wait;	       /* a stub is open whose view is in none of the slots that are whole */
-	uint8_t *buf;
 };
 
 static int no_memory(struct err *err)
@@ -68,6 +70,7 @@ static int tell(struct repairing *r, enum pool_part part, const char *what, cons
 	else
 		err_set(&d.what, why->kind, "%s: %s", what, why->text);
 	*(d.repairable ? &r->repaired : &r->left) += 1;
+	r->nodes_left |= part == POOL_NODE && !d.repairable;
 	return r->o->tell ? r->o->tell(r->o->ctx, &d, d.repairable, err) : 0;
 }
 
@@ -215,67 +218,35 @@ static int look_for_strangers(void *ctx, const char *name, struct err *err)
 /* ---- trees ---- */
 
 struct rebuilding {
-	struct repairing *r;
+	struct nodes *nodes;
 	struct tree_maker *maker;
-	struct digest_tree tree;
-	uint64_t nr; /* segments of the disk */
 };
 
-static int take_map(void *ctx, uint64_t segment, struct leaf *map, struct err *err)
+static int take_map(void *ctx, uint64_t segment, struct leaf *map, const void *bytes, struct err *err)
 {
 	struct rebuilding *b = ctx;
-	struct nodes *n = b->r->p->nodes;
 	struct leaf is;
 
-	if (b->r->o->stopper && stopper_says(b->r->o->stopper))
-		return err_set(err, ERR_CANCELED, "stopped");
-	if (segment >= b->nr)
-		return err_set(err, ERR_FORMAT, "its tables map what is behind the end of the disk");
-	if (tree_read_leaf(b->r->p->clusters, map, b->r->buf, err) < 0)
-		return -1;
-	digest_bytes(b->r->buf, SEGMENT_SIZE, map->digest);
-	if (!b->maker) {
-		digest_tree_add(&b->tree, segment, map->digest);
-		return 0;
-	}
-	map->hint = import_hint(b->r->buf);
-	if (nodes_get_leaf(n, map->digest, map->unit_bits, &is, NULL) < 0 && nodes_replace_leaf(n, map, err) < 0)
+	map->hint = import_hint(bytes);
+	if (nodes_get_leaf(b->nodes, map->digest, map->unit_bits, &is, NULL) < 0 && nodes_replace_leaf(b->nodes, map, err) < 0)
 		return -1;
 	return tree_maker_add(b->maker, segment, map->digest, err);
 }
 
-/* The tree that the view's tables and data give, without a maker only its root: 0 if that is the right one. */
-static int go_through(struct repairing *r, const struct view *v, struct tree_maker *maker, struct err *err)
-{
-	CLEANUP(free) struct rebuilding *b = calloc(1, sizeof(*b));
-	uint8_t root[DIGEST_SIZE];
-
-	if (!b)
-		return no_memory(err);
-	*b = (struct rebuilding){ .r = r, .maker = maker, .nr = div_up(v->disk_size, SEGMENT_SIZE) };
-	digest_tree_begin(&b->tree, v->disk_size);
-	if (view_each_map(r->p, v, take_map, b, err) < 0)
-		return -1;
-	if (!maker)
-		digest_tree_end(&b->tree, root);
-	else if (tree_maker_end(maker, root, err) < 0)
-		return -1;
-	return memcmp(root, v->root, DIGEST_SIZE) == 0 ? 0 : err_set(err, ERR_FORMAT, "its view leads to other data");
-}
-
-/* It is proven before anything is written. */
+/* From what its tables lead to, which is proven before anything is written. */
 static int rebuild(struct repairing *r, const struct view *v, struct err *err)
 {
 	CLEANUP(tree_maker_free) struct tree_maker *maker = NULL;
+	uint8_t root[DIGEST_SIZE];
 
-	if (go_through(r, v, NULL, err) < 0)
+	if (view_read(r->p, v, r->o->stopper, NULL, NULL, err) < 0)
 		return -1;
 	if (r->o->dry_run)
 		return 0;
 	maker = tree_maker_new(r->p->nodes, v->disk_size, err);
-	if (!maker || go_through(r, v, maker, err) < 0 || pool_sync(r->p, err) < 0)
+	if (!maker || view_read(r->p, v, r->o->stopper, take_map, &(struct rebuilding){ r->p->nodes, maker }, err) < 0)
 		return -1;
-	return 0;
+	return tree_maker_end(maker, root, err) < 0 ? -1 : pool_sync(r->p, err);
 }
 
 /* Every node and leaf is there.  What its data is does not matter here. */
@@ -336,6 +307,78 @@ static int tell_lost_trees(struct repairing *r, struct err *err)
 			return -1;
 	}
 	return 0;
+}
+
+/* ---- data, and what can only be told ---- */
+
+struct looking {
+	struct repairing *r;
+	struct heal *heal;
+};
+
+static int take_damage(void *ctx, const struct pool_damage *d, struct err *err)
+{
+	struct looking *l = ctx;
+
+	if (d->part == POOL_DATA)
+		return heal_add(l->heal, d->digest, d->path, d->offset, err);
+	if (d->part != POOL_SEALED_FILE)
+		return 0;
+	l->r->left++;
+	return l->r->o->tell ? l->r->o->tell(l->r->o->ctx, d, false, err) : 0;
+}
+
+static int tell_segment(void *ctx, const uint8_t digest[DIGEST_SIZE], const char *path, uint64_t offset, bool healed,
+			struct err *err)
+{
+	char text[DIGEST_TEXT_ROOM], what[DIGEST_TEXT_ROOM + 64];
+	struct pool_damage d = { .part = POOL_DATA, .offset = offset, .len = path[0] ? SEGMENT_SIZE : 0 };
+	struct repairing *r = ctx;
+
+	snprintf(d.path, sizeof(d.path), "%s", path);
+	snprintf(what, sizeof(what), "segment %s%s", digest_text(digest, text),
+		 healed ? "" : ": the pool has it nowhere else");
+	err_set(&d.what, ERR_IO, "%s", what);
+	*(healed ? &r->repaired : &r->left) += 1;
+	return r->o->tell ? r->o->tell(r->o->ctx, &d, healed, err) : 0;
+}
+
+static int heal(struct repairing *r, struct heal *h, struct err *err)
+{
+	struct err why = ERR_INIT;
+
+	if (heal_begin(h, &why) < 0) {
+		if (why.kind == ERR_FULL)
+			return tell(r, POOL_DATA, "damaged data is not stored again", &why, err);
+		return err_set(err, why.kind, "%s", why.text);
+	}
+	if (heal_from_maps(h, err) < 0)
+		return -1;
+	for (size_t i = 0; i < r->views.nr; i++)
+		if (heal_from_view(h, &r->views.items[i].view, err) < 0)
+			return -1;
+	return heal_from_moved(h, err) < 0 || heal_end(h, err) < 0 ? -1 : heal_each(h, tell_segment, r, err);
+}
+
+static void take_progress(void *ctx, const char *stage, uint64_t done, uint64_t total)
+{
+	const struct looking *l = ctx;
+
+	if (l->r->o->progress)
+		l->r->o->progress(l->r->o->ctx, stage, done, total);
+}
+
+static int repair_data(struct repairing *r, struct err *err)
+{
+	CLEANUP(heal_free) struct heal *h = heal_new(r->p, r->o->dry_run, r->o->stopper, err);
+	struct looking looking = { r, h };
+	const struct pool_check_options o = {
+		.read_data = r->o->read_data, .percent = 100, .stopper = r->o->stopper, .damage = take_damage,
+		.progress = take_progress, .ctx = &looking,
+	};
+	struct pool_checked checked;
+
+	return !h || pool_check(r->p, &o, &checked, err) < 0 ? -1 : heal(r, h, err);
 }
 
 /* ---- views ---- */
@@ -428,6 +471,45 @@ static int repair_views(struct repairing *r, struct err *err)
 	return 0;
 }
 
+/* ---- the file of nodes ---- */
+
+static int count_record(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err)
+{
+	uint64_t *nr = ctx;
+
+	(void)offset;
+	(void)leaf;
+	(void)inner;
+	(void)err;
+	++*nr;
+	return 0;
+}
+
+static bool keep_record(void *ctx, uint64_t offset)
+{
+	(void)ctx;
+	(void)offset;
+	return true;
+}
+
+/* What is no record goes, unless a node is missing that somebody may know how to read from there. */
+static int repair_nodes(struct repairing *r, struct err *err)
+{
+	char what[96];
+	struct err why = ERR_INIT;
+	uint64_t nr = 0;
+
+	if (nodes_each(r->p->nodes, count_record, &nr, err) < 0)
+		return -1;
+	if (!nodes_damaged(r->p->nodes) || r->nodes_left)
+		return 0;
+	snprintf(what, sizeof(what), "%llu places in the file of nodes are damaged",
+		 (unsigned long long)nodes_damaged(r->p->nodes));
+	if (!r->o->dry_run && pool_sync(r->p, &why) == 0)
+		nodes_keep(r->p->nodes, r->p->dirs[POOL_TREES], keep_record, NULL, nr, &why);
+	return tell(r, POOL_NODE, what, &why, err);
+}
+
 /* ---- the index ---- */
 
 static int repair_index(struct repairing *r, struct err *err)
@@ -451,26 +533,25 @@ static int repair(struct repairing *r, struct err *err)
 {
 	if (clusters_each_slot(r->p->clusters, take_slot, r, err) < 0 ||
 	    names_each_or(r->p, take_name, bad_name, r, err) < 0 || repair_trees(r, err) < 0 || tell_lost_trees(r, err) < 0 ||
-	    repair_views(r, err) < 0)
+	    repair_data(r, err) < 0 || repair_views(r, err) < 0)
 		return -1;
-	if (!r->o->dry_run && pool_sync(r->p, err) < 0)
+	if ((!r->o->dry_run && pool_sync(r->p, err) < 0) || repair_nodes(r, err) < 0)
 		return -1;
 	return repair_index(r, err);
 }
 
 int pool_repair(struct pool *p, const struct pool_repair_options *o, uint64_t *ret_repaired, uint64_t *ret_left, struct err *err)
 {
-	struct repairing r = { .p = p, .o = o, .buf = malloc(SEGMENT_SIZE) };
+	struct repairing r = { .p = p, .o = o };
 	int rc;
 
 	p->restless |= !o->dry_run;
-	rc = !r.buf ? no_memory(err) : digest_prepare(err) < 0 ? -1 : repair(&r, err);
+	rc = digest_prepare(err) < 0 ? -1 : repair(&r, err);
 	*ret_repaired = r.repaired;
 	*ret_left = r.left;
 	vec_release(&r.views);
 	vec_release(&r.slots);
 	vec_release(&r.lost);
 	vec_release(&r.roots);
-	free(r.buf);
 	return rc < 0 ? err_add(err, "pool '%s'", p->path) : 0;
 }

@@ -53,6 +53,12 @@ int view_each_table(struct pool *p, const struct view *v, int (*call)(void *ctx,
 int view_each_map(struct pool *p, const struct view *v, int (*call)(void *ctx, uint64_t segment, struct leaf *map, struct err *err),
 		  void *ctx, struct err *err);
 
+/* Reads all that its tables lead to, as QEMU does, and proves it: 0, ERR_FORMAT when the bytes are not those of its root.  On the
+ * way `call` (may be NULL) gets each segment's map, with its digest, and its bytes.  The stopper may be NULL. */
+int view_read(struct pool *p, const struct view *v, struct stopper *stopper,
+	      int (*call)(void *ctx, uint64_t segment, struct leaf *map, const void *bytes, struct err *err), void *ctx,
+	      struct err *err);
+
 /* Compares the tables with the tree's maps: 0, or ERR_FORMAT saying where they differ.  In a pool of several cluster files a map
  * may lead elsewhere by now: then what the view has instead is read and proven; or it only lies where it may. */
 int view_check(struct pool *p, const struct view *v, struct err *err);

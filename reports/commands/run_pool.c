@@ -31,7 +31,7 @@ static const char pool_help[] =
 	"  --dry-run             collect, repair: only say what would be done\n"
 	"  --drop-missing        collect: forget members whose image is not there any more\n"
 	"  --evacuate PERCENT    collect: empty cluster files of which at most so much is in use (25; 0: none)\n"
-	"  --read-data[=SHARE%]  check: read and prove all data, too, or another share each time\n"
+	"  --read-data[=SHARE%]  check, repair: read and prove all data, too (check: or a share of it)\n"
 	"  --immutable WHEN      repair: its files are immutable from now on: auto, never, always\n"
 	"  --pool DIR            where the pool is, whatever it is called\n"
 	"  --wait TIME           how long to wait while another dedupscan changes the pool (10s)\n"
@@ -254,13 +254,15 @@ static int tell_repaired(void *ctx, const struct pool_damage *d, bool repaired, 
 static int act_repair(struct pool_job *j, struct pool *p, struct err *err)
 {
 	struct pool_repair_options o = {
-		.dry_run = j->dry_run, .stopper = &term_stopper, .tell = tell_repaired, .progress = term_stage, .ctx = j,
+		.dry_run = j->dry_run, .read_data = j->read_data, .stopper = &term_stopper, .tell = tell_repaired, .progress = term_stage, .ctx = j,
 	};
 	char old[PATH_MAX], path[4 * PATH_MAX];
 	uint64_t repaired = 0, left = 0;
 	struct err why = ERR_INIT;
 	int rc;
 
+	if (j->read_data && j->percent < 100)
+		return err_set(err, ERR_USAGE, "repair reads all data, or none: --read-data");
 	if (j->tell_immutable && !j->dry_run && immutable_tell(p, j->immutable, err) < 0)
 		return -1;
 	rc = repoint_old_path(p, old, &why);
@@ -269,8 +271,8 @@ static int act_repair(struct pool_job *j, struct pool *p, struct err *err)
 	if (pool_repair(p, &o, &repaired, &left, err) < 0)
 		return -1;
 	term_clear();
-	printf("%llu damages %s, %llu left\n", (unsigned long long)repaired, j->dry_run ? "could be repaired" : "repaired",
-	       (unsigned long long)left);
+	printf("%llu damages %s, %llu left%s\n", (unsigned long long)repaired, j->dry_run ? "could be repaired" : "repaired",
+	       (unsigned long long)left, j->read_data ? "" : "; the data was not read (--read-data)");
 	if (rc > 0)
 		printf("the pool was at '%s'; images that name it there are not changed by this, but by dedupscan repoint\n",
 		       term_safe(old, path, sizeof(path)));

@@ -240,6 +240,7 @@ rm "$STORE/b.qcow2"
 assert_eq "b.qcow2 (gone) b.qcow2@v1" "$(rows "$STORE/b.qcow2" | tail -n +2 | xargs)" "of an image that is gone"
 says 0 "" clone "$STORE/b.qcow2@v1" "$STORE/b2.qcow2"
 same "$STORE/b2.qcow2" "$TMP/b.raw" raw
+assert_eq 644 "$(stat -c %a "$STORE/b2.qcow2")" "mode of a clone whose image is gone, and everybody can read the pool"
 beside=$(with_lock F_RDLCK pool collect --wait 0 --dry-run "$STORE") || fail "a dry run beside somebody who reads"
 assert_has "$beside" "^a collection would free"
 run 0 pool collect --dry-run --drop-missing "$STORE"
@@ -318,7 +319,7 @@ run 0 pool check "$STORE"
 assert_has "$output" ", 0 segments looked at, 0 B of data read: 0 damages$"
 run 0 pool check --read-data --pool "$POOL"
 assert_has "$output" ", [1-9] segments looked at, .* MiB of data read: 0 damages$"
-says 0 "0 damages repaired, 0 left" pool repair "$STORE"
+says 0 "0 damages repaired, 0 left; the data was not read (--read-data)" pool repair "$STORE"
 
 stub=$(qemu-img info --output=json "$STORE/c.qcow2" | grep -o '[0-9a-f-]*\.qcow2' | grep -xE '[0-9a-f-]{36}\.qcow2' | head -1)
 lift "$POOL/views/$stub"
@@ -328,10 +329,10 @@ run 1 pool check "$STORE"
 assert_has "$output" "^stub: stub '$stub': it is damaged, .*; hits 'S/.*; repair can rebuild it$"
 run 0 pool repair --dry-run "$STORE"
 assert_has "$output" "can be repaired$"
-assert_has "$output" "^1 damages could be repaired, 0 left$"
+assert_has "$output" "^1 damages could be repaired, 0 left;"
 run 1 pool check "$STORE"
 run 0 pool repair "$STORE"
-assert_has "$output" "^1 damages repaired, 0 left$"
+assert_has "$output" "^1 damages repaired, 0 left;"
 run 0 pool check --read-data "$STORE"
 same "$STORE/c.qcow2" "$TMP/a.raw" raw
 
@@ -342,7 +343,7 @@ printf x | dd of="$file" bs=1 seek=$((65536 + 1000)) conv=notrunc status=none
 run 1 pool check "$STORE"
 assert_has "$output" "slot 1.*repair can rebuild it$"
 run 0 pool repair "$STORE"
-assert_has "$output" " damages repaired, 0 left$"
+assert_has "$output" " damages repaired, 0 left;"
 run 0 pool check --read-data "$STORE"
 same "$STORE/c.qcow2" "$TMP/a.raw" raw
 run 0 pool collect "$STORE"
@@ -378,7 +379,7 @@ run 1 verify --pool "$STORE"
 assert_has "$output" "^index: keys of blocks are missing, .*; repair can rebuild it$"
 run 0 pool repair "$STORE"
 assert_has "$output" "^index: keys of blocks are missing"
-assert_has "$output" "^1 damages repaired, 0 left$"
+assert_has "$output" "^1 damages repaired, 0 left;"
 says 0 "$whole" verify --pool --read-data "$STORE"
 
 # a name that is damaged: what can be told is told, and nothing is removed

@@ -15,6 +15,7 @@ compact()
 }
 
 random_file "$TMP/golden.raw" 16M
+cp "$TMP/golden.raw" "$TMP/first.raw"
 for name in a b; do
 	qemu-img convert -f raw -O qcow2 "$TMP/golden.raw" "$STORE/$name.qcow2"
 done
@@ -69,3 +70,32 @@ cmp "$TMP/golden.raw" "$TMP/v1.raw"
 capture "$DEDUPSCAN" expand --keep-originals 0 "$STORE/a.qcow2"
 assert_status 0
 qemu-img compare -q -f raw -F qcow2 "$TMP/golden.raw" "$STORE/a.qcow2"
+
+# The pool has it nowhere else.  An image that has the same data heals it, for all that stand on it or have a part of it.
+damage $((5 << 20))
+for options in --dry-run ""; do
+	# shellcheck disable=SC2086 # there may be none
+	capture "$DEDUPSCAN" pool repair --read-data $options "$STORE"
+	assert_status 1
+	assert_has "$output" ", 2 left"
+	assert_has "$output" "the pool has it nowhere else; hits '$STORE/b.qcow2' at 4194304, 2097152 bytes"
+	assert_has "$output" "the pool has it nowhere else; hits 'v1' at 4194304"
+done
+rm "$STORE/a.qcow2"
+qemu-img convert -f raw -O qcow2 "$TMP/first.raw" "$STORE/c.qcow2"
+compact
+assert_status 0
+assert_has_not "$output" "differs"
+capture "$DEDUPSCAN" pool repair --read-data "$STORE" # the version has the cluster, too, in another segment
+assert_status 0
+assert_has "$output" "hits 'v1' at 4194304"
+assert_has "$output" "tables of a view: "
+assert_has "$output" "3 damages repaired, 0 left" # with two views that led there
+capture "$DEDUPSCAN" pool check --read-data "$STORE"
+assert_status 0
+capture "$DEDUPSCAN" restore "$STORE/a.qcow2@v1" "$TMP/again.raw"
+assert_status 0
+cmp "$TMP/golden.raw" "$TMP/again.raw"
+qemu-img compare -q -f raw -F qcow2 "$TMP/first.raw" "$STORE/c.qcow2"
+capture "$DEDUPSCAN" expand --keep-originals 0 "$STORE/b.qcow2"
+assert_status 0

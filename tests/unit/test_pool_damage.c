@@ -684,11 +684,52 @@ static void what_cannot_be_repaired_is_said(void **unused)
 	assert_true(left > 0);
 	expect_disk(&a);
 	assert_int_equal(compare_disk(&b, false, &err), -1);
-	import(&b); /* it comes again */
-	assert_int_equal(repair_with(false, &left), 0);
+	import(&b); /* it comes again; the place that is damaged goes */
+	assert_int_equal(repair_with(false, &left), 1);
 	assert_int_equal(left, 0);
 	collect();
 	again();
+	expect_clean();
+}
+
+/* Nothing is right that is not: a lost sealed overlay, and places in the file of nodes that are none. */
+static void what_is_left_is_counted(void **unused)
+{
+	struct name n = { .kind = NAME_VERSION, .label = "sealed", .made = 1 };
+	struct name_disk *d = calloc(1, sizeof(*d));
+	uint64_t left, at;
+	int fd;
+
+	(void)unused;
+	make_it();
+	d->size = a.size;
+	strcpy(d->path, "/images/a");
+	memset(d->sealed, 7, POOL_ID_SIZE);
+	assert_int_equal(vec_push(&n.disks, *d), 0);
+	assert_int_equal(names_publish(pool, &n, true, NULL), 0);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(repair_with(i == 0, &left), 0);
+		assert_int_equal(left, 1);
+	}
+	forget(n.number);
+	name_release(&n);
+	free(d);
+	fd = open_by_hand(POOL_NODE);
+	at = round_up(size_of_file(fd), BLOCK_SIZE);
+	assert_int_equal(pwrite(fd, "none", 4, (off_t)at), 4);
+	close(fd);
+	again();
+	b.pieces[1].number++; /* what lies behind it is whole */
+	import(&b);
+	b.pieces[1].number--;
+	import(&b);
+	again();
+	assert_int_equal(repair_with(true, &left), 1);
+	assert_int_equal(repair_with(false, &left), 1);
+	assert_int_equal(left, 0);
+	assert_int_equal(repair_with(false, &left), 0);
+	close_pool();
+	open_pool_for(false);
 	expect_clean();
 }
 
@@ -790,6 +831,7 @@ int main(void)
 		pool_test(what_is_damaged_is_made_again),
 		pool_test(nodes_are_made_again),
 		pool_test(what_cannot_be_repaired_is_said),
+		pool_test(what_is_left_is_counted),
 		pool_test(tables_that_say_too_much_are_refused),
 		pool_test(repair_waits_for_guests),
 		pool_test(data_heal_when_an_image_has_them),

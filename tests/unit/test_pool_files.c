@@ -416,6 +416,114 @@ static void repair_writes_such_a_view_where_the_tree_leads(void **state)
 	expect_whole();
 }
 
+/* ---- healing ---- */
+
+static uint64_t repair_data(bool dry_run, uint64_t *ret_left)
+{
+	const struct pool_repair_options o = { .read_data = true, .dry_run = dry_run };
+	struct err err = ERR_INIT;
+	uint64_t repaired;
+
+	if (pool_repair(pool, &o, &repaired, ret_left, &err) < 0)
+		fail_msg("%s", err.text);
+	return repaired;
+}
+
+/* A segment: said, done, and not found again.  Views that led to its damage are written anew, too. */
+static void expect_healed(uint64_t nr_views)
+{
+	uint64_t left;
+
+	again();
+	assert_int_equal(repair_data(true, &left), 1);
+	assert_int_equal(left, 0);
+	assert_int_equal(repair_data(false, &left), 1 + nr_views);
+	assert_int_equal(left, 0);
+	again();
+	assert_int_equal(repair_data(false, &left), 0);
+	assert_int_equal(left, 0);
+	expect_whole();
+}
+
+/* The newer copy of a segment hides the older one, which is whole. */
+static void damage_heals_from_an_older_copy(void **state)
+{
+	struct view v, w;
+
+	(void)state;
+	import(&first);
+	v = view_of(&first);
+	member_of("a", &first, &v);
+	begin_file();
+	w = view_of(&first);
+	member_of("b", &first, &w);
+	damage(1, POOL_DATA_BEGIN + 5000);
+	again();
+	assert_int_equal(compare_disk(&first, false, NULL), -1);
+	expect_healed(1);
+	expect_disk(&first);
+	expect_view(&v);
+	assert_int_equal(view_find(pool, w.id, &w, NULL), 1);
+	expect_view(&w);
+}
+
+/* The file of nodes has no map of the older copy any more. */
+static void damage_heals_from_what_a_view_leads_to(void **state)
+{
+	struct view v, w;
+
+	(void)state;
+	import(&first);
+	v = view_of(&first);
+	member_of("a", &first, &v);
+	begin_file();
+	w = view_of(&first);
+	member_of("b", &first, &w);
+	import(&large);
+	collect(0); /* which keeps the newer ones only, as of large none is needed */
+	collect(0);
+	damage(1, POOL_DATA_BEGIN + 5000);
+	again();
+	assert_int_equal(compare_disk(&first, false, NULL), -1);
+	expect_healed(1);
+	expect_disk(&first);
+	expect_view(&v);
+}
+
+static void damage_heals_from_clusters_of_another_size(void **state)
+{
+	struct import_stats stats;
+
+	(void)state;
+	import(&first);
+	version_of("a", &first);
+	assert_int_equal(import_as(&first, 16, &stats, NULL), 0);
+	assert_true(stats.stored > 0);
+	damage(0, POOL_DATA_BEGIN + 5000);
+	expect_healed(0);
+	expect_disk(&first);
+}
+
+static void what_the_pool_has_nowhere_else_is_left(void **state)
+{
+	uint64_t left;
+
+	(void)state;
+	import(&first);
+	version_of("a", &first);
+	version_of("b", &first);
+	damage(0, POOL_DATA_BEGIN + 5000);
+	again();
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(repair_data(i == 0, &left), 0);
+		assert_int_equal(left, 1);
+	}
+	import(&first);
+	assert_int_equal(repair_data(false, &left), 0);
+	assert_int_equal(left, 0);
+	expect_whole();
+}
+
 static void a_file_that_is_missing_is_told_and_stops_a_collection(void **state)
 {
 	struct err err = ERR_INIT;
@@ -1233,6 +1341,10 @@ int main(void)
 		pool_test(space_is_asked_for_all_that_has_to_be_stored),
 		pool_test(damage_is_found_where_only_a_view_leads),
 		pool_test(repair_writes_such_a_view_where_the_tree_leads),
+		pool_test(damage_heals_from_an_older_copy),
+		pool_test(damage_heals_from_what_a_view_leads_to),
+		pool_test(damage_heals_from_clusters_of_another_size),
+		pool_test(what_the_pool_has_nowhere_else_is_left),
 		pool_test(a_file_that_is_missing_is_told_and_stops_a_collection),
 		pool_test(keys_that_are_lost_are_those_of_the_file_that_grows),
 		pool_test(a_file_of_which_little_lives_is_evacuated_and_goes),

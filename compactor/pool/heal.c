@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compactor/pool/heal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "compactor/pool/clusters.h"
+#include "compactor/pool/gather.h"
+#include "compactor/pool/growth.h"
+#include "compactor/pool/import.h"
+#include "compactor/pool/tree.h"
+#include "scanner/base/schedule.h"
+#include "scanner/base/vec.h"
+#include "scanner/index/judymap.h"
+
+struct hurt {
+	uint8_t digest[DIGEST_SIZE];
+	char *path; /* of an image or a label, "" = nobody's */
+	uint64_t offset;
+	bool found;
+};
+
+struct heal {
+	struct pool *p;
+	bool dry_run;
+	struct stopper *stopper;
+	VEC(struct hurt) list;
+	bool sorted;
+	size_t nr_found;
+	struct import *imports[POOL_UNIT_BITS_MAX + 1]; /* by unit, as they are needed */
+	uint8_t *bytes, *other; /* segments */
+	struct judymap moved; /* where clusters that damaged segments have are stored again, 0 = not known */
+	struct leaf leaf, newer;
+};
+
+struct heal *heal_new(struct pool *p, bool dry_run, struct stopper *stopper, struct err *err)
+{
+	CLEANUP(heal_free) struct heal *h = calloc(1, sizeof(*h));
+
+	if (!h || !(h->bytes = malloc(SEGMENT_SIZE)) || !(h->other = malloc(SEGMENT_SIZE)))
+		return err_null(err, ERR_MEMORY, "no memory to heal a pool");
+	h->p = p;
+	h->dry_run = dry_run;
+	h->stopper = stopper;
+	return STEAL(h);
+}
+
+void heal_free(struct heal *h)
+{
+	if (!h)
+		return;
+	for (unsigned bits = POOL_UNIT_BITS_MIN; bits <= POOL_UNIT_BITS_MAX; bits++)
+		import_free(h->imports[bits]);
+	for (size_t i = 0; i < h->list.nr; i++)
+		free(h->list.items[i].path);
+	vec_release(&h->list);
+	judymap_release(&h->moved);
+	free(h->bytes);
+	free(h->other);
+	free(h);
+}
+
+/* ---- which ---- */
+
+static int compare(const void *a, const void *b)
+{
+	return memcmp(((const struct hurt *)a)->digest, ((const struct hurt *)b)->digest, DIGEST_SIZE);
+}
+
+static struct hurt *find(struct heal *h, const uint8_t digest[DIGEST_SIZE])
+{
+	struct hurt key;
+
+	if (!h->sorted)
+		qsort(h->list.items, h->list.nr, sizeof(key), compare);
+	h->sorted = true;
+	memcpy(key.digest, digest, DIGEST_SIZE);
+	return h->list.nr ? bsearch(&key, h->list.items, h->list.nr, sizeof(key), compare) : NULL;
+}
+
+int heal_add(struct heal *h, const uint8_t digest[DIGEST_SIZE], const char *path, uint64_t offset, struct err *err)
+{
+	struct hurt x = { .offset = offset };
+
+	if (find(h, digest))
+		return 0;
+	memcpy(x.digest, digest, DIGEST_SIZE);
+	x.path = strdup(path);
+	if (!x.path || vec_push(&h->list, x) < 0) {
+		free(x.path);
+		return err_set(err, ERR_MEMORY, "no memory to heal a pool");
+	}
+	h->sorted = false;
+	return 0;
+}
+
+/* One of which nothing was found yet. */
+static struct hurt *find_hurt(struct heal *h, const uint8_t digest[DIGEST_SIZE])
+{
+	struct hurt *x = find(h, digest);
+
+	return x && !x->found ? x : NULL;
+}
+
+/* ---- healing ---- */
+
+static bool gives(struct heal *h, const struct leaf *map, const uint8_t digest[DIGEST_SIZE], uint8_t *bytes)
+{
+	uint8_t is[DIGEST_SIZE];
+
+	if (tree_read_leaf(h->p->clusters, map, bytes, NULL) < 0)
+		return false;
+	digest_bytes(bytes, SEGMENT_SIZE, is);
+	return memcmp(is, digest, DIGEST_SIZE) == 0;
+}
+
+static struct import *import_of(struct heal *h, unsigned unit_bits, struct err *err)
+{
+	const struct import_options o = { .unit_bits = unit_bits, .min_run = GATHER_MIN_RUN };
+
+	if (!h->imports[unit_bits])
+		h->imports[unit_bits] = import_new_moving(h->p, &o, err);
+	return h->imports[unit_bits];
+}
+
+/* Stores the bytes again for each map that does not give them. */
+static int heal(struct heal *h, struct hurt *x, struct err *err)
+{
+	x->found = true;
+	h->nr_found++;
+	for (unsigned bits = POOL_UNIT_BITS_MIN; !h->dry_run && bits <= POOL_UNIT_BITS_MAX; bits += 2) {
+		struct import *i;
+
+		if (nodes_get_leaf(h->p->nodes, x->digest, bits, &h->leaf, NULL) < 0 || gives(h, &h->leaf, x->digest, h->other))
+			continue;
+		i = import_of(h, bits, err);
+		if (!i || import_store(i, x->digest, h->bytes, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static int stopped(const struct heal *h, struct err *err)
+{
+	return h->stopper && stopper_says(h->stopper) ? err_set(err, ERR_CANCELED, "stopped; run it again to go on") : 0;
+}
+
+static int try_map(struct heal *h, const struct leaf *map, const uint8_t digest[DIGEST_SIZE], struct err *err)
+{
+	struct hurt *x = find_hurt(h, digest);
+
+	if (stopped(h, err) < 0)
+		return -1;
+	return x && gives(h, map, digest, h->bytes) ? heal(h, x, err) : 0;
+}
+
+int heal_begin(struct heal *h, struct err *err)
+{
+	uint64_t bytes = h->list.nr * SEGMENT_SIZE;
+
+	if (h->dry_run || !bytes)
+		return 0;
+	return growth_check_space(h->p, bytes, err) < 0 ? -1 : growth_for_view(h->p, bytes, 0, err);
+}
+
+/* ---- sources ---- */
+
+static bool all_found(const struct heal *h)
+{
+	return h->nr_found == h->list.nr;
+}
+
+static int take_record(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err)
+{
+	struct heal *h = ctx;
+
+	(void)offset;
+	(void)inner;
+	return leaf && !all_found(h) ? try_map(h, leaf, leaf->digest, err) : 0;
+}
+
+int heal_from_maps(struct heal *h, struct err *err)
+{
+	return all_found(h) ? 0 : nodes_each(h->p->nodes, take_record, h, err);
+}
+
+struct view_walk {
+	struct heal *h;
+	struct tree_walk *tree;
+};
+
+static int take_map(void *ctx, uint64_t segment, struct leaf *map, struct err *err)
+{
+	struct view_walk *w = ctx;
+	uint8_t digest[DIGEST_SIZE];
+	uint64_t at;
+
+	return tree_walk_next(w->tree, segment, &at, digest, NULL) > 0 && at == segment ? try_map(w->h, map, digest, err) : 0;
+}
+
+/* What cannot be read of it is no help. */
+int heal_from_view(struct heal *h, const struct view *v, struct err *err)
+{
+	CLEANUP(tree_walk_free) struct tree_walk *tree = NULL;
+	struct err why = ERR_INIT;
+
+	if (all_found(h))
+		return 0;
+	tree = tree_walk_new(h->p->nodes, v->root, v->disk_size, err);
+	if (!tree)
+		return -1;
+	if (view_each_map(h->p, v, take_map, &(struct view_walk){ h, tree }, &why) == 0 || why.kind == ERR_FORMAT)
+		return 0;
+	return err_set(err, why.kind, "%s", why.text);
+}
+
+/* ---- clusters that were stored again ---- */
+
+/* A segment that healed has an old map and a new one: so it is known where its clusters are stored now, and others had them, too. */
+
+static uint64_t place_of(const struct leaf *leaf, uint32_t unit)
+{
+	for (unsigned i = 0; i < leaf->nr_runs; i++)
+		if (unit - leaf->runs[i].first < leaf->runs[i].nr)
+			return leaf->runs[i].place + (unit - leaf->runs[i].first);
+	return 0;
+}
+
+/* Places are multiples of 4 KiB. */
+static uint64_t key_of(const struct leaf *leaf, uint64_t place)
+{
+	return place << leaf->unit_bits | (leaf->unit_bits - POOL_UNIT_BITS_MIN);
+}
+
+static int want_clusters(struct heal *h, const struct leaf *leaf, struct err *err)
+{
+	for (unsigned i = 0; i < leaf->nr_runs; i++)
+		for (uint32_t n = 0; n < leaf->runs[i].nr; n++)
+			if (!judymap_put(&h->moved, key_of(leaf, leaf->runs[i].place + n)))
+				return err_set(err, ERR_MEMORY, "no memory to heal a pool");
+	return 0;
+}
+
+static int take_moved(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err)
+{
+	struct heal *h = ctx;
+	uint64_t at;
+
+	(void)inner;
+	if (!leaf || nodes_locate(h->p->nodes, leaf->digest, 0, leaf->unit_bits, &at, NULL) <= 0 || at == offset ||
+	    nodes_get_leaf(h->p->nodes, leaf->digest, leaf->unit_bits, &h->newer, NULL) < 0)
+		return stopped(h, err);
+	for (unsigned i = 0; i < leaf->nr_runs; i++) {
+		for (uint32_t n = 0; n < leaf->runs[i].nr; n++) {
+			uint64_t place = leaf->runs[i].place + n, now = place_of(&h->newer, leaf->runs[i].first + n);
+			uint64_t *wanted = place != now ? judymap_get(&h->moved, key_of(leaf, place)) : NULL;
+
+			if (wanted)
+				*wanted = now;
+		}
+	}
+	return stopped(h, err);
+}
+
+/* The same map, but for what was stored again. */
+static void follow(struct heal *h, const struct leaf *leaf, struct leaf *ret)
+{
+	*ret = *leaf;
+	ret->nr_runs = 0;
+	for (unsigned i = 0; i < leaf->nr_runs; i++) {
+		for (uint32_t n = 0; n < leaf->runs[i].nr; n++) {
+			uint64_t place = leaf->runs[i].place + n, *now = judymap_get(&h->moved, key_of(leaf, place));
+
+			ret->runs[ret->nr_runs++] = (struct run){ leaf->runs[i].first + n, 1, now && *now ? *now : place };
+		}
+	}
+}
+
+static int each_hurt_map(struct heal *h, int (*call)(struct heal *h, const struct leaf *leaf, struct err *err), struct err *err)
+{
+	for (size_t i = 0; i < h->list.nr; i++)
+		for (unsigned bits = POOL_UNIT_BITS_MIN; bits <= POOL_UNIT_BITS_MAX; bits += 2)
+			if (!h->list.items[i].found &&
+			    nodes_get_leaf(h->p->nodes, h->list.items[i].digest, bits, &h->leaf, NULL) == 0 &&
+			    call(h, &h->leaf, err) < 0)
+				return -1;
+	return 0;
+}
+
+static int try_moved(struct heal *h, const struct leaf *leaf, struct err *err)
+{
+	follow(h, leaf, &h->newer);
+	return try_map(h, &h->newer, leaf->digest, err);
+}
+
+int heal_from_moved(struct heal *h, struct err *err)
+{
+	if (all_found(h))
+		return 0;
+	if (each_hurt_map(h, want_clusters, err) < 0 || nodes_each(h->p->nodes, take_moved, h, err) < 0)
+		return -1;
+	return each_hurt_map(h, try_moved, err);
+}
+
+/* ---- the end ---- */
+
+int heal_end(struct heal *h, struct err *err)
+{
+	struct import_stats stats;
+
+	for (unsigned bits = POOL_UNIT_BITS_MIN; bits <= POOL_UNIT_BITS_MAX; bits += 2)
+		if (h->imports[bits] && import_end_moving(h->imports[bits], &stats, err) < 0)
+			return -1;
+	return 0;
+}
+
+int heal_each(const struct heal *h,
+	      int (*call)(void *ctx, const uint8_t digest[DIGEST_SIZE], const char *path, uint64_t offset, bool healed,
+			  struct err *err),
+	      void *ctx, struct err *err)
+{
+	int rc = 0;
+
+	for (size_t i = 0; rc == 0 && i < h->list.nr; i++) {
+		const struct hurt *x = &h->list.items[i];
+
+		rc = call(ctx, x->digest, x->path, x->offset, x->found, err);
+	}
+	return rc;
+}
