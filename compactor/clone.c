@@ -186,6 +186,22 @@ static int list_clones(struct cloning *c, struct err *err)
 
 /* ---- what they stand on ---- */
 
+/* Of an image that is gone: whoever can read the stub that it stands on can read it, so that its own versions may enter the pool. */
+static void like_the_stub(struct cloning *c)
+{
+	char name[POOL_FILE_NAME_ROOM];
+	struct stat st;
+
+	c->like = (struct stat){ .st_uid = geteuid(), .st_gid = getegid(), .st_mode = 0600 };
+	if (file_ops->fstatat(c->pool->dirs[POOL_VIEWS], pool_id_file_name(c->standing.view, name), &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return;
+	c->like.st_mode |= st.st_mode & 0444;
+	if (!(st.st_mode & S_IROTH)) {
+		c->like.st_uid = st.st_uid;
+		c->like.st_gid = st.st_gid;
+	}
+}
+
 static int stand_on_version(struct cloning *c, struct err *err)
 {
 	CLEANUP(name_release) struct name n = { .number = 0 };
@@ -196,13 +212,15 @@ static int stand_on_version(struct cloning *c, struct err *err)
 	if (rc <= 0)
 		return rc < 0 ? -1 : err_set(err, ERR_USAGE, "there is no version '%s' of '%s'", o->label, o->path);
 	c->overlay = o->overlay;
-	c->like = (struct stat){ .st_uid = geteuid(), .st_gid = getegid(), .st_mode = 0600 };
+	if (layer_stand_on(c->pool, name_find_disk(&n, o->path), &c->standing, err) < 0)
+		return -1;
+	like_the_stub(c);
 	dirfd = member_open_dir(c->pool, o->path, base, NULL);
 	if (dirfd >= 0) { /* the image itself may be gone */
 		file_ops->fstatat(dirfd, base, &c->like, AT_SYMLINK_NOFOLLOW);
 		file_ops->close(dirfd);
 	}
-	return layer_stand_on(c->pool, name_find_disk(&n, o->path), &c->standing, err);
+	return 0;
 }
 
 /* What the image was until now becomes a version without a label. */
