@@ -71,11 +71,13 @@ static struct hurt *find(struct heal *h, const uint8_t digest[DIGEST_SIZE])
 {
 	struct hurt key;
 
+	if (!h->list.nr)
+		return NULL;
 	if (!h->sorted)
 		qsort(h->list.items, h->list.nr, sizeof(key), compare);
 	h->sorted = true;
 	memcpy(key.digest, digest, DIGEST_SIZE);
-	return h->list.nr ? bsearch(&key, h->list.items, h->list.nr, sizeof(key), compare) : NULL;
+	return bsearch(&key, h->list.items, h->list.nr, sizeof(key), compare);
 }
 
 int heal_add(struct heal *h, const uint8_t digest[DIGEST_SIZE], const char *path, uint64_t offset, struct err *err)
