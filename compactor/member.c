@@ -179,7 +179,7 @@ static int check_kind(int dirfd, const char *name, struct err *err)
 	struct stat st;
 
 	if (file_ops->fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return err_errno(err, "cannot look at it");
+		return err_named(err, "cannot look at it");
 	if (!S_ISREG(st.st_mode))
 		return err_set(err, ERR_REFUSED, "not a regular file");
 	if (st.st_nlink != 1)

@@ -49,7 +49,7 @@ static int resolve_told(const char *path, char *ret, struct err *err)
 	name = strrchr(copy, '/');
 	dir = name == copy ? strdup("/") : realpath(name ? (*name = '\0', copy) : ".", NULL);
 	if (!dir)
-		return err_errno(err, "cannot find the directory of the pool '%s'", path);
+		return err_named(err, "cannot find the directory of the pool '%s'", path);
 	name = name ? name + 1 : copy;
 	if (!*name || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
 		return err_set(err, ERR_USAGE, "'%s' cannot be a pool: name a directory of its own", path);

@@ -53,7 +53,7 @@ static int check_free(const struct restoring *r, const char *name, struct err *e
 	struct stat st;
 
 	if (file_ops->fstatat(r->dirfd, name, &st, AT_SYMLINK_NOFOLLOW) == 0)
-		return err_set(err, ERR_REFUSED, "'%s' is there already", name);
+		return err_set(err, ERR_USAGE, "'%s' is there already", name);
 	return errno == ENOENT ? 0 : err_errno(err, "cannot look for '%s'", name);
 }
 

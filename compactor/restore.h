@@ -19,7 +19,7 @@ struct restore_options {
 	void *ctx;
 };
 
-/* Writes the disk that a root stands for to dirfd/name, where nothing may be (ERR_REFUSED), nor where other files of the image are
+/* Writes the disk that a root stands for to dirfd/name, where nothing may be (ERR_USAGE), nor where other files of the image are
  * to be: beside it first, synced, renamed, the image's own file last.  Every byte was proven by its digest before it was written.
  * ERR_BUSY while another process does the same. */
 int restore_disk(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t size, int dirfd, const char *name,

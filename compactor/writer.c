@@ -43,7 +43,7 @@ static const struct writer_format *choose_kind(const struct writer_format *forma
 	for (const struct writer_format *const *f = writer_formats; *f; f++)
 		if (strcmp((*f)->name, format->name) == 0 && (*f)->kind && strcmp((*f)->kind, kind) == 0)
 			return *f;
-	return err_null(err, ERR_UNSUPPORTED, "%s images of kind '%s' are not written", format->name, kind);
+	return err_null(err, ERR_USAGE, "%s images of kind '%s' are not written", format->name, kind);
 }
 
 static int choose_cluster_size(struct writer *w, uint64_t size, struct err *err)
@@ -51,10 +51,10 @@ static int choose_cluster_size(struct writer *w, uint64_t size, struct err *err)
 	const struct writer_format *f = w->format;
 
 	if (size && !f->cluster_max)
-		return err_set(err, ERR_UNSUPPORTED, "%s images%s%s have no clusters or blocks", f->name,
+		return err_set(err, ERR_USAGE, "%s images%s%s have no clusters or blocks", f->name,
 			       f->kind ? " of kind " : "", f->kind ? f->kind : "");
 	if (size && (!is_pow2(size) || size < f->cluster_min || size > f->cluster_max))
-		return err_set(err, ERR_UNSUPPORTED,
+		return err_set(err, ERR_USAGE,
 			       "%llu bytes are no cluster or block of such a %s image: a power of two from %llu to %llu is",
 			       (unsigned long long)size, f->name, (unsigned long long)f->cluster_min,
 			       (unsigned long long)f->cluster_max);

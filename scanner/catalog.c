@@ -171,10 +171,12 @@ struct catalog *catalog_open(const char *dir, bool create, struct err *err)
 	c->dirfd = file_open(AT_FDCWD, dir, O_RDONLY | O_DIRECTORY, 0, err);
 	if (c->dirfd < 0) {
 		err_add(err, "no catalog in '%s'", dir);
+		if (!create && err && err->errnum == ENOENT)
+			err->kind = ERR_USAGE;
 		return NULL;
 	}
 	if (!create && faccessat(c->dirfd, "catalog.db", F_OK, 0) < 0) {
-		err_errno(err, "no catalog in '%s'", dir);
+		err_named(err, "no catalog in '%s'", dir);
 		return NULL;
 	}
 	if (lock(c, err) < 0 || open_subdir(c, "index", &c->index_dirfd, err) < 0 ||

@@ -53,7 +53,7 @@ int roots_add(struct roots *r, const char *path, bool walked, struct err *err)
 
 	root.path = realpath(path, NULL);
 	if (!root.path)
-		return err_errno(err, "cannot find '%s'", path);
+		return err_named(err, "cannot find '%s'", path);
 	if (roots_are_ours(root.path)) {
 		free(root.path);
 		return err_set(err, ERR_USAGE, "'%s' holds files of dedupscan's own; name the directory above", path);

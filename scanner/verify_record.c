@@ -154,8 +154,11 @@ static int load(struct digest_verify *w, const char *file, struct err *err)
 	CLEANUP(free) char *text = NULL;
 	struct stat st;
 
-	if (fd < 0)
+	if (fd < 0) {
+		if (err && err->errnum == ENOENT)
+			err->kind = ERR_USAGE;
 		return -1;
+	}
 	if (file_stat(fd, &st) < 0)
 		return err_errno(err, "cannot look at '%s'", file);
 	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size > FILE_MAX)

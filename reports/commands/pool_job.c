@@ -29,7 +29,7 @@ static int add_kept_file(struct pool_job *j, const char *arg, struct err *err)
 	char *path = realpath(arg, NULL);
 
 	if (!path)
-		return err_errno(err, "cannot find '%s'", arg);
+		return err_named(err, "cannot find '%s'", arg);
 	if (vec_push(&j->files, path) == 0)
 		return 0;
 	free(path);
@@ -162,7 +162,7 @@ int pool_job_new_path(const char *word, char ret[PATH_MAX], struct err *err)
 	CLEANUP(free) char *dir = copy ? realpath(dirname(copy), NULL) : NULL;
 
 	if (!dir)
-		return err_errno(err, "cannot find the directory of '%s'", word);
+		return err_named(err, "cannot find the directory of '%s'", word);
 	if (snprintf(ret, PATH_MAX, "%s/%s", strcmp(dir, "/") == 0 ? "" : dir, file_last_part(word)) >= PATH_MAX)
 		return err_set(err, ERR_USAGE, "the path '%s' is too long", word);
 	if (roots_are_ours(ret))

@@ -323,7 +323,7 @@ static int read_plan(struct compact *c, struct err *err)
 		return 0;
 	f = fopen(c->plan_file, "re");
 	if (!f)
-		return err_errno(err, "cannot open '%s'", c->plan_file);
+		return err_named(err, "cannot open '%s'", c->plan_file);
 	rc = plan_read(f, c->plan_file, &c->told, err);
 	fclose(f);
 	c->o.min_run = c->told.min_run;

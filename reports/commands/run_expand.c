@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "reports/commands/commands.h"
 
+#include <stdlib.h>
+
 #include "compactor/expand.h"
 #include "reports/commands/pool_job.h"
 #include "reports/commands/terminal.h"
+#include "scanner/base/checked.h"
 
 static const char expand_help[] =
 	"usage: dedupscan expand [OPTION]... IMAGE...\n"
@@ -32,22 +35,37 @@ static int expand(struct pool_job *j, const struct expand_options *o, const char
 	return pool_job_open_recovered(j, path, true, &p, err) < 0 ? -1 : expand_image(p, o, path, err);
 }
 
+/* Each at its real path.  When one is not there nothing is done. */
+static const char **find_images(struct pool_job *j, struct err *err)
+{
+	CLEANUP(free) const char **paths = calloc((size_t)j->nr_words, sizeof(*paths));
+
+	if (!paths)
+		return err_null(err, ERR_MEMORY, "no memory for paths");
+	for (int i = 0; i < j->nr_words; i++)
+		if (!(paths[i] = pool_job_image(j, j->words[i], err)))
+			return NULL;
+	return STEAL(paths);
+}
+
 static int act_expand(struct pool_job *j, struct err *err)
 {
+	CLEANUP(free) const char **paths = find_images(j, err);
 	struct expand_options o = {
 		.roots = &j->s.roots, .jail = &j->jail, .stopper = &term_stopper,
 		.keep_originals = j->keep_originals, .assume_idle = j->assume_idle, .progress = show_expanding, .problem = term_problem,
 	};
 	int status = EXIT_DONE;
 
+	if (!paths)
+		return -1;
 	for (int i = 0; i < j->nr_words; i++) {
 		uint64_t until = lock_file_patience(j->wait);
 		struct err why = ERR_INIT;
-		const char *path = pool_job_image(j, j->words[i], &why);
 		int rc;
 
 		do {
-			rc = path ? expand(j, &o, path, &why) : -1;
+			rc = expand(j, &o, paths[i], &why);
 		} while (rc < 0 && term_try_again(&why, until));
 		if (rc == 0)
 			continue;

@@ -196,7 +196,7 @@ static int read_file_list(struct settings *s, struct err *err)
 	int rc = 0;
 
 	if (!f)
-		return err_errno(err, "cannot open '%s'", s->files_from);
+		return err_named(err, "cannot open '%s'", s->files_from);
 	while (rc == 0 && (n = getdelim(&line, &room, s->nul ? '\0' : '\n', f)) > 0) {
 		if (!s->nul && line[n - 1] == '\n')
 			line[n - 1] = '\0';

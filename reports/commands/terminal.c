@@ -93,7 +93,7 @@ int term_fail(const struct err *err)
 
 int term_cannot_begin(const struct err *err)
 {
-	if (err->kind != ERR_USAGE)
+	if (err->kind != ERR_USAGE || err->errnum) /* no option is to be looked up for a file that is not there */
 		return term_fail(err);
 	if (err->text[0])
 		term_complain(err);

@@ -38,21 +38,41 @@ static enum err_kind kind_of_errno(int e)
 	}
 }
 
-int err_errno(struct err *err, const char *fmt, ...)
+static int set_errno(struct err *err, int e, const char *fmt, va_list ap)
 {
-	int e = errno;
-	va_list ap;
 	size_t len;
 
 	if (!err)
 		return -1;
 	err->kind = kind_of_errno(e);
 	err->errnum = e;
-	va_start(ap, fmt);
 	vsnprintf(err->text, sizeof(err->text), fmt, ap);
-	va_end(ap);
 	len = strlen(err->text);
 	snprintf(err->text + len, sizeof(err->text) - len, ": %s", strerror(e));
+	return -1;
+}
+
+int err_errno(struct err *err, const char *fmt, ...)
+{
+	int e = errno;
+	va_list ap;
+
+	va_start(ap, fmt);
+	set_errno(err, e, fmt, ap);
+	va_end(ap);
+	return -1;
+}
+
+int err_named(struct err *err, const char *fmt, ...)
+{
+	int e = errno;
+	va_list ap;
+
+	va_start(ap, fmt);
+	set_errno(err, e, fmt, ap);
+	va_end(ap);
+	if (err && (e == ENOENT || e == ENOTDIR))
+		err->kind = ERR_USAGE;
 	return -1;
 }
 

@@ -41,6 +41,9 @@ int err_set(struct err *err, enum err_kind kind, const char *fmt, ...) __attribu
  * else ERR_IO) and appends ": No such file or directory" or its like. */
 int err_errno(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* The same where the user named it: that it is not there is ERR_USAGE. */
+int err_named(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
 /* Puts "context: " in front of the text on the way up.  Returns -1. */
 int err_add(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

@@ -51,9 +51,15 @@ printf 'QFI\373\0\0\0\143' | dd of="$STORE/b.qcow2" conv=notrunc status=none
 scan "$STORE"
 assert_status 1
 assert_has "$output" 'b.qcow2.: qcow2 version 99'
-scan "$STORE/missing"
-assert_status 3
-assert_has "$output" 'missing.: No such file'
+for command in scan report compact recover verify info; do
+	capture "$DEDUPSCAN" "$command" "$STORE/missing"
+	assert_status 2 "$command of what is not there"
+	assert_eq "dedupscan: cannot find '$STORE/missing': No such file or directory" "$output" "$command of what is not there"
+done
+capture "$DEDUPSCAN" compact --no-idle --catalog "$CATALOG" --plan "$TMP/missing.json" "$STORE"
+assert_status 2
+capture "$DEDUPSCAN" verify --no-idle --check "$TMP/missing.digests" "$STORE"
+assert_status 2
 capture "$DEDUPSCAN" scan --catalog /proc/nowhere "$STORE"
 assert_status 3
 flock_and_scan()

@@ -68,7 +68,7 @@ info --json broken.qcow2
 [ "$status" -eq 1 ] || fail "exit status $status of a broken image"
 assert_eq "qcow2 False unread format" "$(json 'i["format"], i["readable"], i["problems"][0]["kind"], i["problems"][0]["error_kind"]' | tr -d "(),'")"
 info missing
-[ "$status" -eq 3 ] || fail "exit status $status of a missing image"
+[ "$status" -eq 2 ] || fail "exit status $status of a missing image"
 for words in '' '--nonsense plain.raw' '--format nonsense plain.raw' '--catalog x plain.raw'; do
 	# shellcheck disable=SC2086 # words
 	info $words

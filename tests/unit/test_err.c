@@ -37,6 +37,26 @@ static void the_kind_follows_from_errno(void **state)
 	}
 }
 
+static void what_the_user_named_and_is_not_there_is_his_mistake(void **state)
+{
+	static const int not_there[] = { ENOENT, ENOTDIR };
+	struct err err = ERR_INIT;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(not_there) / sizeof(*not_there); i++) {
+		errno = not_there[i];
+		assert_int_equal(err_named(&err, "cannot find '%s'", "x"), -1);
+		assert_int_equal(err.kind, ERR_USAGE);
+		assert_int_equal(err.errnum, not_there[i]);
+		assert_memory_equal(err.text, "cannot find 'x': ", 17);
+	}
+	errno = EACCES;
+	err_named(&err, "cannot find 'x'");
+	assert_int_equal(err.kind, ERR_IO);
+	errno = ENOENT;
+	assert_int_equal(err_named(NULL, "x"), -1);
+}
+
 static void errno_is_told_in_words(void **state)
 {
 	struct err err = ERR_INIT;
@@ -101,6 +121,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(failing_is_one_line),
 		cmocka_unit_test(the_kind_follows_from_errno),
+		cmocka_unit_test(what_the_user_named_and_is_not_there_is_his_mistake),
 		cmocka_unit_test(errno_is_told_in_words),
 		cmocka_unit_test(context_goes_in_front),
 		cmocka_unit_test(texts_too_long_are_cut_whole),

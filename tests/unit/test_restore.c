@@ -115,7 +115,7 @@ static void a_disk_is_restored(void **state)
 	assert_int_equal(told.done, DATA);
 	assert_int_equal(told.total, DATA);
 	assert_int_equal(told.nr_removed, 0);
-	must_fail(&writer_raw, "new.raw", ERR_REFUSED, "'new.raw' is there already");
+	must_fail(&writer_raw, "new.raw", ERR_USAGE, "'new.raw' is there already");
 	expect_file("new.raw");
 }
 
@@ -127,7 +127,7 @@ static void a_disk_of_several_files_is_restored(void **state)
 	expect_file("new-flat.vmdk");
 	assert_true(is_there("new.vmdk"));
 	unlinkat(pool_dirfd, "new.vmdk", 0);
-	must_fail(&writer_vmdk_flat, "new.vmdk", ERR_REFUSED, "'new-flat.vmdk' is there already");
+	must_fail(&writer_vmdk_flat, "new.vmdk", ERR_USAGE, "'new-flat.vmdk' is there already");
 	expect_file("new-flat.vmdk");
 	assert_false(is_there("new.vmdk"));
 	assert_false(is_there(".new.vmdk.part"));
