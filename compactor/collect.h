@@ -25,6 +25,7 @@
  * anything. */
 
 #define COLLECT_EVACUATE 25
+#define COLLECT_MEMORY_MIN POOL_MEMORY /* its index alone takes that */
 
 struct collect_options {
 	bool dry_run;	 /* only say what would come back */

@@ -184,6 +184,17 @@ static int open_of_image(struct roots *roots, const char *path, bool writing, st
 	return rc;
 }
 
+/* A directory is told as PATH/., as if that was an image in it. */
+static int no_pool_of(const char *path, struct err *err)
+{
+	size_t len = strlen(path);
+
+	if (len > 2 && strcmp(path + len - 2, "/.") == 0)
+		len -= 2;
+	return err_set(err, ERR_USAGE, "'%.*s' names no pool, and no directory above holds one; --pool DIR says where it is",
+		       (int)len, path);
+}
+
 int pool_home_of(struct roots *roots, const char *path, const char *told, bool writing, struct pool **ret, struct err *err)
 {
 	char at[PATH_MAX];
@@ -193,8 +204,7 @@ int pool_home_of(struct roots *roots, const char *path, const char *told, bool w
 		return -1;
 	if (*ret)
 		return 0;
-	return told ? err_set(err, ERR_USAGE, "there is no pool at '%s'", at) :
-		      err_set(err, ERR_USAGE, "'%s' names no pool, and no directory above holds one; --pool DIR says where it is", path);
+	return told ? err_set(err, ERR_USAGE, "there is no pool at '%s'", at) : no_pool_of(path, err);
 }
 
 /* In the directory at `at`, whose length is `len`, and those above. */

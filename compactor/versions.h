@@ -73,8 +73,8 @@ struct version_row {
 	uint64_t own_bytes; /* of disk space: member, its overlay; version, the sealed overlay that waits to be folded in */
 };
 
-/* Members and versions with a label, in order of number, each disk a row; those at `path` only, unless NULL.  Until a call
- * returns other than 0; that is returned then.  `damaged` gets names that cannot be read; NULL = they are an error. */
+/* Members and versions with a label, in order of number, each disk a row; those at `path` only, unless NULL: none there is
+ * ERR_USAGE.  Until a call returns other than 0; that is returned then.  `damaged` gets names that cannot be read; NULL = they are an error. */
 int versions_list(struct pool *p, const char *path, int (*call)(void *ctx, const struct version_row *row, struct err *err),
 		  int (*damaged)(void *ctx, uint64_t number, const struct err *why, struct err *err), void *ctx, struct err *err);
 
@@ -93,7 +93,7 @@ struct prune_options {
 /* Goes through the versions that have a disk at the path, newest first, and deletes those that no rule keeps: of each of the
  * last N days (weeks from Monday on, months, years, in local time) that have a version, the last one is kept; where a clock was
  * wrong, by either order, that of numbers or of times.  `tell` gets each, and which rule keeps it ("daily", NULL = none).  All
- * rules 0 is ERR_USAGE. */
+ * rules 0 is ERR_USAGE, and so is a path that is no member's and has no versions. */
 int versions_prune(struct pool *p, const struct prune_options *o,
 		   int (*tell)(void *ctx, const struct name *n, const char *kept_by, struct err *err), void *ctx, struct err *err);
 

@@ -20,6 +20,11 @@ static bool is_version(const struct name *n)
 	return n->kind == NAME_VERSION && *n->label && name_is_settled(n);
 }
 
+static int no_member(const struct pool *p, const char *path, struct err *err)
+{
+	return err_set(err, ERR_USAGE, "'%s' is no image of the pool '%s'", path, p->path);
+}
+
 /* ---- listing ---- */
 
 struct listing {
@@ -29,7 +34,7 @@ struct listing {
 	int (*call)(void *ctx, const struct version_row *row, struct err *err);
 	int (*damaged)(void *ctx, uint64_t number, const struct err *why, struct err *err);
 	void *ctx;
-	unsigned nr_damaged;
+	unsigned nr_listed, nr_damaged;
 };
 
 /* Disk space of the member's file; false = none is there. */
@@ -74,7 +79,7 @@ static bool is_replaced(const struct listing *l, uint64_t number)
 	return false;
 }
 
-static int list_disk(const struct listing *l, const struct name *n, const struct name_disk *d, struct err *err)
+static int list_disk(struct listing *l, const struct name *n, const struct name_disk *d, struct err *err)
 {
 	struct version_row row = { .name = n, .disk = d };
 	struct name_disk moved;
@@ -89,12 +94,13 @@ static int list_disk(const struct listing *l, const struct name *n, const struct
 	else
 		row.own_bytes = sealed_bytes(l->pool, d);
 	row.changed = n->kind == NAME_VERSION && seal_was_written(l->pool, d);
+	l->nr_listed++;
 	return l->call(l->ctx, &row, err);
 }
 
 static int list_name(void *ctx, const struct name *n, struct err *err)
 {
-	const struct listing *l = ctx;
+	struct listing *l = ctx;
 	int rc = 0;
 
 	if (n->kind != NAME_MEMBER && !is_version(n))
@@ -136,6 +142,8 @@ int versions_list(struct pool *p, const char *path, int (*call)(void *ctx, const
 
 	if (rc == 0 && !known && !l.nr_damaged)
 		rc = err_set(err, why.kind, "%s", why.text);
+	if (rc == 0 && path && !l.nr_listed && !l.nr_damaged)
+		rc = no_member(p, path, err);
 	path_list_release(&l.replaced);
 	return rc;
 }
@@ -471,6 +479,14 @@ static struct kept *find_kept(const struct pruning *l, const struct prune_option
 	return kept;
 }
 
+static int check_member(struct pool *p, const char *path, struct err *err)
+{
+	CLEANUP(name_release) struct name n = { .number = 0 };
+	int rc = names_find_member(p, path, &n, err);
+
+	return rc == 0 ? no_member(p, path, err) : rc < 0 ? -1 : 0;
+}
+
 int versions_prune(struct pool *p, const struct prune_options *o,
 		   int (*tell)(void *ctx, const struct name *n, const char *kept_by, struct err *err), void *ctx, struct err *err)
 {
@@ -479,7 +495,7 @@ int versions_prune(struct pool *p, const struct prune_options *o,
 
 	if (!o->keep_last && !o->keep_daily && !o->keep_weekly && !o->keep_monthly && !o->keep_yearly)
 		return err_set(err, ERR_USAGE, "nothing says what to keep; --keep-last, --keep-daily and the like do");
-	if (names_each(p, add_version, &l, err) < 0)
+	if (names_each(p, add_version, &l, err) < 0 || (!l.names.nr && check_member(p, o->path, err) < 0))
 		return -1;
 	kept = find_kept(&l, o);
 	if (!kept)

@@ -49,6 +49,13 @@ static int set_read_data(struct pool_job *j, const char *arg, struct err *err)
 	return err_set(err, ERR_USAGE, "'%s' is no share of the data; 5%% is, for example", arg);
 }
 
+static int set_count(struct pool_job *j, const char *arg, struct err *err)
+{
+	if (option_count(arg, CLONE_COUNT_MAX, &j->count, err) < 0)
+		return -1;
+	return j->count ? 0 : err_set(err, ERR_USAGE, "--count 0 would make no clone");
+}
+
 static int pool_option(struct pool_job *j, int opt, const char *arg, struct err *err)
 {
 	switch (opt) {
@@ -84,7 +91,7 @@ static int pool_option(struct pool_job *j, int opt, const char *arg, struct err 
 		j->apply = true;
 		return 0;
 	case OPT_COUNT:
-		return option_count(arg, CLONE_COUNT_MAX, &j->count, err);
+		return set_count(j, arg, err);
 	case OPT_COMPAT:
 		j->compat = true;
 		return 0;
@@ -110,16 +117,18 @@ static int pool_option(struct pool_job *j, int opt, const char *arg, struct err 
 
 static int parse_pool_job(struct pool_job *j, const struct pool_verb *v, int argc, char **argv, struct err *err)
 {
-	int opt;
+	int opt, which = 0;
 
 	settings_init(&j->s);
 	j->keep_originals = COMPACT_KEEP_ORIGINALS;
 	j->wait = SETTINGS_WAIT;
 	j->percent = 100;
 	j->evacuate = COLLECT_EVACUATE;
-	while ((opt = getopt_long(argc, argv, "", v->options, NULL)) != -1)
+	while ((opt = getopt_long(argc, argv, "", v->options, &which)) != -1) {
 		if (pool_option(j, opt, optarg, err) < 0)
 			return -1;
+		j->given |= 1u << which;
+	}
 	j->words = argv + optind;
 	j->nr_words = argc - optind;
 	if (j->s.help)

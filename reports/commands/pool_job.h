@@ -36,6 +36,7 @@ struct pool_job {
 	unsigned evacuate; /* percent */
 	unsigned count, keep[5]; /* last, daily, weekly, monthly, yearly */
 	VEC(char *) files; /* real paths, to be freed */
+	uint32_t given; /* which of the options, by their place in the table */
 	char **words;
 	int nr_words;
 	char gone[2][PATH_MAX]; /* paths of images that are not there any more */

@@ -15,6 +15,7 @@
 #include "reports/commands/pool_job.h"
 #include "reports/commands/terminal.h"
 #include "scanner/base/checked.h"
+#include "scanner/base/units.h"
 #include "scanner/roots.h"
 
 static const char pool_help[] =
@@ -279,21 +280,62 @@ static int act_repair(struct pool_job *j, struct pool *p, struct err *err)
 	return left ? EXIT_SKIPS : EXIT_DONE;
 }
 
+static const struct option pool_options[] = {
+	{ "dry-run", no_argument, NULL, OPT_DRY_RUN },
+	{ "drop-missing", no_argument, NULL, OPT_DROP_MISSING },
+	{ "evacuate", required_argument, NULL, OPT_EVACUATE },
+	{ "read-data", optional_argument, NULL, OPT_READ_DATA },
+	{ "immutable", required_argument, NULL, OPT_IMMUTABLE },
+	{ "memory", required_argument, NULL, OPT_MEMORY },
+	POOL_OPTIONS,
+	{ 0 },
+};
+
+struct verb {
+	const char *name;
+	enum pool_use use, dry_use; /* of --dry-run */
+	int (*act)(struct pool_job *j, struct pool *p, struct err *err);
+	int takes[5]; /* of the options, beside those that all take */
+};
+
+static bool takes(const struct verb *v, int opt)
+{
+	bool any = opt == OPT_POOL || opt == OPT_WAIT;
+
+	for (size_t i = 0; i < ARRAY_SIZE(v->takes); i++)
+		any = any || v->takes[i] == opt;
+	return any;
+}
+
+static int check_options(const struct pool_job *j, const struct verb *v, struct err *err)
+{
+	char size[UNITS_SIZE_ROOM];
+
+	for (size_t i = 0; pool_options[i].name; i++)
+		if (j->given & 1u << i && !takes(v, pool_options[i].val))
+			return err_set(err, ERR_USAGE, "pool %s has no option --%s", v->name, pool_options[i].name);
+	if (j->s.scan.memory < COLLECT_MEMORY_MIN)
+		return err_set(err, ERR_USAGE, "--memory must be at least %s",
+			       units_size(COLLECT_MEMORY_MIN, size, sizeof(size)));
+	return 0;
+}
+
 static int act_pool(struct pool_job *j, struct err *err)
 {
-	static const struct {
-		const char *name;
-		enum pool_use use, dry_use; /* of --dry-run */
-		int (*act)(struct pool_job *j, struct pool *p, struct err *err);
-	} verbs[] = {
-		{ "status", POOL_READ, POOL_READ, act_status }, { "check", POOL_READ, POOL_READ, act_check },
-		{ "collect", POOL_CHANGE_RECOVERED, POOL_READ, act_collect }, { "repair", POOL_CHANGE, POOL_CHANGE, act_repair },
+	static const struct verb verbs[] = {
+		{ "status", POOL_READ, POOL_READ, act_status, { 0 } },
+		{ "check", POOL_READ, POOL_READ, act_check, { OPT_READ_DATA } },
+		{ "collect", POOL_CHANGE_RECOVERED, POOL_READ, act_collect,
+		  { OPT_DRY_RUN, OPT_DROP_MISSING, OPT_EVACUATE, OPT_MEMORY } },
+		{ "repair", POOL_CHANGE, POOL_CHANGE, act_repair, { OPT_DRY_RUN, OPT_IMMUTABLE } },
 	};
 	CLEANUP(pool_close) struct pool *p = NULL;
 
 	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++) {
 		if (strcmp(j->words[0], verbs[i].name) != 0)
 			continue;
+		if (check_options(j, &verbs[i], err) < 0)
+			return -1;
 		if (pool_job_open(j, j->nr_words > 1 ? j->words[1] : NULL, j->dry_run ? verbs[i].dry_use : verbs[i].use,
 				  &p, err) < 0)
 			return -1;
@@ -304,16 +346,5 @@ static int act_pool(struct pool_job *j, struct err *err)
 
 int run_pool(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "dry-run", no_argument, NULL, OPT_DRY_RUN },
-		{ "drop-missing", no_argument, NULL, OPT_DROP_MISSING },
-		{ "evacuate", required_argument, NULL, OPT_EVACUATE },
-		{ "read-data", optional_argument, NULL, OPT_READ_DATA },
-		{ "immutable", required_argument, NULL, OPT_IMMUTABLE },
-		{ "memory", required_argument, NULL, OPT_MEMORY },
-		POOL_OPTIONS,
-		{ 0 },
-	};
-
-	return pool_job_run(argc, argv, &(struct pool_verb){ pool_help, options, 1, 2, act_pool });
+	return pool_job_run(argc, argv, &(struct pool_verb){ pool_help, pool_options, 1, 2, act_pool });
 }

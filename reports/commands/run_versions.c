@@ -192,14 +192,25 @@ static const char *remark_on(const struct version_row *r)
 	return r->changed ? " (sealed, changed)" : " (sealed)";
 }
 
+struct list {
+	bool begun, damaged;
+};
+
+static void begin_list(struct list *l)
+{
+	if (!l->begun)
+		printf("%-16s  %10s  %10s  %s\n", "MADE", "DISK", "OWN", "IMAGE");
+	l->begun = true;
+}
+
 static int show_row(void *ctx, const struct version_row *r, struct err *err)
 {
 	char path[4 * PATH_MAX], label[4 * 256], when[32] = "";
 	struct tm tm;
 	time_t made = (time_t)r->name->made;
 
-	(void)ctx;
 	(void)err;
+	begin_list(ctx);
 	if (r->name->kind == NAME_VERSION && localtime_r(&made, &tm))
 		strftime(when, sizeof(when), "%Y-%m-%d %H:%M", &tm);
 	printf("%-16s  %10s  %10s  %s%s%s%s\n", when, term_size(r->disk->size), term_size(r->own_bytes),
@@ -211,12 +222,13 @@ static int show_row(void *ctx, const struct version_row *r, struct err *err)
 static int show_damaged_name(void *ctx, uint64_t number, const struct err *why, struct err *err)
 {
 	struct err told = ERR_INIT;
+	struct list *l = ctx;
 
 	(void)number;
 	(void)err;
 	err_set(&told, why->kind, "%s; dedupscan pool repair tells what to do", why->text);
 	term_complain(&told);
-	*(bool *)ctx = true;
+	l->damaged = true;
 	return 0;
 }
 
@@ -224,7 +236,7 @@ static int act_list(struct pool_job *j, struct err *err)
 {
 	const char *word = j->nr_words ? j->words[0] : NULL, *path = NULL;
 	CLEANUP(pool_close) struct pool *p = NULL;
-	bool damaged = false;
+	struct list l = { .begun = false };
 	struct stat st;
 
 	if (word && (stat(word, &st) < 0 || S_ISREG(st.st_mode))) {
@@ -234,10 +246,10 @@ static int act_list(struct pool_job *j, struct err *err)
 	} else if (pool_job_open(j, word, POOL_READ, &p, err) < 0) {
 		return -1;
 	}
-	printf("%-16s  %10s  %10s  %s\n", "MADE", "DISK", "OWN", "IMAGE");
-	if (versions_list(p, path, show_row, show_damaged_name, &damaged, err) < 0)
+	if (versions_list(p, path, show_row, show_damaged_name, &l, err) < 0)
 		return -1;
-	return damaged ? EXIT_SKIPS : EXIT_DONE;
+	begin_list(&l);
+	return l.damaged ? EXIT_SKIPS : EXIT_DONE;
 }
 
 int run_list(int argc, char **argv)

@@ -79,6 +79,7 @@ truncate -s 8M "$TMP/a.raw"
 qemu-img convert -f raw -O qcow2 "$TMP/a.raw" "$STORE/a.qcow2"
 says 2 "dedupscan: 'S/a.qcow2' names no pool, and no directory above holds one; --pool DIR says where it is" clone "$STORE/a.qcow2" "$STORE/c.qcow2"
 says 2 "dedupscan: 'S/a.qcow2' names no pool, and no directory above holds one; --pool DIR says where it is" expand "$STORE/a.qcow2"
+says 2 "dedupscan: 'T/store' names no pool, and no directory above holds one; --pool DIR says where it is" repoint "$STORE"
 
 # ---- wrong use ----
 
@@ -91,10 +92,18 @@ done
 wrong "too many arguments, from 'c' on" clone a b c
 wrong "too many arguments, from 'b' on" rollback a b
 wrong "'x' is not a number from 0 to 100000" clone --count x a b
+wrong "--count 0 would make no clone" clone --count 0 a b
 wrong "'-1' is not a number from 0 to 1000000" prune --keep-last -1 a
 wrong "--cluster-size must be 4K, 16K or 64K" compact --cluster-size 8K "$STORE"
 wrong "there is no method 'pol'; there are reflink, holes, relayout, rebuild and pool" compact --method pol "$STORE"
 says 2 "dedupscan: 'frob' is nothing that can be done with a pool" pool frob
+for arguments in "status --dry-run" "status --memory 64M" "check --evacuate 5" "check --immutable never" "collect --read-data" \
+	"collect --immutable never" "repair --drop-missing" "repair --memory 64M" "repair --read-data=5%"; do
+	option=${arguments#* } option=${option%%[ =]*}
+	# shellcheck disable=SC2086 # several words
+	says 2 "dedupscan: pool ${arguments%% *} has no option $option" pool $arguments "$STORE"
+done
+says 2 "dedupscan: --memory must be at least 32.0 MiB" pool collect --memory 1 "$STORE"
 for command in rollback delete; do
 	says 2 "dedupscan: which version? name it as IMAGE@VERSION; dedupscan list IMAGE tells them" "$command" "$STORE/a.qcow2"
 done
@@ -127,6 +136,13 @@ says 0 "MADE                    DISK         OWN  IMAGE
                      8.0 MiB    12.0 KiB  S/b.qcow2" list "$STORE"
 says 0 "MADE                    DISK         OWN  IMAGE
                      8.0 MiB    12.0 KiB  S/b.qcow2" list "$STORE/b.qcow2"
+qemu-img create -q -f qcow2 "$STORE/stranger.qcow2" 1M
+for name in stranger.qcow2 gone.qcow2 a.qcow2@v0; do
+	says 2 "dedupscan: 'S/$name' is no image of the pool 'S/.dedupscan-pool'" list "$STORE/$name"
+done
+says 2 "dedupscan: 'S/stranger.qcow2' is no image of the pool 'S/.dedupscan-pool'" prune --keep-last 1 "$STORE/stranger.qcow2"
+says 0 "" prune --keep-last 1 "$STORE/a.qcow2"
+rm "$STORE/stranger.qcow2"
 (cd "$STORE" && "$DEDUPSCAN" list) | grep -q a.qcow2 || fail "list without DIR"
 assert_eq "a.qcow2 b.qcow2" "$(rows --pool "$POOL" | tail -n +2 | xargs)" "list --pool"
 
