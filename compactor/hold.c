@@ -95,10 +95,9 @@ static int busy(int fd, struct err *err)
 	char holder[200];
 
 	if (*hold_holder(fd, holder, sizeof(holder)))
-		return err_set(err, ERR_BUSY, "in use by %s; stop that, or leave the image to the next window", holder);
+		return err_set(err, ERR_BUSY, "in use by %s; stop that, or try again later", holder);
 	return err_set(err, ERR_BUSY,
-		       "in use by somebody whom the system does not name%s; stop the guest, or leave the image to the "
-		       "next window",
+		       "in use by somebody whom the system does not name%s; stop the guest, or try again later",
 		       geteuid() ? " to this user" : "");
 }
 
@@ -305,7 +304,7 @@ int hold_whole(const struct hold *h, struct err *err)
 	if (lease < 0)
 		return err_errno(err, "cannot look at a lease");
 	if (lease != F_WRLCK)
-		return err_set(err, ERR_BUSY, "somebody opens the image; it is left to the next window");
+		return err_set(err, ERR_BUSY, "somebody opens the image; try again later");
 	return 0;
 }
 

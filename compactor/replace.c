@@ -119,7 +119,7 @@ static int check_unchanged(const struct job *job, const struct spool_identity *e
 		return err_errno(err, "cannot stat it");
 	is = spool_identity_of(&st);
 	if (!spool_identity_equal(&is, expected))
-		return err_set(err, ERR_STALE, "it changed meanwhile; it is left to the next window");
+		return err_set(err, ERR_STALE, "it changed meanwhile; try again later");
 	if (st.st_nlink != 1)
 		return err_set(err, ERR_REFUSED, "it has %u names (hard links), of which only one would be replaced",
 			       (unsigned)st.st_nlink);
