@@ -131,6 +131,13 @@ static int prove(struct folding *f, const uint8_t root[DIGEST_SIZE], struct err 
 			 f->disk->has_base ? f->disk->base_size : f->size, root, f->size, prove_segment, f, err);
 }
 
+static void leave_sealed(struct folding *f, const struct sealed_disk *d, const struct err *why)
+{
+	f->ret->nr_left++;
+	if (f->o->problem)
+		f->o->problem(f->o->ctx, d->path, why);
+}
+
 /* What cannot be read stays sealed, and holds up no other. */
 static int fold_one(void *ctx, const struct sealed_disk *d, int fd, struct err *err)
 {
@@ -151,8 +158,7 @@ static int fold_one(void *ctx, const struct sealed_disk *d, int fd, struct err *
 	}
 	err_add(&why, "what was sealed of it");
 	if (why.kind == ERR_FORMAT || why.kind == ERR_UNSUPPORTED || why.kind == ERR_REFUSED || why.kind == ERR_STALE) {
-		if (f->o->problem)
-			f->o->problem(f->o->ctx, d->path, &why);
+		leave_sealed(f, d, &why);
 		return 0;
 	}
 	if (err)
@@ -162,10 +168,7 @@ static int fold_one(void *ctx, const struct sealed_disk *d, int fd, struct err *
 
 static void is_busy(void *ctx, const struct sealed_disk *d, const struct err *why)
 {
-	struct folding *f = ctx;
-
-	if (f->o->problem)
-		f->o->problem(f->o->ctx, d->path, why);
+	leave_sealed(ctx, d, why);
 }
 
 /* ---- images that stand on it ---- */

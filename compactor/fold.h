@@ -32,7 +32,7 @@ struct fold_options {
 
 /* To begin with all 0. */
 struct folded {
-	uint64_t nr_folded;
+	uint64_t nr_folded, nr_left; /* the latter stay sealed; problem() was told */
 	uint64_t bytes_read, bytes_stored;
 	struct pool_ids done; /* folded, or left for the next time */
 };

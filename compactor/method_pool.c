@@ -456,6 +456,7 @@ static int fold(struct compaction *c, const struct fold_options *o, struct err *
 	}
 	c->plan->nr_folded = folded.nr_folded;
 	c->plan->folded = folded.bytes_stored;
+	c->plan->unfolded = folded.nr_left > 0;
 	return rc < 0 ? -1 : 0;
 }
 
@@ -480,6 +481,7 @@ int compact_fold(struct compaction *c, struct err *err)
 		left(c, c->o.roots->list.items[0].path, &why); /* others use it, say; what is done in place can be done all the
 								* same */
 		c->plan->pool_in_use = why.kind == ERR_BUSY;
+		c->plan->unfolded = !c->plan->pool_in_use;
 		return 0;
 	}
 	store_close_files(&c->store);

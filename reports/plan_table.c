@@ -272,6 +272,8 @@ static void put_folded(struct page *p)
 			cell_plural(p->p->nr_folded), said(p, p->p->folded).s, p->p->nr_folded == 1 ? "it" : "them");
 	if (p->p->pool_in_use)
 		fputs("The pool was in use: what versions sealed was not folded into it.\n", p->out);
+	if (p->p->unfolded)
+		fputs("Some of what versions sealed was NOT folded into the pool, and stays sealed.\n", p->out);
 }
 
 static void put_headline(struct page *p)

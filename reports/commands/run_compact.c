@@ -339,7 +339,7 @@ static int compact_status(const struct compact *c)
 			return EXIT_SKIPS;
 	if (c->plan.pool_in_use)
 		return EXIT_BUSY;
-	return c->plan.complete ? scan_job_status(&c->j) : EXIT_SKIPS;
+	return c->plan.complete && !c->plan.unfolded ? scan_job_status(&c->j) : EXIT_SKIPS;
 }
 
 static int print_plan(struct compact *c, struct err *err)

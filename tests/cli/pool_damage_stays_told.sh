@@ -40,7 +40,9 @@ damage $((5 << 20))
 qemu-io -f qcow2 -c 'write -q -P 3 4096k 64k' "$STORE/a.qcow2"
 "$DEDUPSCAN" snapshot v1 "$STORE/a.qcow2"
 compact
+assert_status 1
 assert_has "$output" "what it stands on is damaged at offset 4194304"
+assert_has "$output" "^Some of what versions sealed was NOT folded into the pool"
 capture "$DEDUPSCAN" restore "$STORE/a.qcow2@v1" "$TMP/v1.raw"
 [ "$status" -ne 0 ] || fail "a version was restored from damaged data"
 

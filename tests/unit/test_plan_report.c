@@ -310,6 +310,9 @@ static void what_was_folded_into_the_pool_is_told(void **state)
 	expect_has(table(p, usual), "2 sealed overlays entered the pool, which stored 3.0 MiB of them.\n");
 	p->pool_in_use = true;
 	expect_has(table(p, usual), "The pool was in use");
+	expect_has_not(table(p, usual), "stays sealed");
+	p->unfolded = true;
+	expect_has(table(p, usual), "Some of what versions sealed was NOT folded into the pool, and stays sealed.\n");
 }
 
 static void an_unknown_rate_tells_no_time(void **state)
@@ -551,9 +554,11 @@ static void what_older_programs_did_not_know_may_be_missing(void **state)
 	(void)state;
 	assert_int_equal(read_changed("\"nr_folded\"", "\"x\"").kind, ERR_NONE);
 	assert_int_equal(read_changed("\"pool_in_use\"", "\"x\"").kind, ERR_NONE);
+	assert_int_equal(read_changed("\"unfolded\"", "\"x\"").kind, ERR_NONE);
 	assert_int_equal(read_changed("\"note\"", "\"x\"").kind, ERR_NONE);
 	expect_refused("\"nr_folded\": 0", "\"nr_folded\": null", ERR_FORMAT, "'nr_folded' must be an integer");
 	expect_refused("\"pool_in_use\": false", "\"pool_in_use\": 0", ERR_FORMAT, "'pool_in_use' must be true or false");
+	expect_refused("\"unfolded\": false", "\"unfolded\": 0", ERR_FORMAT, "'unfolded' must be true or false");
 	expect_refused("\"note\": null", "\"note\": 1", ERR_FORMAT, "'steps[0].note' must be a string");
 }
 
