@@ -15,6 +15,7 @@
 #include "compactor/pool/tree.h"
 #include "compactor/pool/view.h"
 #include "compactor/replace.h"
+#include "compactor/room.h"
 #include "compactor/versions.h"
 #include "compactor/writer.h"
 #include "scanner/base/checked.h"
@@ -28,6 +29,9 @@ struct expanding {
 	int new_fd;
 	proof_check *check;
 	void *check_ctx;
+	uint64_t used;	/* disk space of the overlay */
+	uint64_t space; /* what the new file takes, about */
+	uint64_t since; /* room_keep()'s */
 };
 
 /* ---- the new file ---- */
@@ -45,6 +49,8 @@ static int take_segment(void *ctx, uint64_t segment, const void *bytes, struct e
 	struct expanding *x = ctx;
 	uint64_t at = segment * SEGMENT_SIZE, end = x->writer->size;
 
+	if (room_keep(x->new_fd, SEGMENT_SIZE, &x->since, err) < 0)
+		return -1;
 	return writer_put(x->writer, at, bytes, min_u64(SEGMENT_SIZE, end - at), err);
 }
 
@@ -93,16 +99,11 @@ static int prove(void *ctx, int old_fd, int new_fd, proof_check *check, void *ch
 /* ---- what the pool has of it ---- */
 
 /* What QEMU would read of the view below it.  An image that left with what is damaged could not be told from a whole one. */
-static int prove_below(struct pool *p, const struct name *member, struct stopper *stopper, struct err *err)
+static int prove_below(struct pool *p, const struct view *view, struct stopper *stopper, struct err *err)
 {
-	const struct name_disk *d = &member->disks.items[0];
 	struct err why = ERR_INIT;
-	struct view view;
-	int rc = name_id_is_null(d->view) ? 0 : view_find(p, d->view, &view, err);
 
-	if (rc <= 0)
-		return rc;
-	if (view_read(p, &view, stopper, NULL, NULL, &why) == 0)
+	if (view_read(p, view, stopper, NULL, NULL, &why) == 0)
 		return 0;
 	if (why.kind == ERR_CANCELED || why.kind == ERR_MEMORY)
 		return err_set(err, why.kind, "%s", why.text);
@@ -110,6 +111,32 @@ static int prove_below(struct pool *p, const struct name *member, struct stopper
 		       "what the pool has of it is damaged (%s): dedupscan pool check --read-data says where, pool repair may heal "
 		       "it; qemu-img convert takes it as it is",
 		       why.text);
+}
+
+/* ---- room ---- */
+
+static int count_segment(void *ctx, uint64_t segment, struct leaf *map, struct err *err)
+{
+	(void)segment;
+	(void)err;
+	*(uint64_t *)ctx += leaf_bytes(map);
+	return 0;
+}
+
+/* How much of it the overlay hides is not known: the larger of both counts here, and meanwhile room_keep() watches.  Where tables are
+ * damaged the proof says it better. */
+static int check_room(struct expanding *x, struct pool *p, const struct view *view, struct err *err)
+{
+	const char *name;
+	CLEANUP(close_fd) int dirfd = roots_open_dir_of(x->o->roots, x->path, &name, err);
+	uint64_t below = 0;
+
+	if (dirfd < 0)
+		return -1;
+	if (view)
+		view_each_map(p, view, count_segment, &below, NULL);
+	x->space = max_u64(below, x->used);
+	return room_check(dirfd, x->space, err);
 }
 
 /* ---- the image ---- */
@@ -130,6 +157,7 @@ static int look(struct expanding *x, struct spool_identity *ret, struct err *err
 	if (file_ops->fstat(fd, &st) < 0)
 		return err_errno(err, "cannot look at it");
 	*ret = spool_identity_of(&st);
+	x->used = (uint64_t)st.st_blocks * 512;
 	return 0;
 }
 
@@ -143,7 +171,7 @@ static int replace(struct expanding *x, const struct spool_identity *as, struct 
 	struct replacing r = {
 		.dirfd = dirfd, .name = name, .path = relative, .expected = *as, .hold = { .assume_idle = x->o->assume_idle },
 		.keep = x->o->keep_originals, .settle_ns = SETTLE_NS, .stopper = x->o->stopper,
-		.make = make, .prove = prove, .ctx = x,
+		.make = make, .prove = prove, .ctx = x, .space = x->space,
 	};
 	int rc;
 
@@ -171,17 +199,28 @@ static int find_member(struct pool *p, const char *path, struct name *ret, struc
 	return names_find_member(p, path, ret, err);
 }
 
+/* The view that it stands on: 1, 0 = the pool has none. */
+static int find_below(struct pool *p, const struct name *member, struct view *ret, struct err *err)
+{
+	const struct name_disk *d = &member->disks.items[0];
+
+	return name_id_is_null(d->view) ? 0 : view_find(p, d->view, ret, err);
+}
+
 int expand_image(struct pool *p, const struct expand_options *o, const char *path, struct err *err)
 {
 	struct expanding x = { .o = o, .path = path, .bitmaps = BITMAPS_INIT };
 	CLEANUP(name_release) struct name member = { 0 };
 	struct spool_identity as;
-	int rc;
+	struct view view;
+	int rc, has_view;
 
 	if (look(&x, &as, err) < 0)
 		return -1;
 	rc = find_member(p, path, &member, err);
-	if (rc < 0 || (rc > 0 && prove_below(p, &member, o->stopper, err) < 0) || replace(&x, &as, err) < 0)
+	has_view = rc > 0 ? find_below(p, &member, &view, err) : rc;
+	if (has_view < 0 || check_room(&x, p, has_view ? &view : NULL, err) < 0 ||
+	    (has_view && prove_below(p, &view, o->stopper, err) < 0) || replace(&x, &as, err) < 0)
 		return -1;
 	/* An original that is kept may go back: it needs its view. */
 	return rc && !o->keep_originals ? names_remove(p, member.number, err) : 0;

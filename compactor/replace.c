@@ -207,9 +207,11 @@ static int begin(struct job *job, struct err *err)
 
 static int no_room(const struct job *job, struct err *err)
 {
-	if (err && err->kind == ERR_FULL)
+	uint64_t space = job->r->space ? job->r->space : (uint64_t)job->attributes.st.st_size;
+
+	if (err && err->kind == ERR_FULL && err->errnum) /* the system says so */
 		err_add(err, "the new file did not fit: up to %llu bytes must be free, by quota and file size limit, too",
-			(unsigned long long)job->attributes.st.st_size);
+			(unsigned long long)space);
 	return -1;
 }
 

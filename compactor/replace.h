@@ -39,6 +39,7 @@ struct replacing {
 	/* Not NULL: steps 9 and 10 are left to replace_settle(), which tells of them by this number; 0 = they are done. */
 	uint64_t *later;
 	struct stopper *stopper;
+	uint64_t space;		/* bytes that it takes to write the new file, for a message; 0 = at most the old one's length */
 
 	/* Writes the new file.  Called with the original's only descriptor and an empty new file open for reading and
 	 * writing.  Calls *check often (within a second): when that fails it gives up with that error. */

@@ -9,6 +9,7 @@
 
 #include "compactor/pool/tree.h"
 #include "compactor/read_ahead.h"
+#include "compactor/room.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 #include "scanner/base/thread.h"
@@ -207,16 +208,21 @@ static int next_file(void *ctx, const char *name, struct err *err)
 
 /* ---- the disk ---- */
 
+/* Segments that are not zeros, and of them what is stored, bytes.  What is missing shows when it is read. */
 static int count_data(const struct restoring *r, struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t size, uint64_t *ret,
-		      struct err *err)
+		      uint64_t *ret_stored, struct err *err)
 {
 	CLEANUP(tree_walk_free) struct tree_walk *walk = tree_walk_new(p->nodes, root, size, err);
 	uint64_t segment, next = 0, nr = 0;
 	uint8_t digest[DIGEST_SIZE];
+	struct leaf leaf;
 	int rc = -1;
 
+	*ret_stored = 0;
 	while (walk && (rc = tree_walk_next(walk, next, &segment, digest, err)) > 0) {
 		next = segment + 1;
+		if (nodes_find_leaf(p->nodes, digest, POOL_UNIT_BITS_MIN, &leaf, NULL) > 0)
+			*ret_stored += leaf_bytes(&leaf);
 		if (++nr % 4096 == 0 && stopped(r))
 			return err_set(err, ERR_CANCELED, "stopped");
 	}
@@ -226,7 +232,7 @@ static int count_data(const struct restoring *r, struct pool *p, const uint8_t r
 
 static int write_disk(const struct restoring *r, struct read_ahead *disk, uint64_t total, struct writer *w, struct err *err)
 {
-	uint64_t segment, done = 0;
+	uint64_t segment, done = 0, since = 0;
 	const void *bytes;
 	int rc;
 
@@ -237,6 +243,8 @@ static int write_disk(const struct restoring *r, struct read_ahead *disk, uint64
 			return err_set(err, ERR_CANCELED, "stopped");
 		if (at >= w->size)
 			return err_set(err, ERR_FORMAT, "its tree goes on behind the end of the disk");
+		if (room_keep(w->fd, SEGMENT_SIZE, &since, err) < 0)
+			return -1;
 		if (writer_put(w, at, bytes, (size_t)min_u64(SEGMENT_SIZE, round_up(w->size - at, WRITER_SECTOR)), err) < 0)
 			return -1;
 		tell(r, "restoring", done += SEGMENT_SIZE, total);
@@ -249,12 +257,14 @@ static int write_image(struct restoring *r, struct pool *p, const uint8_t root[D
 	CLEANUP(read_ahead_free) struct read_ahead *disk = NULL;
 	CLEANUP(writer_free) struct writer *w = NULL;
 	struct writer_options how = r->o->how;
-	uint64_t total = 0;
+	uint64_t total = 0, stored = 0;
 
 	how.create = next_file;
 	how.ctx = r;
 	w = writer_new(r->o->format, r->files.items[0].fd, r->files.items[0].name, size, &how, err);
-	if (!w || count_data(r, p, root, size, &total, err) < 0)
+	if (!w || count_data(r, p, root, size, &total, &stored, err) < 0)
+		return -1;
+	if (!w->packer && room_check(r->dirfd, stored, err) < 0) /* what compression leaves nobody knows */
 		return -1;
 	disk = read_ahead_new(p, root, size, err);
 	return disk ? write_disk(r, disk, total, w, err) : -1;

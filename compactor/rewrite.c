@@ -4,11 +4,11 @@
 #include <string.h>
 
 #include "compactor/compact_parts.h"
+#include "compactor/room.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 #include "scanner/base/units.h"
 
-#define ROOM_LEFT (64 * MIB) /* for everybody else, and for metadata */
 
 static bool is_idle(struct compaction *c, size_t image, size_t file)
 {
@@ -67,22 +67,6 @@ static struct workshop *workshop_of(struct compaction *c, const char *path, cons
 	if (!root)
 		return err_null(err, ERR_REFUSED, "'%s' lies outside the directories given", path);
 	return compact_workshop(c, (size_t)(root - c->o.roots->list.items), true, &w, err) < 0 ? NULL : w;
-}
-
-/* Told before it is tried: to write until the disk is full would trouble others. */
-static int check_room(const struct plan_step *step, int dirfd, struct err *err)
-{
-	char needed[UNITS_SIZE_ROOM], there[UNITS_SIZE_ROOM];
-	struct statfs st;
-	uint64_t free;
-
-	if (file_ops->fstatfs(dirfd, &st) < 0)
-		return err_errno(err, "cannot ask for free space");
-	free = (uint64_t)st.f_bavail * (uint64_t)st.f_bsize;
-	if (free >= step->space && free - step->space >= ROOM_LEFT)
-		return 0;
-	return err_set(err, ERR_FULL, "to write it anew takes %s of free space, and there are %s",
-		       units_size(step->space + ROOM_LEFT, needed, sizeof(needed)), units_size(free, there, sizeof(there)));
 }
 
 /* The catalog need not have it read again, if it knew what the new file is proven to say; an overlay says something else. */
@@ -269,11 +253,11 @@ static int prove_new(void *ctx, int old_fd, int new_fd, proof_check *check, void
 static int make_room(struct compaction *c, int dirfd, struct err *err)
 {
 	if (!c->replaced.nr)
-		return check_room(c->step, dirfd, err);
-	if (check_room(c->step, dirfd, NULL) == 0)
+		return room_check(dirfd, c->step->space, err);
+	if (room_check(dirfd, c->step->space, NULL) == 0)
 		return 0;
 	rewrite_settle_all(c);
-	return check_room(c->step, dirfd, err);
+	return room_check(dirfd, c->step->space, err);
 }
 
 /* Before anything is done with the new file: there is room to note that it has to settle. */
@@ -304,6 +288,7 @@ int rewrite_file(struct compaction *c, size_t file, rewrite_call *make, rewrite_
 	struct replacing r = {
 		.hold = { .assume_idle = c->o.assume_idle }, .keep = c->o.keep_originals,
 		.settle_ns = SETTLE_NS, .stopper = c->o.stopper, .make = make_new, .prove = prove_new,
+		.space = c->step->method == PLAN_POOL ? c->step->space : 0,
 		.ctx = &(struct rewriting){ .c = c, .make = make, .prove = prove },
 	};
 	CLEANUP(close_fd) int dirfd = roots_open_dir_of(c->o.roots, path, &name, err);

@@ -75,7 +75,7 @@ static inline int pool_unmake(void **state)
 /* Pieces of it, each of which a number makes; the rest is zeros. */
 struct disk {
 	uint64_t size;
-	struct { uint64_t at, len; unsigned number; } pieces[6];
+	struct { uint64_t at, len; unsigned number; } pieces[9];
 	uint8_t root[DIGEST_SIZE]; /* once it is imported */
 };
 

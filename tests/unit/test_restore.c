@@ -241,6 +241,52 @@ static void syncs_and_renames_may_fail(void **state)
 	assert_int_equal(nr, 5);
 }
 
+/* Of free space, MiB: what there is at first, and later. */
+static uint64_t free_at_first, free_later;
+
+static int tight_fstatfs(int fd, struct statfs *st)
+{
+	if (file_ops_os.fstatfs(fd, st) < 0)
+		return -1;
+	st->f_bavail = (nr++ ? free_later : free_at_first) * MIB / (uint64_t)st->f_bsize;
+	return 0;
+}
+
+static void must_be_too_much(const struct disk *large, const char *text)
+{
+	struct restore_options o = { .format = &writer_raw };
+	struct err err = ERR_INIT;
+
+	nr = 0;
+	if (restore_disk(pool, large->root, large->size, pool_dirfd, "new.raw", &o, &err) == 0 || err.kind != ERR_FULL ||
+	    strcmp(err.text, text) != 0)
+		fail_msg("'%s' instead of '%s'", err.text, text);
+	expect_nothing();
+}
+
+static void some_space_is_left_to_others(void **state)
+{
+	struct disk large = { .size = 9 * SEGMENT_SIZE };
+
+	(void)state;
+	for (unsigned i = 0; i < 9; i++) {
+		large.pieces[i].at = i * SEGMENT_SIZE;
+		large.pieces[i].len = SEGMENT_SIZE;
+		large.pieces[i].number = i;
+	}
+	import(&large);
+	odd = file_ops_os;
+	odd.fstatfs = tight_fstatfs;
+	file_ops = &odd;
+	free_at_first = 18 + 63;
+	must_be_too_much(&large, "to write it takes 82.0 MiB of free space, and there are 81.0 MiB");
+	assert_int_equal(nr, 1);
+	free_at_first = 18 + 64;
+	free_later = 63;
+	must_be_too_much(&large, "64.0 MiB of free space are to stay, and only 63.0 MiB are there");
+	assert_int_equal(nr, 2);
+}
+
 static int replacing_renameat2(int from_dirfd, const char *from, int to_dirfd, const char *to, unsigned flags)
 {
 	if (flags == 0)
@@ -305,6 +351,7 @@ int main(void)
 		pool_test(what_another_one_writes_is_not_touched),
 		pool_test(what_is_no_file_is_not_touched),
 		pool_test(syncs_and_renames_may_fail),
+		pool_test(some_space_is_left_to_others),
 		pool_test(a_file_system_may_know_plain_renames_only),
 		pool_test(a_long_sync_can_be_stopped),
 	};
