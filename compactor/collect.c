@@ -732,5 +732,5 @@ int pool_collect(struct pool *p, const struct collect_options *o, struct collect
 	vec_release(&c.overlays);
 	judyset_release(&c.live);
 	collect_release_space(&c);
-	return rc < 0 ? err_add(err, "pool '%s'", p->path) : 0;
+	return rc < 0 ? pool_err(p, err) : 0;
 }

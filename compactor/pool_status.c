@@ -191,5 +191,5 @@ int pool_status(struct pool *p, struct pool_status *ret, struct err *err)
 	rc = count(&c, err);
 	vec_release(&c.roots);
 	pool_ids_release(&c.waiting);
-	return rc < 0 ? err_add(err, "pool '%s'", p->path) : 0;
+	return rc < 0 ? pool_err(p, err) : 0;
 }

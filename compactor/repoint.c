@@ -699,5 +699,5 @@ int pool_repoint(struct pool *p, const struct repoint_options *o, struct repoint
 		free(r.olds.items[i]);
 	vec_release(&r.olds);
 	forget_known(&r);
-	return rc < 0 ? err_add(err, "pool '%s'", p->path) : 0;
+	return rc < 0 ? pool_err(p, err) : 0;
 }

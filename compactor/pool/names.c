@@ -434,7 +434,7 @@ int names_each_or(struct pool *p, int (*call)(void *ctx, const struct name *n, s
 	int rc = list(p, PART_NAME, &l, err);
 
 	if (rc < 0)
-		return err_add(err, "pool '%s'", p->path);
+		return pool_err(p, err);
 	for (size_t i = 0; rc == 0 && i < l.numbers.nr; i++) {
 		struct err why = ERR_INIT;
 		struct name n;
@@ -581,7 +581,7 @@ static int find(struct pool *p, const struct search *s, bool newest, struct name
 		struct name n;
 
 		if (read_name(p, at, &n, err) < 0)
-			return err_add(err, "pool '%s'", p->path);
+			return pool_err(p, err);
 		if (is_it(&n, s)) {
 			*ret = n;
 			return 1;

@@ -397,6 +397,14 @@ int pool_sync(struct pool *p, struct err *err)
 	uint64_t end;
 
 	if (clusters_sync(p->clusters, err) < 0 || nodes_sync(p->nodes, &end, err) < 0 || finder_sync(p->finder, end, err) < 0)
-		return err_add(err, "pool '%s'", p->path);
+		return pool_err(p, err);
 	return 0;
+}
+
+int pool_err(const struct pool *p, struct err *err)
+{
+	char context[PATH_MAX + 16];
+
+	snprintf(context, sizeof(context), "pool '%s': ", p->path);
+	return err && strncmp(err->text, context, strlen(context)) == 0 ? -1 : err_add(err, "pool '%s'", p->path);
 }

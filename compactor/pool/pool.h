@@ -58,6 +58,9 @@ CLEANUP_DEFINE(struct pool *, pool_close)
  * be published. */
 int pool_sync(struct pool *p, struct err *err);
 
+/* Says which pool it was, unless the text begins with that.  Returns -1. */
+int pool_err(const struct pool *p, struct err *err);
+
 /* What file of a pool, of whichever and wherever it is, a path would be: a stub (POOL_VIEWS), a sealed overlay, or a cluster file
  * (POOL_TOP), and its id; POOL_NR_DIRS = none.  Ids are random: who has one has that file, or a copy of it.  *ret_len is how much
  * of the path is the pool's. */

@@ -564,5 +564,5 @@ int pool_check(struct pool *p, const struct pool_check_options *o, struct pool_c
 	vec_release(&c.bad);
 	judyset_release(&c.seen);
 	free(c.buf);
-	return rc < 0 ? err_add(err, "pool '%s'", p->path) : 0;
+	return rc < 0 ? pool_err(p, err) : 0;
 }

@@ -553,5 +553,5 @@ int pool_repair(struct pool *p, const struct pool_repair_options *o, uint64_t *r
 	vec_release(&r.slots);
 	vec_release(&r.lost);
 	vec_release(&r.roots);
-	return rc < 0 ? err_add(err, "pool '%s'", p->path) : 0;
+	return rc < 0 ? pool_err(p, err) : 0;
 }
