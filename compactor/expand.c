@@ -156,6 +156,9 @@ static int look(struct expanding *x, struct spool_identity *ret, struct err *err
 		return -1;
 	if (file_ops->fstat(fd, &st) < 0)
 		return err_errno(err, "cannot look at it");
+	if (st.st_nlink != 1)
+		return err_set(err, ERR_REFUSED, "it has %u names (hard links), of which only one would be replaced",
+			       (unsigned)st.st_nlink);
 	*ret = spool_identity_of(&st);
 	x->used = (uint64_t)st.st_blocks * 512;
 	return 0;

@@ -143,6 +143,8 @@ int versions_repoint(struct pool *p, struct workshop *w, const char *root_path, 
 
 /* ---- images that came and went ---- */
 
+/* ERR_REFUSED for an image that is to be noted before it is changed, and cannot be changed: it has several names. */
+int versions_check_names(struct pool *p, const char *path, struct err *err);
 /* Notes the image at a path as a member, if it is an overlay on this pool that no member is: it was copied or moved there.  When of
  * the members that stand on the same exactly one is gone from its path, or one of the gone ones had the same name in another
  * directory, then that was moved: it, and its versions, are at the new path from then on.  1 = done now, 0 = it is one already, or

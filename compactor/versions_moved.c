@@ -251,6 +251,22 @@ int versions_adopt_as(struct pool *p, const char *path, const struct standing *s
 	return names_each(p, move_disks, &m, err);
 }
 
+int versions_check_names(struct pool *p, const char *path, struct err *err)
+{
+	CLEANUP(name_release) struct name known = { .number = 0 };
+	struct standing standing;
+	struct stat st;
+	int rc = names_find_member(p, path, &known, err);
+
+	if (rc)
+		return rc < 0 ? -1 : 0;
+	rc = member_look(p, path, &standing, err);
+	if (rc <= 0 || file_ops->fstatat(AT_FDCWD, path, &st, AT_SYMLINK_NOFOLLOW) < 0 || st.st_nlink == 1)
+		return rc < 0 ? -1 : 0;
+	return err_set(err, ERR_REFUSED, "image '%s': it has %u names (hard links), of which only one would be changed", path,
+		       (unsigned)st.st_nlink);
+}
+
 int versions_adopt(struct pool *p, const char *path, struct err *err)
 {
 	CLEANUP(name_release) struct name known = { .number = 0 };

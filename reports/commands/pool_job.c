@@ -292,7 +292,9 @@ int pool_job_open_recovered(struct pool_job *j, const char *path, bool writing, 
 /* One that was moved is noted where it is. */
 int pool_job_know(struct pool *p, const char *path, bool writing, struct err *err)
 {
-	return repoint_check(p, path, err) < 0 || (writing && versions_adopt(p, path, err) < 0) ? -1 : 0;
+	if (repoint_check(p, path, err) < 0)
+		return -1;
+	return writing && (versions_check_names(p, path, err) < 0 || versions_adopt(p, path, err) < 0) ? -1 : 0;
 }
 
 int pool_job_open_of(struct pool_job *j, const char *path, bool writing, struct pool **ret, struct err *err)

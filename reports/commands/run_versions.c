@@ -100,9 +100,12 @@ static int act_snapshot(struct pool_job *j, struct err *err)
 			return -1;
 	if (j->quiesce && !j->live)
 		return err_set(err, ERR_USAGE, "--quiesce says how a machine is treated that runs; it needs --live");
-	if (pool_job_open_of(j, paths[0], true, &p, err) < 0)
+	if (pool_job_open_recovered(j, paths[0], true, &p, err) < 0)
 		return -1;
-	for (size_t i = 1; i < nr; i++)
+	for (size_t i = 0; i < nr; i++) /* before any is noted */
+		if (versions_check_names(p, paths[i], err) < 0)
+			return -1;
+	for (size_t i = 0; i < nr; i++)
 		if (pool_job_know(p, paths[i], true, err) < 0)
 			return -1;
 	if ((j->live ? live_snapshot(p, &o, j->quiesce, &made, err) : versions_snapshot(p, &o, &made, err)) < 0)

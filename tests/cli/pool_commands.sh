@@ -183,6 +183,19 @@ rm "$STORE"/m-*.qcow2
 
 # ---- snapshot: two disks and a file ----
 
+# one of several names of a file is refused, and leaves no trace; nor does a copy beside it
+ln "$STORE/n-01.qcow2" "$STORE/second.qcow2"
+cp "$STORE/n-01.qcow2" "$STORE/copy.qcow2"
+before=$(rows "$STORE")
+for command in "snapshot v1 $STORE/second.qcow2" "snapshot v1 $STORE/copy.qcow2 $STORE/second.qcow2" \
+	"clone $STORE/second.qcow2 $STORE/x.qcow2" "rollback $STORE/second.qcow2@v1" "expand $STORE/second.qcow2"; do
+	# shellcheck disable=SC2086 # several words
+	run $([[ $command = expand* ]] && echo 1 || echo 3) $command
+	assert_has "$output" "S/second.qcow2': it has 2 names \(hard links\), of which only one would be"
+	assert_eq "$before" "$(rows "$STORE")" "images that the pool knows after: $command"
+done
+rm "$STORE/second.qcow2" "$STORE/copy.qcow2"
+
 echo "<domain/>" >"$TMP/vm.xml"
 put 9 2M 64K "$STORE/a.qcow2"
 qemu-img convert -O raw "$STORE/a.qcow2" "$TMP/a1.raw"
