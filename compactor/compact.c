@@ -137,6 +137,7 @@ static void add_up(struct compaction *c)
 		p->work += s->work;
 		p->file_systems[p->images[s->image].fs].saving += s->saving;
 	}
+	compact_pool_count_files(c);
 }
 
 static int plan_steps(struct compaction *c, struct err *err)

@@ -32,6 +32,7 @@ struct compaction {
 	struct pool *pool;	     /* where opened */
 	struct pool_cost *costs;     /* by image, with method pool */
 	uint64_t pool_room;	     /* bytes that a cluster file of the pool can have */
+	uint64_t file_size, file_left; /* after which another one begins, and those until then */
 	uint64_t total, done; /* bytes of work, of all steps */
 	uint64_t began;	      /* ns */
 	struct plan_step *step; /* at hand */
@@ -111,6 +112,8 @@ int compact_pool_note(const struct compaction *c, struct plan_step *step, struct
 
 /* What all images would cost in a pool, before any is planned for. */
 int compact_pool_prepare(struct compaction *c, struct err *err);
+/* Says in the plan whether its steps take several cluster files. */
+void compact_pool_count_files(struct compaction *c);
 /* Before the steps: what snapshots sealed enters the pool, if there is one. */
 int compact_fold(struct compaction *c, struct err *err);
 

@@ -50,7 +50,11 @@ static struct finder *look_into_pool(struct compaction *c, struct pool **ret)
 {
 	bool whole;
 
-	if (pool_home_open(c->o.roots, c->o.pool, false, false, POOL_MEMORY, ret, NULL) < 0 || !*ret || growth_is_due(*ret))
+	if (pool_home_open(c->o.roots, c->o.pool, false, false, POOL_MEMORY, ret, NULL) < 0 || !*ret)
+		return NULL;
+	if (c->o.tell_file_size)
+		(*ret)->file_size = c->o.file_size;
+	if (growth_is_due(*ret))
 		return NULL;
 	return finder_open((*ret)->dirs[POOL_INDEX], cluster_file_id(clusters_growing((*ret)->clusters).file)->uuid, POOL_MEMORY,
 			   false, &whole, NULL);
@@ -63,7 +67,31 @@ static int estimate(struct compaction *c, struct pool_estimate *how, struct err 
 
 	how->finder = finder;
 	c->pool_room = (pool ? cluster_file_max(clusters_growing(pool->clusters).file) : POOL_FILE_MAX) - POOL_DATA_BEGIN;
+	c->file_size = pool ? pool->file_size : c->o.file_size;
+	if (!c->file_size || c->file_size > c->pool_room)
+		c->file_size = c->pool_room;
+	c->file_left = pool && !growth_is_due(pool) ? growth_room(pool) : c->file_size;
 	return pool_estimate(&c->store, how, c->costs, err);
+}
+
+/* Who enters after another file began shares only with those that are in that one. */
+void compact_pool_count_files(struct compaction *c)
+{
+	uint64_t left = c->file_left;
+	bool another = false;
+
+	c->plan->several_files = false;
+	for (size_t i = 0; i < c->plan->nr_steps; i++) {
+		const struct plan_step *s = &c->plan->steps[i];
+		const struct pool_cost *cost = s->method == PLAN_POOL ? &c->costs[s->image] : NULL;
+
+		if (!cost)
+			continue;
+		another = another || !left;
+		left = left ? left : c->file_size;
+		left -= min_u64(cost->fresh + cost->overhead, left);
+		c->plan->several_files |= another && cost->shared;
+	}
 }
 
 int compact_pool_prepare(struct compaction *c, struct err *err)

@@ -122,6 +122,7 @@ int plan_write_json(FILE *out, const struct plan *p, struct err *err)
 	tree_int(root, "keep_originals", p->keep_originals, &bad);
 	set_figures(root, plan_figures, p, &bad);
 	tree_bool(root, "pool_in_use", p->pool_in_use, &bad);
+	tree_bool(root, "several_files", p->several_files, &bad);
 	tree_bool(root, "unfolded", p->unfolded, &bad);
 	tree_set(root, "file_systems", file_systems(p, &bad), &bad);
 	tree_set(root, "images", images(p, &bad), &bad);

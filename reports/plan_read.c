@@ -138,6 +138,7 @@ static void get_plan(struct tree_reader *r, struct plan *ret)
 	ret->keep_originals = (int64_t)tree_get_size(r, "keep_originals");
 	get_figures(r, plan_figures, ret);
 	ret->pool_in_use = tree_has(r, "pool_in_use") && tree_get_bool(r, "pool_in_use");
+	ret->several_files = tree_has(r, "several_files") && tree_get_bool(r, "several_files");
 	ret->unfolded = tree_has(r, "unfolded") && tree_get_bool(r, "unfolded");
 	get_file_systems(r, ret);
 	get_images(r, ret);

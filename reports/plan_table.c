@@ -280,6 +280,10 @@ static void put_headline(struct page *p)
 {
 	if (p->p->nr_images) {
 		put_savings(p);
+		if (p->p->several_files)
+			fputs("LESS comes back: the pool begins another cluster file meanwhile (see --file-size), and images in\n"
+			      "different ones share nothing.\n",
+			      p->out);
 		if (p->p->nr_steps && p->p->applied)
 			put_outcome(p);
 		else if (p->p->nr_steps)

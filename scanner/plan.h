@@ -101,6 +101,7 @@ struct plan {
 	uint64_t nr_folded, folded; /* sealed overlays that entered the pool when it was carried out, and the bytes it stored of
 				     * them */
 	bool pool_in_use;  /* by somebody else, so that none could */
+	bool several_files; /* the pool begins another cluster file meanwhile, so less comes back than it says */
 	bool unfolded;	   /* some could not; messages say which */
 };
 

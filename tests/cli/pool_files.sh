@@ -219,3 +219,23 @@ says "$STORE/a.qcow2" 1
 assert_has "$(qemu-img info "$STORE/a.qcow2")" "backing file: .*/second/views/"
 capture "$DEDUPSCAN" pool check --read-data --pool "$STORE/second"
 assert_status 0 "pool check"
+
+# ---- a plan says when it does not know all that several files take ----
+
+mkdir "$TMP/three"
+give "$TMP/three" 1 a.qcow2 b.qcow2 c.qcow2
+settle
+for size in 0 1G; do
+	enter --file-size "$size" "$TMP/three"
+	assert_has_not "$output" "LESS comes back"
+done
+enter --file-size 4M "$TMP/three"
+assert_has "$output" "^LESS comes back: the pool begins another cluster file meanwhile"
+enter --file-size 4M --json "$TMP/three"
+assert_has "$output" '"several_files": true'
+enter --file-size 12M --apply "$TMP/three"
+assert_has_not "$output" "LESS comes back"
+give "$TMP/three" 3 d.qcow2 e.qcow2 f.qcow2
+settle
+enter "$TMP/three" # what the pool was told last holds
+assert_has "$output" "^LESS comes back"

@@ -93,6 +93,7 @@ static inline struct plan plan_any(struct plan_source *s)
 		.complete = s->next(s) % 2,
 		.applied = s->next(s) % 2,
 		.pool_in_use = s->next(s) % 2,
+		.several_files = s->next(s) % 2,
 		.unfolded = s->next(s) % 2,
 	};
 

@@ -315,6 +315,17 @@ static void what_was_folded_into_the_pool_is_told(void **state)
 	expect_has(table(p, usual), "Some of what versions sealed was NOT folded into the pool, and stays sealed.\n");
 }
 
+static void that_less_comes_back_is_told(void **state)
+{
+	struct sample s;
+	struct plan *p = sample(&s);
+
+	(void)state;
+	expect_has_not(table(p, usual), "LESS");
+	p->several_files = true;
+	expect_has(table(p, usual), "\nLESS comes back: the pool begins another cluster file meanwhile");
+}
+
 static void an_unknown_rate_tells_no_time(void **state)
 {
 	struct sample s;
@@ -558,6 +569,8 @@ static void what_older_programs_did_not_know_may_be_missing(void **state)
 	assert_int_equal(read_changed("\"note\"", "\"x\"").kind, ERR_NONE);
 	expect_refused("\"nr_folded\": 0", "\"nr_folded\": null", ERR_FORMAT, "'nr_folded' must be an integer");
 	expect_refused("\"pool_in_use\": false", "\"pool_in_use\": 0", ERR_FORMAT, "'pool_in_use' must be true or false");
+	assert_int_equal(read_changed("\"several_files\"", "\"x\"").kind, ERR_NONE);
+	expect_refused("\"several_files\": false", "\"several_files\": 0", ERR_FORMAT, "'several_files' must be true or false");
 	expect_refused("\"unfolded\": false", "\"unfolded\": 0", ERR_FORMAT, "'unfolded' must be true or false");
 	expect_refused("\"note\": null", "\"note\": 1", ERR_FORMAT, "'steps[0].note' must be a string");
 }
@@ -815,6 +828,7 @@ int main(void)
 		cmocka_unit_test(an_incomplete_scan_is_told),
 		cmocka_unit_test(what_a_step_makes_of_an_image_is_told_unless_it_was_not_done),
 		cmocka_unit_test(what_was_folded_into_the_pool_is_told),
+		cmocka_unit_test(that_less_comes_back_is_told),
 		cmocka_unit_test(an_unknown_rate_tells_no_time),
 		cmocka_unit_test(space_is_what_is_needed_beyond_what_was_saved_by_then),
 		cmocka_unit_test(originals_keep_the_space_of_later_steps),
