@@ -255,7 +255,8 @@ static int tell_repaired(void *ctx, const struct pool_damage *d, bool repaired, 
 static int act_repair(struct pool_job *j, struct pool *p, struct err *err)
 {
 	struct pool_repair_options o = {
-		.dry_run = j->dry_run, .read_data = j->read_data, .stopper = &term_stopper, .tell = tell_repaired, .progress = term_stage, .ctx = j,
+		.dry_run = j->dry_run, .read_data = j->read_data, .stopper = &term_stopper, .tell = tell_repaired,
+		.progress = term_stage, .ctx = j,
 	};
 	char old[PATH_MAX], path[4 * PATH_MAX];
 	uint64_t repaired = 0, left = 0;
@@ -327,7 +328,7 @@ static int act_pool(struct pool_job *j, struct err *err)
 		{ "check", POOL_READ, POOL_READ, act_check, { OPT_READ_DATA } },
 		{ "collect", POOL_CHANGE_RECOVERED, POOL_READ, act_collect,
 		  { OPT_DRY_RUN, OPT_DROP_MISSING, OPT_EVACUATE, OPT_MEMORY } },
-		{ "repair", POOL_CHANGE, POOL_CHANGE, act_repair, { OPT_DRY_RUN, OPT_IMMUTABLE } },
+		{ "repair", POOL_CHANGE, POOL_CHANGE, act_repair, { OPT_DRY_RUN, OPT_READ_DATA, OPT_IMMUTABLE } },
 	};
 	CLEANUP(pool_close) struct pool *p = NULL;
 
