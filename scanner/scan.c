@@ -59,13 +59,43 @@ static bool writer_has_it(struct scan *s, const struct found *f)
 	return fd >= 0 && scan_open_for_writing(fd);
 }
 
-/* --allow-backing was given. */
-static bool allows_more(const struct scan *s)
+/* Opens the backing file of an image at a path, as a reader would have it opened, to see whether it can. */
+static bool backing_opens(const struct roots *roots, const char *path, const char *name, char ret[PATH_MAX])
 {
-	for (size_t i = 0; i < s->o->roots->list.nr; i++)
-		if (!s->o->roots->list.items[i].walked)
-			return true;
-	return false;
+	CLEANUP(close_fd) int fd = roots_open_again(roots, path, NULL), backing = -1;
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return false;
+	backing = roots_open_named(roots, IMAGE_BACKING, name, path, &st, ret, NULL);
+	return backing >= 0;
+}
+
+/* A warning may be about a backing file that was refused: its directory or its pool was not given, say, and is now.  1 = nothing
+ * that is known of the chain keeps it from being opened; 0, -1. */
+static int chain_opens(struct scan *s, const struct catalog_image *i, struct err *err)
+{
+	CLEANUP(catalog_image_release) struct catalog_image below = { 0 };
+	CLEANUP(free) char *backing = i->backing ? strdup(i->backing) : NULL;
+	char path[PATH_MAX], next[PATH_MAX];
+	int rc;
+
+	snprintf(path, sizeof(path), "%s", i->path);
+	for (unsigned depth = 0; depth < IMAGE_CHAIN_MAX; depth++) {
+		if (!backing || !*backing)
+			return depth > 0;
+		if (!backing_opens(s->o->roots, path, backing, next))
+			return 0;
+		rc = catalog_image_by_path(s->c, next, &below, err);
+		if (rc <= 0)
+			return rc < 0 ? -1 : 1;
+		if (below.error && lasting_error(below.error_kind))
+			return 0;
+		free(backing);
+		backing = STEAL(below.backing);
+		memcpy(path, next, sizeof(path));
+	}
+	return 0;
 }
 
 static bool unchanged(struct scan *s, const struct found *f, const struct catalog_image *i)
@@ -78,7 +108,7 @@ static bool unchanged(struct scan *s, const struct found *f, const struct catalo
 		return false;
 	if (!scan_told_the_same(s, i->told, i->format))
 		return false;
-	if (i->warning && allows_more(s)) /* it may be about a backing file that can be opened now */
+	if (i->warning && chain_opens(s, i, NULL) != 0)
 		return false;
 	if (backing_moved(i->backing, f->path, i->backing_path))
 		return false;

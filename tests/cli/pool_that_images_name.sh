@@ -83,6 +83,27 @@ cp -a "$STORE/inner" "$TMP/copy"
 run 3 clone "$TMP/copy/a.qcow2" "$TMP/copy/g.qcow2"
 assert_has "$output" "a.qcow2' names its pool by another path, '$pool'; dedupscan repoint mends that"
 
+# ---- one that no directory above holds, and that is given later ----
+
+# warned: images of which the catalog has a warning
+warned()
+{
+	sqlite3 "$TMP/catalog2/catalog.db" "SELECT path FROM images WHERE warning <> '' ORDER BY path" | sed 's,.*/,,'
+}
+
+mkdir "$TMP/overlays"
+cp "$TMP/far/b.qcow2" "$TMP/overlays/on-pool.qcow2"
+qemu-img create -q -u -f qcow2 -b on-pool.qcow2 -F qcow2 "$TMP/overlays/above.qcow2" 3M
+settle
+for i in 1 2; do
+	capture "$DEDUPSCAN" scan --no-idle --catalog "$TMP/catalog2" "$TMP/overlays"
+	assert_has "$output" "/on-pool.qcow2': .*there is no pool at '$pool', or none that was given"
+	assert_eq "$(printf 'above.qcow2\non-pool.qcow2')" "$(warned)" "images without their pool"
+	assert_has "$output" "^2 images: $((4 - 2 * i)) read, $((2 * i - 2)) unchanged"
+done
+run 0 compact --no-idle --catalog "$TMP/catalog2" --pool "$pool" "$TMP/overlays"
+assert_eq "" "$(warned)" "warnings when their pool was given"
+
 # ---- one whose stub is missing ----
 
 stub=$(qemu-img info "$STORE/inner/a.qcow2" | sed -n 's/^backing file: .*"filename":"\([^"]*\)".*/\1/p')
