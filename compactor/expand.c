@@ -16,13 +16,17 @@
 #include "compactor/pool/view.h"
 #include "compactor/replace.h"
 #include "compactor/room.h"
+#include "compactor/standing.h"
 #include "compactor/versions.h"
 #include "compactor/writer.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 
 struct expanding {
+	struct pool *p;
 	const struct expand_options *o;
+	struct name *member; /* NULL = it is none */
+	struct spool_identity as;
 	const char *path;
 	struct bitmaps bitmaps; /* the overlay's */
 	struct writer *writer;
@@ -87,13 +91,26 @@ static int make(void *ctx, int old_fd, int new_fd, proof_check *check, void *che
 	return rc < 0 ? -1 : bitmaps_append(&x->bitmaps, new_fd, check, check_ctx, err);
 }
 
+/* Before it takes the place of the overlay: so there is no time at which it has, and nobody knows what became of that. */
+static int note(struct expanding *x, int new_fd, struct err *err)
+{
+	struct file_birth is;
+
+	if (!x->member || !file_birth(new_fd, "", &is))
+		return 0;
+	x->member->disks.items[0].expanded = (struct name_expanded){ is.ino, is.born, x->as.ino };
+	return names_replace(x->p, x->member->number, x->member, err);
+}
+
 static int prove(void *ctx, int old_fd, int new_fd, proof_check *check, void *check_ctx, struct err *err)
 {
 	struct expanding *x = ctx;
 
 	if (bitmaps_prove(&x->bitmaps, new_fd, check, check_ctx, err) < 0)
 		return -1;
-	return proof_same_guest(old_fd, "qcow2", new_fd, "qcow2", x->path, x->o->roots, x->o->jail, check, check_ctx, err);
+	if (proof_same_guest(old_fd, "qcow2", new_fd, "qcow2", x->path, x->o->roots, x->o->jail, check, check_ctx, err) < 0)
+		return -1;
+	return note(x, new_fd, err);
 }
 
 /* ---- what the pool has of it ---- */
@@ -142,7 +159,7 @@ static int check_room(struct expanding *x, struct pool *p, const struct view *vi
 /* ---- the image ---- */
 
 /* Only an overlay is expanded; who it is is looked at before anybody is kept out. */
-static int look(struct expanding *x, struct spool_identity *ret, struct err *err)
+static int look(struct expanding *x, struct err *err)
 {
 	CLEANUP(close_fd) int fd = roots_open_again(x->o->roots, x->path, err);
 	struct overlay_facts facts;
@@ -159,12 +176,12 @@ static int look(struct expanding *x, struct spool_identity *ret, struct err *err
 	if (st.st_nlink != 1)
 		return err_set(err, ERR_REFUSED, "it has %u names (hard links), of which only one would be replaced",
 			       (unsigned)st.st_nlink);
-	*ret = spool_identity_of(&st);
+	x->as = spool_identity_of(&st);
 	x->used = (uint64_t)st.st_blocks * 512;
 	return 0;
 }
 
-static int replace(struct expanding *x, const struct spool_identity *as, struct err *err)
+static int replace(struct expanding *x, struct err *err)
 {
 	const char *name, *relative;
 	const struct root *root = roots_find(x->o->roots, x->path, &relative);
@@ -172,7 +189,7 @@ static int replace(struct expanding *x, const struct spool_identity *as, struct 
 	CLEANUP(close_fd) int dirfd = roots_open_dir_of(x->o->roots, x->path, &name, err);
 	CLEANUP(workshop_close) struct workshop *w = NULL;
 	struct replacing r = {
-		.dirfd = dirfd, .name = name, .path = relative, .expected = *as, .hold = { .assume_idle = x->o->assume_idle },
+		.dirfd = dirfd, .name = name, .path = relative, .expected = x->as, .hold = { .assume_idle = x->o->assume_idle },
 		.keep = x->o->keep_originals, .settle_ns = SETTLE_NS, .stopper = x->o->stopper,
 		.make = make, .prove = prove, .ctx = x, .space = x->space,
 	};
@@ -190,16 +207,35 @@ static int replace(struct expanding *x, const struct spool_identity *as, struct 
 	return rc;
 }
 
+/* The member at its path may be another overlay, which was moved elsewhere: this one came from a backup, say, or is a copy. */
+static int is_it(struct pool *p, const char *path, const struct name *member, struct err *err)
+{
+	const struct name_disk *d = &member->disks.items[0];
+	const struct standing_id *s;
+	struct standing_ids ids = { 0 };
+	struct view view;
+	int rc = standing_look(p, path, &ids, err);
+
+	s = ids.list.items;
+	if (ids.list.nr && s->slot) /* a block job cut the stub out */
+		rc = name_id_is_null(d->below) && view_find(p, d->view, &view, NULL) > 0 && view.slot == s->slot;
+	else if (ids.list.nr)
+		rc = s->sealed ? pool_id_same(s->bytes, d->below) :
+				 name_id_is_null(d->below) && pool_id_same(s->bytes, d->view);
+	vec_release(&ids.list);
+	return rc;
+}
+
 /* The member that it is: 1, 0 = none.  One that was moved is known at its new path from then on. */
 static int find_member(struct pool *p, const char *path, struct name *ret, struct err *err)
 {
 	int rc = names_find_member(p, path, ret, err);
 
-	if (rc)
-		return rc;
-	if (versions_adopt(p, path, err) < 0)
+	if (rc == 0 && versions_adopt(p, path, err) < 0)
 		return -1;
-	return names_find_member(p, path, ret, err);
+	if (rc == 0)
+		rc = names_find_member(p, path, ret, err);
+	return rc > 0 ? is_it(p, path, ret, err) : rc;
 }
 
 /* The view that it stands on: 1, 0 = the pool has none. */
@@ -212,19 +248,19 @@ static int find_below(struct pool *p, const struct name *member, struct view *re
 
 int expand_image(struct pool *p, const struct expand_options *o, const char *path, struct err *err)
 {
-	struct expanding x = { .o = o, .path = path, .bitmaps = BITMAPS_INIT };
+	struct expanding x = { .p = p, .o = o, .path = path, .bitmaps = BITMAPS_INIT };
 	CLEANUP(name_release) struct name member = { 0 };
-	struct spool_identity as;
 	struct view view;
 	int rc, has_view;
 
-	if (look(&x, &as, err) < 0)
+	if (look(&x, err) < 0)
 		return -1;
 	rc = find_member(p, path, &member, err);
+	x.member = rc > 0 ? &member : NULL;
 	has_view = rc > 0 ? find_below(p, &member, &view, err) : rc;
 	if (has_view < 0 || check_room(&x, p, has_view ? &view : NULL, err) < 0 ||
-	    (has_view && prove_below(p, &view, o->stopper, err) < 0) || replace(&x, &as, err) < 0)
+	    (has_view && prove_below(p, &view, o->stopper, err) < 0) || replace(&x, err) < 0)
 		return -1;
-	/* An original that is kept may go back: it needs its view. */
+	/* An original that is kept may go back: it needs its view, until versions_each_expanded() finds that it is gone. */
 	return rc && !o->keep_originals ? names_remove(p, member.number, err) : 0;
 }

@@ -127,11 +127,10 @@ bool sealed_of_backing(const struct pool *p, const struct slice *s, uint8_t ret_
 
 /* ---- opening ---- */
 
-int member_open_dir(const struct pool *p, const char *path, char *ret_base, struct err *err)
+int member_open_any_dir(const struct pool *p, const char *path, char *ret_base, struct err *err)
 {
 	const char *slash = strrchr(path, '/');
 	CLEANUP(free) char *dir = slash ? strndup(path, (size_t)(slash - path)) : NULL;
-	struct stat ours, theirs;
 	int top, fd;
 
 	if (path[0] != '/' || !slash[1] || strlen(slash + 1) > NAME_MAX)
@@ -145,9 +144,18 @@ int member_open_dir(const struct pool *p, const char *path, char *ret_base, stru
 		return -1;
 	fd = file_open_beneath(top, *dir ? dir + 1 : ".", O_RDONLY | O_DIRECTORY, RESOLVE_NO_SYMLINKS, err);
 	file_ops->close(top);
+	if (fd >= 0)
+		snprintf(ret_base, NAME_MAX + 1, "%s", slash + 1);
+	return fd;
+}
+
+int member_open_dir(const struct pool *p, const char *path, char *ret_base, struct err *err)
+{
+	int fd = member_open_any_dir(p, path, ret_base, err);
+	struct stat ours, theirs;
+
 	if (fd < 0)
 		return -1;
-	snprintf(ret_base, NAME_MAX + 1, "%s", slash + 1);
 	if (file_ops->fstat(fd, &ours) < 0 || file_ops->fstat(p->dirs[POOL_SEALED], &theirs) < 0)
 		err_errno(err, "cannot stat its directory");
 	else if (ours.st_dev == theirs.st_dev)

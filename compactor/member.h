@@ -68,6 +68,8 @@ CLEANUP_DEFINE_RELEASE(struct member, member_release)
 /* Opens the directory of a file at an absolute path without symbolic links; *ret_base, of NAME_MAX + 1 bytes, is its name there.
  * Who is to change places with files of the pool must lie on its file system: else ERR_UNSUPPORTED. */
 int member_open_dir(const struct pool *p, const char *path, char *ret_base, struct err *err);
+/* The same wherever it lies. */
+int member_open_any_dir(const struct pool *p, const char *path, char *ret_base, struct err *err);
 
 /* Notes of the member at a path what its overlay says.  Where no overlay on this pool is there, it is noted as standing on
  * `assumed` (a sealed overlay), unless NULL. */

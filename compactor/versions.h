@@ -166,9 +166,15 @@ int versions_rename(struct pool *p, const char *(*renamed)(void *ctx, const char
  * which is no change of the version.  0 = that is not noted, so nobody takes offence meanwhile. */
 int versions_note_written(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], uint64_t written, struct err *err);
 
-/* Members at whose paths nothing is, for certain, or whose paths others have by now.  Who forgets them (names_remove()) has to
+/* Members at whose paths nothing is, for certain, or whose paths others have by now; but for those whose overlays a workshop keeps,
+ * which were expanded.  Who forgets them (names_remove()) has to
  * know that they were not moved: whoever is adopted first is safe. */
 int versions_each_gone(struct pool *p, int (*call)(void *ctx, const struct name *n, struct err *err), void *ctx, struct err *err);
+
+/* Members that were expanded, and whose overlays were not kept, or are not any more, where the files are that took their places.
+ * They can be forgotten. */
+int versions_each_expanded(struct pool *p, int (*call)(void *ctx, const struct name *n, struct err *err), void *ctx,
+			   struct err *err);
 
 /* Forgets sealed overlays that are folded in and on which nobody stands any more, and versions without a label that nobody
  * needs.  A collection removes the files. */

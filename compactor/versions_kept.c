@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "compactor/workshop.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 #include "scanner/image/image.h"
@@ -215,13 +216,29 @@ static int compare_paths(const void *a, const void *b)
 	return rc ? rc : x->number > y->number ? -1 : x->number < y->number;
 }
 
+/* Who expands works in the image's own directory. */
+static bool is_kept(const struct name_disk *d, int dirfd)
+{
+	return d->expanded.inode && workshop_has(dirfd, d->expanded.original, NULL) != 0;
+}
+
+static bool keeps_original(struct pool *p, const struct name_disk *d)
+{
+	char base[NAME_MAX + 1];
+	CLEANUP(close_fd) int dirfd = member_open_any_dir(p, d->path, base, NULL);
+
+	return dirfd >= 0 && is_kept(d, dirfd);
+}
+
 static int tell_of(struct pool *p, uint64_t number, int (*call)(void *ctx, const struct name *n, struct err *err), void *ctx,
 		   struct err *err)
 {
 	CLEANUP(name_release) struct name n = { .number = 0 };
 	int rc = member_find_number(p, number, &n, err);
 
-	return rc > 0 ? call(ctx, &n, err) : rc;
+	if (rc <= 0)
+		return rc;
+	return keeps_original(p, &n.disks.items[0]) ? 0 : call(ctx, &n, err);
 }
 
 int versions_each_gone(struct pool *p, int (*call)(void *ctx, const struct name *n, struct err *err), void *ctx, struct err *err)
@@ -236,6 +253,47 @@ int versions_each_gone(struct pool *p, int (*call)(void *ctx, const struct name 
 
 		if ((i && strcmp(x[-1].path, x->path) == 0) || is_gone(p, x->path))
 			rc = tell_of(p, x->number, call, ctx, err);
+	}
+	return rc;
+}
+
+/* ---- images that were expanded ---- */
+
+/* Else the original went back, and may have been moved then. */
+static bool is_in_place(const struct name_disk *d, int dirfd, const char *base)
+{
+	struct file_birth is;
+
+	return file_birth(dirfd, base, &is) && is.ino == d->expanded.inode && is.born == d->expanded.born &&
+	       stands_alone(dirfd, base);
+}
+
+/* The workshop is looked at first: what was not there any more went back before, or is gone. */
+static bool is_expanded(struct pool *p, const struct name_disk *d)
+{
+	char base[NAME_MAX + 1];
+	CLEANUP(close_fd) int dirfd = member_open_any_dir(p, d->path, base, NULL);
+
+	return dirfd >= 0 && !is_kept(d, dirfd) && is_in_place(d, dirfd, base);
+}
+
+static int add_expanded(void *ctx, const struct name *n, struct err *err)
+{
+	return n->kind == NAME_MEMBER && n->disks.items[0].expanded.inode ? path_list_add(ctx, n->number, "", err) : 0;
+}
+
+int versions_each_expanded(struct pool *p, int (*call)(void *ctx, const struct name *n, struct err *err), void *ctx,
+			   struct err *err)
+{
+	CLEANUP(path_list_release) struct path_list l = { .items = VEC_INIT };
+	int rc = names_each(p, add_expanded, &l, err);
+
+	for (size_t i = 0; rc == 0 && i < l.items.nr; i++) {
+		CLEANUP(name_release) struct name n = { .number = 0 };
+
+		rc = member_find_number(p, l.items.items[i].number, &n, err);
+		if (rc > 0)
+			rc = is_expanded(p, &n.disks.items[0]) ? call(ctx, &n, err) : 0;
 	}
 	return rc;
 }

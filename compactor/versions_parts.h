@@ -48,9 +48,4 @@ int versions_each_replaced(struct pool *p, versions_replaced *call, void *ctx, s
 /* Forgets those of them that stand on the same as the newer one. */
 int versions_drop_replaced(struct pool *p, struct err *err);
 
-static inline bool pool_id_same(const uint8_t a[POOL_ID_SIZE], const uint8_t b[POOL_ID_SIZE])
-{
-	return memcmp(a, b, POOL_ID_SIZE) == 0;
-}
-
 #endif

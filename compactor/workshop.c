@@ -378,6 +378,47 @@ void workshop_close(struct workshop *w)
 	free(w);
 }
 
+/* ---- looking from outside ---- */
+
+struct look {
+	int dirfd;
+	uint64_t ino;
+};
+
+static int is_file(void *ctx, const char *name, struct err *err)
+{
+	const struct look *l = ctx;
+	struct stat st;
+	int rc = workshop_look(l->dirfd, name, &st, err);
+
+	return rc > 0 ? st.st_ino == l->ino : rc;
+}
+
+static int open_dir(int dirfd, const char *name, int *ret, struct err *err)
+{
+	struct err why = ERR_INIT;
+
+	*ret = file_open_beneath(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV, &why);
+	if (*ret >= 0)
+		return 1;
+	return why.errnum == ENOENT ? 0 : err_set(err, why.kind, "%s", why.text);
+}
+
+/* Originals go from the workshop to its trash. */
+int workshop_has(int dirfd, uint64_t ino, struct err *err)
+{
+	CLEANUP(close_fd) int fd = -1, trash_fd = -1;
+	int rc = open_dir(dirfd, WORKSHOP_NAME, &fd, err);
+
+	if (rc > 0)
+		rc = file_each_name(fd, is_file, &(struct look){ fd, ino }, err);
+	if (rc == 0 && fd >= 0)
+		rc = open_dir(fd, "trash", &trash_fd, err);
+	if (rc > 0 && trash_fd >= 0)
+		rc = file_each_name(trash_fd, is_file, &(struct look){ trash_fd, ino }, err);
+	return rc;
+}
+
 /* ---- purging ---- */
 
 int workshop_purge(struct workshop *w, uint64_t *ret_bytes, struct err *err)

@@ -61,6 +61,10 @@ void workshop_set_mender(struct workshop *w, int (*mend)(void *ctx, int fd, stru
  * image must not have changed since, or ERR_STALE. */
 int workshop_undo(struct workshop *w, const char *path, uint64_t *ret_nr, struct err *err);
 
+/* Whether there is a file of this inode number in the workshop in a directory, where originals are kept: 1, 0, -1.  Nobody needs to
+ * have the workshop: an original that goes back meanwhile is at its path before it is told that it is not there. */
+int workshop_has(int dirfd, uint64_t ino, struct err *err);
+
 /* Removes all originals in the trash at once, whatever their time. */
 int workshop_purge(struct workshop *w, uint64_t *ret_bytes, struct err *err);
 

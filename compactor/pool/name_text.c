@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "compactor/pool/names.h"
+#include "scanner/base/checked.h"
 #include "scanner/base/crc32c.h"
 
 /* Names as text.  Lines "key value", all keys there in this order, each line ended by one \n:
@@ -20,17 +21,20 @@
  *	below -
  *	inode 0
  *	written 1795000000123456789	ns since 1970; this line only where it is noted
+ *	expanded 5678			these three only of a member that was expanded
+ *	born 1795000000123456789
+ *	original 1234
  *	file /etc/libvirt/qemu/web1.xml	these two for each file
  *	bytes <domain>%0A...
  *	crc 01234567			CRC-32C of all before this line, 8 hex digits
  *
  * In paths, labels and bytes a byte that is no printable ASCII, and %, is written %XX, and no other byte is.  Numbers are decimal,
  * hex digits of ids and checksums small, those of %XX capitals.  So what can be read has one way to be written, and reading takes
- * no other.  A name with a line "written" is of version 2, others are of version 1. */
+ * no other.  A name with a line "expanded" is of version 3, one with a line "written" of version 2, others are of version 1. */
 
-#define TITLE "dedupscan-name 1\n"
-#define TITLE_WRITTEN "dedupscan-name 2\n"
+static const char *const titles[] = { "dedupscan-name 1\n", "dedupscan-name 2\n", "dedupscan-name 3\n" };
 #define TITLE_ANY "dedupscan-name "
+#define TITLE_LEN (sizeof("dedupscan-name 1\n") - 1)
 #define CRC_LINE (4 + 8 + 1)
 
 void name_release(struct name *n)
@@ -110,6 +114,10 @@ static int check_disk(const struct name *n, const struct name_disk *d, struct er
 		return bad(err, "a disk of an impossible size");
 	if (n->kind == NAME_MEMBER && (d->inode || !is_null(d->sealed, POOL_ID_SIZE)))
 		return bad(err, "a member with what only versions have");
+	if (n->kind == NAME_VERSION && d->expanded.inode)
+		return bad(err, "a version with what only members have");
+	if (!d->expanded.inode != !d->expanded.born || !d->expanded.inode != !d->expanded.original)
+		return bad(err, "a file in the place of another that is none");
 	if (n->kind == NAME_MEMBER && is_null(d->view, POOL_ID_SIZE))
 		return bad(err, "a member without a view");
 	if (!d->folded && !is_null(d->root, DIGEST_SIZE))
@@ -181,19 +189,23 @@ static void write_disk(FILE *f, const struct name_disk *d)
 	fprintf(f, "inode %" PRIu64 "\n", d->inode);
 	if (d->written)
 		fprintf(f, "written %" PRIu64 "\n", d->written);
+	if (d->expanded.inode)
+		fprintf(f, "expanded %" PRIu64 "\nborn %" PRIu64 "\noriginal %" PRIu64 "\n", d->expanded.inode, d->expanded.born,
+			d->expanded.original);
 }
 
-static bool any_written(const struct name *n)
+static const char *title_of(const struct name *n)
 {
+	unsigned version = 0;
+
 	for (size_t i = 0; i < n->disks.nr; i++)
-		if (n->disks.items[i].written)
-			return true;
-	return false;
+		version = n->disks.items[i].expanded.inode ? 2 : n->disks.items[i].written && !version ? 1 : version;
+	return titles[version];
 }
 
 static void write_all(FILE *f, const struct name *n)
 {
-	fprintf(f, "%skind %s\nnumber %" PRIu64 "\nmade %" PRId64 "\n", any_written(n) ? TITLE_WRITTEN : TITLE,
+	fprintf(f, "%skind %s\nnumber %" PRIu64 "\nmade %" PRId64 "\n", title_of(n),
 		n->kind == NAME_MEMBER ? "member" : "version", n->number, n->made);
 	write_escaped(f, "label", n->label, strlen(n->label));
 	for (size_t i = 0; i < n->disks.nr; i++)
@@ -373,6 +385,14 @@ static int read_root(struct reader *r, struct name_disk *d)
 	return bad(r->err, "a root that is none");
 }
 
+/* Of a line that is only there where there is such a number. */
+static int read_stated(struct reader *r, const char *key, uint64_t *ret)
+{
+	if (read_number(r, key, ret) < 0)
+		return -1;
+	return *ret ? 0 : bad(r->err, "a number that is none");
+}
+
 static int read_disk(struct reader *r, struct name *n)
 {
 	struct name_disk *d;
@@ -388,11 +408,12 @@ static int read_disk(struct reader *r, struct name *n)
 		return -1;
 	if (read_number(r, "inode", &d->inode) < 0)
 		return -1;
-	if (!comes(r, "written"))
-		return 0;
-	if (read_number(r, "written", &d->written) < 0)
+	if (comes(r, "written") && read_stated(r, "written", &d->written) < 0)
 		return -1;
-	return d->written ? 0 : bad(r->err, "a time that is none");
+	if (!comes(r, "expanded"))
+		return 0;
+	return read_stated(r, "expanded", &d->expanded.inode) < 0 || read_stated(r, "born", &d->expanded.born) < 0 ||
+		       read_stated(r, "original", &d->expanded.original) < 0 ? -1 : 0;
 }
 
 static int read_file(struct reader *r, struct name *n)
@@ -443,6 +464,14 @@ static int read_all(struct reader *r, struct name *n)
 	return r->p == r->end ? check(n, r->err) : bad(r->err, "a line that does not belong there");
 }
 
+static bool is_title(const char *text)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(titles); i++)
+		if (memcmp(text, titles[i], TITLE_LEN) == 0)
+			return true;
+	return false;
+}
+
 /* The checksum is looked at first: what was cut or damaged is told from what was never a name. */
 static int check_ends(const char *text, size_t len, struct err *err)
 {
@@ -450,10 +479,9 @@ static int check_ends(const char *text, size_t len, struct err *err)
 
 	if (len < strlen(TITLE_ANY) || memcmp(text, TITLE_ANY, strlen(TITLE_ANY)) != 0)
 		return bad(err, "it begins otherwise");
-	if (len < strlen(TITLE) ||
-	    (memcmp(text, TITLE, strlen(TITLE)) != 0 && memcmp(text, TITLE_WRITTEN, strlen(TITLE_WRITTEN)) != 0))
+	if (len < TITLE_LEN || !is_title(text))
 		return err_set(err, ERR_UNSUPPORTED, "written by a newer dedupscan");
-	if (len < strlen(TITLE) + CRC_LINE)
+	if (len < TITLE_LEN + CRC_LINE)
 		return bad(err, "it is cut");
 	snprintf(crc, sizeof(crc), "crc %08" PRIx32 "\n", crc32c(0, text, len - CRC_LINE));
 	return memcmp(text + len - CRC_LINE, crc, CRC_LINE) == 0 ? 0 : bad(err, "its checksum does not match");
@@ -462,13 +490,13 @@ static int check_ends(const char *text, size_t len, struct err *err)
 int name_decode(const char *text, size_t len, struct name *ret, struct err *err)
 {
 	CLEANUP(name_release) struct name n = { .number = 0 };
-	struct reader r = { .p = text + strlen(TITLE), .end = text + len - CRC_LINE, .err = err };
+	struct reader r = { .p = text + TITLE_LEN, .end = text + len - CRC_LINE, .err = err };
 
 	if (check_ends(text, len, err) < 0)
 		return -1;
 	if (read_all(&r, &n) < 0)
 		return -1;
-	if (any_written(&n) != (memcmp(text, TITLE_WRITTEN, strlen(TITLE_WRITTEN)) == 0))
+	if (memcmp(text, title_of(&n), TITLE_LEN) != 0)
 		return bad(err, "its version is not that of its lines");
 	*ret = n;
 	memset(&n, 0, sizeof(n));

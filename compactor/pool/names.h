@@ -17,6 +17,12 @@
 
 enum name_kind { NAME_MEMBER = 1, NAME_VERSION };
 
+/* What took an overlay's place when it was expanded, noted before that; while something else is at the path it means nothing. */
+struct name_expanded {
+	uint64_t inode, born; /* of that file: its inode number, and when it was made, ns since 1970 (struct file_birth) */
+	uint64_t original;    /* inode number of the overlay */
+};
+
 struct name_disk {
 	char path[PATH_MAX]; /* of the image, absolute */
 	uint64_t size;	     /* of the disk, bytes */
@@ -32,6 +38,7 @@ struct name_disk {
 			 * settled */
 	uint64_t written; /* when the sealed overlay was last written to before it was sealed, ns since 1970; 0 = that is not
 			   * noted */
+	struct name_expanded expanded; /* member; inode 0 = it was not */
 };
 
 struct name_file {
@@ -132,6 +139,11 @@ static inline bool name_id_is_null(const uint8_t id[POOL_ID_SIZE])
 	static const uint8_t null[POOL_ID_SIZE];
 
 	return memcmp(id, null, POOL_ID_SIZE) == 0;
+}
+
+static inline bool pool_id_same(const uint8_t a[POOL_ID_SIZE], const uint8_t b[POOL_ID_SIZE])
+{
+	return memcmp(a, b, POOL_ID_SIZE) == 0;
 }
 
 /* Encoding: text, for fuzzing and tests.  Returns bytes to free. */

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "compactor/collect.h"
 #include "compactor/pool/immutable.h"
@@ -82,12 +83,24 @@ static int act_status(struct pool_job *j, struct pool *p, struct err *err)
 }
 
 /* Without a pool it is only told. */
-static int drop_member(void *ctx, const struct name *n, struct err *err)
+static int drop(struct pool *p, const struct name *n, const char *why, struct err *err)
 {
 	char path[4 * PATH_MAX];
 
-	printf("'%s' is not there any more\n", term_safe(n->disks.items[0].path, path, sizeof(path)));
-	return ctx ? names_remove(ctx, n->number, err) : 0;
+	printf("'%s' %s\n", term_safe(n->disks.items[0].path, path, sizeof(path)), why);
+	return p ? names_remove(p, n->number, err) : 0;
+}
+
+static int drop_member(void *ctx, const struct name *n, struct err *err)
+{
+	struct stat st;
+
+	return drop(ctx, n, lstat(n->disks.items[0].path, &st) == 0 ? "is another image by now" : "is not there any more", err);
+}
+
+static int drop_expanded(void *ctx, const struct name *n, struct err *err)
+{
+	return drop(ctx, n, "was expanded, and what it was is not kept any more", err);
 }
 
 /* Images are where the pool is, unless the user says where else. */
@@ -147,7 +160,9 @@ static int collect_among(struct pool_job *j, struct pool *p, const char **dirs, 
 	};
 	struct collected c = { 0 };
 
-	if ((!j->dry_run && versions_recover(p, err) < 0) || (j->drop_missing && drop_missing(j, p, err) < 0) ||
+	if ((!j->dry_run && versions_recover(p, err) < 0) ||
+	    versions_each_expanded(p, drop_expanded, j->dry_run ? NULL : p, err) < 0 ||
+	    (j->drop_missing && drop_missing(j, p, err) < 0) ||
 	    pool_collect(p, &o, &c, err) < 0)
 		return -1;
 	term_clear();

@@ -152,6 +152,17 @@ int file_stat(int fd, struct stat *ret)
 #endif
 }
 
+bool file_birth(int fd, const char *name, struct file_birth *ret)
+{
+	int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | (*name ? 0 : AT_EMPTY_PATH);
+	struct statx x;
+
+	if (statx(fd, name, flags, STATX_INO | STATX_BTIME, &x) < 0 || !(x.stx_mask & STATX_BTIME) || x.stx_btime.tv_sec <= 0)
+		return false;
+	*ret = (struct file_birth){ x.stx_ino, (uint64_t)x.stx_btime.tv_sec * 1000000000u + x.stx_btime.tv_nsec };
+	return true;
+}
+
 ssize_t file_read_some(int fd, void *buf, size_t len, uint64_t offset, struct err *err)
 {
 	size_t done = 0;

@@ -70,6 +70,14 @@ int file_close(int fd, const char *name, struct err *err);
 /* fstat(2), and by that very system call: others do more than that, and are not had in a jail. */
 int file_stat(int fd, struct stat *ret);
 
+/* What no other file of its file system has, had or will have: an inode number is given out again. */
+struct file_birth {
+	uint64_t ino;
+	uint64_t born; /* ns since 1970 */
+};
+/* Of a file in a directory, not followed; name "" = of the descriptor itself.  False where that cannot be told. */
+bool file_birth(int fd, const char *name, struct file_birth *ret);
+
 /* Exactly len bytes at offset.  Meeting the end of the file first is ERR_STALE: the caller knew the size. */
 int file_read(int fd, void *buf, size_t len, uint64_t offset, struct err *err);
 

@@ -514,7 +514,8 @@ def names_seeds():
     files = (("/etc/libvirt/qemu/web.xml", "<domain>%0A</domain>%0A"), ("/empty", ""))
     yield "member", name("member", [member])
     yield "version", name("version", [folded, sealed], "before upgrade 100%25", files=files)
-    yield "newer", name("member", [member], title="dedupscan-name 2")
+    yield "newer", name("member", [member], title="dedupscan-name 4")
+    yield "expanded", name("member", [member], title="dedupscan-name 3") + b"expanded 12\nborn 1795000000123456789\noriginal 13\n"
     yield "two-disks", name("member", [member, member])
     yield "loose", name("version", [folded], "%41")
     yield "zeros", name("version", [folded], number="017")

@@ -259,7 +259,7 @@ def undone(s, before, files):
     expect(f"base.raw is raw again: {formats['base.raw']}", formats["base.raw"] == "raw")
     heads = {n: damage(s.path(n)) for n in ("was.qcow2", "dynamic.vhdx", "plain.raw")}  # are members still
     gone = dedupscan("pool", "collect", "--dry-run", "--drop-missing", s.folder)
-    told = {os.path.basename(line.split("'")[1]) for line in gone.splitlines() if "not there any more" in line}
+    told = {os.path.basename(line.split("'")[1]) for line in gone.splitlines() if "is another image by now" in line}
     expect(f"members that went back are dropped when that is asked for: {told}", told == UNDONE)
     for n, head in heads.items():
         damage(s.path(n), head)

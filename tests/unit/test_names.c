@@ -233,12 +233,48 @@ static void when_it_was_written_is_told(void **state)
 	name_release(&n);
 }
 
+/* Version 3 is what has these lines, and nothing else. */
+static void that_it_was_expanded_is_told(void **state)
+{
+	static const char head[] = "kind member\nnumber 1\nmade 1\nlabel \ndisk /a\nsize 1\nroot -\n" REST;
+	static const char *const bad[] = {
+		"expanded 0\nborn 2\noriginal 3\n", "expanded 1\nborn 0\noriginal 3\n", "expanded 1\nborn 2\noriginal 0\n",
+		"expanded 1\nborn 2\n", "expanded 1\n", "born 2\noriginal 3\n", "expanded 1\noriginal 3\nborn 2\n",
+	};
+	struct err err = ERR_INIT;
+	struct name n = member("/a");
+	char text[1024], *encoded;
+
+	(void)state;
+	snprintf(text, sizeof(text), "dedupscan-name 3\n%sexpanded 1\nborn 2\noriginal 3\n", head);
+	assert_int_equal(decode_with_crc(text, &err), 0);
+	for (text[15] = '1'; text[15] < '3'; text[15]++)
+		assert_int_equal(decode_with_crc(text, &err), -1);
+	snprintf(text, sizeof(text), "dedupscan-name 3\n%s", head);
+	assert_int_equal(decode_with_crc(text, &err), -1);
+	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+		snprintf(text, sizeof(text), "dedupscan-name 3\n%s%s", head, bad[i]);
+		if (decode_with_crc(text, &err) == 0)
+			fail_msg("taken: %s", bad[i]);
+	}
+	n.number = 1;
+	n.disks.items[0].expanded = (struct name_expanded){ 77, 78, 79 };
+	encoded = encode(&n);
+	assert_memory_equal(encoded, "dedupscan-name 3\n", 17);
+	assert_non_null(strstr(encoded, "\ninode 0\nexpanded 77\nborn 78\noriginal 79\ncrc "));
+	free(encoded);
+	n.kind = NAME_VERSION;
+	n.disks.items[0].folded = true;
+	assert_int_equal(name_encode(&n, &encoded, &(size_t){ 0 }, &err), -1);
+	name_release(&n);
+}
+
 static void a_newer_one_is_told(void **state)
 {
 	struct err err = ERR_INIT;
 
 	(void)state;
-	assert_int_equal(decode_with_crc("dedupscan-name 3\nanything\n", &err), -1);
+	assert_int_equal(decode_with_crc("dedupscan-name 4\nanything\n", &err), -1);
 	assert_int_equal(err.kind, ERR_UNSUPPORTED);
 }
 
@@ -700,6 +736,7 @@ int main(void)
 		cmocka_unit_test(the_text_is_as_documented),
 		cmocka_unit_test(other_ways_to_write_it_are_refused),
 		cmocka_unit_test(when_it_was_written_is_told),
+		cmocka_unit_test(that_it_was_expanded_is_told),
 		cmocka_unit_test(a_newer_one_is_told),
 		cmocka_unit_test(every_flipped_bit_and_every_cut_is_seen),
 		cmocka_unit_test(long_files_are_refused),
