@@ -37,6 +37,8 @@
  *      (S6), but the version has what he writes.  So a version notes when what was sealed was last written to, and is what it says
  *      only while that is so: else it is not gone back to, and becomes NAME.changed when it is folded in [pool_clones.py:
  *      latecomer].  It is not folded in while he has it open.
+ *  S8. Until it is folded in, a version notes the length of what was sealed, and a checksum of its L1 table, as they are when it is
+ *      settled, or were before places changed; what is damaged since then is not folded in [crash; tests/unit/test_seal_notes.c].
  *
  *	version      sealed/<id>        at the path        decision
  *	-----------  -----------------  -----------------  -----------------------------------------------------------------
@@ -356,25 +358,6 @@ int sealed_open(struct pool *p, const uint8_t id[POOL_ID_SIZE], struct err *err)
 	return err_add(err, "sealed overlay '%s'", name);
 }
 
-uint64_t seal_time_of(const struct stat *st)
-{
-	return (uint64_t)st->st_mtim.tv_sec * 1000000000u + (uint64_t)st->st_mtim.tv_nsec;
-}
-
-/* A copy may have whole seconds only. */
-bool seal_was_written(const struct pool *p, const struct name_disk *d)
-{
-	char name[POOL_FILE_NAME_ROOM];
-	struct stat st;
-	uint64_t now;
-
-	if (!d->written ||
-	    file_ops->fstatat(p->dirs[POOL_SEALED], pool_id_file_name(d->sealed, name), &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return false;
-	now = seal_time_of(&st);
-	return now != d->written && now != d->written / 1000000000u * 1000000000u;
-}
-
 static bool same_content(const struct stat *a, const struct stat *b)
 {
 	return a->st_ino == b->st_ino && a->st_size == b->st_size && a->st_mtim.tv_sec == b->st_mtim.tv_sec &&
@@ -572,8 +555,16 @@ int seal_was_done(struct pool *p, const struct name_disk *d, struct err *err)
 	return unlock(p, d, &st, err) < 0 ? -1 : sealed_dispose(p, name, err);
 }
 
+/* What it is when its version is settled is what is meant: power may have failed before all was on the disk, and what is sealed while
+ * a guest runs has no notes yet.  One that somebody wrote to keeps those that say so. */
+static void note_as_it_is(struct pool *p, int fd, const struct stat *st, struct name_disk *d)
+{
+	if (!seal_was_written(p, d))
+		seal_describe(fd, st, d, NULL);
+}
+
 /* Where a process died before it had done so. */
-static int make_read_only(struct pool *p, const struct name_disk *d, struct err *err)
+static int make_read_only(struct pool *p, struct name_disk *d, struct err *err)
 {
 	char name[POOL_FILE_NAME_ROOM];
 	int fd = file_open_beneath(p->dirs[POOL_SEALED], pool_id_file_name(d->sealed, name), O_RDONLY | O_NOFOLLOW | O_NONBLOCK,
@@ -587,6 +578,8 @@ static int make_read_only(struct pool *p, const struct name_disk *d, struct err 
 		rc = err_errno(err, "cannot stat '%s'", name);
 	else if ((st.st_mode & 0222 && file_ops->fchmod(fd, sealed_mode(&st)) < 0) || file_ops->fsync(fd) < 0)
 		rc = err_errno(err, "cannot make '%s' read-only", name);
+	else
+		note_as_it_is(p, fd, &st, d);
 	file_ops->close(fd);
 	return rc;
 }

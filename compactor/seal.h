@@ -5,6 +5,7 @@
 #include "compactor/attributes.h"
 #include "compactor/member.h"
 #include "compactor/pool/bitmaps.h"
+#include "compactor/pool/seal_notes.h"
 #include "scanner/base/sync_all.h"
 
 /* Sealing: overlays leave their paths for sealed/, fresh ones take their places, all of a set or none.
@@ -51,11 +52,6 @@ int seal_exchange_live(struct pool *p, struct seal *s, struct err *err);
 
 /* Closes what it has, and removes the fresh overlay if no exchange was tried. */
 void seal_release(struct pool *p, struct seal *s);
-
-/* When the file was last written to, as a version notes it; and whether what was sealed for it was since then, as far as that is
- * noted. */
-uint64_t seal_time_of(const struct stat *st);
-bool seal_was_written(const struct pool *p, const struct name_disk *d);
 
 enum seal_end {
 	SEAL_AS_FOUND, /* the version is published if all its disks were sealed, without a label if some were, not if none was */

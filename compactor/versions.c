@@ -140,7 +140,8 @@ static int begin_all(struct sealing *x, struct err *err)
 			return -1;
 		if (seal_begin(x->pool, &x->seals[i], err) < 0 || versions_add_pending(x->name, m, x->seals[i].id, err) < 0)
 			return -1;
-		x->name->disks.items[x->name->disks.nr - 1].written = seal_time_of(&m->st);
+		if (seal_describe(m->fd, &m->st, &x->name->disks.items[x->name->disks.nr - 1], err) < 0)
+			return err_add(err, "image '%s'", member_disk(m)->path);
 	}
 	return 0;
 }
@@ -315,7 +316,7 @@ static int describe_layer(struct pool *p, const struct member *m, struct name_di
 					member_disk(m)->path);
 	memcpy(layer.path, ret->path, sizeof(layer.path));
 	if (layer.folded || seal_was_written(p, &layer)) /* then what it is now is what is meant */
-		layer.written = 0;
+		seal_forget(&layer);
 	if (layer.folded) {
 		memset(layer.sealed, 0, POOL_ID_SIZE);
 		memset(layer.below, 0, POOL_ID_SIZE);

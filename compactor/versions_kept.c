@@ -333,7 +333,7 @@ static bool tidy_disks(const struct tidying *t, struct name *n)
 		if (d->folded && !name_id_is_null(d->sealed) && !needed) {
 			memset(d->sealed, 0, POOL_ID_SIZE);
 			memset(d->below, 0, POOL_ID_SIZE);
-			d->written = 0;
+			seal_forget(d);
 			changed = true;
 		}
 		if (*n->label || needed)

@@ -21,6 +21,8 @@
  *	below -
  *	inode 0
  *	written 1795000000123456789	ns since 1970; this line only where it is noted
+ *	length 327680			bytes; these two only where they are noted
+ *	l1 89abcdef			CRC-32C, 8 hex digits
  *	expanded 5678			these three only of a member that was expanded
  *	born 1795000000123456789
  *	original 1234
@@ -30,11 +32,12 @@
  *
  * In paths, labels and bytes a byte that is no printable ASCII, and %, is written %XX, and no other byte is.  Numbers are decimal,
  * hex digits of ids and checksums small, those of %XX capitals.  So what can be read has one way to be written, and reading takes
- * no other.  A name with a line "expanded" is of version 3, one with a line "written" of version 2, others are of version 1. */
+ * no other.  A name with a line "length" or "expanded" is of version 3, another one with a line "written" of version 2, others are
+ * of version 1. */
 
-static const char *const titles[] = { "dedupscan-name 1\n", "dedupscan-name 2\n", "dedupscan-name 3\n" };
 #define TITLE_ANY "dedupscan-name "
-#define TITLE_LEN (sizeof("dedupscan-name 1\n") - 1)
+#define TITLE_LEN (sizeof(TITLE_ANY) - 1 + 2)
+#define VERSION_MAX 3
 #define CRC_LINE (4 + 8 + 1)
 
 void name_release(struct name *n)
@@ -124,8 +127,10 @@ static int check_disk(const struct name *n, const struct name_disk *d, struct er
 		return bad(err, "a root of what is not folded in");
 	if (n->kind == NAME_VERSION && !d->folded && is_null(d->sealed, POOL_ID_SIZE))
 		return bad(err, "a version of nothing");
-	if (d->written && is_null(d->sealed, POOL_ID_SIZE))
-		return bad(err, "a time of what was not sealed");
+	if ((d->written || d->length) && is_null(d->sealed, POOL_ID_SIZE))
+		return bad(err, "a time or a length of what was not sealed");
+	if (d->length > INT64_MAX || (d->l1 && !d->length))
+		return bad(err, "an impossible length");
 	if (d->inode && (d->folded || is_null(d->sealed, POOL_ID_SIZE)))
 		return bad(err, "a disk that is being sealed, and is not");
 	return 0;
@@ -189,23 +194,29 @@ static void write_disk(FILE *f, const struct name_disk *d)
 	fprintf(f, "inode %" PRIu64 "\n", d->inode);
 	if (d->written)
 		fprintf(f, "written %" PRIu64 "\n", d->written);
+	if (d->length)
+		fprintf(f, "length %" PRIu64 "\nl1 %08" PRIx32 "\n", d->length, d->l1);
 	if (d->expanded.inode)
 		fprintf(f, "expanded %" PRIu64 "\nborn %" PRIu64 "\noriginal %" PRIu64 "\n", d->expanded.inode, d->expanded.born,
 			d->expanded.original);
 }
 
-static const char *title_of(const struct name *n)
+static unsigned version_of(const struct name *n)
 {
-	unsigned version = 0;
+	unsigned version = 1;
 
-	for (size_t i = 0; i < n->disks.nr; i++)
-		version = n->disks.items[i].expanded.inode ? 2 : n->disks.items[i].written && !version ? 1 : version;
-	return titles[version];
+	for (size_t i = 0; i < n->disks.nr; i++) {
+		const struct name_disk *d = &n->disks.items[i];
+		unsigned its = d->length || d->expanded.inode ? 3 : d->written ? 2 : 1;
+
+		version = its > version ? its : version;
+	}
+	return version;
 }
 
 static void write_all(FILE *f, const struct name *n)
 {
-	fprintf(f, "%skind %s\nnumber %" PRIu64 "\nmade %" PRId64 "\n", title_of(n),
+	fprintf(f, TITLE_ANY "%u\nkind %s\nnumber %" PRIu64 "\nmade %" PRId64 "\n", version_of(n),
 		n->kind == NAME_MEMBER ? "member" : "version", n->number, n->made);
 	write_escaped(f, "label", n->label, strlen(n->label));
 	for (size_t i = 0; i < n->disks.nr; i++)
@@ -393,6 +404,38 @@ static int read_stated(struct reader *r, const char *key, uint64_t *ret)
 	return *ret ? 0 : bad(r->err, "a number that is none");
 }
 
+static int read_sum(struct reader *r, const char *key, uint32_t *ret)
+{
+	size_t len = 0;
+	const char *s = line(r, key, &len);
+	uint32_t v = 0;
+
+	if (!s)
+		return -1;
+	for (size_t i = 0; i < len && i < 8; i++) {
+		int digit = hex_value(s[i], false);
+
+		if (digit < 0)
+			return bad(r->err, "a checksum that is none");
+		v = v << 4 | (uint32_t)digit;
+	}
+	*ret = v;
+	return len == 8 ? 0 : bad(r->err, "a checksum that is none");
+}
+
+/* What is noted of some. */
+static int read_notes(struct reader *r, struct name_disk *d)
+{
+	if (comes(r, "written") && read_stated(r, "written", &d->written) < 0)
+		return -1;
+	if (comes(r, "length") && (read_stated(r, "length", &d->length) < 0 || read_sum(r, "l1", &d->l1) < 0))
+		return -1;
+	if (!comes(r, "expanded"))
+		return 0;
+	return read_stated(r, "expanded", &d->expanded.inode) < 0 || read_stated(r, "born", &d->expanded.born) < 0 ||
+		       read_stated(r, "original", &d->expanded.original) < 0 ? -1 : 0;
+}
+
 static int read_disk(struct reader *r, struct name *n)
 {
 	struct name_disk *d;
@@ -408,12 +451,7 @@ static int read_disk(struct reader *r, struct name *n)
 		return -1;
 	if (read_number(r, "inode", &d->inode) < 0)
 		return -1;
-	if (comes(r, "written") && read_stated(r, "written", &d->written) < 0)
-		return -1;
-	if (!comes(r, "expanded"))
-		return 0;
-	return read_stated(r, "expanded", &d->expanded.inode) < 0 || read_stated(r, "born", &d->expanded.born) < 0 ||
-		       read_stated(r, "original", &d->expanded.original) < 0 ? -1 : 0;
+	return read_notes(r, d);
 }
 
 static int read_file(struct reader *r, struct name *n)
@@ -464,12 +502,12 @@ static int read_all(struct reader *r, struct name *n)
 	return r->p == r->end ? check(n, r->err) : bad(r->err, "a line that does not belong there");
 }
 
-static bool is_title(const char *text)
+/* 0 = none that is known. */
+static unsigned version_said(const char *text, size_t len)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(titles); i++)
-		if (memcmp(text, titles[i], TITLE_LEN) == 0)
-			return true;
-	return false;
+	char digit = len < TITLE_LEN || text[TITLE_LEN - 1] != '\n' ? '0' : text[TITLE_LEN - 2];
+
+	return digit >= '1' && digit <= '0' + VERSION_MAX ? (unsigned)(digit - '0') : 0;
 }
 
 /* The checksum is looked at first: what was cut or damaged is told from what was never a name. */
@@ -479,7 +517,7 @@ static int check_ends(const char *text, size_t len, struct err *err)
 
 	if (len < strlen(TITLE_ANY) || memcmp(text, TITLE_ANY, strlen(TITLE_ANY)) != 0)
 		return bad(err, "it begins otherwise");
-	if (len < TITLE_LEN || !is_title(text))
+	if (!version_said(text, len))
 		return err_set(err, ERR_UNSUPPORTED, "written by a newer dedupscan");
 	if (len < TITLE_LEN + CRC_LINE)
 		return bad(err, "it is cut");
@@ -496,7 +534,7 @@ int name_decode(const char *text, size_t len, struct name *ret, struct err *err)
 		return -1;
 	if (read_all(&r, &n) < 0)
 		return -1;
-	if (memcmp(text, title_of(&n), TITLE_LEN) != 0)
+	if (version_of(&n) != version_said(text, len))
 		return bad(err, "its version is not that of its lines");
 	*ret = n;
 	memset(&n, 0, sizeof(n));

@@ -38,6 +38,8 @@ struct name_disk {
 			 * settled */
 	uint64_t written; /* when the sealed overlay was last written to before it was sealed, ns since 1970; 0 = that is not
 			   * noted */
+	uint64_t length; /* of its file, bytes; 0 = that is not noted, nor is l1 */
+	uint32_t l1;	 /* a checksum of its L1 table and of what leads there (seal_notes.h) */
 	struct name_expanded expanded; /* member; inode 0 = it was not */
 };
 

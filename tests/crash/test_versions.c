@@ -218,6 +218,7 @@ static void visit(void *ctx, struct sim *s, int fd)
 struct checking {
 	const struct work *k;
 	struct sim *s;
+	struct pool *pool;
 	struct crash_moment m;
 	unsigned nr_versions, nr_kept, nr_members;
 };
@@ -265,6 +266,8 @@ static int check_version_disk(struct checking *c, const struct name *n, const st
 		return err_set(err, ERR_FORMAT, "sealed '%s' is not there", path);
 	if (st.st_mode & 0222)
 		return err_set(err, ERR_FORMAT, "sealed '%s' may be written to", path);
+	if (!d->written || !d->length || (!c->k->visited && seal_was_written(c->pool, d)) || seal_check_in(c->pool, d, err) < 0)
+		return err_add(err, "sealed '%s' is not as noted", path);
 	return check_text(c, path, want, err);
 }
 
@@ -344,6 +347,7 @@ static int check(void *ctx, struct sim *s, struct crash_moment m, struct err *er
 		return 0;
 	if (open_pool(s, &p, err) < 0)
 		return -1;
+	c.pool = &p;
 	rc = names_each(&p, check_name, &c, err);
 	close_pool(&p);
 	if (rc < 0)

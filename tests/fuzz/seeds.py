@@ -516,6 +516,8 @@ def names_seeds():
     yield "version", name("version", [folded, sealed], "before upgrade 100%25", files=files)
     yield "newer", name("member", [member], title="dedupscan-name 4")
     yield "expanded", name("member", [member], title="dedupscan-name 3") + b"expanded 12\nborn 1795000000123456789\noriginal 13\n"
+    yield "noted", name("version", [(none, id, id, id, "0\nwritten 1795000000123456789\nlength 327680\nl1 89abcdef")], "v",
+                        title="dedupscan-name 3")
     yield "two-disks", name("member", [member, member])
     yield "loose", name("version", [folded], "%41")
     yield "zeros", name("version", [folded], number="017")

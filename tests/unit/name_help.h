@@ -53,6 +53,10 @@ static inline struct name_disk any_disk(struct name_source *s, enum name_kind ki
 		d.inode = s->next(s);
 	if (!name_id_is_null(d.sealed) && s->next(s) % 2)
 		d.written = s->next(s);
+	if (!name_id_is_null(d.sealed) && s->next(s) % 2)
+		d.length = s->next(s) & INT64_MAX;
+	if (d.length)
+		d.l1 = (uint32_t)s->next(s);
 	if (kind == NAME_MEMBER && s->next(s) % 2)
 		d.expanded = (struct name_expanded){ s->next(s) | 1, s->next(s) | 1, s->next(s) | 1 };
 	return d;

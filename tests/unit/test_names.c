@@ -269,13 +269,58 @@ static void that_it_was_expanded_is_told(void **state)
 	name_release(&n);
 }
 
-static void a_newer_one_is_told(void **state)
+/* Version 3 is what has these lines, with or without that of version 2. */
+static void what_was_sealed_is_told(void **state)
 {
+	static const char head[] = "kind version\nnumber 1\nmade 1\nlabel v\ndisk /a\nsize 1\nroot -\nview -\nsealed " ID
+				   "\nbelow -\ninode 0\n";
+	static const char *const good[] = { "length 1\nl1 00000000\n", "written 5\nlength 327680\nl1 89abcdef\n" };
+	static const char *const bad[] = {
+		"", "written 5\n", "length 0\nl1 00000000\n", "length 1\n", "l1 00000001\n", "length 1\nl1 0000000\n",
+		"length 1\nl1 000000000\n", "length 1\nl1 89ABCDEF\n", "length 1\nl1 0000000g\n", "l1 00000001\nlength 1\n",
+		"length 1\nl1 00000001\nwritten 5\n", "length 9223372036854775808\nl1 00000001\n",
+	};
 	struct err err = ERR_INIT;
+	struct name n = version("v", "/a");
+	char text[1024], *encoded;
 
 	(void)state;
-	assert_int_equal(decode_with_crc("dedupscan-name 4\nanything\n", &err), -1);
-	assert_int_equal(err.kind, ERR_UNSUPPORTED);
+	for (size_t i = 0; i < sizeof(good) / sizeof(*good); i++) {
+		snprintf(text, sizeof(text), "dedupscan-name 3\n%s%s", head, good[i]);
+		assert_int_equal(decode_with_crc(text, &err), 0);
+		text[15] = '2';
+		assert_int_equal(decode_with_crc(text, &err), -1);
+	}
+	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+		snprintf(text, sizeof(text), "dedupscan-name 3\n%s%s", head, bad[i]);
+		if (decode_with_crc(text, &err) == 0)
+			fail_msg("taken: %s", text);
+	}
+	n.number = 1;
+	n.disks.items[0].length = 77;
+	n.disks.items[0].l1 = 0xab;
+	assert_int_equal(name_encode(&n, &encoded, &(size_t){ 0 }, &err), -1); /* of nothing that is sealed */
+	n.disks.items[0].sealed[0] = 1;
+	encoded = encode(&n);
+	assert_memory_equal(encoded, "dedupscan-name 3\n", 17);
+	assert_non_null(strstr(encoded, "\ninode 0\nlength 77\nl1 000000ab\ncrc "));
+	free(encoded);
+	name_release(&n);
+}
+
+static void a_newer_one_is_told(void **state)
+{
+	static const char *const texts[] = {
+		"dedupscan-name 4\nanything\n", "dedupscan-name 0\nanything\n", "dedupscan-name 10\nanything\n",
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++) {
+		struct err err = ERR_INIT;
+
+		assert_int_equal(decode_with_crc(texts[i], &err), -1);
+		assert_int_equal(err.kind, ERR_UNSUPPORTED);
+	}
 }
 
 static void every_flipped_bit_and_every_cut_is_seen(void **state)
@@ -736,6 +781,7 @@ int main(void)
 		cmocka_unit_test(the_text_is_as_documented),
 		cmocka_unit_test(other_ways_to_write_it_are_refused),
 		cmocka_unit_test(when_it_was_written_is_told),
+		cmocka_unit_test(what_was_sealed_is_told),
 		cmocka_unit_test(that_it_was_expanded_is_told),
 		cmocka_unit_test(a_newer_one_is_told),
 		cmocka_unit_test(every_flipped_bit_and_every_cut_is_seen),
