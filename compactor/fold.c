@@ -166,7 +166,7 @@ static int fold_one(void *ctx, const struct sealed_disk *d, int fd, struct err *
 	return -1;
 }
 
-static void is_busy(void *ctx, const struct sealed_disk *d, const struct err *why)
+static void is_left(void *ctx, const struct sealed_disk *d, const struct err *why)
 {
 	leave_sealed(ctx, d, why);
 }
@@ -302,7 +302,7 @@ int fold_sealed(struct pool *p, const struct fold_options *o, struct folded *ret
 		return err_set(err, ERR_MEMORY, "no memory to fold images into a pool");
 	rc = versions_recover(p, err);
 	if (rc == 0)
-		rc = versions_each_sealed(p, &ret->done, fold_one, is_busy, &f, err);
+		rc = versions_each_sealed(p, &ret->done, fold_one, is_left, &f, err);
 	if (rc == 0)
 		rc = repoint_all(&f, err) < 0 || versions_tidy(p, err) < 0 ? -1 : 0;
 	vec_release(&f.unsettled);

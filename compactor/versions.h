@@ -123,10 +123,11 @@ CLEANUP_DEFINE_RELEASE(struct pool_ids, pool_ids_release)
 
 /* Sealed overlays that wait to be folded in, those that others stand on first, but for those in `done`, to which each is added.
  * `fd` is open for reading and the caller's: the call has to import what is seen through it, and then calls versions_fold().  What
- * a call returns ends it, unless it is 0.  One that somebody still writes to is passed over (`busy` gets it; may be NULL). */
+ * a call returns ends it, unless it is 0.  One that somebody still writes to, or that is damaged, is passed over (`left` gets it;
+ * may be NULL). */
 int versions_each_sealed(struct pool *p, struct pool_ids *done,
 			 int (*call)(void *ctx, const struct sealed_disk *d, int fd, struct err *err),
-			 void (*busy)(void *ctx, const struct sealed_disk *d, const struct err *why), void *ctx, struct err *err);
+			 void (*left)(void *ctx, const struct sealed_disk *d, const struct err *why), void *ctx, struct err *err);
 
 /* Notes in every version that has it that it is folded in: its root, of which `view` is one (NULL = there is none).  The pool
  * was synced before.  Members that stand on it still do; versions_repoint() ends that, and then versions_tidy() forgets it. */
@@ -163,7 +164,8 @@ int versions_moved_from(struct pool *p, const char *path, char ret[PATH_MAX], st
 int versions_rename(struct pool *p, const char *(*renamed)(void *ctx, const char *path), void *ctx, struct err *err);
 
 /* Notes in all versions that wait for a sealed overlay to be folded in when it was last written to: for who changes its header,
- * which is no change of the version.  0 = that is not noted, so nobody takes offence meanwhile. */
+ * which is no change of the version.  0 = that is not noted, so nobody takes offence meanwhile.  What else is noted of it does not
+ * depend on what is changed there. */
 int versions_note_written(struct pool *p, const uint8_t sealed[POOL_ID_SIZE], uint64_t written, struct err *err);
 
 /* Members at whose paths nothing is, for certain, or whose paths others have by now; but for those whose overlays a workshop keeps,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compactor/versions_parts.h"
 
+#include <errno.h>
 #include <fcntl.h>
 
 #include "compactor/pool/qcow2_writer.h"
@@ -45,7 +46,7 @@ struct waiting {
 	struct pool *pool;
 	struct pool_ids *done;
 	int (*call)(void *ctx, const struct sealed_disk *d, int fd, struct err *err);
-	void (*busy)(void *ctx, const struct sealed_disk *d, const struct err *why);
+	void (*left)(void *ctx, const struct sealed_disk *d, const struct err *why);
 	void *ctx;
 	bool any; /* was called for: others may stand on it */
 };
@@ -58,20 +59,38 @@ static bool was_called(const struct pool_ids *done, const uint8_t id[POOL_ID_SIZ
 	return false;
 }
 
-static int call_for(struct waiting *w, const struct sealed_disk *d, struct err *err)
+/* For the call; -1: why not. */
+static int open_whole(struct pool *p, const struct name_disk *d, struct err *err)
+{
+	struct err why = ERR_INIT;
+	int fd = sealed_open(p, d->sealed, &why);
+
+	if (fd >= 0 && seal_check(fd, d, &why) == 0)
+		return fd;
+	if (fd >= 0)
+		file_ops->close(fd);
+	if (why.kind == ERR_FORMAT || why.errnum == ENOENT)
+		return err_set(err, ERR_FORMAT, "what was sealed of it is damaged, and stays sealed: %s; put it back from a backup, "
+			       "or delete the version", why.text);
+	return err_set(err, why.kind, "%s", why.text);
+}
+
+static int call_for(struct waiting *w, const struct name_disk *d, const struct sealed_disk *found, struct err *err)
 {
 	struct err why = ERR_INIT;
 	int fd;
 
-	if (pool_ids_add(w->done, d->id, err) < 0)
+	if (pool_ids_add(w->done, d->sealed, err) < 0)
 		return -1;
 	w->any = true;
-	fd = sealed_open(w->pool, d->id, &why);
+	fd = open_whole(w->pool, d, &why);
 	if (fd >= 0)
-		return w->call(w->ctx, d, fd, err);
-	if (why.kind == ERR_BUSY && w->busy)
-		w->busy(w->ctx, d, &why);
-	return why.kind && why.kind != ERR_BUSY ? err_set(err, why.kind, "image '%s': %s", d->path, why.text) : 0;
+		return w->call(w->ctx, found, fd, err);
+	if (why.kind != ERR_BUSY && why.kind != ERR_FORMAT)
+		return err_set(err, why.kind, "image '%s': %s", d->path, why.text);
+	if (w->left)
+		w->left(w->ctx, found, &why);
+	return 0;
 }
 
 static bool row_waits(void *ctx, const struct name_row *row)
@@ -96,16 +115,16 @@ static int call_for_disks(void *ctx, const struct name *n, struct err *err)
 		memcpy(found.path, d->path, sizeof(d->path));
 		rc = find_base(w->pool, d, &found, err);
 		if (rc > 0)
-			rc = call_for(w, &found, err);
+			rc = call_for(w, d, &found, err);
 	}
 	return rc;
 }
 
 int versions_each_sealed(struct pool *p, struct pool_ids *done,
 			 int (*call)(void *ctx, const struct sealed_disk *d, int fd, struct err *err),
-			 void (*busy)(void *ctx, const struct sealed_disk *d, const struct err *why), void *ctx, struct err *err)
+			 void (*left)(void *ctx, const struct sealed_disk *d, const struct err *why), void *ctx, struct err *err)
 {
-	struct waiting w = { .pool = p, .done = done, .call = call, .busy = busy, .ctx = ctx };
+	struct waiting w = { .pool = p, .done = done, .call = call, .left = left, .ctx = ctx };
 	int rc;
 
 	do {
@@ -148,7 +167,7 @@ static int note_folded(void *ctx, const struct name *n, struct err *err)
 			continue;
 		if (seal_was_written(x->pool, d))
 			call_changed(&copy);
-		d->written = 0;
+		seal_forget(d);
 		d->folded = changed = true;
 		memcpy(d->root, x->root, DIGEST_SIZE);
 		memcpy(d->view, x->view ? x->view->id : none, POOL_ID_SIZE);

@@ -10,6 +10,7 @@
 #include "compactor/pool/clusters.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/reindex.h"
+#include "compactor/pool/seal_notes.h"
 #include "compactor/pool/tree.h"
 #include "compactor/pool/view.h"
 #include "scanner/base/checked.h"
@@ -159,16 +160,30 @@ static int keep(struct checking *c, const uint8_t root[DIGEST_SIZE], uint64_t si
 	return no_memory(err);
 }
 
-static int check_sealed(struct checking *c, const struct name_disk *d, const uint8_t id[POOL_ID_SIZE], struct err *err)
+/* That is all: it is a version's own, whose notes tell whether it is whole. */
+static int check_below(struct checking *c, const struct name_disk *d, struct err *err)
 {
 	char name[POOL_FILE_NAME_ROOM];
 	struct err why = ERR_INIT;
 	struct stat st;
 
-	if (name_id_is_null(id) || file_ops->fstatat(c->p->dirs[POOL_SEALED], pool_id_file_name(id, name), &st, 0) == 0)
+	if (name_id_is_null(d->below) || file_ops->fstatat(c->p->dirs[POOL_SEALED], pool_id_file_name(d->below, name), &st, 0) == 0)
 		return 0;
 	err_set(&why, ERR_FORMAT, "'%s' is missing", name);
 	return tell(c, POOL_SEALED_FILE, d->path, 0, 0, &why, false, err);
+}
+
+/* Where it was folded in others may stand on it still. */
+static int check_sealed(struct checking *c, const struct name_disk *d, struct err *err)
+{
+	char name[POOL_FILE_NAME_ROOM];
+	struct err why = ERR_INIT;
+	struct stat st;
+
+	if (name_id_is_null(d->sealed) || d->inode ||
+	    (d->folded && file_ops->fstatat(c->p->dirs[POOL_SEALED], pool_id_file_name(d->sealed, name), &st, 0) < 0))
+		return 0;
+	return seal_check_in(c->p, d, &why) < 0 ? tell(c, POOL_SEALED_FILE, d->path, 0, 0, &why, false, err) : 0;
 }
 
 static int take_disk(struct checking *c, const struct name *n, const struct name_disk *d, struct err *err)
@@ -184,7 +199,7 @@ static int take_disk(struct checking *c, const struct name *n, const struct name
 		if (tell(c, POOL_SLOT, d->path, 0, 0, &why, d->folded, err) < 0)
 			return -1;
 	}
-	if (check_sealed(c, d, d->below, err) < 0 || (!d->folded && !d->inode && check_sealed(c, d, d->sealed, err) < 0))
+	if (check_below(c, d, err) < 0 || check_sealed(c, d, err) < 0)
 		return -1;
 	return d->folded ? keep(c, d->root, d->size, n->kind == NAME_VERSION ? n->label : d->path, err) : 0;
 }
