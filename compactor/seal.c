@@ -555,8 +555,8 @@ int seal_was_done(struct pool *p, const struct name_disk *d, struct err *err)
 	return unlock(p, d, &st, err) < 0 ? -1 : sealed_dispose(p, name, err);
 }
 
-/* What it is when its version is settled is what is meant: power may have failed before all was on the disk, and what is sealed while
- * a guest runs has no notes yet.  One that somebody wrote to keeps those that say so. */
+/* What it is when its version is settled is what is meant: power may have failed before all was on the disk, and what is sealed
+ * while a guest runs has no notes yet.  One that somebody wrote to keeps those that say so. */
 static void note_as_it_is(struct pool *p, int fd, const struct stat *st, struct name_disk *d)
 {
 	if (!seal_was_written(p, d))

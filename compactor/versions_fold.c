@@ -70,8 +70,10 @@ static int open_whole(struct pool *p, const struct name_disk *d, struct err *err
 	if (fd >= 0)
 		file_ops->close(fd);
 	if (why.kind == ERR_FORMAT || why.errnum == ENOENT)
-		return err_set(err, ERR_FORMAT, "what was sealed of it is damaged, and stays sealed: %s; put it back from a backup, "
-			       "or delete the version", why.text);
+		return err_set(err, ERR_FORMAT,
+			       "what was sealed of it is damaged, and stays sealed: %s; put it back from a backup, or delete the "
+			       "version",
+			       why.text);
 	return err_set(err, why.kind, "%s", why.text);
 }
 

@@ -13,7 +13,8 @@
 #include "scanner/image/qcow2_format.h"
 
 /* The checksum is of some fields of the header, and of the L1 table behind them.  What the backing file is called, and where in the
- * header, is not in it: that is written anew when a pool was moved (overlay_repoint()), and changes nothing else, nor the length. */
+ * header, is not in it: that is written anew when a pool was moved (overlay_repoint()), and changes nothing else, nor the
+ * length. */
 
 #define PIECE ((size_t)64 << 10)
 
@@ -163,7 +164,9 @@ int seal_check(int fd, const struct name_disk *d, struct err *err)
 			       why.text);
 	if (t.end > (uint64_t)st.st_size)
 		return err_set(err, ERR_FORMAT, "its L1 table leads behind the end of its file, or between clusters");
-	return !same || t.sum == d->l1 ? 0 : err_set(err, ERR_FORMAT, "its header or its L1 table is not what it was when it was sealed");
+	if (same && t.sum != d->l1)
+		return err_set(err, ERR_FORMAT, "its header or its L1 table is not what it was when it was sealed");
+	return 0;
 }
 
 static int check_unread(const struct pool *p, const char *name, const struct name_disk *d, struct err *err)

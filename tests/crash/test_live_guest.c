@@ -353,7 +353,8 @@ static int check_name(void *ctx, const struct name *n, struct err *err)
 			return err_set(err, ERR_FORMAT, "'%s' is pending still", d->path);
 		if (sim_stat(c->s, path, &st) < 0 || st.st_mode & 0222)
 			return err_set(err, ERR_FORMAT, "sealed '%s' is not there, or may be written to", path);
-		if (!d->written || (!d->length && !c->k->errors) || seal_was_written(c->pool, d) || seal_check_in(c->pool, d, err) < 0)
+		if (!d->written || (!d->length && !c->k->errors) || seal_was_written(c->pool, d) ||
+		    seal_check_in(c->pool, d, err) < 0)
 			return err_add(err, "sealed '%s' is not as noted", path);
 		if (check_text(c->s, path, want, want, err) < 0)
 			return -1;
