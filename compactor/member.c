@@ -474,6 +474,8 @@ static int stand_on_sealed(struct pool *p, const struct name_disk *d, struct sta
 			       "somebody wrote to what was sealed of '%s' afterwards; the next dedupscan compact --apply makes it "
 			       "another version, NAME.changed",
 			       d->path);
+	if (seal_check_in(p, d, err) < 0)
+		return err_add(err, "what was sealed of '%s'", d->path);
 	memcpy(ret->view, d->view, POOL_ID_SIZE);
 	memcpy(ret->below, d->sealed, POOL_ID_SIZE);
 	return sealed_backing(p, d->sealed, &ret->backing, err);

@@ -278,8 +278,6 @@ static int act_repair(struct pool_job *j, struct pool *p, struct err *err)
 	struct err why = ERR_INIT;
 	int rc;
 
-	if (j->read_data && j->percent < 100)
-		return err_set(err, ERR_USAGE, "repair reads all data, or none: --read-data");
 	if (j->tell_immutable && !j->dry_run && immutable_tell(p, j->immutable, err) < 0)
 		return -1;
 	rc = repoint_old_path(p, old, &why);
@@ -333,6 +331,8 @@ static int check_options(const struct pool_job *j, const struct verb *v, struct 
 	if (j->s.scan.memory < COLLECT_MEMORY_MIN)
 		return err_set(err, ERR_USAGE, "--memory must be at least %s",
 			       units_size(COLLECT_MEMORY_MIN, size, sizeof(size)));
+	if (v->act == act_repair && j->percent < 100)
+		return err_set(err, ERR_USAGE, "pool repair reads all data, or none: --read-data");
 	return 0;
 }
 

@@ -98,11 +98,12 @@ wrong "--cluster-size must be 4K, 16K or 64K" compact --cluster-size 8K "$STORE"
 wrong "there is no method 'pol'; there are reflink, holes, relayout, rebuild and pool" compact --method pol "$STORE"
 says 2 "dedupscan: 'frob' is nothing that can be done with a pool" pool frob
 for arguments in "status --dry-run" "status --memory 64M" "check --evacuate 5" "check --immutable never" "collect --read-data" \
-	"collect --immutable never" "repair --drop-missing" "repair --memory 64M" "repair --read-data=5%"; do
+	"collect --immutable never" "repair --drop-missing" "repair --memory 64M"; do
 	option=${arguments#* } option=${option%%[ =]*}
 	# shellcheck disable=SC2086 # several words
 	says 2 "dedupscan: pool ${arguments%% *} has no option $option" pool $arguments "$STORE"
 done
+says 2 "dedupscan: pool repair reads all data, or none: --read-data" pool repair --read-data=5% "$STORE"
 says 2 "dedupscan: --memory must be at least 32.0 MiB" pool collect --memory 1 "$STORE"
 for command in rollback delete; do
 	says 2 "dedupscan: which version? name it as IMAGE@VERSION; dedupscan list IMAGE tells them" "$command" "$STORE/a.qcow2"

@@ -100,6 +100,10 @@ try()
 	assert_has "$("$DEDUPSCAN" list "$STORE")" "a.qcow2@$label \(sealed\)"
 	assert_has_not "$("$DEDUPSCAN" list "$STORE")" "b.qcow2@$label \(sealed\)"
 
+	capture "$DEDUPSCAN" clone "$STORE/a.qcow2@$label" "$STORE/x.qcow2"
+	assert_status 3
+	assert_has "$output" "what was sealed of '.*/a.qcow2': .*($words)"
+
 	put_back "$file"
 	capture "$DEDUPSCAN" pool check "$STORE"
 	assert_status 0

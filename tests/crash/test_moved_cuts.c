@@ -44,7 +44,9 @@ static void make_file(struct sim *s, const char *name)
 {
 	int fd = file_open(sim_root(s), name, O_RDWR | O_CREAT, 0444, NULL);
 
-	assert_int_equal(file_write(fd, "QFI\xfb", 4, 0, NULL), 0); /* what is in a sealed overlay does not matter here */
+	const struct slice backing = { .path = POOL "/views/none.qcow2", .size = SIZE, .read_only = true };
+
+	assert_int_equal(overlay_write(fd, SIZE, &backing, &(struct overlay_options){ 0 }, NULL), 0);
 	file_ops->close(fd);
 }
 
