@@ -140,8 +140,8 @@ static int count_segment(void *ctx, uint64_t segment, struct leaf *map, struct e
 	return 0;
 }
 
-/* How much of it the overlay hides is not known: the larger of both counts here, and meanwhile room_keep() watches.  Where tables are
- * damaged the proof says it better. */
+/* How much of it the overlay hides is not known: the larger of both counts here, and meanwhile room_keep() watches.  Where tables
+ * are damaged the proof says it better. */
 static int check_room(struct expanding *x, struct pool *p, const struct view *view, struct err *err)
 {
 	const char *name;

@@ -7,7 +7,6 @@
 #include "compactor/room.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
-#include "scanner/base/units.h"
 
 
 static bool is_idle(struct compaction *c, size_t image, size_t file)

@@ -12,8 +12,8 @@
 /* Before it is begun: ERR_FULL with both numbers when so many bytes do not fit where fd is, a file or a directory. */
 int room_check(int fd, uint64_t bytes, struct err *err);
 
-/* Meanwhile, for who cannot know how much it will be: to be called with what was just written; `since` is 0 to begin with.  ERR_FULL
- * when too little is left. */
+/* Meanwhile, for who cannot know how much it will be: to be called with what is written; `since` is 0 to begin with.  ERR_FULL when
+ * too little is left. */
 int room_keep(int fd, uint64_t written, uint64_t *since, struct err *err);
 
 #endif

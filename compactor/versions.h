@@ -74,7 +74,8 @@ struct version_row {
 };
 
 /* Members and versions with a label, in order of number, each disk a row; those at `path` only, unless NULL: none there is
- * ERR_USAGE.  Until a call returns other than 0; that is returned then.  `damaged` gets names that cannot be read; NULL = they are an error. */
+ * ERR_USAGE.  Until a call returns other than 0; that is returned then.  `damaged` gets names that cannot be read; NULL = they are
+ * an error. */
 int versions_list(struct pool *p, const char *path, int (*call)(void *ctx, const struct version_row *row, struct err *err),
 		  int (*damaged)(void *ctx, uint64_t number, const struct err *why, struct err *err), void *ctx, struct err *err);
 

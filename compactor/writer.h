@@ -83,8 +83,8 @@ extern const struct writer_format *const writer_formats[]; /* these, NULL; of a 
 const struct writer_format *writer_format_by_name(const char *name);
 
 /* For an empty file open for writing, and a disk of `size` bytes; `name` is the file's base name, for formats that say it.
- * `format` may be any kind of it.  ERR_USAGE: kinds and cluster sizes that it has not; ERR_UNSUPPORTED:
- * disks that it cannot have. */
+ * `format` may be any kind of it.  ERR_USAGE: kinds and cluster sizes that it has not;
+ * ERR_UNSUPPORTED: disks that it cannot have. */
 struct writer *writer_new(const struct writer_format *format, int fd, const char *name, uint64_t size,
 			  const struct writer_options *o, struct err *err);
 /* len bytes at offset; both are multiples of 512, offsets ascend; not behind the disk's end rounded up to 512.  Best called with a

@@ -56,7 +56,7 @@ class Restore:
         part = [n for n in self.names[:-1] if n in self.there()]
         whole = os.path.exists(self.file)
         done = traced(self.command)
-        if done.status != (3 if whole or part else 0):
+        if done.status != (2 if whole or part else 0):
             raise Wrong(f"run again: {done}; there were {part}")
         self.look()
         if done.status == 0 and self.there() != sorted([*self.names, "other.vmdk"]):

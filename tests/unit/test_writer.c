@@ -423,7 +423,8 @@ static void refuses_what_a_format_cannot_have(void **state)
 		struct err err = ERR_INIT;
 
 		assert_null(begin(&refused[i].kind, -1, refused[i].size, &err));
-		expect_error(&err, strstr(refused[i].text, "cannot have") || strstr(refused[i].text, "too small") ? ERR_UNSUPPORTED : ERR_USAGE,
+		expect_error(&err, strstr(refused[i].text, "cannot have") || strstr(refused[i].text, "too small") ? ERR_UNSUPPORTED
+													  : ERR_USAGE,
 			     refused[i].text);
 	}
 	assert_null(writer_format_by_name("vdi"));
