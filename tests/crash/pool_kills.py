@@ -192,7 +192,7 @@ def workflows(s):
         Workflow("repoint", "moved", [DEDUPSCAN, "repoint", s.path]),
         Workflow("collect", "loose", [DEDUPSCAN, "pool", "collect", s.path]),
         Workflow("restore", "folded", [DEDUPSCAN, "restore", "--format", "vhdx", a + "@v1", os.path.join(s.path, "out.vhdx")],
-                 (3,)),
+                 (2,)),
     ]
 
 
