@@ -16,6 +16,9 @@
  *	| superblock | slot 1 | slot 2 | ... | clusters and tables ... | gap | buffer |
  *						     written ->|     |<- base	 |<- end
  *
+ * The superblock is there twice, at the begin and in the middle of its slot, for without one nothing of the file is known.  Neither
+ * is ever written again but by a repair, from the other.
+ *
  * What is appended waits in the buffer, whose first byte belongs at `base`.  Between what was written and the buffer there may be
  * a gap that alignment left: it is not written, so it is a hole.  Who opens the file for writing begins at the next multiple of
  * 64 KiB behind what is there: another process may have given out offsets below that, and died.
@@ -47,6 +50,9 @@ struct cluster_file {
 	bool failed; /* a sync did */
 	char name[64];
 	struct cluster_file_id id;
+	uint64_t superblock_at;	  /* of the one that counts */
+	struct err other;	  /* what is wrong with the other one, ERR_NONE = nothing */
+	bool lacks_copy;	  /* an older dedupscan made it */
 	uint64_t written, base, max;
 	size_t used;
 	uint8_t *buf; /* NULL = not for writing */
@@ -115,10 +121,10 @@ int superblock_decode(const uint8_t p[POOL_SUPERBLOCK_ROOM], bool writing, struc
 
 	if (memcmp(d->magic, POOL_MAGIC, sizeof(d->magic)) != 0)
 		return err_set(err, ERR_FORMAT, "no superblock of a pool found");
+	if (le32_get(d->crc) != crc32c(0, d, offsetof(struct pool_superblock_disk, crc))) /* where it is in all versions */
+		return err_set(err, ERR_FORMAT, "the superblock's checksum does not match");
 	if (version > POOL_VERSION)
 		return err_set(err, ERR_UNSUPPORTED, "the pool was made by a newer dedupscan (version %u)", version);
-	if (le32_get(d->crc) != crc32c(0, d, offsetof(struct pool_superblock_disk, crc)))
-		return err_set(err, ERR_FORMAT, "the superblock's checksum does not match");
 	if (le32_get(d->incompatible) || (writing && le32_get(d->read_only)))
 		return err_set(err, ERR_UNSUPPORTED, "the pool has features that only a newer dedupscan can %s (0x%x, 0x%x)",
 			       writing ? "write" : "read", le32_get(d->incompatible), le32_get(d->read_only));
@@ -135,6 +141,31 @@ int superblock_decode(const uint8_t p[POOL_SUPERBLOCK_ROOM], bool writing, struc
 	return 0;
 }
 
+static bool is_bad(const struct err *why)
+{
+	return why->kind != ERR_NONE;
+}
+
+int superblock_choose(const uint8_t *const two[2], bool writing, struct cluster_file_id *ret, struct err whys[2], struct err *err)
+{
+	struct cluster_file_id ids[2];
+	int good;
+
+	for (int i = 0; i < 2; i++) {
+		if (!is_bad(&whys[i]))
+			superblock_decode(two[i], writing, &ids[i], &whys[i]);
+		if (is_bad(&whys[i]) && whys[i].kind != ERR_FORMAT && whys[i].kind != ERR_IO)
+			return err_set(err, whys[i].kind, "%s", whys[i].text);
+	}
+	good = is_bad(&whys[0]);
+	if (is_bad(&whys[good]))
+		return err_set(err, whys[0].kind, "%s", whys[0].text);
+	if (!good && !is_bad(&whys[1]) && memcmp(&ids[0], &ids[1], sizeof(ids[0])) != 0)
+		err_set(&whys[1], ERR_FORMAT, "it is that of another file");
+	*ret = ids[good];
+	return good;
+}
+
 /* ---- creating ---- */
 
 /* Whatever the umask is. */
@@ -148,11 +179,11 @@ static int set_readers(int fd, const struct stat *like, struct err *err)
 }
 
 /* From the disk: others follow it. */
-static int read_back(int fd, const uint8_t block[BLOCK_SIZE], struct err *err)
+static int read_back(int fd, const uint8_t block[BLOCK_SIZE], uint64_t at, struct err *err)
 {
 	uint8_t is[BLOCK_SIZE];
 
-	if (file_drop_cache(fd, err) < 0 || file_read(fd, is, sizeof(is), 0, err) < 0)
+	if (file_drop_cache(fd, err) < 0 || file_read(fd, is, sizeof(is), at, err) < 0)
 		return -1;
 	return memcmp(is, block, sizeof(is)) == 0 ? 0 : err_set(err, ERR_IO, "it reads back otherwise than it was written");
 }
@@ -162,12 +193,12 @@ static int write_new(int fd, const struct cluster_file_id *id, const struct stat
 	uint8_t block[BLOCK_SIZE] = { 0 };
 
 	superblock_encode(id, block);
-	if (file_write(fd, block, sizeof(block), 0, err) < 0 || file_truncate(fd, POOL_DATA_BEGIN, err) < 0 ||
-	    set_readers(fd, like, err) < 0)
+	if (file_write(fd, block, sizeof(block), 0, err) < 0 || file_write(fd, block, sizeof(block), POOL_COPY_AT, err) < 0 ||
+	    file_truncate(fd, POOL_DATA_BEGIN, err) < 0 || set_readers(fd, like, err) < 0)
 		return -1;
 	if (file_ops->fsync(fd) < 0)
 		return err_errno(err, "cannot sync it");
-	return read_back(fd, block, err);
+	return read_back(fd, block, 0, err) < 0 || read_back(fd, block, POOL_COPY_AT, err) < 0 ? -1 : 0;
 }
 
 int cluster_file_create_further(int dirfd, const char *name, const struct cluster_file_id *id, const struct stat *like,
@@ -328,9 +359,38 @@ static uint64_t longest(int fd)
 	return max;
 }
 
+/* What was cut off is zeros. */
+static int read_block(int fd, uint64_t at, uint8_t ret[BLOCK_SIZE], struct err *err)
+{
+	ssize_t len = file_read_some(fd, ret, BLOCK_SIZE, at, err);
+
+	if (len < 0)
+		return -1;
+	memset(ret + len, 0, BLOCK_SIZE - (size_t)len);
+	return 0;
+}
+
+static int look_at_superblocks(struct cluster_file *f, struct err *err)
+{
+	uint8_t first[BLOCK_SIZE], copy[BLOCK_SIZE];
+	const uint8_t *const two[] = { first, copy };
+	struct err whys[2] = { ERR_INIT, ERR_INIT };
+	int good;
+
+	read_block(f->fd, 0, first, &whys[0]);
+	if (read_block(f->fd, POOL_COPY_AT, copy, &whys[1]) == 0)
+		f->lacks_copy = all_are(copy, sizeof(copy), 0);
+	good = superblock_choose(two, f->writing, &f->id, whys, err);
+	if (good < 0)
+		return -1;
+	f->superblock_at = good ? POOL_COPY_AT : 0;
+	if (good || !f->lacks_copy)
+		f->other = whys[!good];
+	return 0;
+}
+
 static int prepare(struct cluster_file *f, struct err *err)
 {
-	uint8_t superblock[POOL_SUPERBLOCK_ROOM];
 	struct stat st;
 
 	if (file_ops->fstat(f->fd, &st) < 0)
@@ -339,8 +399,7 @@ static int prepare(struct cluster_file *f, struct err *err)
 		return err_set(err, ERR_REFUSED, "not a regular file");
 	if ((uint64_t)st.st_size < POOL_DATA_BEGIN)
 		return err_set(err, ERR_FORMAT, "too short for a cluster file: %lld bytes", (long long)st.st_size);
-	if (file_read(f->fd, superblock, sizeof(superblock), 0, err) < 0 ||
-	    superblock_decode(superblock, f->writing, &f->id, err) < 0)
+	if (look_at_superblocks(f, err) < 0)
 		return -1;
 	f->written = f->base = (uint64_t)st.st_size;
 	f->max = longest(f->fd);
@@ -514,6 +573,51 @@ int cluster_file_append(struct cluster_file *f, const void *buf, size_t len, uin
 	if (pad(f, align, err) < 0 || (len < LONG ? append_short : append_long)(f, buf, len, err) < 0)
 		return -1;
 	*ret = at;
+	return 0;
+}
+
+/* ---- the other superblock ---- */
+
+static uint64_t other_at(const struct cluster_file *f)
+{
+	return f->superblock_at ? 0 : POOL_COPY_AT;
+}
+
+bool cluster_file_other_is_damaged(const struct cluster_file *f, struct err *ret_why)
+{
+	if (!is_bad(&f->other))
+		return false;
+	err_set(ret_why, ERR_FORMAT, "cluster file '%s', at offset %llu: %s", f->name, (unsigned long long)other_at(f), f->other.text);
+	return true;
+}
+
+bool cluster_file_lacks_copy(const struct cluster_file *f)
+{
+	return f->lacks_copy;
+}
+
+static int write_other(struct cluster_file *f, struct err *err)
+{
+	struct cluster_file_id id;
+	uint8_t block[BLOCK_SIZE];
+
+	if (read_block(f->fd, f->superblock_at, block, err) < 0 || superblock_decode(block, true, &id, err) < 0)
+		return -1;
+	f->dirty = true;
+	if (file_write(f->write_fd, block, sizeof(block), other_at(f), err) < 0 || cluster_file_sync(f, err) < 0)
+		return -1;
+	return read_back(f->fd, block, other_at(f), err);
+}
+
+int cluster_file_write_other(struct cluster_file *f, struct err *err)
+{
+	if (cluster_file_sync(f, err) < 0 || wake(f, err) < 0)
+		return -1;
+	if (write_other(f, err) < 0)
+		return err_add(err, "cluster file '%s'", f->name);
+	cluster_file_rest(f);
+	f->other = ERR_INIT;
+	f->lacks_copy = false;
 	return 0;
 }
 

@@ -41,6 +41,13 @@ uint64_t cluster_file_room(const struct cluster_file *f);
 /* Bytes that any file of a pool can have there. */
 uint64_t cluster_file_max(const struct cluster_file *f);
 
+/* The superblock is there twice; it was opened by the first one that is whole.  What is wrong with the other, which names the file;
+ * false = nothing, or an older dedupscan made the file, which wrote one only. */
+bool cluster_file_other_is_damaged(const struct cluster_file *f, struct err *ret_why);
+bool cluster_file_lacks_copy(const struct cluster_file *f);
+/* Writes the other one anew from this, synced and read back. */
+int cluster_file_write_other(struct cluster_file *f, struct err *err);
+
 /* Lifts its immutable flag, as whatever writes to it does; whether that was done and it had one. */
 int cluster_file_lift(struct cluster_file *f, struct err *err);
 bool cluster_file_was_lifted(const struct cluster_file *f);
@@ -78,5 +85,8 @@ int cluster_file_punch(struct cluster_file *f, uint64_t offset, uint64_t len, st
 
 /* For tests and fuzzing. */
 int superblock_decode(const uint8_t p[POOL_SUPERBLOCK_ROOM], bool writing, struct cluster_file_id *ret, struct err *err);
+/* Which of two counts, 0 or 1: the first, unless that is damaged; -1 when both are, or either is of a newer dedupscan.  whys[i]
+ * says what is wrong with them; who could not read one says so before. */
+int superblock_choose(const uint8_t *const two[2], bool writing, struct cluster_file_id *ret, struct err whys[2], struct err *err);
 
 #endif

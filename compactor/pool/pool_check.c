@@ -25,6 +25,7 @@
 #define CIRCLE ((uint64_t)1 << 32)
 
 const char *const pool_part_names[POOL_NR_PARTS] = {
+	[POOL_SUPERBLOCK] = "superblock",
 	[POOL_SLOT] = "header of a view", [POOL_TABLES] = "tables of a view", [POOL_STUB] = "stub", [POOL_NODE] = "node",
 	[POOL_DATA] = "data", [POOL_NAME_FILE] = "name", [POOL_FINDER] = "index", [POOL_SEALED_FILE] = "sealed overlay",
 };
@@ -254,6 +255,20 @@ static int check_finder(struct checking *c, struct err *err)
 		return -1;
 	err_set(&why, ERR_FORMAT, "keys of blocks are missing, so what enters the pool shares whole segments only");
 	return lacks ? tell(c, POOL_FINDER, NULL, 0, 0, &why, true, err) : 0;
+}
+
+/* ---- cluster files ---- */
+
+static int check_superblocks(struct checking *c, struct err *err)
+{
+	for (size_t i = 0; i < clusters_nr(c->p->clusters); i++) {
+		struct err why = ERR_INIT;
+
+		if (cluster_file_other_is_damaged(clusters_span(c->p->clusters, i).file, &why) &&
+		    tell(c, POOL_SUPERBLOCK, NULL, 0, 0, &why, true, err) < 0)
+			return -1;
+	}
+	return 0;
 }
 
 /* ---- views ---- */
@@ -555,7 +570,7 @@ static int check_passed_over(struct checking *c, struct err *err)
 
 static int check(struct checking *c, struct err *err)
 {
-	if (clusters_each_slot(c->p->clusters, take_slot, c, err) < 0 ||
+	if (check_superblocks(c, err) < 0 || clusters_each_slot(c->p->clusters, take_slot, c, err) < 0 ||
 	    names_each_or(c->p, take_name, bad_name, c, err) < 0 || check_views(c, err) < 0 || check_trees(c, err) < 0)
 		return -1;
 	if (c->o->read_data && check_data(c, err) < 0)

@@ -7,12 +7,13 @@
 #include "compactor/pool/pool.h"
 #include "scanner/base/schedule.h"
 
-/* Is a pool whole?  Structure always: superblock, slots, the tables of every view against its tree, stubs, nodes reached from names
- * and views (each proven by its digest), names, whether the index has all keys.  With `read_data` every distinct segment that is
- * kept is read and proven. */
+/* Is a pool whole?  Structure always: superblocks, slots, the tables of every view against its tree, stubs, nodes reached from
+ * names and views (each proven by its digest), names, whether the index has all keys.  With `read_data` every distinct segment that
+ * is kept is read and proven. */
 
 enum pool_part {
-	POOL_SLOT, POOL_TABLES, POOL_STUB, POOL_NODE, POOL_DATA, POOL_NAME_FILE, POOL_FINDER, POOL_SEALED_FILE, POOL_NR_PARTS
+	POOL_SUPERBLOCK, POOL_SLOT, POOL_TABLES, POOL_STUB, POOL_NODE, POOL_DATA, POOL_NAME_FILE, POOL_FINDER, POOL_SEALED_FILE,
+	POOL_NR_PARTS
 };
 extern const char *const pool_part_names[POOL_NR_PARTS]; /* "superblock", "header of a view", ... */
 
@@ -52,6 +53,7 @@ int pool_check(struct pool *p, const struct pool_check_options *o, struct pool_c
  *	slots, tables	a view is written anew from its tree, under its old id
  *	stubs		from the headers
  *	data		from another map of the segment, or a view that has it elsewhere (compactor/pool/heal.h)
+ *	superblocks	one from the other
  *	index		keys of blocks, from the clusters (compactor/pool/reindex.h)
  *
  * Damaged data also heals when an image that has it is imported again (compactor/pool/import.h); repair then writes views anew that

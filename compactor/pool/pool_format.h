@@ -33,8 +33,8 @@
  *	address of a cluster	number << 50 | offset in the file
  *	slot			number << 20 | slot in the file */
 
-/* The cluster file: slot 0 is the superblock, the others take one header of a view each.  Slots are a sparse area below all data,
- * as offsets in a view count from its slot on and cannot be negative. */
+/* The cluster file: slot 0 is the superblock, twice, the others take one header of a view each.  Slots are a sparse area below all
+ * data, as offsets in a view count from its slot on and cannot be negative. */
 #define POOL_SLOT_SIZE ((uint64_t)64 << 10)
 #define POOL_NR_SLOTS ((uint64_t)1 << 20)
 #define POOL_DATA_BEGIN (POOL_SLOT_SIZE * POOL_NR_SLOTS) /* 64 GiB */
@@ -65,6 +65,7 @@ struct pool_superblock_disk {
 static_assert(sizeof(struct pool_superblock_disk) == 72, "superblock of a pool");
 #define POOL_MAGIC "ddspool\n" /* must not be qcow2's: libvirt looks at the beginning of the file */
 #define POOL_VERSION 2
+#define POOL_COPY_AT (POOL_SLOT_SIZE / 2) /* the same bytes again; older files have zeros there */
 #define POOL_VERSION_FIRST 1 /* a pool's first file: its id is the pool's */
 
 /* Behind it in all others (version 2). */

@@ -215,6 +215,26 @@ static int look_for_strangers(void *ctx, const char *name, struct err *err)
 	return 0;
 }
 
+/* ---- cluster files ---- */
+
+static int repair_superblock(struct repairing *r, struct cluster_file *f, struct err *err)
+{
+	struct err what = ERR_INIT, why = ERR_INIT;
+	bool damaged = cluster_file_other_is_damaged(f, &what);
+
+	if (!r->o->dry_run && (damaged || cluster_file_lacks_copy(f)))
+		cluster_file_write_other(f, &why);
+	return damaged || why.kind != ERR_NONE ? tell(r, POOL_SUPERBLOCK, damaged ? what.text : NULL, &why, err) : 0;
+}
+
+static int repair_superblocks(struct repairing *r, struct err *err)
+{
+	for (size_t i = 0; i < clusters_nr(r->p->clusters); i++)
+		if (repair_superblock(r, clusters_span(r->p->clusters, i).file, err) < 0)
+			return -1;
+	return 0;
+}
+
 /* ---- trees ---- */
 
 struct rebuilding {
@@ -531,7 +551,7 @@ static int repair_index(struct repairing *r, struct err *err)
 
 static int repair(struct repairing *r, struct err *err)
 {
-	if (clusters_each_slot(r->p->clusters, take_slot, r, err) < 0 ||
+	if (repair_superblocks(r, err) < 0 || clusters_each_slot(r->p->clusters, take_slot, r, err) < 0 ||
 	    names_each_or(r->p, take_name, bad_name, r, err) < 0 || repair_trees(r, err) < 0 || tell_lost_trees(r, err) < 0 ||
 	    repair_data(r, err) < 0 || repair_views(r, err) < 0)
 		return -1;

@@ -43,6 +43,34 @@ static void try_bytes(const uint8_t *p)
 	try_text(read.pool);
 }
 
+/* The same bytes twice, and beside a good one: the first that is good counts. */
+static void try_two(const uint8_t *p)
+{
+	struct pool_superblock_disk plain = {
+		.magic = POOL_MAGIC, .version = le32_from(1), .uuid = { 1 }, .slot_size = le64_from(POOL_SLOT_SIZE),
+		.nr_slots = le64_from(POOL_NR_SLOTS), .data_begin = le64_from(POOL_DATA_BEGIN),
+	};
+	uint8_t good[POOL_SUPERBLOCK_ROOM] = { 0 };
+	struct err why = ERR_INIT;
+	struct cluster_file_id id, chosen;
+	int rc = superblock_decode(p, true, &id, &why);
+
+	plain.crc = le32_from(crc32c(0, &plain, offsetof(struct pool_superblock_disk, crc)));
+	memcpy(good, &plain, sizeof(plain));
+	for (int with = 0; with < 3; with++) {
+		const uint8_t *const two[] = { with == 1 ? good : p, with == 2 ? good : p };
+		struct err whys[2] = { ERR_INIT, ERR_INIT };
+		int is = superblock_choose(two, true, &chosen, whys, NULL);
+
+		if (why.kind == ERR_UNSUPPORTED)
+			must(is == -1);
+		else if (rc < 0)
+			must(is == (with == 0 ? -1 : with - 1));
+		else
+			must(is == 0 && memcmp(&chosen.uuid, with == 1 ? plain.uuid : id.uuid, POOL_ID_SIZE) == 0);
+	}
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -54,10 +82,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	must(p && text);
 	memcpy(p, data, size < POOL_SUPERBLOCK_ROOM ? size : POOL_SUPERBLOCK_ROOM);
 	try_bytes(p);
+	try_two(p);
 	le32_store(p + offsetof(struct pool_superblock_disk, crc), crc32c(0, p, offsetof(struct pool_superblock_disk, crc)));
 	try_bytes(p);
+	try_two(p);
 	le32_store(p + further_crc, crc32c(0, p, further_crc));
 	try_bytes(p);
+	try_two(p);
 	memcpy(text, data, size);
 	text[size] = 0;
 	if (pool_id_parse(text, id))

@@ -123,7 +123,7 @@ static void a_new_file_is_what_the_format_says(void **state)
 	st = stat_it();
 	assert_int_equal(st.st_size, FIRST);
 	assert_int_equal(st.st_mode, S_IFREG | 0444);
-	assert_true((uint64_t)st.st_blocks * 512 <= 2 * BLOCK_SIZE);
+	assert_true((uint64_t)st.st_blocks * 512 <= 3 * BLOCK_SIZE);
 	fd = open(in_tree(NAME), O_RDONLY);
 	assert_int_equal(read(fd, b, sizeof(b)), sizeof(b));
 	memcpy(expected, magic, 20);
@@ -132,8 +132,16 @@ static void a_new_file_is_what_the_format_says(void **state)
 	       "\0\0\0\0\x10\0\0\0", 24);
 	le32_store(expected + 64, crc32c_baseline(0, expected, 64));
 	assert_memory_equal(b, expected, sizeof(b));
+	assert_int_equal(pread(fd, b, sizeof(b), POOL_COPY_AT), sizeof(b));
+	assert_memory_equal(b, expected, sizeof(b));
 	close(fd);
 	assert_int_equal(access(in_tree(NAME ".new"), F_OK), -1);
+}
+
+static void overwrite_both(const uint8_t p[POOL_SUPERBLOCK_ROOM])
+{
+	overwrite(0, p, POOL_SUPERBLOCK_ROOM);
+	overwrite(POOL_COPY_AT, p, POOL_SUPERBLOCK_ROOM);
 }
 
 static void what_is_not_right_is_refused(void **state)
@@ -155,10 +163,8 @@ static void what_is_not_right_is_refused(void **state)
 		memcpy(bad, b, sizeof(b));
 		bad[i] ^= 1;
 		assert_int_equal(superblock_decode(bad, false, &id, NULL), -1);
-		if (i < 8 || i >= 12) {
-			overwrite(0, bad, sizeof(bad));
-			expect_refused(false, ERR_FORMAT, i < 8 ? "no superblock" : "checksum");
-		}
+		overwrite_both(bad);
+		expect_refused(false, ERR_FORMAT, i < 8 ? "no superblock" : "checksum");
 		if (i >= 36) { /* also with a right checksum */
 			le32_store(bad + 64, crc32c(0, bad, 64));
 			assert_int_equal(superblock_decode(bad, false, &id, NULL), i < 40 || i >= 64 ? 0 : -1);
@@ -166,24 +172,127 @@ static void what_is_not_right_is_refused(void **state)
 	}
 	memcpy(bad, b, sizeof(b));
 	bad[8] = 3; /* H1 */
-	overwrite(0, bad, sizeof(bad));
+	le32_store(bad + 64, crc32c(0, bad, 64));
+	overwrite_both(bad);
 	expect_refused(false, ERR_UNSUPPORTED, "newer dedupscan (version 3)");
+	for (int i = 0; i < 2; i++) { /* one is enough: the other may not have followed yet */
+		overwrite_both(b);
+		overwrite(i ? POOL_COPY_AT : 0, bad, sizeof(bad));
+		expect_refused(false, ERR_UNSUPPORTED, "newer dedupscan (version 3)");
+	}
 	memcpy(bad, b, sizeof(b));
 	bad[12] = 1;
 	le32_store(bad + 64, crc32c(0, bad, 64));
-	overwrite(0, bad, sizeof(bad));
+	overwrite_both(bad);
 	expect_refused(false, ERR_UNSUPPORTED, "newer dedupscan can read");
 	memcpy(bad, b, sizeof(b));
 	bad[16] = 1;
 	le32_store(bad + 64, crc32c(0, bad, 64));
-	overwrite(0, bad, sizeof(bad));
+	overwrite_both(bad);
 	expect_refused(true, ERR_UNSUPPORTED, "newer dedupscan can write");
 	cluster_file_close(open_it(false));
 	memcpy(bad, b, sizeof(b));
 	memset(bad + 20, 0, 16);
 	le32_store(bad + 64, crc32c(0, bad, 64));
-	overwrite(0, bad, sizeof(bad));
+	overwrite_both(bad);
 	expect_refused(false, ERR_FORMAT, "no id");
+}
+
+static bool is_damaged(const struct cluster_file *f, const char *text)
+{
+	struct err why = ERR_INIT;
+	bool damaged = cluster_file_other_is_damaged(f, &why);
+
+	assert_int_equal(damaged, why.kind != ERR_NONE);
+	if (damaged && !strstr(why.text, text))
+		fail_msg("%s", why.text);
+	return damaged;
+}
+
+static void read_superblock(uint64_t at, uint8_t ret[BLOCK_SIZE])
+{
+	int fd = open(in_tree(NAME), O_RDONLY);
+
+	assert_int_equal(pread(fd, ret, BLOCK_SIZE, (off_t)at), BLOCK_SIZE);
+	close(fd);
+}
+
+/* Whichever is damaged, the other one is used, and makes it anew. */
+static void one_of_two_superblocks_will_do(void **state)
+{
+	static const uint64_t places[] = { 0, POOL_COPY_AT };
+	uint8_t good[BLOCK_SIZE], bad[BLOCK_SIZE];
+	struct err err = ERR_INIT;
+
+	(void)state;
+	create();
+	read_superblock(0, good);
+	for (size_t bit = 0; bit < 2 * 8 * 68; bit++) {
+		uint64_t at = places[bit % 2];
+		struct cluster_file *f;
+
+		memcpy(bad, good, sizeof(bad));
+		bad[bit / 16] ^= (uint8_t)(1 << bit / 2 % 8);
+		overwrite(at, bad, sizeof(bad));
+		f = open_it(false);
+		assert_true(is_damaged(f, at ? "at offset 32768: " : "at offset 0: "));
+		assert_memory_equal(cluster_file_id(f)->uuid, uuid, sizeof(uuid));
+		cluster_file_close(f);
+		f = open_it(true);
+		assert_false(cluster_file_lacks_copy(f));
+		if (cluster_file_write_other(f, &err) < 0)
+			fail_msg("%s", err.text);
+		assert_false(is_damaged(f, ""));
+		cluster_file_close(f);
+		for (size_t i = 0; i < 2; i++) {
+			read_superblock(places[i], bad);
+			assert_memory_equal(bad, good, sizeof(bad));
+		}
+	}
+	assert_int_equal(stat_it().st_mode & 07777, 0444);
+}
+
+static void a_file_with_one_superblock_gets_the_other(void **state)
+{
+	static const uint8_t nothing[BLOCK_SIZE];
+	uint8_t good[BLOCK_SIZE], is[BLOCK_SIZE];
+	struct cluster_file *f;
+
+	(void)state;
+	create();
+	read_superblock(0, good);
+	overwrite(POOL_COPY_AT, nothing, sizeof(nothing));
+	f = open_it(true);
+	assert_false(is_damaged(f, ""));
+	assert_true(cluster_file_lacks_copy(f));
+	append(f, "hello", 5, 1);
+	assert_int_equal(cluster_file_write_other(f, NULL), 0);
+	append(f, "there", 5, 1);
+	assert_int_equal(cluster_file_sync(f, NULL), 0);
+	cluster_file_close(f);
+	read_superblock(POOL_COPY_AT, is);
+	assert_memory_equal(is, good, sizeof(is));
+	overwrite(0, nothing, sizeof(nothing)); /* the first one is never to be missing */
+	f = open_it(true);
+	assert_true(is_damaged(f, "no superblock"));
+	cluster_file_close(f);
+}
+
+static void a_copy_of_another_file_is_damage(void **state)
+{
+	uint8_t other[BLOCK_SIZE] = { 0 };
+	struct cluster_file *f;
+
+	(void)state;
+	create();
+	read_superblock(0, other);
+	other[20] ^= 1;
+	le32_store(other + 64, crc32c(0, other, 64));
+	overwrite(POOL_COPY_AT, other, sizeof(other));
+	f = open_it(true);
+	assert_memory_equal(cluster_file_id(f)->uuid, uuid, sizeof(uuid));
+	assert_true(is_damaged(f, "another file"));
+	cluster_file_close(f);
 }
 
 static void other_files_are_refused(void **state)
@@ -788,6 +897,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cluster_test(a_new_file_is_what_the_format_says),
 		cluster_test(what_is_not_right_is_refused),
+		cluster_test(one_of_two_superblocks_will_do),
+		cluster_test(a_file_with_one_superblock_gets_the_other),
+		cluster_test(a_copy_of_another_file_is_damage),
 		cluster_test(other_files_are_refused),
 		cluster_test(its_mode_is_put_right),
 		cluster_test(users_that_are_not_root_write_to_their_own),

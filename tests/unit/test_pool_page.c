@@ -115,6 +115,8 @@ static void the_page_shows_the_superblock_that_is_written(void **state)
 	assert_int_equal(cluster_file_create(dirfd, "clusters", uuid, NULL), 0);
 	made = read_at("clusters", 0, sizeof(struct pool_superblock_disk));
 	assert_page_has("hexdump: superblock", &made, true);
+	made = read_at("clusters", POOL_COPY_AT, sizeof(struct pool_superblock_disk));
+	assert_page_has("hexdump: superblock", &made, true);
 }
 
 static bool superblock_is_read(const struct page_bytes *b)
@@ -141,6 +143,8 @@ static void the_page_shows_the_superblock_of_a_further_file(void **state)
 	(void)state;
 	assert_int_equal(cluster_file_create_further(dirfd, "further", &further, &like, NULL), 0);
 	made = read_at("further", 0, POOL_SUPERBLOCK_ROOM);
+	assert_page_has("hexdump: further superblock", &made, true);
+	made = read_at("further", POOL_COPY_AT, POOL_SUPERBLOCK_ROOM);
 	assert_page_has("hexdump: further superblock", &made, true);
 }
 
