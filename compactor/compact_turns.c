@@ -109,7 +109,7 @@ int compact_open_pool(struct compaction *c, bool create, struct err *err)
 {
 	if (c->pool)
 		return 0;
-	if (pool_home_open(c->o.roots, c->o.pool, true, create, finder_memory(c), &c->pool, err) < 0)
+	if (pool_home_open(c->o.roots, c->o.pool, POOL_TO_WRITE, create, finder_memory(c), &c->pool, err) < 0)
 		return -1;
 	if (!c->pool)
 		return 0;

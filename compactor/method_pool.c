@@ -50,7 +50,7 @@ static struct finder *look_into_pool(struct compaction *c, struct pool **ret)
 {
 	bool whole;
 
-	if (pool_home_open(c->o.roots, c->o.pool, false, false, POOL_MEMORY, ret, NULL) < 0 || !*ret)
+	if (pool_home_open(c->o.roots, c->o.pool, POOL_TO_READ, false, POOL_MEMORY, ret, NULL) < 0 || !*ret)
 		return NULL;
 	if (c->o.tell_file_size)
 		(*ret)->file_size = c->o.file_size;

@@ -84,7 +84,7 @@ static int home_path(const struct roots *roots, const char *told, char *ret, str
 /* ---- opening ---- */
 
 /* A link in the place of the pool is not followed: what overlays name must be where it is. */
-static int open_at(struct roots *roots, const char *path, bool writing, bool create, size_t memory, struct pool **ret,
+static int open_at(struct roots *roots, const char *path, enum pool_access access, bool create, size_t memory, struct pool **ret,
 		   struct err *err)
 {
 	const char *name = strrchr(path, '/') + 1;
@@ -93,10 +93,10 @@ static int open_at(struct roots *roots, const char *path, bool writing, bool cre
 
 	if (dirfd < 0)
 		return -1;
-	if (pool_open_with(dirfd, name, path, writing, memory, ret, err) < 0)
+	if (pool_open_with(dirfd, name, path, access, memory, ret, err) < 0)
 		return -1;
 	if (!*ret && create &&
-	    (pool_create(dirfd, name, err) < 0 || pool_open_with(dirfd, name, path, writing, memory, ret, err) < 0))
+	    (pool_create(dirfd, name, err) < 0 || pool_open_with(dirfd, name, path, access, memory, ret, err) < 0))
 		return -1;
 	if (!*ret || roots_add_pool(roots, path, err) == 0)
 		return 0;
@@ -105,12 +105,12 @@ static int open_at(struct roots *roots, const char *path, bool writing, bool cre
 	return -1;
 }
 
-int pool_home_open(struct roots *roots, const char *told, bool writing, bool create, size_t memory, struct pool **ret,
+int pool_home_open(struct roots *roots, const char *told, enum pool_access access, bool create, size_t memory, struct pool **ret,
 		   struct err *err)
 {
 	char path[PATH_MAX];
 
-	return home_path(roots, told, path, err) < 0 ? -1 : open_at(roots, path, writing, create, memory, ret, err);
+	return home_path(roots, told, path, err) < 0 ? -1 : open_at(roots, path, access, create, memory, ret, err);
 }
 
 static bool is_there(const char *path, struct stat *ret)
@@ -164,18 +164,18 @@ static bool find_named(const char *path, const char *above, char ret[PATH_MAX])
 
 /* The image is opened only while no other process is at work with the pool above: it may hold that image, which ends when somebody
  * opens it. */
-static int open_of_image(struct roots *roots, const char *path, bool writing, struct pool **ret, struct err *err)
+static int open_of_image(struct roots *roots, const char *path, enum pool_access access, struct pool **ret, struct err *err)
 {
 	CLEANUP(pool_close) struct pool *p = NULL;
 	struct err why = ERR_INIT;
 	char above[PATH_MAX], named[PATH_MAX];
 	bool any = find_above(path, above);
-	int rc = any ? open_at(roots, above, writing, false, POOL_MEMORY, &p, &why) : 0;
+	int rc = any ? open_at(roots, above, access, false, POOL_MEMORY, &p, &why) : 0;
 
 	if (rc == 0 || why.kind != ERR_BUSY) {
 		if (find_named(path, any ? above : NULL, named)) {
 			pool_close(STEAL(p)); /* it may be the same one, whose stub is missing */
-			return open_at(roots, named, writing, false, POOL_MEMORY, ret, err);
+			return open_at(roots, named, access, false, POOL_MEMORY, ret, err);
 		}
 		*ret = STEAL(p);
 	}
@@ -195,12 +195,13 @@ static int no_pool_of(const char *path, struct err *err)
 		       (int)len, path);
 }
 
-int pool_home_of(struct roots *roots, const char *path, const char *told, bool writing, struct pool **ret, struct err *err)
+int pool_home_of(struct roots *roots, const char *path, const char *told, enum pool_access access, struct pool **ret,
+		 struct err *err)
 {
 	char at[PATH_MAX];
 
-	if (told ? resolve_told(told, at, err) < 0 || open_at(roots, at, writing, false, POOL_MEMORY, ret, err) < 0 :
-		   open_of_image(roots, path, writing, ret, err) < 0)
+	if (told ? resolve_told(told, at, err) < 0 || open_at(roots, at, access, false, POOL_MEMORY, ret, err) < 0 :
+		   open_of_image(roots, path, access, ret, err) < 0)
 		return -1;
 	if (*ret)
 		return 0;

@@ -12,13 +12,14 @@
 /* Opens it, at `told` or as .dedupscan-pool in the first walked root's directory, and has readers follow its backing names
  * (roots_add_pool()); `create` makes it when it is not there, else *ret is NULL, which is no error.  No root may lie in it.
  * `memory` as of pool_open_with(). */
-int pool_home_open(struct roots *roots, const char *told, bool writing, bool create, size_t memory, struct pool **ret,
+int pool_home_open(struct roots *roots, const char *told, enum pool_access access, bool create, size_t memory, struct pool **ret,
 		   struct err *err);
 
 /* Opens the pool of the member at `path` (absolute): `told`; or the one that the image there names, unless the nearest in a parent
  * directory has what is named, too, as in a copy of a store; or that nearest one.  ERR_BUSY from the latter comes first: the image
  * is not opened then. */
-int pool_home_of(struct roots *roots, const char *path, const char *told, bool writing, struct pool **ret, struct err *err);
+int pool_home_of(struct roots *roots, const char *path, const char *told, enum pool_access access, struct pool **ret,
+		 struct err *err);
 
 /* Has readers follow backing names into the pools beside the roots and above them; `told` as before, may be NULL, and need not be
  * there yet.  What is beside and above and cannot be trusted is passed over: images that stand on it say so. */

@@ -381,8 +381,10 @@ struct nodes *nodes_open(int dirfd, const char *name, const struct clusters *clu
 		n->buf = malloc(BUFFER_SIZE);
 	if (!n || (writing && !n->buf))
 		return err_null(err, ERR_MEMORY, "no memory for the nodes of a pool");
-	snprintf(n->name, sizeof(n->name), "%s", name);
-	if (open_file(n, dirfd, err) < 0 || (writing && file_unlink(dirfd, NEW_NODES, err) < 0))
+	snprintf(n->name, sizeof(n->name), "%s", name ? name : NEW_NODES);
+	if (writing && file_unlink(dirfd, NEW_NODES, err) < 0)
+		return NULL;
+	if (open_file(n, dirfd, err) < 0 || (!name && file_unlink(dirfd, NEW_NODES, err) < 0))
 		return NULL;
 	if (from > n->end || from % NODE_ALIGN) { /* it is of another time, and must not look right when the file has grown */
 		from = 0;

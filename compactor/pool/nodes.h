@@ -34,7 +34,7 @@ struct inner {
 
 struct nodes;
 
-/* Opens or (writing) creates dirfd/name.  Maps of leaves lie inside the clusters, which are the caller's; NULL = anywhere.  The
+/* Opens or (writing) creates dirfd/name; NULL = (writing) an empty one, of which nothing is left.  Maps of leaves lie inside the clusters, which are the caller's; NULL = anywhere.  The
  * finder is the caller's, too; NULL = there is none, and the file is read through once to find its nodes (for readers).  Nodes
  * behind what the finder covers are added to it.  What is no whole record is passed over, and the next one is looked for by magic
  * and checksum: *ret_damaged counts such places, but for the file's end.  A transaction that a power cut tore may leave some;

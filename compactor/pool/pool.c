@@ -305,21 +305,44 @@ static int sync_clusters(void *ctx, struct err *err)
 	return clusters_sync(ctx, err);
 }
 
-static int open_nodes(struct pool *p, struct err *err)
+static int open_nodes_as(struct pool *p, const char *name, struct err *err)
 {
-	char name[NODES_ROOM];
-	struct stat st;
-
-	/* A new one would hide that all is lost. */
-	if (file_ops->fstatat(p->dirs[POOL_TREES], nodes_name(p->uuid, name), &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return errno == ENOENT ? err_set(err, ERR_FORMAT, "it is no whole pool: 'trees/%s' is missing", name) :
-					 err_errno(err, "cannot look at 'trees/%s'", name);
 	p->nodes = nodes_open(p->dirs[POOL_TREES], name, p->clusters, p->finder, p->writing, &p->nr_damaged, err);
 	if (!p->nodes)
 		return -1;
 	if (p->writing)
 		nodes_set_before_write(p->nodes, sync_clusters, p->clusters);
 	return 0;
+}
+
+static int open_nodes(struct pool *p, enum pool_access access, struct err *err)
+{
+	char name[NODES_ROOM];
+	struct stat st;
+
+	if (file_ops->fstatat(p->dirs[POOL_TREES], nodes_name(p->uuid, name), &st, AT_SYMLINK_NOFOLLOW) == 0)
+		return open_nodes_as(p, name, err);
+	if (errno != ENOENT)
+		return err_errno(err, "cannot look at 'trees/%s'", name);
+	p->nodes_missing = true;
+	if (access == POOL_TO_REPAIR)
+		return open_nodes_as(p, NULL, err);
+	/* A new one would hide that all is lost. */
+	return err_set(err, ERR_FORMAT,
+		       "it is no whole pool: 'trees/%s' is missing; put it back from a backup, or dedupscan pool repair rebuilds of "
+		       "it what views have", name);
+}
+
+int pool_new_nodes(struct pool *p, struct err *err)
+{
+	char name[NODES_ROOM];
+
+	if (make_file(p->dirs[POOL_TREES], nodes_name(p->uuid, name), err) < 0 || file_sync_dir(p->dirs[POOL_TREES], err) < 0)
+		return -1;
+	nodes_close(p->nodes);
+	p->nodes = NULL;
+	p->nodes_missing = false;
+	return open_nodes_as(p, name, err);
 }
 
 static struct pool *pool_new(const char *path, bool writing, struct err *err)
@@ -341,11 +364,13 @@ static struct pool *pool_new(const char *path, bool writing, struct err *err)
 
 int pool_open(int dirfd, const char *name, const char *path, bool writing, struct pool **ret, struct err *err)
 {
-	return pool_open_with(dirfd, name, path, writing, POOL_MEMORY, ret, err);
+	return pool_open_with(dirfd, name, path, writing ? POOL_TO_WRITE : POOL_TO_READ, POOL_MEMORY, ret, err);
 }
 
-int pool_open_with(int dirfd, const char *name, const char *path, bool writing, size_t memory, struct pool **ret, struct err *err)
+int pool_open_with(int dirfd, const char *name, const char *path, enum pool_access access, size_t memory, struct pool **ret,
+		   struct err *err)
 {
+	bool writing = access != POOL_TO_READ;
 	CLEANUP(pool_close) struct pool *p = pool_new(path, writing, err);
 	struct err why = ERR_INIT;
 
@@ -362,7 +387,7 @@ int pool_open_with(int dirfd, const char *name, const char *path, bool writing, 
 		return err_set(err, why.errnum == ELOOP || why.errnum == ENOTDIR ? ERR_REFUSED : why.kind, "pool '%s': %s", path,
 			       why.text);
 	if (open_dirs(p, err) < 0 || lock(p, err) < 0 || open_clusters(p, err) < 0 || (writing && open_finder(p, err) < 0) ||
-	    open_nodes(p, err) < 0)
+	    open_nodes(p, access, err) < 0)
 		return err_add(err, "pool '%s'", path);
 	if (writing) {
 		p->immutable = immutable_told(p);

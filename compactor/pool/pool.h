@@ -31,6 +31,7 @@ struct pool {
 	struct slice_cache cache; /* of new stubs (view.h); only when writing */
 	uint64_t file_size;	  /* bytes of clusters after which another cluster file begins (growth.h), 0 = none */
 	uint64_t nr_damaged;   /* records of nodes that were passed over */
+	bool nodes_missing;    /* POOL_TO_REPAIR: their file is not there */
 	uint64_t next_name;    /* names.c; 0 = not looked up yet */
 	struct name_rows *rows; /* what names are found by, NULL = not looked up yet */
 	unsigned immutable;	/* enum pool_immutable (compactor/pool/immutable.h); only when writing */
@@ -47,12 +48,21 @@ int pool_create(int dirfd, const char *name, struct err *err);
  * than its owner can write to the directory or it is not this user's; ERR_FORMAT when it is no whole pool; *ret NULL when nothing
  * is there, which is no error. */
 int pool_open(int dirfd, const char *name, const char *path, bool writing, struct pool **ret, struct err *err);
+enum pool_access {
+	POOL_TO_READ,
+	POOL_TO_WRITE,
+	POOL_TO_REPAIR, /* and write; without a file of nodes it has none, and what is put goes nowhere until pool_new_nodes() */
+};
 /* The same, with so many bytes of memory for the finder, which is the only large thing. */
-int pool_open_with(int dirfd, const char *name, const char *path, bool writing, size_t memory, struct pool **ret, struct err *err);
+int pool_open_with(int dirfd, const char *name, const char *path, enum pool_access access, size_t memory, struct pool **ret,
+		   struct err *err);
 #define POOL_MEMORY ((size_t)32 << 20)
 #define POOL_MEMORY_MIN ((size_t)8 << 20)
 void pool_close(struct pool *p);
 CLEANUP_DEFINE(struct pool *, pool_close)
+
+/* Makes the file of nodes that is missing, empty; its name is durable. */
+int pool_new_nodes(struct pool *p, struct err *err);
 
 /* Syncs clusters, then nodes, then what the finder has: after this everything imported so far is durable.  Without it nothing may
  * be published. */

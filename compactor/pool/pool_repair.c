@@ -235,6 +235,20 @@ static int repair_superblocks(struct repairing *r, struct err *err)
 	return 0;
 }
 
+/* ---- the file of nodes ---- */
+
+/* Which versions are lost with it is told when trees are gone through. */
+static int repair_missing_nodes(struct repairing *r, struct err *err)
+{
+	const struct err good = ERR_INIT;
+
+	if (!r->p->nodes_missing)
+		return 0;
+	if (!r->o->dry_run && pool_new_nodes(r->p, err) < 0)
+		return -1;
+	return tell(r, POOL_NODE, "the file of nodes is missing; a new one gets the trees that views have", &good, err);
+}
+
 /* ---- trees ---- */
 
 struct rebuilding {
@@ -253,7 +267,8 @@ static int take_map(void *ctx, uint64_t segment, struct leaf *map, const void *b
 	return tree_maker_add(b->maker, segment, map->digest, err);
 }
 
-/* From what its tables lead to, which is proven before anything is written. */
+/* From what its tables lead to, which is proven before anything is written.  Where the file of nodes is missing, a dry run has a tree to
+ * see what follows from it. */
 static int rebuild(struct repairing *r, const struct view *v, struct err *err)
 {
 	CLEANUP(tree_maker_free) struct tree_maker *maker = NULL;
@@ -261,12 +276,13 @@ static int rebuild(struct repairing *r, const struct view *v, struct err *err)
 
 	if (view_read(r->p, v, r->o->stopper, NULL, NULL, err) < 0)
 		return -1;
-	if (r->o->dry_run)
+	if (r->o->dry_run && !r->p->nodes_missing)
 		return 0;
 	maker = tree_maker_new(r->p->nodes, v->disk_size, err);
-	if (!maker || view_read(r->p, v, r->o->stopper, take_map, &(struct rebuilding){ r->p->nodes, maker }, err) < 0)
+	if (!maker || view_read(r->p, v, r->o->stopper, take_map, &(struct rebuilding){ r->p->nodes, maker }, err) < 0 ||
+	    tree_maker_end(maker, root, err) < 0)
 		return -1;
-	return tree_maker_end(maker, root, err) < 0 ? -1 : pool_sync(r->p, err);
+	return r->o->dry_run ? 0 : pool_sync(r->p, err);
 }
 
 /* Every node and leaf is there.  What its data is does not matter here. */
@@ -513,7 +529,7 @@ static bool keep_record(void *ctx, uint64_t offset)
 }
 
 /* What is no record goes, unless a node is missing that somebody may know how to read from there. */
-static int repair_nodes(struct repairing *r, struct err *err)
+static int repair_damaged_nodes(struct repairing *r, struct err *err)
 {
 	char what[96];
 	struct err why = ERR_INIT;
@@ -551,11 +567,11 @@ static int repair_index(struct repairing *r, struct err *err)
 
 static int repair(struct repairing *r, struct err *err)
 {
-	if (repair_superblocks(r, err) < 0 || clusters_each_slot(r->p->clusters, take_slot, r, err) < 0 ||
+	if (repair_superblocks(r, err) < 0 || repair_missing_nodes(r, err) < 0 || clusters_each_slot(r->p->clusters, take_slot, r, err) < 0 ||
 	    names_each_or(r->p, take_name, bad_name, r, err) < 0 || repair_trees(r, err) < 0 || tell_lost_trees(r, err) < 0 ||
 	    repair_data(r, err) < 0 || repair_views(r, err) < 0)
 		return -1;
-	if ((!r->o->dry_run && pool_sync(r->p, err) < 0) || repair_nodes(r, err) < 0)
+	if ((!r->o->dry_run && pool_sync(r->p, err) < 0) || repair_damaged_nodes(r, err) < 0)
 		return -1;
 	return repair_index(r, err);
 }

@@ -232,9 +232,9 @@ static int recover_workshops(struct pool_job *j, struct err *err)
 static int try_pool(struct pool_job *j, const char *told, enum pool_use use, struct pool **ret, struct err *err)
 {
 	CLEANUP(pool_close) struct pool *p = NULL;
-	bool writing = use != POOL_READ;
-	int rc = told ? pool_home_of(&j->s.roots, "/", told, writing, &p, err) :
-			pool_home_open(&j->s.roots, NULL, writing, false, POOL_MEMORY, &p, err);
+	enum pool_access access = use == POOL_READ ? POOL_TO_READ : use == POOL_REPAIR ? POOL_TO_REPAIR : POOL_TO_WRITE;
+	int rc = told ? pool_home_of(&j->s.roots, "/", told, access, &p, err) :
+			pool_home_open(&j->s.roots, NULL, access, false, POOL_MEMORY, &p, err);
 
 	if (rc < 0 || (use == POOL_CHANGE_RECOVERED && recover_workshops(j, err) < 0))
 		return -1;
@@ -270,7 +270,8 @@ static int try_pool_of(struct pool_job *j, const char *path, bool writing, struc
 {
 	CLEANUP(pool_close) struct pool *p = NULL;
 
-	if (pool_home_of(&j->s.roots, path, j->pool, writing, &p, err) < 0 || (writing && recover_workshops(j, err) < 0))
+	if (pool_home_of(&j->s.roots, path, j->pool, writing ? POOL_TO_WRITE : POOL_TO_READ, &p, err) < 0 ||
+	    (writing && recover_workshops(j, err) < 0))
 		return -1;
 	p->stopper = &term_stopper;
 	*ret = STEAL(p);

@@ -60,7 +60,7 @@ const char *pool_job_version(struct pool_job *j, char *word, const char **ret_la
 /* Where a new file is to be: its directory must be there. */
 int pool_job_new_path(const char *word, char ret[PATH_MAX], struct err *err);
 
-enum pool_use { POOL_READ, POOL_CHANGE, POOL_CHANGE_RECOVERED };
+enum pool_use { POOL_READ, POOL_REPAIR, POOL_CHANGE_RECOVERED };
 
 /* The pool that a command is about: the word's, --pool's, or that of the directory at hand.  _RECOVERED: what stands in the middle
  * in the workshops of the directories named is finished. */

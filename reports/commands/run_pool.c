@@ -343,7 +343,7 @@ static int act_pool(struct pool_job *j, struct err *err)
 		{ "check", POOL_READ, POOL_READ, act_check, { OPT_READ_DATA } },
 		{ "collect", POOL_CHANGE_RECOVERED, POOL_READ, act_collect,
 		  { OPT_DRY_RUN, OPT_DROP_MISSING, OPT_EVACUATE, OPT_MEMORY } },
-		{ "repair", POOL_CHANGE, POOL_CHANGE, act_repair, { OPT_DRY_RUN, OPT_READ_DATA, OPT_IMMUTABLE } },
+		{ "repair", POOL_REPAIR, POOL_REPAIR, act_repair, { OPT_DRY_RUN, OPT_READ_DATA, OPT_IMMUTABLE } },
 	};
 	CLEANUP(pool_close) struct pool *p = NULL;
 

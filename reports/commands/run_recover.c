@@ -49,7 +49,7 @@ static int open_recovered(struct recover *r, bool writing, struct pool **ret, st
 	char at[PATH_MAX + 2];
 
 	snprintf(at, sizeof(at), "%s%s", r->root->path, r->root->file ? "" : "/.");
-	return pool_home_of(&r->roots, at, r->pool, writing, ret, err);
+	return pool_home_of(&r->roots, at, r->pool, writing ? POOL_TO_WRITE : POOL_TO_READ, ret, err);
 }
 
 /* An original stands on a pool that was moved. */

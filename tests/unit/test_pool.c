@@ -282,6 +282,7 @@ static void lost_nodes_are_told_not_made_anew(void **state)
 	assert_int_equal(unlink(find("trees", ".nodes")), 0);
 	expect_refused(true, ERR_FORMAT, ".nodes' is missing");
 	expect_refused(false, ERR_FORMAT, ".nodes' is missing");
+	expect_refused(false, ERR_FORMAT, "dedupscan pool repair");
 	assert_int_equal(nr_names(in_pool("trees")), 0);
 }
 

@@ -747,6 +747,55 @@ static void what_is_left_is_counted(void **unused)
 	expect_clean();
 }
 
+static bool opens_for_repair(struct err *err)
+{
+	close_pool();
+	*err = ERR_INIT;
+	return pool_open_with(pool_dirfd, "pool", pool_path, POOL_TO_REPAIR, POOL_MEMORY, &pool, err) == 0 && pool;
+}
+
+/* It stays missing until somebody repairs it, and does not look whole then, for what views do not have is lost. */
+static void a_file_of_nodes_that_is_gone_is_made_again(void **unused)
+{
+	uint64_t left, left_dry;
+	struct err err;
+	char path[200];
+	int said;
+
+	(void)unused;
+	make_it();
+	snprintf(path, sizeof(path), "%s", file_path(POOL_NODE));
+	assert_int_equal(unlinkat(pool_dirfd, path, 0), 0);
+	for (int writing = 0; writing < 2; writing++) {
+		assert_false(opens(writing, &err));
+		assert_int_equal(err.kind, ERR_FORMAT);
+		assert_non_null(strstr(err.text, "dedupscan pool repair"));
+	}
+	for (int i = 0; i < 2; i++) {
+		assert_true(opens_for_repair(&err));
+		said = repair_with(true, &left_dry);
+		assert_true(said >= 2); /* the file, a tree */
+		assert_int_equal(left_dry, 1); /* what a version had */
+		assert_false(opens(true, &err));
+	}
+	assert_true(opens_for_repair(&err));
+	assert_int_equal(repair_with(false, &left), said);
+	assert_int_equal(left, left_dry);
+	assert_true(opens(true, &err));
+	expect_disk(&a);
+	expect_view(&view);
+	assert_int_equal(compare_disk(&b, false, NULL), -1);
+	assert_true(check() > 0);
+	assert_string_equal(last.path, "b");
+	import(&b);
+	again();
+	expect_clean();
+	assert_true(opens_for_repair(&err)); /* it is there */
+	assert_int_equal(repair_with(false, &left), 0);
+	again();
+	expect_clean();
+}
+
 /* Tables that lead behind the disk's end are no reason to die. */
 static void tables_that_say_too_much_are_refused(void **unused)
 {
@@ -846,6 +895,7 @@ int main(void)
 		pool_test(nodes_are_made_again),
 		pool_test(what_cannot_be_repaired_is_said),
 		pool_test(what_is_left_is_counted),
+		pool_test(a_file_of_nodes_that_is_gone_is_made_again),
 		pool_test(tables_that_say_too_much_are_refused),
 		pool_test(repair_waits_for_guests),
 		pool_test(data_heal_when_an_image_has_them),
