@@ -95,7 +95,7 @@ static void what_is_kept_stays_and_what_is_dead_becomes_holes(void **state)
 	before = on_disk();
 	collect();
 	assert_int_equal(got.freed, 384 * KIB);
-	assert_true(on_disk() <= before - 384 * KIB);
+	assert_true(on_disk() <= before - 384 * KIB + BLOCK_SIZE); /* the hole may cost the file system a block of extents */
 	assert_true(is_hole(dead, 384 * KIB));
 	assert_false(is_hole(system, 256 * KIB));
 	assert_true(got.nodes_after < got.nodes_before);
