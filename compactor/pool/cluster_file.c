@@ -48,6 +48,7 @@ struct cluster_file {
 	bool lifted; /* its flag was */
 	bool dirty;  /* something was written or buffered since the last sync */
 	bool failed; /* a sync did */
+	bool cut;    /* its end is gone */
 	char name[64];
 	struct cluster_file_id id;
 	uint64_t superblock_at;	  /* of the one that counts */
@@ -397,11 +398,10 @@ static int prepare(struct cluster_file *f, struct err *err)
 		return err_errno(err, "cannot stat it");
 	if (!S_ISREG(st.st_mode))
 		return err_set(err, ERR_REFUSED, "not a regular file");
-	if ((uint64_t)st.st_size < POOL_DATA_BEGIN)
-		return err_set(err, ERR_FORMAT, "too short for a cluster file: %lld bytes", (long long)st.st_size);
 	if (look_at_superblocks(f, err) < 0)
 		return -1;
-	f->written = f->base = (uint64_t)st.st_size;
+	f->cut = (uint64_t)st.st_size < POOL_DATA_BEGIN;
+	f->written = f->base = max_u64((uint64_t)st.st_size, POOL_DATA_BEGIN);
 	f->max = longest(f->fd);
 	return f->writing ? prepare_writing(f, err) : 0;
 }
@@ -451,9 +451,32 @@ int cluster_file_fd(const struct cluster_file *f)
 	return f->fd;
 }
 
+uint64_t cluster_file_written(const struct cluster_file *f)
+{
+	return f->written;
+}
+
+const char *cluster_file_name(const struct cluster_file *f)
+{
+	return f->name;
+}
+
+bool cluster_file_is_cut(const struct cluster_file *f)
+{
+	return f->cut;
+}
+
+/* What is said to be there is what is there. */
+void cluster_file_set_cut(struct cluster_file *f)
+{
+	f->cut = true;
+	if (!f->used)
+		f->base = f->written;
+}
+
 uint64_t cluster_file_room(const struct cluster_file *f)
 {
-	return f->max - min_u64(round_up(cluster_file_end(f), ALIGN_MAX), f->max);
+	return f->cut ? 0 : f->max - min_u64(round_up(cluster_file_end(f), ALIGN_MAX), f->max);
 }
 
 uint64_t cluster_file_max(const struct cluster_file *f)
@@ -467,6 +490,13 @@ static int check_writable(const struct cluster_file *f, struct err *err)
 {
 	assert(f->writing);
 	return f->failed ? err_set(err, ERR_IO, "cluster file '%s': a sync failed before; nothing more is written", f->name) : 0;
+}
+
+static int check_grows(const struct cluster_file *f, struct err *err)
+{
+	if (check_writable(f, err) < 0)
+		return -1;
+	return f->cut ? err_set(err, ERR_FORMAT, "cluster file '%s' was cut; nothing is added to it", f->name) : 0;
 }
 
 /* Before anything is written. */
@@ -564,7 +594,7 @@ int cluster_file_append(struct cluster_file *f, const void *buf, size_t len, uin
 	uint64_t at = round_up(cluster_file_end(f), align);
 
 	assert(len && is_pow2(align) && align <= ALIGN_MAX);
-	if (check_writable(f, err) < 0)
+	if (check_grows(f, err) < 0)
 		return -1;
 	if (!range_within(at, len, f->max))
 		return err_set(err, ERR_FULL, "cluster file '%s' is full: it ends at %llu TiB; try again, then another one begins",
@@ -587,7 +617,8 @@ bool cluster_file_other_is_damaged(const struct cluster_file *f, struct err *ret
 {
 	if (!is_bad(&f->other))
 		return false;
-	err_set(ret_why, ERR_FORMAT, "cluster file '%s', at offset %llu: %s", f->name, (unsigned long long)other_at(f), f->other.text);
+	err_set(ret_why, ERR_FORMAT, "cluster file '%s', at offset %llu: %s", f->name, (unsigned long long)other_at(f),
+		f->other.text);
 	return true;
 }
 
@@ -667,7 +698,7 @@ int cluster_file_punch(struct cluster_file *f, uint64_t offset, uint64_t len, st
 
 int cluster_file_next_slot(struct cluster_file *f, uint32_t *ret, struct err *err)
 {
-	if (check_writable(f, err) < 0)
+	if (check_grows(f, err) < 0)
 		return -1;
 	if (f->next_slot >= POOL_NR_SLOTS)
 		return err_set(err, ERR_FULL, "cluster file '%s' is full: it has no slot left", f->name);
@@ -677,13 +708,13 @@ int cluster_file_next_slot(struct cluster_file *f, uint32_t *ret, struct err *er
 
 uint32_t cluster_file_slots_left(const struct cluster_file *f)
 {
-	return (uint32_t)POOL_NR_SLOTS - f->next_slot;
+	return f->cut ? 0 : (uint32_t)POOL_NR_SLOTS - f->next_slot;
 }
 
 int cluster_file_publish(struct cluster_file *f, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err)
 {
 	assert(slot >= f->next_slot && slot < POOL_NR_SLOTS);
-	if (cluster_file_sync(f, err) < 0 || wake(f, err) < 0)
+	if (check_grows(f, err) < 0 || cluster_file_sync(f, err) < 0 || wake(f, err) < 0)
 		return -1;
 	f->dirty = true;
 	f->next_slot = slot + 1; /* also if this fails: some of it may be there */
@@ -695,7 +726,7 @@ int cluster_file_publish(struct cluster_file *f, uint32_t slot, const uint8_t he
 int cluster_file_read_slot(struct cluster_file *f, uint32_t slot, uint8_t ret[BLOCK_SIZE], struct err *err)
 {
 	assert(slot && slot < POOL_NR_SLOTS);
-	if (file_read(f->fd, ret, BLOCK_SIZE, slot * POOL_SLOT_SIZE, err) < 0)
+	if (read_block(f->fd, slot * POOL_SLOT_SIZE, ret, err) < 0)
 		return err_add(err, "cluster file '%s', slot %u", f->name, slot);
 	return 0;
 }

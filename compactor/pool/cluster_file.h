@@ -27,8 +27,8 @@ struct cluster_file_id {
 int cluster_file_create(int dirfd, const char *name, const uint8_t uuid[POOL_ID_SIZE], struct err *err);
 int cluster_file_create_further(int dirfd, const char *name, const struct cluster_file_id *id, const struct stat *like,
 				struct err *err);
-/* Opens and checks it.  Where the last process died, what it appended stays as it is, reached by nothing.  dirfd stays open as
- * long. */
+/* Opens and checks it; ERR_FORMAT when nothing says what it is.  Where the last process died, what it appended stays as it is,
+ * reached by nothing.  dirfd stays open as long. */
 struct cluster_file *cluster_file_open(int dirfd, const char *name, bool writing, struct err *err);
 void cluster_file_close(struct cluster_file *f);
 CLEANUP_DEFINE(struct cluster_file *, cluster_file_close)
@@ -47,6 +47,13 @@ bool cluster_file_other_is_damaged(const struct cluster_file *f, struct err *ret
 bool cluster_file_lacks_copy(const struct cluster_file *f);
 /* Writes the other one anew from this, synced and read back. */
 int cluster_file_write_other(struct cluster_file *f, struct err *err);
+
+/* Something of its end is gone: it ends before its data begin, or the caller knows.  Nothing is appended to it any more and nothing
+ * published in it, for offsets and slots would be given out again; there is no room in it, and no slot left. */
+bool cluster_file_is_cut(const struct cluster_file *f);
+void cluster_file_set_cut(struct cluster_file *f);
+uint64_t cluster_file_written(const struct cluster_file *f); /* bytes; what waits is not among them */
+const char *cluster_file_name(const struct cluster_file *f);
 
 /* Lifts its immutable flag, as whatever writes to it does; whether that was done and it had one. */
 int cluster_file_lift(struct cluster_file *f, struct err *err);

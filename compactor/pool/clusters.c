@@ -15,6 +15,7 @@ struct clusters {
 	bool writing;
 	bool failed; /* another file could not begin: what is on the disk of it is not known */
 	VEC(struct cluster_file *) files; /* by number */
+	VEC(struct err) passed_over;
 };
 
 static uint32_t number_of(const struct cluster_file *f)
@@ -92,18 +93,31 @@ static bool is_unfinished(const char *name)
 	return pool_id_parse_file_name(file, uuid);
 }
 
+static int pass_over(struct clusters *c, const struct err *why, struct err *err)
+{
+	struct err told = ERR_INIT;
+
+	err_set(&told, why->kind, "%s; put it back from a backup", why->text);
+	return vec_push(&c->passed_over, told) < 0 ? err_set(err, ERR_MEMORY, "out of memory") : 0;
+}
+
 static int open_one(void *ctx, const char *name, struct err *err)
 {
 	CLEANUP(cluster_file_close) struct cluster_file *f = NULL;
 	uint8_t uuid[POOL_ID_SIZE];
+	struct err why = ERR_INIT;
 	struct clusters *c = ctx;
 
 	if (c->writing && is_unfinished(name))
 		return immutable_unlink_closed(c->dirfd, name, err);
 	if (!pool_id_parse_file_name(name, uuid))
 		return 0;
-	f = cluster_file_open(c->dirfd, name, c->writing, err);
-	return !f || check_id(c, f, uuid, name, err) < 0 ? -1 : put(c, STEAL(f), err);
+	f = cluster_file_open(c->dirfd, name, c->writing, &why);
+	if (!f && why.kind == ERR_FORMAT)
+		return pass_over(c, &why, err);
+	if (!f)
+		return err_set(err, why.kind, "%s", why.text);
+	return check_id(c, f, uuid, name, err) < 0 ? -1 : put(c, STEAL(f), err);
 }
 
 struct clusters *clusters_open(int dirfd, bool writing, struct err *err)
@@ -116,8 +130,10 @@ struct clusters *clusters_open(int dirfd, bool writing, struct err *err)
 	c->writing = writing;
 	if (file_each_name(dirfd, open_one, c, err) < 0)
 		return NULL;
+	if (!c->files.nr && c->passed_over.nr)
+		return err_null(err, ERR_FORMAT, "%s", c->passed_over.items[0].text);
 	if (!c->files.nr)
-		return err_null(err, ERR_FORMAT, "it is no whole pool: its cluster file is missing");
+		return err_null(err, ERR_FORMAT, "it is no whole pool: its cluster file is missing; put it back from a backup");
 	return STEAL(c);
 }
 
@@ -128,7 +144,18 @@ void clusters_close(struct clusters *c)
 	for (size_t i = 0; i < c->files.nr; i++)
 		cluster_file_close(c->files.items[i]);
 	vec_release(&c->files);
+	vec_release(&c->passed_over);
 	free(c);
+}
+
+size_t clusters_nr_passed_over(const struct clusters *c)
+{
+	return c->passed_over.nr;
+}
+
+const struct err *clusters_passed_over(const struct clusters *c, size_t i)
+{
+	return &c->passed_over.items[i];
 }
 
 const uint8_t *clusters_pool(const struct clusters *c)

@@ -14,7 +14,8 @@
 
 struct clusters;
 
-/* Opens all of the directory, which stays open as long. */
+/* Opens all of the directory, which stays open as long.  One of several files of which no superblock is whole is passed over, as if
+ * it were not there. */
 struct clusters *clusters_open(int dirfd, bool writing, struct err *err);
 void clusters_close(struct clusters *c);
 CLEANUP_DEFINE(struct clusters *, clusters_close)
@@ -26,6 +27,10 @@ const uint8_t *clusters_pool(const struct clusters *c); /* the pool's id */
 int clusters_add(struct clusters *c, uint32_t number, struct err *err);
 /* Removes the file `number`, which is not the one that grows; nobody has an address or a slot of it any more. */
 int clusters_remove(struct clusters *c, uint32_t number, struct err *err);
+
+/* What is wrong with those that were passed over, with their names. */
+size_t clusters_nr_passed_over(const struct clusters *c);
+const struct err *clusters_passed_over(const struct clusters *c, size_t i);
 
 /* ---- the files ---- */
 

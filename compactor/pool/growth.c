@@ -10,6 +10,7 @@
 #include "compactor/pool/clusters.h"
 #include "compactor/pool/finder.h"
 #include "compactor/pool/nodes.h"
+#include "compactor/pool/view.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 #include "scanner/base/units.h"
@@ -72,6 +73,63 @@ int growth_tell(struct pool *p, uint64_t file_size, struct err *err)
 	return 0;
 }
 
+/* ---- a file that was cut ---- */
+
+/* When maps or views lead behind the end of the file that grows, it was cut, or put back from an old backup.  Who appended to it
+ * gave out offsets again, and they would lead to other bytes; who made it as long as it was would have guests read zeros of which
+ * they cannot tell that they are wrong, while QEMU does not open a slice that leaves its file.  So it stays as it is, and another
+ * one begins.
+ *
+ * For this all nodes are gone through, once each time that a pool is opened, by who stores something.  Clusters are synced before
+ * nodes and headers are written, so a crash makes no file look cut. */
+struct reaching {
+	uint32_t number;
+	uint64_t end; /* offset behind all that something leads to */
+};
+
+static int reach_of_node(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err)
+{
+	struct reaching *r = ctx;
+
+	(void)offset;
+	(void)inner;
+	(void)err;
+	for (unsigned i = 0; leaf && i < leaf->nr_runs; i++) {
+		uint64_t at = leaf->runs[i].place << leaf->unit_bits;
+
+		if (at >> POOL_FILE_BITS == r->number)
+			r->end = max_u64(r->end, cluster_offset(at) + ((uint64_t)leaf->runs[i].nr << leaf->unit_bits));
+	}
+	return 0;
+}
+
+static int reach_of_view(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err)
+{
+	struct reaching *r = ctx;
+	struct view v;
+
+	(void)err;
+	if (slot / POOL_NR_SLOTS == r->number && view_decode(header, slot, &v, NULL) == 0)
+		r->end = max_u64(r->end, slot_offset(slot) + v.slice_size);
+	return 0;
+}
+
+static int look_for_cut(struct pool *p, struct err *err)
+{
+	struct cluster_span s = clusters_growing(p->clusters);
+	struct reaching r = { .number = s.number };
+
+	if (p->end_is_known)
+		return 0;
+	if (!cluster_file_is_cut(s.file) && (nodes_each(p->nodes, reach_of_node, &r, err) < 0 ||
+					     clusters_each_slot(p->clusters, reach_of_view, &r, err) < 0))
+		return -1;
+	if (r.end > cluster_file_written(s.file))
+		cluster_file_set_cut(s.file);
+	p->end_is_known = true;
+	return 0;
+}
+
 /* ---- beginning another one ---- */
 
 /* Maps may lead to a file that was lost: no other one gets its number, which is noted before it begins. */
@@ -97,6 +155,7 @@ int growth_begin(struct pool *p, struct err *err)
 	if (choose_number(p, &number, err) < 0 || clusters_add(p->clusters, number, err) < 0)
 		return err_add(err, "pool '%s': another cluster file cannot begin", p->path);
 	p->restless = true; /* it has no flag yet */
+	p->end_is_known = true;
 	if (finder_begin(p->finder, cluster_file_id(clusters_growing(p->clusters).file)->uuid, &why) == 0 &&
 	    nodes_remember_all(p->nodes, &why) == 0)
 		return pool_sync(p, err);
@@ -132,6 +191,8 @@ int growth_for_image(struct pool *p, uint64_t bytes, struct err *err)
 {
 	struct cluster_span s = clusters_growing(p->clusters);
 
+	if (look_for_cut(p, err) < 0)
+		return -1;
 	bytes = min_u64(bytes, cluster_file_max(s.file) / ROOM_SHARE);
 	return is_full(&s, bytes) || growth_is_due(p) ? growth_begin(p, err) : 0;
 }
@@ -140,6 +201,8 @@ int growth_for_view(struct pool *p, uint64_t bytes, uint64_t disk_size, struct e
 {
 	struct cluster_span s = clusters_growing(p->clusters);
 
+	if (look_for_cut(p, err) < 0)
+		return -1;
 	bytes += disk_size / TABLES_SHARE;
 	if (bytes > cluster_file_max(s.file) - POOL_DATA_BEGIN)
 		return err_set(err, ERR_FULL, "no cluster file can hold %llu GiB on this file system",

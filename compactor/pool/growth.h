@@ -7,8 +7,10 @@
 /* When a pool begins another cluster file (clusters.h), and what that takes.
  *
  * A view lies in one file, with all that it leads to, and runs are shared in the file that grows alone: so another one begins only
- * when it must, as the file system lets the file grow no more, or its slots are used up; or when the pool was told to, after so
- * many bytes. */
+ * when it must, as the file system lets the file grow no more, or its slots are used up, or it was cut; or when the pool was told
+ * to, after so many bytes.
+ *
+ * Whoever appends has called one of growth_for_...() before, which find out whether the file was cut. */
 
 /* Bytes of clusters and tables after which another file begins, which is kept in the pool; 0 = as many as the file system lets it
  * have.  The image that is entering then goes into the old file as a whole.  It is no more than a wish: there are at most 64 files

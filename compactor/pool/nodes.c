@@ -641,6 +641,17 @@ static int of_node(struct node_id id, struct err *err)
 	return err_add(err, "node %s of a pool", digest_text(id.digest, text));
 }
 
+int nodes_get_map(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits, struct leaf *ret, struct err *err)
+{
+	struct node_id id = { digest, 0, unit_bits };
+	const uint8_t *record;
+	int rc = find(n, id, &record, err);
+
+	if (rc <= 0)
+		return rc == 0 ? not_there(id, err) : -1;
+	return node_record_leaf(record, ret, err) < 0 ? of_node(id, err) : 0;
+}
+
 int nodes_get_leaf(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits, struct leaf *ret, struct err *err)
 {
 	struct node_id id = { digest, 0, unit_bits };

@@ -34,11 +34,11 @@ struct inner {
 
 struct nodes;
 
-/* Opens or (writing) creates dirfd/name; NULL = (writing) an empty one, of which nothing is left.  Maps of leaves lie inside the clusters, which are the caller's; NULL = anywhere.  The
- * finder is the caller's, too; NULL = there is none, and the file is read through once to find its nodes (for readers).  Nodes
- * behind what the finder covers are added to it.  What is no whole record is passed over, and the next one is looked for by magic
- * and checksum: *ret_damaged counts such places, but for the file's end.  A transaction that a power cut tore may leave some;
- * whether anything is missing says a walk from the names. */
+/* Opens or (writing) creates dirfd/name; NULL = (writing) an empty one of which nothing is left.  Maps of leaves lie inside the
+ * clusters, which are the caller's; NULL = anywhere.  The finder is the caller's, too; NULL = there is none, and the file is read
+ * through once to find its nodes (for readers).  Nodes behind what the finder covers are added to it.  What is no whole record is
+ * passed over, and the next one is looked for by magic and checksum: *ret_damaged counts such places, but for the file's end.  A
+ * transaction that a power cut tore may leave some; whether anything is missing says a walk from the names. */
 struct nodes *nodes_open(int dirfd, const char *name, const struct clusters *clusters, struct finder *finder, bool writing,
 			 uint64_t *ret_damaged, struct err *err);
 void nodes_close(struct nodes *n);
@@ -55,6 +55,8 @@ int nodes_replace_leaf(struct nodes *n, const struct leaf *leaf, struct err *err
  * clusters; an inner node's children hash to its digest. */
 int nodes_get_leaf(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits, struct leaf *ret, struct err *err);
 int nodes_get_inner(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned level, struct inner *ret, struct err *err);
+/* The leaf of a digest wherever its map leads, and if that is to where no data is. */
+int nodes_get_map(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits, struct leaf *ret, struct err *err);
 /* Any leaf of a digest, of the unit asked for or larger: 1, 0, -1.  The same, but one that leads to one cluster file alone. */
 int nodes_find_leaf(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits, struct leaf *ret, struct err *err);
 int nodes_find_leaf_in(struct nodes *n, uint32_t file, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits, struct leaf *ret,

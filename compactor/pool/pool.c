@@ -329,8 +329,8 @@ static int open_nodes(struct pool *p, enum pool_access access, struct err *err)
 		return open_nodes_as(p, NULL, err);
 	/* A new one would hide that all is lost. */
 	return err_set(err, ERR_FORMAT,
-		       "it is no whole pool: 'trees/%s' is missing; put it back from a backup, or dedupscan pool repair rebuilds of "
-		       "it what views have", name);
+		       "it is no whole pool: 'trees/%s' is missing; put it back from a backup, or dedupscan pool repair "
+		       "rebuilds of it what views have", name);
 }
 
 int pool_new_nodes(struct pool *p, struct err *err)

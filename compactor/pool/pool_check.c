@@ -25,7 +25,7 @@
 #define CIRCLE ((uint64_t)1 << 32)
 
 const char *const pool_part_names[POOL_NR_PARTS] = {
-	[POOL_SUPERBLOCK] = "superblock",
+	[POOL_CLUSTER_FILE] = "cluster file", [POOL_SUPERBLOCK] = "superblock",
 	[POOL_SLOT] = "header of a view", [POOL_TABLES] = "tables of a view", [POOL_STUB] = "stub", [POOL_NODE] = "node",
 	[POOL_DATA] = "data", [POOL_NAME_FILE] = "name", [POOL_FINDER] = "index", [POOL_SEALED_FILE] = "sealed overlay",
 };
@@ -43,6 +43,11 @@ struct bad {
 	struct err why;
 };
 
+/* What is kept and has no data leads so far into a cluster file. */
+struct reach {
+	uint64_t number, end;
+};
+
 struct checked_view {
 	struct view view;
 	bool named;
@@ -56,6 +61,7 @@ struct checking {
 	VEC(struct view) older;		/* the others */
 	VEC(struct kept) kept;
 	VEC(struct bad) bad;	 /* nodes, and leaves whose data is damaged */
+	VEC(struct reach) reaches; /* one of a file */
 	struct judyset seen;	 /* records: offset / 8 */
 	uint8_t *buf;		 /* a segment */
 	uint64_t nr_leaves, nr_read;
@@ -259,6 +265,74 @@ static int check_finder(struct checking *c, struct err *err)
 
 /* ---- cluster files ---- */
 
+static int reaches(struct checking *c, uint64_t address, uint64_t len, struct err *err)
+{
+	struct reach new = { address >> POOL_FILE_BITS, cluster_offset(address) + len };
+
+	for (size_t i = 0; i < c->reaches.nr; i++) {
+		struct reach *r = &c->reaches.items[i];
+
+		if (r->number == new.number)
+			return r->end = max_u64(r->end, new.end), 0;
+	}
+	return vec_push(&c->reaches, new) < 0 ? no_memory(err) : 0;
+}
+
+static uint64_t reach_into(const struct checking *c, uint64_t number)
+{
+	for (size_t i = 0; i < c->reaches.nr; i++)
+		if (c->reaches.items[i].number == number)
+			return c->reaches.items[i].end;
+	return 0;
+}
+
+static int check_end(struct checking *c, const struct cluster_span *s, struct err *err)
+{
+	uint64_t end = cluster_file_end(s->file), wanted = reach_into(c, s->number);
+	struct err why = ERR_INIT;
+
+	if (wanted > end)
+		err_set(&why, ERR_FORMAT, "'%s' was cut, or is of another time: its data end at offset %llu, and have to go on to "
+			"%llu; put it back from a backup", cluster_file_name(s->file), (unsigned long long)end,
+			(unsigned long long)wanted);
+	else if (cluster_file_is_cut(s->file))
+		err_set(&why, ERR_FORMAT, "'%s' was cut before its data; put it back from a backup", cluster_file_name(s->file));
+	else
+		return 0;
+	return tell(c, POOL_CLUSTER_FILE, NULL, 0, 0, &why, false, err);
+}
+
+/* After all that is kept was looked at. */
+static int check_ends(struct checking *c, struct err *err)
+{
+	struct cluster_span s;
+
+	for (size_t i = 0; i < clusters_nr(c->p->clusters); i++) {
+		s = clusters_span(c->p->clusters, i);
+		if (check_end(c, &s, err) < 0)
+			return -1;
+	}
+	for (size_t i = 0; i < c->reaches.nr; i++) {
+		struct err why = ERR_INIT;
+
+		if (clusters_of_address(c->p->clusters, c->reaches.items[i].number << POOL_FILE_BITS, &s))
+			continue;
+		err_set(&why, ERR_FORMAT, "the one with the number %llu is missing; put it back from a backup",
+			(unsigned long long)c->reaches.items[i].number);
+		if (tell(c, POOL_CLUSTER_FILE, NULL, 0, 0, &why, false, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static int check_passed_over_files(struct checking *c, struct err *err)
+{
+	for (size_t i = 0; i < clusters_nr_passed_over(c->p->clusters); i++)
+		if (tell(c, POOL_CLUSTER_FILE, NULL, 0, 0, clusters_passed_over(c->p->clusters, i), false, err) < 0)
+			return -1;
+	return 0;
+}
+
 static int check_superblocks(struct checking *c, struct err *err)
 {
 	for (size_t i = 0; i < clusters_nr(c->p->clusters); i++) {
@@ -306,7 +380,11 @@ static int check_view(struct checking *c, const struct view *v, struct err *err)
 	if (!stub &&
 	    tell(c, POOL_STUB, whose.path, 0, 0, why.errnum == ENOENT && other.errnum != ENOENT ? &other : &why, true, err) < 0)
 		return -1;
-	return good ? 0 : tell(c, POOL_TABLES, whose.path, 0, 0, &tables, true, err);
+	if (good)
+		return 0;
+	if (reaches(c, slot_address(v->slot), v->slice_size, err) < 0)
+		return -1;
+	return tell(c, POOL_TABLES, whose.path, 0, 0, &tables, true, err);
 }
 
 /* 1, 0 = neither in its place nor dying: a view that no name has either does not exist any more, or not yet; -1. */
@@ -372,6 +450,25 @@ static int see(struct checking *c, uint64_t offset, struct err *err)
 	return rc < 0 ? no_memory(err) : rc;
 }
 
+/* Its map may be there, and lead to where there is no data. */
+static int bad_leaf(struct checking *c, const uint8_t digest[DIGEST_SIZE], struct err *err)
+{
+	char text[DIGEST_TEXT_ROOM];
+	struct err why = ERR_INIT;
+	struct leaf leaf;
+
+	for (unsigned bits = POOL_UNIT_BITS_MIN; bits <= POOL_UNIT_BITS_MAX; bits += 2) {
+		if (nodes_get_map(c->p->nodes, digest, bits, &leaf, NULL) < 0)
+			continue;
+		for (unsigned i = 0; i < leaf.nr_runs; i++)
+			if (reaches(c, leaf.runs[i].place << bits, (uint64_t)leaf.runs[i].nr << bits, err) < 0)
+				return -1;
+		err_set(&why, ERR_IO, "segment %s lies in what is gone of a cluster file", digest_text(digest, text));
+		return add_bad(c, digest, 0, &why, err);
+	}
+	return bad_node(c, digest, 0, err);
+}
+
 static int check_leaf(struct checking *c, const uint8_t digest[DIGEST_SIZE], struct err *err)
 {
 	bool any = false;
@@ -391,7 +488,7 @@ static int check_leaf(struct checking *c, const uint8_t digest[DIGEST_SIZE], str
 		c->nr_leaves += rc > 0;
 		any = true;
 	}
-	return any ? 0 : bad_node(c, digest, 0, err);
+	return any ? 0 : bad_leaf(c, digest, err);
 }
 
 static int check_tree(struct checking *c, const uint8_t digest[DIGEST_SIZE], unsigned level, struct err *err)
@@ -570,8 +667,11 @@ static int check_passed_over(struct checking *c, struct err *err)
 
 static int check(struct checking *c, struct err *err)
 {
-	if (check_superblocks(c, err) < 0 || clusters_each_slot(c->p->clusters, take_slot, c, err) < 0 ||
-	    names_each_or(c->p, take_name, bad_name, c, err) < 0 || check_views(c, err) < 0 || check_trees(c, err) < 0)
+	if (check_passed_over_files(c, err) < 0 || check_superblocks(c, err) < 0)
+		return -1;
+	if (clusters_each_slot(c->p->clusters, take_slot, c, err) < 0 ||
+	    names_each_or(c->p, take_name, bad_name, c, err) < 0 || check_views(c, err) < 0 || check_trees(c, err) < 0 ||
+	    check_ends(c, err) < 0)
 		return -1;
 	if (c->o->read_data && check_data(c, err) < 0)
 		return -1;
@@ -592,6 +692,7 @@ int pool_check(struct pool *p, const struct pool_check_options *o, struct pool_c
 	vec_release(&c.views);
 	vec_release(&c.older);
 	vec_release(&c.bad);
+	vec_release(&c.reaches);
 	judyset_release(&c.seen);
 	free(c.buf);
 	return rc < 0 ? pool_err(p, err) : 0;

@@ -7,15 +7,15 @@
 #include "compactor/pool/pool.h"
 #include "scanner/base/schedule.h"
 
-/* Is a pool whole?  Structure always: superblocks, slots, the tables of every view against its tree, stubs, nodes reached from
- * names and views (each proven by its digest), names, whether the index has all keys.  With `read_data` every distinct segment that
- * is kept is read and proven. */
+/* Is a pool whole?  Structure always: superblocks, whether cluster files are there and as long as maps lead, slots, the tables of
+ * every view against its tree, stubs, nodes reached from names and views (each proven by its digest), names, whether the index has
+ * all keys.  With `read_data` every distinct segment that is kept is read and proven. */
 
 enum pool_part {
-	POOL_SUPERBLOCK, POOL_SLOT, POOL_TABLES, POOL_STUB, POOL_NODE, POOL_DATA, POOL_NAME_FILE, POOL_FINDER, POOL_SEALED_FILE,
-	POOL_NR_PARTS
+	POOL_CLUSTER_FILE, POOL_SUPERBLOCK, POOL_SLOT, POOL_TABLES, POOL_STUB, POOL_NODE, POOL_DATA, POOL_NAME_FILE, POOL_FINDER,
+	POOL_SEALED_FILE, POOL_NR_PARTS
 };
-extern const char *const pool_part_names[POOL_NR_PARTS]; /* "superblock", "header of a view", ... */
+extern const char *const pool_part_names[POOL_NR_PARTS]; /* "cluster file", "superblock", ... */
 
 struct pool_damage {
 	enum pool_part part;

@@ -227,6 +227,15 @@ static int repair_superblock(struct repairing *r, struct cluster_file *f, struct
 	return damaged || why.kind != ERR_NONE ? tell(r, POOL_SUPERBLOCK, damaged ? what.text : NULL, &why, err) : 0;
 }
 
+/* Nothing says of these what they are. */
+static int tell_passed_over(struct repairing *r, struct err *err)
+{
+	for (size_t i = 0; i < clusters_nr_passed_over(r->p->clusters); i++)
+		if (tell(r, POOL_CLUSTER_FILE, NULL, clusters_passed_over(r->p->clusters, i), err) < 0)
+			return -1;
+	return 0;
+}
+
 static int repair_superblocks(struct repairing *r, struct err *err)
 {
 	for (size_t i = 0; i < clusters_nr(r->p->clusters); i++)
@@ -267,8 +276,8 @@ static int take_map(void *ctx, uint64_t segment, struct leaf *map, const void *b
 	return tree_maker_add(b->maker, segment, map->digest, err);
 }
 
-/* From what its tables lead to, which is proven before anything is written.  Where the file of nodes is missing, a dry run has a tree to
- * see what follows from it. */
+/* From what its tables lead to, which is proven before anything is written.  Where the file of nodes is missing, a dry run makes the
+ * tree, too, to see what follows from it. */
 static int rebuild(struct repairing *r, const struct view *v, struct err *err)
 {
 	CLEANUP(tree_maker_free) struct tree_maker *maker = NULL;
@@ -567,7 +576,9 @@ static int repair_index(struct repairing *r, struct err *err)
 
 static int repair(struct repairing *r, struct err *err)
 {
-	if (repair_superblocks(r, err) < 0 || repair_missing_nodes(r, err) < 0 || clusters_each_slot(r->p->clusters, take_slot, r, err) < 0 ||
+	if (tell_passed_over(r, err) < 0 || repair_superblocks(r, err) < 0 || repair_missing_nodes(r, err) < 0)
+		return -1;
+	if (clusters_each_slot(r->p->clusters, take_slot, r, err) < 0 ||
 	    names_each_or(r->p, take_name, bad_name, r, err) < 0 || repair_trees(r, err) < 0 || tell_lost_trees(r, err) < 0 ||
 	    repair_data(r, err) < 0 || repair_views(r, err) < 0)
 		return -1;

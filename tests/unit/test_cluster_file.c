@@ -299,8 +299,10 @@ static void other_files_are_refused(void **state)
 {
 	(void)state;
 	create();
-	assert_int_equal(truncate(in_tree(NAME), FIRST - 1), 0);
-	expect_refused(false, ERR_FORMAT, "too short");
+	assert_int_equal(truncate(in_tree(NAME), 67), 0);
+	expect_refused(false, ERR_FORMAT, "checksum");
+	assert_int_equal(truncate(in_tree(NAME), 0), 0);
+	expect_refused(true, ERR_FORMAT, "no superblock");
 	assert_int_equal(unlink(in_tree(NAME)), 0);
 	create();
 	assert_int_equal(rename(in_tree(NAME), in_tree("elsewhere")), 0);
@@ -816,6 +818,43 @@ static void slots_are_given_out_once(void **state)
 	assert_true((uint64_t)stat_it().st_blocks * 512 < 5 * BLOCK_SIZE);
 }
 
+/* What slots and offsets were given out of it is not known any more. */
+static void a_file_that_was_cut_takes_nothing_more(void **state)
+{
+	static const struct { uint64_t size; const char *slots; } cuts[] = {
+		{ FIRST - 1, "1a 2b " }, { FIRST / 2, "1a 2b " }, { 2 * POOL_SLOT_SIZE, "1a " }, { POOL_SLOT_SIZE, "" },
+		{ POOL_COPY_AT + 1, "" }, { 96, "" },
+	};
+	struct cluster_file *f;
+
+	(void)state;
+	create();
+	f = open_it(true);
+	publish(f, 1, 'a');
+	publish(f, 2, 'b');
+	cluster_file_close(f);
+	for (size_t i = 0; i < sizeof(cuts) / sizeof(*cuts); i++) {
+		struct err err = ERR_INIT;
+		uint32_t slot;
+		uint64_t at;
+
+		assert_int_equal(truncate(in_tree(NAME), (off_t)cuts[i].size), 0);
+		f = open_it(true);
+		assert_true(cluster_file_is_cut(f));
+		assert_int_equal(cluster_file_room(f), 0);
+		assert_int_equal(cluster_file_slots_left(f), 0);
+		assert_int_equal(cluster_file_end(f), FIRST);
+		assert_int_equal(cluster_file_append(f, "x", 1, 1, &at, &err), -1);
+		assert_non_null(strstr(err.text, "was cut"));
+		assert_int_equal(cluster_file_next_slot(f, &slot, NULL), -1);
+		assert_int_equal(cluster_file_read(f, &at, 1, FIRST, NULL), -1);
+		expect_slots(f, cuts[i].slots);
+		assert_int_equal(cluster_file_sync(f, NULL), 0);
+		cluster_file_close(f);
+		assert_int_equal(stat_it().st_size, cuts[i].size);
+	}
+}
+
 static void a_call_ends_the_walk(void **state)
 {
 	struct cluster_file *f;
@@ -916,6 +955,7 @@ int main(void)
 		cluster_test(a_failed_sync_is_final),
 		cluster_test(headers_are_written_behind_a_sync_and_synced),
 		cluster_test(slots_are_given_out_once),
+		cluster_test(a_file_that_was_cut_takes_nothing_more),
 		cluster_test(a_call_ends_the_walk),
 		cluster_test(a_slot_with_anything_in_it_is_used),
 		cluster_test(the_last_slot_is_the_last),

@@ -517,6 +517,82 @@ static void files_that_are_gone_cut_or_long(void **unused)
 	}
 }
 
+static void expect_whole_or_not(const struct disk *d, bool *ret)
+{
+	*ret = compare_disk(d, false, NULL) == 0; /* fails by itself when a byte is wrong */
+}
+
+/* Below all data, and before each block of it: what was there is told and does not come back as something else, whatever enters
+ * the pool then; and the rest is there. */
+static void a_file_that_was_cut_gets_nothing_more(void **unused)
+{
+	static const uint64_t low[] = { 4096, POOL_SLOT_SIZE + 100, POOL_DATA_BEGIN / 2, POOL_DATA_BEGIN };
+	struct disk late = { .size = SEGMENT_SIZE, .pieces = { { 0, 512 * KIB, 91 } } };
+	char path[200], pool_copy[] = "kept";
+	uint64_t size, cut, left;
+	unsigned nr_hit = 0;
+	struct stat st;
+	int fd, nr_left;
+
+	(void)unused;
+	make_it();
+	version_of("a1", &a);
+	snprintf(path, sizeof(path), "%s", file_path(POOL_SLOT));
+	fd = open_by_hand(POOL_SLOT);
+	size = size_of_file(fd);
+	close(fd);
+	close_pool();
+	copy_file("pool", pool_copy);
+	for (size_t i = 0; i < ARRAY_SIZE(low) || low[3] + (i - 3) * 3 * BLOCK_SIZE / 2 < size; i++) {
+		bool a_is_whole, b_is_whole, is;
+		struct view v, w;
+		struct err err;
+
+		cut = i < ARRAY_SIZE(low) ? low[i] : low[3] + (i - 3) * 3 * BLOCK_SIZE / 2;
+		assert_int_equal(truncate(in_tree(path), (off_t)cut), 0);
+		if (!opens(false, &err))
+			fail_msg("%s", err.text);
+		expect_whole_or_not(&a, &a_is_whole);
+		expect_whole_or_not(&b, &b_is_whole);
+		check();
+		assert_true(nr_said[POOL_CLUSTER_FILE] == 1 || (a_is_whole && b_is_whole));
+		assert_int_equal(nr_said[POOL_DATA] == 0, a_is_whole && b_is_whole);
+		nr_hit += nr_said[POOL_DATA] > 0;
+		assert_true(opens(true, &err));
+		import(&late);
+		w = view_of(&late);
+		if (view_write(pool, b.root, b.size, 12, &v, &err) == 0) {
+			assert_true(b_is_whole);
+			expect_view(&v);
+		}
+		repair_with(false, &left);
+		again();
+		expect_disk(&late);
+		expect_view(&w);
+		expect_whole_or_not(&a, &is);
+		assert_int_equal(is, a_is_whole);
+		expect_whole_or_not(&b, &is);
+		assert_int_equal(is, b_is_whole);
+		assert_int_equal(stat(in_tree(path), &st), 0);
+		assert_true((uint64_t)st.st_size <= max_u64(cut, POOL_SLOT_SIZE + 2 * BLOCK_SIZE)); /* superblock, tombstone */
+		import(&a); /* what is lost comes back with an image that has it */
+		import(&b);
+		repair_with(false, &left);
+		assert_int_equal(left, 0);
+		again();
+		expect_disk(&a);
+		expect_disk(&b);
+		nr_left = check_data(); /* it stays cut, and needs nothing more */
+		assert_int_equal(nr_left, nr_said[POOL_CLUSTER_FILE]);
+		close_pool();
+		assert_int_equal(system(strcat(strcpy((char[PATH_MAX + 20]){ 0 }, "rm -r "), in_tree("pool"))), 0);
+		copy_file(pool_copy, "pool");
+	}
+	assert_true(nr_hit > 20);
+	assert_int_equal(system(strcat(strcpy((char[PATH_MAX + 20]){ 0 }, "rm -r "), in_tree(pool_copy))), 0);
+	open_pool();
+}
+
 /* H5.  Files of different times: an old cluster file has not what the new nodes lead to, and the reverse. */
 static void files_of_another_time(void **unused)
 {
@@ -890,6 +966,7 @@ int main(void)
 		pool_test(random_bits_of_the_data),
 		pool_test(shares_of_the_data_add_up),
 		pool_test(files_that_are_gone_cut_or_long),
+		pool_test(a_file_that_was_cut_gets_nothing_more),
 		pool_test(files_of_another_time),
 		pool_test(what_is_damaged_is_made_again),
 		pool_test(nodes_are_made_again),
