@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
+# Rows C3, C4.
+#
 # A whole file of a pool is damaged or gone: that is told, repaired where it can be, and hits nothing but what needs that file.
 . tests/lib.sh
 . tests/cli/lib_store.sh
@@ -110,3 +112,96 @@ whole a-again
 cp "$TMP/nodes" "$nodes"
 pool 0 check --read-data
 whole a
+
+# ---- a cluster file that was cut ----
+
+# cut SIZE
+cut()
+{
+	lift "$cluster_file"
+	truncate -s "$1" "$cluster_file"
+}
+
+# put_back: the cluster file as it was before it was cut
+put_back()
+{
+	lift "$cluster_file"
+	cp --sparse=always "$TMP/kept" "$cluster_file"
+}
+
+# gone IMAGE: nobody reads anything of it
+gone()
+{
+	! qemu-img compare -f raw -F qcow2 "$TMP/$1.raw" "$STORE/$1.qcow2" >"$TMP/said" 2>&1 || fail "$1 is whole"
+	! grep -q mismatch "$TMP/said" || fail "$1 reads otherwise"
+	! "$DEDUPSCAN" restore "$STORE/$1.qcow2" "$TMP/restored" 2>/dev/null || fail "$1 was restored"
+}
+
+# enter IMAGE: a new one, which shares its system with the others
+enter()
+{
+	random_file "$TMP/own" 2M
+	cat "$TMP/golden" "$TMP/own" >"$TMP/$1.raw"
+	qemu-img convert -f raw -O qcow2 "$TMP/$1.raw" "$STORE/$1.qcow2"
+	compact
+}
+
+rm -f "$STORE"/a-*.qcow2
+before=$(stat -c %s "$cluster_file")
+enter c
+assert_status 0
+cp --sparse=always "$cluster_file" "$TMP/kept"
+cut "$before"
+pool 1 check
+assert_has "$output" "^cluster file: '$(basename "$cluster_file")' was cut, .*put it back from a backup"
+assert_has "$output" "^data: segment .* hits '$STORE/c.qcow2' at 6291456, 2097152 bytes$"
+assert_has_not "$output" "hits '$STORE/[ab].qcow2'"
+whole a
+gone c
+capture "$DEDUPSCAN" list "$STORE"
+assert_status 0
+"$DEDUPSCAN" restore "$STORE/a.qcow2" "$TMP/restored.raw" >/dev/null
+cmp "$TMP/a.raw" "$TMP/restored.raw"
+"$DEDUPSCAN" clone "$STORE/a.qcow2" "$STORE/a-cut.qcow2"
+whole a-cut
+
+# What enters now lies in another file; a version that gets a view does, too.
+enter d
+[ "$(stat -c %s "$cluster_file")" -eq "$before" ] || fail "something was added to a file that was cut"
+assert_eq 2 "$(ls "$POOL"/*-*.qcow2 | wc -l)" "cluster files"
+whole d
+gone c
+"$DEDUPSCAN" clone "$STORE/b.qcow2@v1" "$STORE/e.qcow2"
+"$DEDUPSCAN" restore "$STORE/b.qcow2@v1" "$TMP/e.raw" >/dev/null
+whole e
+[ "$(stat -c %s "$cluster_file")" -eq "$before" ] || fail "something was added to a file that was cut"
+capture "$DEDUPSCAN" pool repair "$STORE"
+whole a
+gone c
+
+# One of several without a superblock, and one that is not there.
+cut 0
+pool 1 check
+assert_has "$output" "^cluster file: cluster file '$(basename "$cluster_file")': no superblock .*put it back from a backup$"
+assert_has "$output" "hits '$STORE/c.qcow2'"
+whole d
+gone c
+mv "$cluster_file" "$TMP/cut"
+pool 1 check
+assert_has "$output" "^cluster file: the one with the number 0 is missing; put it back from a backup$"
+whole d
+cp "$TMP/cut" "$cluster_file"
+put_back
+pool 0 repair
+pool 0 check --read-data
+for name in a c d e; do whole $name; done
+
+# The only one.
+rm "$STORE"/*.qcow2
+lift "$POOL"/*-*.qcow2
+find "$POOL" -maxdepth 1 -name '*-*.qcow2' ! -path "$cluster_file" -delete
+cut 0
+for command in status check repair; do
+	pool 3 "$command"
+	assert_has "$output" "cluster file '$(basename "$cluster_file")': no superblock .*put it back from a backup$"
+done

@@ -552,6 +552,71 @@ static void a_file_that_is_missing_is_told_and_stops_a_collection(void **state)
 	expect_disk(&first);
 }
 
+static void run_in_tree(const char *command)
+{
+	char text[PATH_MAX + 100];
+
+	snprintf(text, sizeof(text), "cd %s && %s", tree, command);
+	assert_int_equal(system(text), 0);
+}
+
+/* Either of two files lost its begin, its end or all: what lies in the other one is as it was, and takes what comes. */
+static void a_file_that_was_cut_hits_what_lies_in_it(void **state)
+{
+	static const uint64_t cuts[] = { 0, 40, 4096, POOL_DATA_BEGIN / 2, POOL_DATA_BEGIN + 64 * KIB };
+	struct pool_repair_options o = { .dry_run = false };
+	char name[POOL_FILE_NAME_ROOM], path[100];
+	struct view v, w, x;
+
+	(void)state;
+	import(&first);
+	v = view_of(&first);
+	member_of("a", &first, &v);
+	begin_file();
+	import(&third);
+	w = view_of(&third);
+	member_of("b", &third, &w);
+	for (size_t i = 0; i < 2 * ARRAY_SIZE(cuts); i++) {
+		struct disk late = { .size = SEGMENT_SIZE, .pieces = { { 4096, 128 * KIB, 50 + (unsigned)i } } };
+		struct disk *hit = i % 2 ? &third : &first, *other = i % 2 ? &first : &third;
+		uint32_t number = clusters_growing(pool->clusters).number;
+		uint64_t repaired, left;
+		struct stat st;
+
+		snprintf(path, sizeof(path), "pool/%s", pool_id_file_name(
+			cluster_file_id(clusters_span(pool->clusters, i % 2).file)->uuid, name));
+		close_pool();
+		run_in_tree("cp -a --sparse=always pool kept");
+		assert_int_equal(truncate(in_tree(path), (off_t)cuts[i / 2]), 0);
+		open_pool_for(false);
+		assert_int_equal(clusters_nr_passed_over(pool->clusters), cuts[i / 2] < 72);
+		assert_true(nr_damages(false) >= 2); /* the file, and whom it hits */
+		expect_disk(other);
+		expect_view(i % 2 ? &v : &w);
+		assert_int_equal(compare_disk(hit, false, NULL), -1);
+		again();
+		import(&late);
+		x = view_of(&late);
+		if (i % 2 && !clusters_nr_passed_over(pool->clusters))
+			assert_true(clusters_growing(pool->clusters).number > number);
+		assert_int_equal(pool_repair(pool, &o, &repaired, &left, NULL), 0);
+		assert_true(left > 0);
+		again();
+		expect_disk(&late);
+		expect_view(&x);
+		expect_disk(other);
+		assert_int_equal(compare_disk(hit, false, NULL), -1);
+		assert_int_equal(stat(in_tree(path), &st), 0);
+		assert_true((uint64_t)st.st_size <= max_u64(cuts[i / 2], POOL_SLOT_SIZE));
+		import(hit);
+		expect_disk(hit);
+		close_pool();
+		run_in_tree("rm -r pool && mv kept pool");
+		open_pool();
+	}
+	expect_whole();
+}
+
 static void keys_that_are_lost_are_those_of_the_file_that_grows(void **state)
 {
 	const struct reindex_options o = { .stopper = NULL };
@@ -1346,6 +1411,7 @@ int main(void)
 		pool_test(damage_heals_from_clusters_of_another_size),
 		pool_test(what_the_pool_has_nowhere_else_is_left),
 		pool_test(a_file_that_is_missing_is_told_and_stops_a_collection),
+		pool_test(a_file_that_was_cut_hits_what_lies_in_it),
 		pool_test(keys_that_are_lost_are_those_of_the_file_that_grows),
 		pool_test(a_file_of_which_little_lives_is_evacuated_and_goes),
 		pool_test(guests_keep_the_file_they_have_open),
