@@ -19,7 +19,8 @@
 #include "scanner/index/sorter.h"
 #include "scanner/index/table.h"
 
-/*	index/finder	   which tables there are, oldest first, how far they cover the nodes' file, and which blocks they lack
+/*	index/finder	   which tables there are, oldest first, how far they cover the nodes' file, how far those nodes lead, and
+ *			   which blocks they lack
  *	index/<n>.table	   sorted keys, each with one number
  *	index/<n>.filter   tells which keys are not in it
  *
@@ -43,7 +44,7 @@
 #define MERGE_ROOM ((size_t)64 * TABLE_PAGE)
 #define MANIFEST "finder"
 #define MANIFEST_MAGIC "ddsfind\n"
-#define MANIFEST_VERSION 2 /* 1 had other keys */
+#define MANIFEST_VERSION 3 /* 1 had other keys, 2 no `reach` */
 #define NUMBER_MASK (((uint64_t)1 << 62) - 1)
 #define NAME_ROOM 40
 
@@ -55,8 +56,10 @@ struct manifest_disk {
 	le64 covered;
 	le64 next; /* number of the next table */
 	le64 lacks_begin, lacks_end;
+	le64 reach;
 };
-_Static_assert(sizeof(struct manifest_disk) == 64, "layout");
+_Static_assert(sizeof(struct manifest_disk) == 72, "layout");
+#define MANIFEST_2_SIZE offsetof(struct manifest_disk, reach)
 
 struct manifest_table_disk {
 	le64 number, nr_keys, bytes;
@@ -77,7 +80,7 @@ struct finder {
 	bool writing;
 	uint8_t uuid[16];
 	uint64_t covered, next;
-	uint64_t lacks_begin, lacks_end;
+	uint64_t lacks_begin, lacks_end, reach;
 	bool changed; /* the manifest is not what it says on disk */
 	struct err failed;
 
@@ -566,6 +569,16 @@ uint64_t finder_covered(const struct finder *f)
 	return f->covered;
 }
 
+uint64_t finder_reach(const struct finder *f)
+{
+	return f->reach;
+}
+
+void finder_set_reach(struct finder *f, uint64_t reach)
+{
+	f->reach = reach;
+}
+
 void finder_lacks(const struct finder *f, uint64_t *ret_begin, uint64_t *ret_end)
 {
 	*ret_begin = f->lacks_begin;
@@ -599,6 +612,7 @@ static size_t manifest_encode(const struct finder *f, uint8_t ret[MANIFEST_MAX])
 		.next = le64_from(f->next),
 		.lacks_begin = le64_from(f->lacks_begin),
 		.lacks_end = le64_from(f->lacks_end),
+		.reach = le64_from(f->reach),
 	};
 	size_t len = sizeof(d);
 
@@ -672,12 +686,16 @@ int finder_sync(struct finder *f, uint64_t covered, struct err *err)
 static bool manifest_decode(struct finder *f, const uint8_t *p, size_t len, struct table_stats *ret_stats)
 {
 	const struct manifest_disk *d = (const void *)p;
-	const struct manifest_table_disk *t = (const void *)(p + sizeof(*d));
+	const struct manifest_table_disk *t;
 	uint64_t last = 0;
+	size_t head;
 
-	if (len < sizeof(*d) + sizeof(le32) || memcmp(d->magic, MANIFEST_MAGIC, sizeof(d->magic)) != 0 ||
-	    le32_get(d->version) != MANIFEST_VERSION || le32_get(d->nr) > TABLES_ROOM ||
-	    len != sizeof(*d) + le32_get(d->nr) * sizeof(*t) + sizeof(le32) ||
+	if (len < MANIFEST_2_SIZE + sizeof(le32) || memcmp(d->magic, MANIFEST_MAGIC, sizeof(d->magic)) != 0)
+		return false;
+	head = le32_get(d->version) == 2 ? MANIFEST_2_SIZE : sizeof(*d);
+	t = (const void *)(p + head);
+	if ((le32_get(d->version) != 2 && le32_get(d->version) != MANIFEST_VERSION) || le32_get(d->nr) > TABLES_ROOM ||
+	    len != head + le32_get(d->nr) * sizeof(*t) + sizeof(le32) ||
 	    le32_load(p + len - sizeof(le32)) != crc32c(0, p, len - sizeof(le32)) || memcmp(d->uuid, f->uuid, sizeof(f->uuid)) != 0)
 		return false;
 	for (uint32_t i = 0; i < le32_get(d->nr); i++) {
@@ -692,6 +710,7 @@ static bool manifest_decode(struct finder *f, const uint8_t *p, size_t len, stru
 	f->next = max_u64(le64_get(d->next), 1);
 	f->lacks_begin = le64_get(d->lacks_begin);
 	f->lacks_end = le64_get(d->lacks_end);
+	f->reach = head == sizeof(*d) ? le64_get(d->reach) : UINT64_MAX;
 	return true;
 }
 
@@ -777,7 +796,7 @@ static int clean(void *ctx, const char *name, struct err *err)
 
 static void forget_coverage(struct finder *f)
 {
-	f->covered = f->lacks_begin = 0;
+	f->covered = f->lacks_begin = f->reach = 0;
 	f->lacks_end = UINT64_MAX;
 }
 

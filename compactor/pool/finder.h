@@ -38,6 +38,10 @@ CLEANUP_DEFINE(struct finder *, finder_close)
 
 /* Up to this offset of the nodes' file all nodes were added and are durable in the tables; who opens adds the rest again. */
 uint64_t finder_covered(const struct finder *f);
+/* The offset in its cluster file behind all that these nodes lead to, UINT64_MAX = that is not known.  What is set is durable with the
+ * next finder_sync() that covers more. */
+uint64_t finder_reach(const struct finder *f);
+void finder_set_reach(struct finder *f, uint64_t reach);
 
 /* `unit_bits` keeps units of different sizes apart (12, 14, 16; 0 for inner nodes); hi and lo are a fingerprint, or the
  * first 16 bytes of a digest as two little-endian numbers.  Of a block's fingerprint the first 60 bits count, else 100.  0, or -1;

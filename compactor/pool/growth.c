@@ -14,6 +14,7 @@
 #include "scanner/base/checked.h"
 #include "scanner/base/file.h"
 #include "scanner/base/units.h"
+#include "scanner/index/judymap.h"
 
 #define TOLD "file-size" /* in the pool */
 #define NUMBER "file-number"
@@ -80,37 +81,57 @@ int growth_tell(struct pool *p, uint64_t file_size, struct err *err)
  * they cannot tell that they are wrong, while QEMU does not open a slice that leaves its file.  So it stays as it is, and another
  * one begins.
  *
- * For this all nodes are gone through, once each time that a pool is opened, by who stores something.  Clusters are synced before
- * nodes and headers are written, so a crash makes no file look cut. */
+ * How far nodes lead is noted in the index, and of those behind what it covers it is found as they are read.  Clusters are synced
+ * before nodes and headers are written, so a crash makes no file look cut.
+ *
+ * A file of an older time may be long enough, and lack slots: then a stub is there whose view is in none.  Stubs are written last, so
+ * a crash leaves no such stub, either. */
+
 struct reaching {
 	uint32_t number;
 	uint64_t end; /* offset behind all that something leads to */
+	struct judyset views;
+	uint64_t nr_damaged, nr_strangers; /* headers that say nothing; stubs whose views are nowhere */
 };
 
-static int reach_of_node(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err)
+/* An index of an earlier version does not say it. */
+static int look_at_nodes(struct pool *p, struct reaching *r, struct err *err)
 {
-	struct reaching *r = ctx;
-
-	(void)offset;
-	(void)inner;
-	(void)err;
-	for (unsigned i = 0; leaf && i < leaf->nr_runs; i++) {
-		uint64_t at = leaf->runs[i].place << leaf->unit_bits;
-
-		if (at >> POOL_FILE_BITS == r->number)
-			r->end = max_u64(r->end, cluster_offset(at) + ((uint64_t)leaf->runs[i].nr << leaf->unit_bits));
+	if (finder_reach(p->finder) == UINT64_MAX) {
+		if (nodes_find_reach(p->nodes, err) < 0)
+			return -1;
+		finder_set_reach(p->finder, nodes_reach(p->nodes));
 	}
+	r->end = max_u64(finder_reach(p->finder), nodes_reach(p->nodes));
 	return 0;
 }
 
-static int reach_of_view(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err)
+static uint64_t key_of(const uint8_t id[POOL_ID_SIZE])
+{
+	return le64_load(id) ^ le64_load(id + 8);
+}
+
+static int look_at_view(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err)
 {
 	struct reaching *r = ctx;
 	struct view v;
 
-	(void)err;
-	if (slot / POOL_NR_SLOTS == r->number && view_decode(header, slot, &v, NULL) == 0)
+	if (view_decode(header, slot, &v, NULL) < 0) {
+		r->nr_damaged++;
+		return 0;
+	}
+	if (slot / POOL_NR_SLOTS == r->number)
 		r->end = max_u64(r->end, slot_offset(slot) + v.slice_size);
+	return judyset_add(&r->views, key_of(v.id)) < 0 ? err_set(err, ERR_MEMORY, "no memory for the views of a pool") : 0;
+}
+
+static int look_at_stub(void *ctx, const char *name, struct err *err)
+{
+	struct reaching *r = ctx;
+	uint8_t id[POOL_ID_SIZE];
+
+	(void)err;
+	r->nr_strangers += pool_id_parse_file_name(name, id) && !judyset_has(&r->views, key_of(id));
 	return 0;
 }
 
@@ -118,13 +139,19 @@ static int look_for_cut(struct pool *p, struct err *err)
 {
 	struct cluster_span s = clusters_growing(p->clusters);
 	struct reaching r = { .number = s.number };
+	int rc;
 
 	if (p->end_is_known)
 		return 0;
-	if (!cluster_file_is_cut(s.file) && (nodes_each(p->nodes, reach_of_node, &r, err) < 0 ||
-					     clusters_each_slot(p->clusters, reach_of_view, &r, err) < 0))
+	rc = look_at_nodes(p, &r, err);
+	if (rc == 0)
+		rc = clusters_each_slot(p->clusters, look_at_view, &r, err);
+	if (rc == 0)
+		rc = file_each_name(p->dirs[POOL_VIEWS], look_at_stub, &r, err);
+	judyset_release(&r.views);
+	if (rc < 0)
 		return -1;
-	if (r.end > cluster_file_written(s.file))
+	if (r.end > cluster_file_written(s.file) || r.nr_strangers > r.nr_damaged)
 		cluster_file_set_cut(s.file);
 	p->end_is_known = true;
 	return 0;

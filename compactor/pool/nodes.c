@@ -44,6 +44,7 @@ struct nodes {
 	bool begun; /* a transaction */
 	uint64_t end; /* what is buffered included */
 	uint64_t damaged; /* places, when all was gone through last */
+	uint64_t reach;
 	size_t used;	/* of the buffer, which is the file's end */
 	uint8_t *buf;
 	int (*before)(void *ctx, struct err *err);
@@ -288,6 +289,23 @@ static bool can_be_shared(const struct nodes *n, const struct leaf *leaf)
 	return !n->clusters || leaf_lies_in(leaf, clusters_growing(n->clusters).number);
 }
 
+static void note_reach(struct nodes *n, const struct leaf *leaf)
+{
+	uint32_t grows = n->clusters ? clusters_growing(n->clusters).number : 0;
+
+	for (unsigned i = 0; i < leaf->nr_runs; i++) {
+		const struct run *r = &leaf->runs[i];
+
+		if (r->place << leaf->unit_bits >> POOL_FILE_BITS == grows)
+			n->reach = max_u64(n->reach, cluster_offset((r->place + r->nr) << leaf->unit_bits));
+	}
+}
+
+uint64_t nodes_reach(const struct nodes *n)
+{
+	return n->reach;
+}
+
 static int remember_from(struct nodes *n, uint64_t from, uint64_t *ret_damaged, struct err *err)
 {
 	CLEANUP(pass_free) struct pass *p = pass_new(n, n->fd, from, on_disk(n), err);
@@ -301,6 +319,8 @@ static int remember_from(struct nodes *n, uint64_t from, uint64_t *ret_damaged, 
 
 		if (id.level == 0 && !can_be_shared(n, &p->leaf))
 			hint = (struct fingerprint){ 0 };
+		if (id.level == 0)
+			note_reach(n, &p->leaf);
 		if (remember(n, id, hint, offset, err) < 0)
 			return -1;
 	}
@@ -314,6 +334,7 @@ int nodes_remember_all(struct nodes *n, struct err *err)
 	uint64_t damaged;
 
 	assert(n->finder && !n->used);
+	n->reach = 0;
 	return remember_from(n, 0, &damaged, err);
 }
 
@@ -351,6 +372,21 @@ int nodes_each(struct nodes *n,
 	if (rc == 0)
 		n->damaged = p->damaged;
 	return rc;
+}
+
+static int take_reach(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err)
+{
+	(void)offset;
+	(void)inner;
+	(void)err;
+	if (leaf)
+		note_reach(ctx, leaf);
+	return 0;
+}
+
+int nodes_find_reach(struct nodes *n, struct err *err)
+{
+	return nodes_each(n, take_reach, n, err);
 }
 
 /* ---- opening ---- */
@@ -468,6 +504,7 @@ int nodes_replace_leaf(struct nodes *n, const struct leaf *leaf, struct err *err
 
 	assert_leaf(leaf);
 	room = room_for_one(n, err);
+	note_reach(n, leaf);
 	return room ? add(n, room, node_record_of_leaf(leaf, room), err) : -1;
 }
 

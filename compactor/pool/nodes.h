@@ -66,6 +66,9 @@ int nodes_find_leaf_in(struct nodes *n, uint32_t file, const uint8_t digest[DIGE
 int nodes_find_segment(struct nodes *n, struct fingerprint hint, unsigned unit_bits, struct leaf *ret, struct err *err);
 /* Called before any record is written: clusters have to be durable before the maps that lead to them. */
 void nodes_set_before_write(struct nodes *n, int (*call)(void *ctx, struct err *err), void *ctx);
+/* The offset in the cluster file that grows behind all that those nodes lead to which were read since it was opened, or added. */
+uint64_t nodes_reach(const struct nodes *n);
+int nodes_find_reach(struct nodes *n, struct err *err); /* reads all */
 /* Adds all nodes to the finder, which has none. */
 int nodes_remember_all(struct nodes *n, struct err *err);
 

@@ -421,6 +421,7 @@ int pool_sync(struct pool *p, struct err *err)
 {
 	uint64_t end;
 
+	finder_set_reach(p->finder, max_u64(finder_reach(p->finder), nodes_reach(p->nodes)));
 	if (clusters_sync(p->clusters, err) < 0 || nodes_sync(p->nodes, &end, err) < 0 || finder_sync(p->finder, end, err) < 0)
 		return pool_err(p, err);
 	return 0;

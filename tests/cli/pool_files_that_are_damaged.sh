@@ -63,7 +63,7 @@ for at in 20 $((32768 + 9)); do
 	assert_has "$output" "^	can be repaired$"
 	pool 1 check
 	pool 0 repair
-	assert_has "$output" "^1 damages repaired, 0 left$"
+	assert_has "$output" "^1 damages repaired, 0 left"
 	pool 0 check --read-data
 	[ "$(stat -c %a "$cluster_file")" = 444 ] || fail "the mode of the cluster file is another one"
 done

@@ -379,6 +379,41 @@ static void whatever_byte_of_the_list_is_wrong_it_is_noticed(void **state)
 	expect_not_whole();
 }
 
+static void how_far_its_nodes_lead_is_kept(void **state)
+{
+	uint8_t bytes[200];
+	struct finder *f;
+	ssize_t len;
+	int fd;
+
+	(void)state;
+	f = open_whole(MUCH);
+	assert_int_equal(finder_reach(f), 0);
+	add(f, 1, 2, false);
+	finder_set_reach(f, 4711);
+	assert_int_equal(finder_sync(f, 8, NULL), 0);
+	finder_close(f);
+	f = open_whole(MUCH);
+	assert_int_equal(finder_reach(f), 4711);
+	finder_close(f);
+	fd = openat(scratch, "finder", O_RDWR | O_CLOEXEC);
+	len = pread(fd, bytes, sizeof(bytes), 0);
+	assert_in_range(len, 76, sizeof(bytes) - 1);
+	bytes[8] = 2; /* as it was when it did not say so */
+	memmove(bytes + 64, bytes + 72, (size_t)len - 72);
+	len -= 8;
+	le32_store(bytes + len - 4, crc32c(0, bytes, (size_t)len - 4));
+	assert_int_equal(pwrite(fd, bytes, (size_t)len, 0), len);
+	assert_int_equal(ftruncate(fd, len), 0);
+	close(fd);
+	f = open_whole(MUCH);
+	assert_int_equal(finder_reach(f), UINT64_MAX);
+	assert_int_equal(finder_covered(f), 8);
+	assert_int_equal(finder_clear(f, NULL), 0);
+	assert_int_equal(finder_reach(f), 0);
+	finder_close(f);
+}
+
 /* Their keys are others. */
 static void tables_of_another_version_are_not_taken(void **state)
 {
@@ -632,6 +667,7 @@ int main(void)
 		finder_test(no_block_stands_in_the_way_of_a_node),
 		finder_test(a_block_takes_eleven_bytes_at_most),
 		finder_test(whatever_byte_of_the_list_is_wrong_it_is_noticed),
+		finder_test(how_far_its_nodes_lead_is_kept),
 		finder_test(tables_of_another_version_are_not_taken),
 		finder_test(tables_of_another_pool_are_not_taken),
 		finder_test(a_table_that_is_missing_is_noticed),

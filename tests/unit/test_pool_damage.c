@@ -593,6 +593,35 @@ static void a_file_that_was_cut_gets_nothing_more(void **unused)
 	open_pool();
 }
 
+/* A cluster file of an older time that lacks views alone: nothing leads behind its end.  But their stubs lead to their slots, which
+ * nobody else gets. */
+static void slots_of_views_that_are_lost_are_not_used_again(void **unused)
+{
+	struct disk late = { .size = SEGMENT_SIZE, .pieces = { { 0, 512 * KIB, 91 } } };
+	char path[200];
+	struct view v, w;
+
+	(void)unused;
+	make_it();
+	snprintf(path, sizeof(path), "%s", file_path(POOL_SLOT));
+	copy_file(path, "old");
+	v = view_of(&b);
+	close_pool();
+	copy_file("old", path);
+	open_pool();
+	import(&late);
+	w = view_of(&late);
+	assert_true(w.slot != v.slot);
+	assert_int_equal(w.slot / POOL_NR_SLOTS, 1);
+	again();
+	expect_disk(&a);
+	expect_disk(&b);
+	expect_disk(&late);
+	expect_view(&w);
+	assert_int_equal(view_check(pool, &v, NULL), -1);
+	assert_int_equal(unlinkat(pool_dirfd, "old", 0), 0);
+}
+
 /* H5.  Files of different times: an old cluster file has not what the new nodes lead to, and the reverse. */
 static void files_of_another_time(void **unused)
 {
@@ -967,6 +996,7 @@ int main(void)
 		pool_test(shares_of_the_data_add_up),
 		pool_test(files_that_are_gone_cut_or_long),
 		pool_test(a_file_that_was_cut_gets_nothing_more),
+		pool_test(slots_of_views_that_are_lost_are_not_used_again),
 		pool_test(files_of_another_time),
 		pool_test(what_is_damaged_is_made_again),
 		pool_test(nodes_are_made_again),
