@@ -593,6 +593,35 @@ static void a_file_that_was_cut_gets_nothing_more(void **unused)
 	open_pool();
 }
 
+/* As the index says, or without one as they are read. */
+static void maps_alone_tell_that_a_file_was_cut(void **unused)
+{
+	struct disk late = { .size = SEGMENT_SIZE, .pieces = { { 0, 512 * KIB, 91 } } };
+	char path[200];
+	struct stat st;
+
+	(void)unused;
+	for (unsigned i = 0; i < 2; i++) {
+		import(&a);
+		version_of("a", &a);
+		snprintf(path, sizeof(path), "%s", i ? "pool" : file_path(POOL_SLOT));
+		if (i) /* the file that grows */
+			pool_id_file_name(cluster_file_id(clusters_growing(pool->clusters).file)->uuid, strcat(path, "/") + 5);
+		close_pool();
+		assert_int_equal(fstatat(pool_dirfd, path, &st, 0), 0);
+		assert_int_equal(truncate(in_tree(path), st.st_size - 4096), 0);
+		if (i)
+			assert_int_equal(unlinkat(pool_dirfd, "pool/index/finder", 0), 0);
+		open_pool();
+		assert_int_equal(clusters_growing(pool->clusters).number, i);
+		late.pieces[0].number += i;
+		import(&late);
+		assert_int_equal(clusters_growing(pool->clusters).number, i + 1);
+		assert_int_equal(compare_disk(&a, false, NULL), -1);
+		expect_disk(&late);
+	}
+}
+
 /* A cluster file of an older time that lacks views alone: nothing leads behind its end.  But their stubs lead to their slots, which
  * nobody else gets. */
 static void slots_of_views_that_are_lost_are_not_used_again(void **unused)
@@ -996,6 +1025,7 @@ int main(void)
 		pool_test(shares_of_the_data_add_up),
 		pool_test(files_that_are_gone_cut_or_long),
 		pool_test(a_file_that_was_cut_gets_nothing_more),
+		pool_test(maps_alone_tell_that_a_file_was_cut),
 		pool_test(slots_of_views_that_are_lost_are_not_used_again),
 		pool_test(files_of_another_time),
 		pool_test(what_is_damaged_is_made_again),
