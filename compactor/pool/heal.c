@@ -25,7 +25,7 @@ struct heal {
 	bool dry_run;
 	struct stopper *stopper;
 	VEC(struct hurt) list;
-	bool sorted;
+	struct judymap index; /* the first 64 bits of a digest, or the next free key, to its place in the list */
 	size_t nr_found;
 	struct import *imports[POOL_UNIT_BITS_MAX + 1]; /* by unit, as they are needed */
 	uint8_t *bytes, *other; /* segments */
@@ -54,6 +54,7 @@ void heal_free(struct heal *h)
 	for (size_t i = 0; i < h->list.nr; i++)
 		free(h->list.items[i].path);
 	vec_release(&h->list);
+	judymap_release(&h->index);
 	judymap_release(&h->moved);
 	free(h->bytes);
 	free(h->other);
@@ -62,46 +63,40 @@ void heal_free(struct heal *h)
 
 /* ---- which ---- */
 
-static int compare(const void *a, const void *b)
+/* Where the record of a digest is, or would be. */
+static uint64_t key_of_digest(const struct heal *h, const uint8_t digest[DIGEST_SIZE])
 {
-	return memcmp(((const struct hurt *)a)->digest, ((const struct hurt *)b)->digest, DIGEST_SIZE);
-}
+	uint64_t key = le64_load(digest), *at;
 
-static struct hurt *find(struct heal *h, const uint8_t digest[DIGEST_SIZE])
-{
-	struct hurt key;
-
-	if (!h->list.nr)
-		return NULL;
-	if (!h->sorted)
-		qsort(h->list.items, h->list.nr, sizeof(key), compare);
-	h->sorted = true;
-	memcpy(key.digest, digest, DIGEST_SIZE);
-	return bsearch(&key, h->list.items, h->list.nr, sizeof(key), compare);
+	while ((at = judymap_get(&h->index, key)) && memcmp(h->list.items[*at].digest, digest, DIGEST_SIZE) != 0)
+		key++;
+	return key;
 }
 
 int heal_add(struct heal *h, const uint8_t digest[DIGEST_SIZE], const char *path, uint64_t offset, struct err *err)
 {
+	uint64_t key = key_of_digest(h, digest), *at;
 	struct hurt x = { .offset = offset };
 
-	if (find(h, digest))
+	if (judymap_get(&h->index, key))
 		return 0;
 	memcpy(x.digest, digest, DIGEST_SIZE);
 	x.path = strdup(path);
-	if (!x.path || vec_push(&h->list, x) < 0) {
+	at = x.path ? judymap_put(&h->index, key) : NULL;
+	if (!at || vec_push(&h->list, x) < 0) {
 		free(x.path);
 		return err_set(err, ERR_MEMORY, "no memory to heal a pool");
 	}
-	h->sorted = false;
+	*at = h->list.nr - 1;
 	return 0;
 }
 
 /* One of which nothing was found yet. */
 static struct hurt *find_hurt(struct heal *h, const uint8_t digest[DIGEST_SIZE])
 {
-	struct hurt *x = find(h, digest);
+	uint64_t *at = judymap_get(&h->index, key_of_digest(h, digest));
 
-	return x && !x->found ? x : NULL;
+	return at && !h->list.items[*at].found ? &h->list.items[*at] : NULL;
 }
 
 /* ---- healing ---- */
