@@ -11,8 +11,8 @@
 #include "compactor/pool/pool_check.h"
 #include "tests/crash/crash.h"
 
-/* Another cluster file, and a view of what lies in the old one; then the old one is evacuated and goes: under kills, errors and
- * power cuts.  What names keep reads the same at every moment, in trees and by the tables of views. */
+/* Another cluster file, and a view of what lies in the old one; then the old one is evacuated and goes; or what is damaged in the new
+ * one heals from the old one: under kills, errors and power cuts.  What names keep reads the same at every moment, in trees and by the tables of views. */
 
 static struct disk dead = { .size = SEGMENT_SIZE, .pieces = { { 4096, 1024 * KIB, 1 } } };
 static struct disk kept = { .size = SEGMENT_SIZE, .pieces = { { 0, 64 * KIB, 2 }, { 256 * KIB, 64 * KIB, 3 } } };
@@ -293,6 +293,90 @@ static void what_is_kept_survives_an_evacuation(void **state)
 	try_all(&w);
 }
 
+/* ---- healing ---- */
+
+/* What is kept lies in both files, and trees and another view lead to the newer copy, in which a byte is wrong. */
+static void set_up_damage(void *ctx, struct sim *s)
+{
+	CLEANUP(free) uint8_t *p = malloc(SEGMENT_SIZE);
+	uint8_t digest[DIGEST_SIZE], byte;
+	char name[POOL_FILE_NAME_ROOM], path[80];
+	struct cluster_span grows;
+	struct err err = ERR_INIT;
+	struct leaf leaf;
+	struct view v;
+	uint64_t at;
+	int fd;
+
+	set_up(ctx, s);
+	assert_int_equal(use_pool(s, true, &err), 0);
+	assert_int_equal(growth_begin(pool, &err), 0);
+	v = view_of(&kept);
+	member_of("twin", &kept, &v);
+	render(&kept, 0, p);
+	digest_bytes(p, SEGMENT_SIZE, digest);
+	assert_int_equal(nodes_find_leaf(pool->nodes, digest, POOL_UNIT_BITS_MIN, &leaf, &err), 1);
+	grows = clusters_growing(pool->clusters);
+	assert_true(leaf_lies_in(&leaf, 1) && grows.number == 1);
+	at = cluster_offset(leaf.runs[0].place << POOL_UNIT_BITS_MIN) + 5000;
+	snprintf(path, sizeof(path), "pool/%s", pool_id_file_name(cluster_file_id(grows.file)->uuid, name));
+	close_pool();
+	fd = file_open(sim_root(s), path, O_RDONLY, 0, &err);
+	assert_int_equal(immutable_lift(fd, &err) < 0, 0);
+	file_ops->close(fd);
+	fd = file_open(sim_root(s), path, O_RDWR, 0, &err);
+	assert_int_equal(file_ops->pread(fd, &byte, 1, (off_t)at), 1);
+	byte ^= 1;
+	assert_int_equal(file_ops->pwrite(fd, &byte, 1, (off_t)at), 1);
+	assert_int_equal(file_ops->fsync(fd), 0);
+	file_ops->close(fd);
+}
+
+static int repair_data(struct err *err)
+{
+	const struct pool_repair_options o = { .read_data = true };
+	uint64_t repaired, left;
+
+	if (pool_repair(pool, &o, &repaired, &left, err) < 0)
+		return -1;
+	return left ? err_set(err, ERR_FORMAT, "%d are left after a repair", (int)left) : 0;
+}
+
+static int heal(void *ctx, struct sim *s, struct err *err)
+{
+	int rc;
+
+	(void)ctx;
+	rc = use_pool(s, true, err) < 0 ? -1 : repair_data(err);
+	close_pool();
+	return rc;
+}
+
+static int check_healed(void *ctx, struct sim *s, struct crash_moment m, struct err *err)
+{
+	const struct pool_check_options o = { .damage = damaged, .read_data = true, .percent = 100 };
+	struct pool_checked c;
+	int rc;
+
+	(void)ctx;
+	(void)m;
+	rc = use_pool(s, false, err) < 0 || expect_kept(err) < 0 || pool_check(pool, &o, &c, err) < 0 ? -1 : 0;
+	close_pool();
+	return rc;
+}
+
+static void what_heals_is_healed_by_the_next_repair_at_the_latest(void **state)
+{
+	struct crash_workflow w = growing();
+
+	(void)state;
+	w.name = "heal";
+	w.setup = set_up_damage;
+	w.run = w.recover = heal;
+	w.check = check_healed;
+	try_all(&w);
+}
+
 /* ---- mistakes ---- */
 
 /* The old file goes before the trees lead to the new one. */
@@ -327,6 +411,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_is_kept_survives_that_another_file_begins),
 		cmocka_unit_test(what_is_kept_survives_an_evacuation),
+		cmocka_unit_test(what_heals_is_healed_by_the_next_repair_at_the_latest),
 		cmocka_unit_test(a_file_that_goes_too_early_is_caught),
 	};
 
