@@ -7,6 +7,7 @@
 #include <linux/fs.h>
 #include <stdio.h>
 
+#include "compactor/pool/clusters.h"
 #include "compactor/pool/qcow2_writer.h"
 #include "compactor/versions_parts.h"
 #include "scanner/base/checked.h"
@@ -186,14 +187,15 @@ static int list_clones(struct cloning *c, struct err *err)
 
 /* ---- what they stand on ---- */
 
-/* Of an image that is gone: whoever can read the stub that it stands on can read it, so that its own versions may enter the pool. */
-static void like_the_stub(struct cloning *c)
+/* Of an image that is gone: whoever can read the pool can read it, so that its own versions may enter that.  A pool may be of names
+ * alone, in tests. */
+static void like_the_pool(struct cloning *c)
 {
-	char name[POOL_FILE_NAME_ROOM];
+	const struct clusters *clusters = c->pool->clusters;
 	struct stat st;
 
 	c->like = (struct stat){ .st_uid = geteuid(), .st_gid = getegid(), .st_mode = 0600 };
-	if (file_ops->fstatat(c->pool->dirs[POOL_VIEWS], pool_id_file_name(c->standing.view, name), &st, AT_SYMLINK_NOFOLLOW) < 0)
+	if (!clusters || file_ops->fstat(cluster_file_fd(clusters_growing(clusters).file), &st) < 0)
 		return;
 	c->like.st_mode |= st.st_mode & 0444;
 	if (!(st.st_mode & S_IROTH)) {
@@ -214,7 +216,7 @@ static int stand_on_version(struct cloning *c, struct err *err)
 	c->overlay = o->overlay;
 	if (layer_stand_on(c->pool, name_find_disk(&n, o->path), &c->standing, err) < 0)
 		return -1;
-	like_the_stub(c);
+	like_the_pool(c);
 	dirfd = member_open_dir(c->pool, o->path, base, NULL);
 	if (dirfd >= 0) { /* the image itself may be gone */
 		file_ops->fstatat(dirfd, base, &c->like, AT_SYMLINK_NOFOLLOW);

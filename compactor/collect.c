@@ -363,7 +363,6 @@ static struct mortal *find_overlay(const struct collecting *c, const uint8_t id[
 	return NULL;
 }
 
-/* In trash/ are stubs, too. */
 static int list_overlay(void *ctx, const char *name, struct err *err)
 {
 	struct collecting *c = ctx;
@@ -372,6 +371,21 @@ static int list_overlay(void *ctx, const char *name, struct err *err)
 	if (!pool_id_parse_file_name(name, m.id) || find_view(c, m.id) || find_overlay(c, m.id))
 		return 0;
 	return vec_push(&c->overlays, m) < 0 ? collect_no_memory(err) : 0;
+}
+
+/* In trash/ are stubs, too, some of views in a file that is away. */
+static int list_dying_overlay(void *ctx, const char *name, struct err *err)
+{
+	const struct collecting *c = ctx;
+	CLEANUP(close_fd) int fd = file_open(c->p->dirs[POOL_TRASH], name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, NULL);
+	uint8_t id[POOL_ID_SIZE];
+	struct slice s;
+	uint64_t size;
+	size_t len;
+
+	if (fd >= 0 && overlay_names(fd, &s, &size, NULL) > 0 && pool_file_parse(s.path, id, &len) == POOL_TOP)
+		return 0;
+	return list_overlay(ctx, name, err);
 }
 
 static int keep_wanted(struct collecting *c, struct err *err)
@@ -424,7 +438,7 @@ static int decide_overlays(struct collecting *c, struct err *err)
 	bool more = true;
 
 	if (file_each_name(c->p->dirs[POOL_SEALED], list_overlay, c, err) < 0 ||
-	    file_each_name(c->p->dirs[POOL_TRASH], list_overlay, c, err) < 0 || keep_wanted(c, err) < 0)
+	    file_each_name(c->p->dirs[POOL_TRASH], list_dying_overlay, c, err) < 0 || keep_wanted(c, err) < 0)
 		return -1;
 	for (size_t i = 0; i < c->overlays.nr; i++)
 		if (decide(c, POOL_SEALED, &c->overlays.items[i], err) < 0)

@@ -384,7 +384,7 @@ int member_describe(struct pool *p, const struct standing *s, struct name_disk *
 		return -1;
 	memcpy(d->view, view, POOL_ID_SIZE);
 	memcpy(d->below, s->below, POOL_ID_SIZE);
-	d->size = s->size;
+	d->size = rc > 0 ? v.disk_size : s->size; /* that of the tree: the overlay may have another one */
 	d->folded = rc > 0;
 	memset(d->root, 0, DIGEST_SIZE);
 	if (rc > 0)
@@ -394,7 +394,7 @@ int member_describe(struct pool *p, const struct standing *s, struct name_disk *
 
 static bool is_noted_so(const struct name_disk *d, const struct standing *s)
 {
-	return same_id(d->view, s->view) && same_id(d->below, s->below) && d->size == s->size;
+	return same_id(d->view, s->view) && same_id(d->below, s->below) && (d->folded || d->size == s->size);
 }
 
 int member_note(struct pool *p, const char *path, const uint8_t *assumed, struct err *err)

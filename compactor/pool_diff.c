@@ -23,6 +23,26 @@ static int known_as(struct pool *p, const char *path, char ret[PATH_MAX], struct
 	return rc < 0 ? -1 : 0;
 }
 
+/* What an overlay says itself that it stands on, whatever is noted of it: a clone may have been put in its place, or an older copy. */
+static int look_below(struct pool *p, const char *path, struct name_disk *ret, struct err *err)
+{
+	struct standing s;
+	struct view v;
+	int rc = member_look(p, path, &s, err);
+
+	if (rc > 0 && !name_id_is_null(s.below)) {
+		rc = layer_find(p, s.below, ret, err);
+	} else if (rc > 0) {
+		rc = view_find(p, s.view, &v, err);
+		if (rc > 0) {
+			ret->folded = true;
+			ret->size = v.disk_size;
+			memcpy(ret->root, v.root, DIGEST_SIZE);
+		}
+	}
+	return rc ? rc : err_set(err, ERR_STALE, "the pool '%s' does not have what '%s' stands on", p->path, path);
+}
+
 /* An image to which nothing was written is what it stands on.  It is only looked at, so it may be open. */
 static int look_at_image(struct pool *p, const char *path, const char *known, struct name_disk *ret, struct err *err)
 {
@@ -30,7 +50,6 @@ static int look_at_image(struct pool *p, const char *path, const char *known, st
 	int rc = names_find_member(p, known, &n, err), dirfd, fd;
 	char base[NAME_MAX + 1];
 	struct overlay_facts f;
-	struct view v;
 
 	if (rc <= 0)
 		return rc < 0 ? -1 : err_set(err, ERR_USAGE, "'%s' is no image of the pool '%s'", path, p->path);
@@ -48,16 +67,7 @@ static int look_at_image(struct pool *p, const char *path, const char *known, st
 	if (!f.empty)
 		return err_set(err, ERR_REFUSED,
 			       "'%s' was written to; dedupscan snapshot makes a version of it, which can be compared", path);
-	if (!name_id_is_null(ret->below)) {
-		rc = layer_find(p, ret->below, ret, err);
-	} else {
-		rc = view_find(p, ret->view, &v, err);
-		ret->folded = rc > 0;
-		if (rc > 0) {
-			memcpy(ret->root, v.root, DIGEST_SIZE);
-			ret->size = v.disk_size;
-		}
-	}
+	rc = look_below(p, path, ret, err);
 	if (rc > 0 && round_up(ret->size, 512) != round_up(f.size, 512))
 		return err_set(err, ERR_REFUSED,
 			       "'%s' has another size now; dedupscan snapshot makes a version of it, which can be compared", path);

@@ -88,16 +88,23 @@ static int take_duplicates(struct estimating *e, struct duplicates *d, struct er
 	return (int)nr;
 }
 
+/* An index that is damaged tells nothing.  Who opens it to change the pool makes it anew. */
+static int unless_damaged(int rc, const struct err *why, struct err *err)
+{
+	return rc < 0 && why->kind == ERR_MEMORY ? err_set(err, why->kind, "%s", why->text) : rc > 0;
+}
+
 /* A key has more of the fingerprint than the pool's index goes by. */
 static int look_for_block(void *ctx, struct key key, uint64_t *ret, struct err *err)
 {
 	struct estimating *e = ctx;
+	struct err why = ERR_INIT;
 	int rc;
 
 	pthread_mutex_lock(&e->lock);
-	rc = finder_get(e->o->finder, FINDER_BLOCK, e->o->cluster_bits, key.hi, key.lo, ret, err);
+	rc = finder_get(e->o->finder, FINDER_BLOCK, e->o->cluster_bits, key.hi, key.lo, ret, &why);
 	pthread_mutex_unlock(&e->lock);
-	return rc;
+	return unless_damaged(rc, &why, err);
 }
 
 /* Tables of the view for what it holds, nodes of the trees, the index for what is new.  Of an internal snapshot only what no layer
@@ -127,11 +134,13 @@ struct known {
 static int look_up(void *ctx, uint64_t segment, const uint8_t digest[16], unsigned stored, unsigned zero, struct err *err)
 {
 	struct known *k = ctx;
+	struct err why = ERR_INIT;
 	uint64_t number;
 	int rc = finder_get(k->e->o->finder, FINDER_SEGMENT, k->e->o->cluster_bits, le64_load(digest),
-			   le64_load(digest + 8), &number, err);
+			   le64_load(digest + 8), &number, &why);
 
 	(void)segment;
+	rc = unless_damaged(rc, &why, err);
 	k->bytes += rc > 0 ? (uint64_t)(stored - zero) * BLOCK_SIZE : 0;
 	return rc < 0 ? -1 : 0;
 }

@@ -44,7 +44,7 @@
 #define MERGE_ROOM ((size_t)64 * TABLE_PAGE)
 #define MANIFEST "finder"
 #define MANIFEST_MAGIC "ddsfind\n"
-#define MANIFEST_VERSION 3 /* 1 had other keys, 2 no `reach` */
+#define MANIFEST_VERSION 3 /* 1 had other keys, 2 no `reach` and `tail` */
 #define NUMBER_MASK (((uint64_t)1 << 62) - 1)
 #define NAME_ROOM 40
 
@@ -57,8 +57,10 @@ struct manifest_disk {
 	le64 next; /* number of the next table */
 	le64 lacks_begin, lacks_end;
 	le64 reach;
+	le32 tail;
+	uint8_t zero[4];
 };
-_Static_assert(sizeof(struct manifest_disk) == 72, "layout");
+_Static_assert(sizeof(struct manifest_disk) == 80, "layout");
 #define MANIFEST_2_SIZE offsetof(struct manifest_disk, reach)
 
 struct manifest_table_disk {
@@ -81,6 +83,7 @@ struct finder {
 	uint8_t uuid[16];
 	uint64_t covered, next;
 	uint64_t lacks_begin, lacks_end, reach;
+	uint32_t tail;
 	bool changed; /* the manifest is not what it says on disk */
 	struct err failed;
 
@@ -579,6 +582,16 @@ void finder_set_reach(struct finder *f, uint64_t reach)
 	f->reach = reach;
 }
 
+uint32_t finder_tail(const struct finder *f)
+{
+	return f->tail;
+}
+
+void finder_set_tail(struct finder *f, uint32_t tail)
+{
+	f->tail = tail;
+}
+
 void finder_lacks(const struct finder *f, uint64_t *ret_begin, uint64_t *ret_end)
 {
 	*ret_begin = f->lacks_begin;
@@ -613,6 +626,7 @@ static size_t manifest_encode(const struct finder *f, uint8_t ret[MANIFEST_MAX])
 		.lacks_begin = le64_from(f->lacks_begin),
 		.lacks_end = le64_from(f->lacks_end),
 		.reach = le64_from(f->reach),
+		.tail = le32_from(f->tail),
 	};
 	size_t len = sizeof(d);
 
@@ -711,6 +725,7 @@ static bool manifest_decode(struct finder *f, const uint8_t *p, size_t len, stru
 	f->lacks_begin = le64_get(d->lacks_begin);
 	f->lacks_end = le64_get(d->lacks_end);
 	f->reach = head == sizeof(*d) ? le64_get(d->reach) : UINT64_MAX;
+	f->tail = head == sizeof(*d) ? le32_get(d->tail) : 0;
 	return true;
 }
 
@@ -796,7 +811,7 @@ static int clean(void *ctx, const char *name, struct err *err)
 
 static void forget_coverage(struct finder *f)
 {
-	f->covered = f->lacks_begin = f->reach = 0;
+	f->covered = f->lacks_begin = f->reach = f->tail = 0;
 	f->lacks_end = UINT64_MAX;
 }
 

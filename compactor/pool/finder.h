@@ -42,6 +42,10 @@ uint64_t finder_covered(const struct finder *f);
  * next finder_sync() that covers more. */
 uint64_t finder_reach(const struct finder *f);
 void finder_set_reach(struct finder *f, uint64_t reach);
+/* A checksum of the last bytes of the nodes' file that it covers, by which that is told from another one; 0 = not known.  The same
+ * holds for it. */
+uint32_t finder_tail(const struct finder *f);
+void finder_set_tail(struct finder *f, uint32_t tail);
 
 /* `unit_bits` keeps units of different sizes apart (12, 14, 16; 0 for inner nodes); hi and lo are a fingerprint, or the
  * first 16 bytes of a digest as two little-endian numbers.  Of a block's fingerprint the first 60 bits count, else 100.  0, or -1;

@@ -91,7 +91,9 @@ struct reaching {
 	uint32_t number;
 	uint64_t end; /* offset behind all that something leads to */
 	struct judyset views;
-	uint64_t nr_damaged, nr_strangers; /* headers that say nothing; stubs whose views are nowhere */
+	const struct pool *p;
+	const struct cluster_file *file;
+	bool cut; /* a stub leads to a slot that is not there */
 };
 
 /* An index of an earlier version does not say it. */
@@ -116,13 +118,30 @@ static int look_at_view(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZ
 	struct reaching *r = ctx;
 	struct view v;
 
-	if (view_decode(header, slot, &v, NULL) < 0) {
-		r->nr_damaged++;
+	if (view_decode(header, slot, &v, NULL) < 0)
 		return 0;
-	}
 	if (slot / POOL_NR_SLOTS == r->number)
 		r->end = max_u64(r->end, slot_offset(slot) + v.slice_size);
 	return judyset_add(&r->views, key_of(v.id)) < 0 ? err_set(err, ERR_MEMORY, "no memory for the views of a pool") : 0;
+}
+
+/* The slot that a stub leads to is one of the file that grows, behind all that were given out there. */
+static bool leads_behind_slots(const struct reaching *r, const char *name)
+{
+	int fd = file_open(r->p->dirs[POOL_VIEWS], name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, NULL);
+	uint32_t next = (uint32_t)POOL_NR_SLOTS - cluster_file_slots_left(r->file);
+	uint8_t id[POOL_ID_SIZE];
+	struct slice s;
+	uint64_t size;
+	size_t len;
+	bool ret;
+
+	if (fd < 0)
+		return false;
+	ret = overlay_names(fd, &s, &size, NULL) > 0 && pool_file_parse(s.path, id, &len) == POOL_TOP &&
+	      memcmp(id, cluster_file_id(r->file)->uuid, POOL_ID_SIZE) == 0 && s.offset / POOL_SLOT_SIZE >= next;
+	file_close(fd, name, NULL);
+	return ret;
 }
 
 static int look_at_stub(void *ctx, const char *name, struct err *err)
@@ -131,14 +150,14 @@ static int look_at_stub(void *ctx, const char *name, struct err *err)
 	uint8_t id[POOL_ID_SIZE];
 
 	(void)err;
-	r->nr_strangers += pool_id_parse_file_name(name, id) && !judyset_has(&r->views, key_of(id));
+	r->cut = r->cut || (pool_id_parse_file_name(name, id) && !judyset_has(&r->views, key_of(id)) && leads_behind_slots(r, name));
 	return 0;
 }
 
 static int look_for_cut(struct pool *p, struct err *err)
 {
 	struct cluster_span s = clusters_growing(p->clusters);
-	struct reaching r = { .number = s.number };
+	struct reaching r = { .number = s.number, .p = p, .file = s.file };
 	int rc;
 
 	if (p->end_is_known)
@@ -151,7 +170,7 @@ static int look_for_cut(struct pool *p, struct err *err)
 	judyset_release(&r.views);
 	if (rc < 0)
 		return -1;
-	if (r.end > cluster_file_written(s.file) || r.nr_strangers > r.nr_damaged)
+	if (r.end > cluster_file_written(s.file) || r.cut)
 		cluster_file_set_cut(s.file);
 	p->end_is_known = true;
 	return 0;

@@ -9,9 +9,13 @@
 #include "compactor/pool/growth.h"
 #include "compactor/pool/import.h"
 #include "compactor/pool/tree.h"
+#include "scanner/base/checked.h"
 #include "scanner/base/schedule.h"
 #include "scanner/base/vec.h"
 #include "scanner/index/judymap.h"
+
+#define ROOM_MAX ((uint64_t)64 << 30) /* of a cluster file, asked for before the first one */
+#define ROUND 8192 /* segments whose clusters are looked for at a time: some 50 MiB of memory */
 
 struct hurt {
 	uint8_t digest[DIGEST_SIZE];
@@ -27,6 +31,7 @@ struct heal {
 	VEC(struct hurt) list;
 	struct judymap index; /* the first 64 bits of a digest, or the next free key, to its place in the list */
 	size_t nr_found;
+	bool full; /* there was no space for one */
 	struct import *imports[POOL_UNIT_BITS_MAX + 1]; /* by unit, as they are needed */
 	uint8_t *bytes, *other; /* segments */
 	struct judymap moved; /* where clusters that damaged segments have are stored again, 0 = not known */
@@ -120,21 +125,44 @@ static struct import *import_of(struct heal *h, unsigned unit_bits, struct err *
 	return h->imports[unit_bits];
 }
 
-/* Stores the bytes again for each map that does not give them. */
-static int heal(struct heal *h, struct hurt *x, struct err *err)
+/* To write until it is full would trouble guests. */
+static bool has_space(struct heal *h)
 {
+	h->full = h->full || growth_check_space(h->p, SEGMENT_SIZE, NULL) < 0;
+	return !h->full;
+}
+
+/* Stores the bytes again for each map that does not give them.  Where each leads to what is gone, the one that gives them, which a
+ * newer one hid, is the map from now on. */
+static int heal(struct heal *h, struct hurt *x, const struct leaf *map, struct err *err)
+{
+	bool any = h->dry_run;
+
 	x->found = true;
 	h->nr_found++;
 	for (unsigned bits = POOL_UNIT_BITS_MIN; !h->dry_run && bits <= POOL_UNIT_BITS_MAX; bits += 2) {
 		struct import *i;
 
-		if (nodes_get_leaf(h->p->nodes, x->digest, bits, &h->leaf, NULL) < 0 || gives(h, &h->leaf, x->digest, h->other))
+		if (nodes_get_leaf(h->p->nodes, x->digest, bits, &h->leaf, NULL) < 0)
 			continue;
-		i = import_of(h, bits, err);
+		any = true;
+		if (gives(h, &h->leaf, x->digest, h->other))
+			continue;
+		i = has_space(h) ? import_of(h, bits, err) : NULL;
+		if (h->full) {
+			x->found = false;
+			h->nr_found--;
+			return 0;
+		}
 		if (!i || import_store(i, x->digest, h->bytes, err) < 0)
 			return -1;
 	}
-	return 0;
+	if (any)
+		return 0;
+	h->leaf = *map;
+	h->leaf.hint = import_hint(h->bytes);
+	memcpy(h->leaf.digest, x->digest, DIGEST_SIZE);
+	return nodes_replace_leaf(h->p->nodes, &h->leaf, err);
 }
 
 static int stopped(const struct heal *h, struct err *err)
@@ -148,16 +176,14 @@ static int try_map(struct heal *h, const struct leaf *map, const uint8_t digest[
 
 	if (stopped(h, err) < 0)
 		return -1;
-	return x && gives(h, map, digest, h->bytes) ? heal(h, x, err) : 0;
+	return x && gives(h, map, digest, h->bytes) ? heal(h, x, map, err) : 0;
 }
 
 int heal_begin(struct heal *h, struct err *err)
 {
-	uint64_t bytes = h->list.nr * SEGMENT_SIZE;
+	uint64_t bytes = min_u64(h->list.nr * SEGMENT_SIZE, ROOM_MAX);
 
-	if (h->dry_run || !bytes)
-		return 0;
-	return growth_check_space(h->p, bytes, err) < 0 ? -1 : growth_for_view(h->p, bytes, 0, err);
+	return h->dry_run || !bytes ? 0 : growth_for_view(h->p, bytes, 0, err);
 }
 
 /* ---- sources ---- */
@@ -206,7 +232,7 @@ int heal_from_view(struct heal *h, const struct view *v, struct err *err)
 	tree = tree_walk_new(h->p->nodes, v->root, v->disk_size, err);
 	if (!tree)
 		return -1;
-	if (view_each_map(h->p, v, take_map, &(struct view_walk){ h, tree }, &why) == 0 || why.kind == ERR_FORMAT)
+	if (view_each_map(h->p, v, take_map, &(struct view_walk){ h, tree }, &why) == 0 || why.kind == ERR_FORMAT || why.kind == ERR_IO)
 		return 0;
 	return err_set(err, why.kind, "%s", why.text);
 }
@@ -273,9 +299,10 @@ static void follow(struct heal *h, const struct leaf *leaf, struct leaf *ret)
 	}
 }
 
-static int each_hurt_map(struct heal *h, int (*call)(struct heal *h, const struct leaf *leaf, struct err *err), struct err *err)
+static int each_hurt_map(struct heal *h, size_t begin, size_t end,
+			 int (*call)(struct heal *h, const struct leaf *leaf, struct err *err), struct err *err)
 {
-	for (size_t i = 0; i < h->list.nr; i++)
+	for (size_t i = begin; i < end; i++)
 		for (unsigned bits = POOL_UNIT_BITS_MIN; bits <= POOL_UNIT_BITS_MAX; bits += 2)
 			if (!h->list.items[i].found &&
 			    nodes_get_leaf(h->p->nodes, h->list.items[i].digest, bits, &h->leaf, NULL) == 0 &&
@@ -292,11 +319,16 @@ static int try_moved(struct heal *h, const struct leaf *leaf, struct err *err)
 
 int heal_from_moved(struct heal *h, struct err *err)
 {
-	if (all_found(h))
-		return 0;
-	if (each_hurt_map(h, want_clusters, err) < 0 || nodes_each(h->p->nodes, take_moved, h, err) < 0)
-		return -1;
-	return each_hurt_map(h, try_moved, err);
+	size_t end;
+
+	for (size_t begin = 0; begin < h->list.nr && !all_found(h); begin = end) {
+		end = (size_t)min_u64(begin + ROUND, h->list.nr);
+		judymap_release(&h->moved);
+		if (each_hurt_map(h, begin, end, want_clusters, err) < 0 || nodes_each(h->p->nodes, take_moved, h, err) < 0 ||
+		    each_hurt_map(h, begin, end, try_moved, err) < 0)
+			return -1;
+	}
+	return 0;
 }
 
 /* ---- the end ---- */

@@ -6,11 +6,11 @@
 #include "compactor/pool/view.h"
 
 /* Healing segments whose data is damaged from what the pool itself still has of them: a map in other units, an older one that leads
- * to another cluster file, or what a view leads to; or from clusters of other segments, which healed.  They are stored again, proven from the disk, and then trees lead there; the
- * old clusters stay for a collection.
+ * to another cluster file, or what a view leads to; or from clusters of other segments, which healed.  They are stored again, proven
+ * from the disk, and then trees lead there; the old clusters stay for a collection.  What there is no space for stays damaged.
  *
  *	heal_add()	each segment that a check found to be damaged
- *	heal_begin()	ERR_FULL when there is no space for as much as that might take
+ *	heal_begin()	before they are looked for
  *	heal_from_maps(), heal_from_view(), heal_from_moved()	look for their bytes
  *	heal_end()	after that, all that was found is durable */
 

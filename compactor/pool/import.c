@@ -192,11 +192,14 @@ static int take_segment(struct import *i, uint64_t number, const uint8_t *bytes,
 	memset(s->bad, 0, DIGEST_SIZE);
 	i->at = s;
 	import_take_hint(i);
-	rc = find_segment(i, s->hint, &i->found, err);
+	rc = i->maker ? find_segment(i, s->hint, &i->found, err) : 0; /* what is moved gets a map of its own */
 	if (rc < 0)
 		return -1;
-	if (rc > 0 && import_same_bytes(i, &i->found))
+	if (rc > 0 && import_same_bytes(i, &i->found)) {
+		if (nodes_put_leaf(i->pool->nodes, &i->found, err) < 0) /* a newer map may lead to what is gone */
+			return -1;
 		return import_take_waiting(i, err) < 0 ? -1 : take_leaf(i, number, &i->found, err);
+	}
 	if (rc > 0)
 		memcpy(s->bad, i->found.digest, DIGEST_SIZE);
 	import_take_units(i);
@@ -217,13 +220,22 @@ int import_segment(struct import *i, uint64_t segment, const void *bytes, struct
 
 /* ---- segments of the base ---- */
 
+static int base_is_damaged(uint64_t segment, const struct err *why, struct err *err)
+{
+	if (why->kind == ERR_MEMORY)
+		return err_set(err, why->kind, "%s", why->text);
+	return err_set(err, ERR_FORMAT, "what it stands on is damaged at offset %llu: %s; dedupscan pool repair may heal that",
+		       (unsigned long long)(segment * SEGMENT_SIZE), why->text);
+}
+
 /* Its bytes, as many as the disk has of them. */
 static int read_base(struct import *i, uint64_t segment, const uint8_t digest[DIGEST_SIZE], uint8_t *ret, struct err *err)
 {
 	uint64_t inside = min_u64(i->size - segment * SEGMENT_SIZE, SEGMENT_SIZE);
+	struct err why = ERR_INIT;
 
-	if (tree_read_segment(i->pool->nodes, i->pool->clusters, digest, ret, err) < 0)
-		return -1;
+	if (tree_read_segment(i->pool->nodes, i->pool->clusters, digest, ret, &why) < 0)
+		return base_is_damaged(segment, &why, err);
 	memset(ret + inside, 0, SEGMENT_SIZE - inside);
 	return 0;
 }
@@ -281,15 +293,11 @@ static int read_base_at(struct import *i, uint64_t segment, uint8_t *ret, struct
 	uint64_t at;
 	int rc = tree_walk_next(i->base, segment, &at, digest, &why);
 
-	if (rc >= 0) {
-		if (!rc || at != segment)
-			memset(digest, 0, sizeof(digest));
-		rc = read_base(i, segment, digest, ret, &why);
-	}
-	if (rc < 0 && why.kind != ERR_MEMORY)
-		return err_set(err, ERR_FORMAT, "what it stands on is damaged at offset %llu: %s; dedupscan pool repair may heal that",
-			       (unsigned long long)(segment * SEGMENT_SIZE), why.text);
-	return rc < 0 ? err_set(err, why.kind, "%s", why.text) : 0;
+	if (rc < 0)
+		return base_is_damaged(segment, &why, err);
+	if (!rc || at != segment)
+		memset(digest, 0, sizeof(digest));
+	return read_base(i, segment, digest, ret, err);
 }
 
 int import_own(struct import *i, uint64_t segment, const void *bytes, const struct sectors *own, struct err *err)

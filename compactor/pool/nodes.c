@@ -8,6 +8,7 @@
 
 #include "compactor/pool/node_record.h"
 #include "scanner/base/checked.h"
+#include "scanner/base/crc32c.h"
 #include "scanner/base/file.h"
 #include "scanner/chunk/fingerprint.h"
 #include "scanner/index/judymap.h"
@@ -405,6 +406,25 @@ static int open_file(struct nodes *n, int dirfd, struct err *err)
 	return n->writing && n->end == 0 ? file_sync_dir(dirfd, err) : 0;
 }
 
+#define TAIL 256u
+
+/* What lies before an offset; 0 = that cannot be told. */
+static uint32_t tail_of(const struct nodes *n, uint64_t end)
+{
+	uint8_t bytes[TAIL];
+	size_t len = (size_t)min_u64(end, TAIL);
+
+	return len && file_read(n->fd, bytes, len, end - len, NULL) == 0 ? crc32c(0, bytes, len) : 0;
+}
+
+/* The file that the finder covers as far as this is another one, of another time, or was put back. */
+static bool is_another(const struct nodes *n, uint64_t covered)
+{
+	uint32_t tail = finder_tail(n->finder);
+
+	return covered > n->end || covered % NODE_ALIGN || (tail && tail != tail_of(n, covered));
+}
+
 struct nodes *nodes_open(int dirfd, const char *name, const struct clusters *clusters, struct finder *finder, bool writing,
 			 uint64_t *ret_damaged, struct err *err)
 {
@@ -422,7 +442,7 @@ struct nodes *nodes_open(int dirfd, const char *name, const struct clusters *clu
 		return NULL;
 	if (open_file(n, dirfd, err) < 0 || (!name && file_unlink(dirfd, NEW_NODES, err) < 0))
 		return NULL;
-	if (from > n->end || from % NODE_ALIGN) { /* it is of another time, and must not look right when the file has grown */
+	if (from && is_another(n, from)) { /* what covers it must not look right when it has grown */
 		from = 0;
 		if (writing && finder_sync(finder, 0, err) < 0)
 			return NULL;
@@ -460,6 +480,8 @@ int nodes_sync(struct nodes *n, uint64_t *ret_end, struct err *err)
 		return -1;
 	}
 	n->begun = n->dirty = false;
+	if (n->finder)
+		finder_set_tail(n->finder, tail_of(n, n->end));
 	*ret_end = n->end;
 	return 0;
 }
@@ -589,7 +611,11 @@ static int change_files(struct nodes *n, int dirfd, int fd, uint64_t size, struc
 	judymap_release(&n->map);
 	if (remember_from(n, 0, &damaged, err) < 0)
 		return -1;
-	return n->finder ? finder_sync(n->finder, n->end, err) : 0;
+	if (!n->finder)
+		return 0;
+	finder_set_reach(n->finder, max_u64(finder_reach(n->finder), n->reach)); /* as it covers them now */
+	finder_set_tail(n->finder, tail_of(n, n->end));
+	return finder_sync(n->finder, n->end, err);
 }
 
 /* Opens the new file, whole and on the disk, and forgets what the old one is found by. */

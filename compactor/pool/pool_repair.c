@@ -34,6 +34,7 @@ struct bad_slot {
 struct whole_view {
 	struct view view;
 	bool named;
+	bool rebuilt; /* its tree, or that could be done */
 };
 
 struct repairing {
@@ -108,6 +109,18 @@ static bool is_lost(const struct repairing *r, const uint8_t id[POOL_ID_SIZE])
 	return false;
 }
 
+/* Of what stands on it no root is known. */
+static int tell_lost_view(struct repairing *r, const struct name_disk *d, struct err *err)
+{
+	struct pool_damage told = { .part = POOL_SLOT };
+	char text[POOL_ID_TEXT_ROOM];
+
+	snprintf(told.path, sizeof(told.path), "%s", d->path);
+	err_set(&told.what, ERR_FORMAT, "view %s is missing, and nothing says what was in it", pool_id_text(d->view, text));
+	r->left++;
+	return r->o->tell ? r->o->tell(r->o->ctx, &told, false, err) : 0;
+}
+
 static int take_disk(struct repairing *r, const struct name_disk *d, struct err *err)
 {
 	struct whole_view *found = name_id_is_null(d->view) ? NULL : find_view(r, d->view);
@@ -115,6 +128,8 @@ static int take_disk(struct repairing *r, const struct name_disk *d, struct err 
 
 	if (found)
 		found->named = true;
+	if (!d->folded && !found && !name_id_is_null(d->view))
+		return tell_lost_view(r, d, err);
 	if (!d->folded)
 		return 0;
 	memcpy(v.id, d->view, POOL_ID_SIZE);
@@ -321,16 +336,20 @@ static bool has_whole_view(const struct repairing *r, const struct view *root)
 	return false;
 }
 
-static int repair_trees(struct repairing *r, struct err *err)
+/* Before and after the data: what cannot be rebuilt from a view may be whole when the data is. */
+static int repair_trees(struct repairing *r, bool again, struct err *err)
 {
 	for (size_t i = 0; i < r->views.nr; i++) {
-		const struct view *v = &r->views.items[i].view;
+		struct whole_view *w = &r->views.items[i];
+		const struct view *v = &w->view;
 		char text[DIGEST_TEXT_ROOM];
 		struct err why = ERR_INIT;
 
-		if (walk(r, v->root, v->disk_size) == 0)
+		if (w->rebuilt || walk(r, v->root, v->disk_size) == 0)
 			continue;
-		rebuild(r, v, &why);
+		w->rebuilt = rebuild(r, v, &why) == 0;
+		if (!w->rebuilt && !again && why.kind != ERR_MEMORY && why.kind != ERR_CANCELED)
+			continue;
 		if (tell(r, POOL_NODE, digest_text(v->root, text), &why, err) < 0)
 			return -1;
 	}
@@ -390,14 +409,7 @@ static int tell_segment(void *ctx, const uint8_t digest[DIGEST_SIZE], const char
 
 static int heal(struct repairing *r, struct heal *h, struct err *err)
 {
-	struct err why = ERR_INIT;
-
-	if (heal_begin(h, &why) < 0) {
-		if (why.kind == ERR_FULL)
-			return tell(r, POOL_DATA, "damaged data is not stored again", &why, err);
-		return err_set(err, why.kind, "%s", why.text);
-	}
-	if (heal_from_maps(h, err) < 0)
+	if (heal_begin(h, err) < 0 || heal_from_maps(h, err) < 0)
 		return -1;
 	for (size_t i = 0; i < r->views.nr; i++)
 		if (heal_from_view(h, &r->views.items[i].view, err) < 0)
@@ -579,8 +591,8 @@ static int repair(struct repairing *r, struct err *err)
 	if (tell_passed_over(r, err) < 0 || repair_superblocks(r, err) < 0 || repair_missing_nodes(r, err) < 0)
 		return -1;
 	if (clusters_each_slot(r->p->clusters, take_slot, r, err) < 0 ||
-	    names_each_or(r->p, take_name, bad_name, r, err) < 0 || repair_trees(r, err) < 0 || tell_lost_trees(r, err) < 0 ||
-	    repair_data(r, err) < 0 || repair_views(r, err) < 0)
+	    names_each_or(r->p, take_name, bad_name, r, err) < 0 || repair_trees(r, false, err) < 0 ||
+	    repair_data(r, err) < 0 || repair_trees(r, true, err) < 0 || tell_lost_trees(r, err) < 0 || repair_views(r, err) < 0)
 		return -1;
 	if ((!r->o->dry_run && pool_sync(r->p, err) < 0) || repair_damaged_nodes(r, err) < 0)
 		return -1;
