@@ -34,7 +34,7 @@ const char *const pool_part_names[POOL_NR_PARTS] = {
 struct kept {
 	uint8_t root[DIGEST_SIZE];
 	uint64_t size;
-	char *path; /* of an image or a label */
+	char *path; /* of an image, or IMAGE@VERSION; "" = no name has it */
 };
 
 struct bad {
@@ -196,7 +196,7 @@ static int check_sealed(struct checking *c, const struct name_disk *d, struct er
 static int take_disk(struct checking *c, const struct name *n, const struct name_disk *d, struct err *err)
 {
 	struct checked_view *v = name_id_is_null(d->view) ? NULL : find_view(c, d->view);
-	char text[POOL_ID_TEXT_ROOM];
+	char text[POOL_ID_TEXT_ROOM], who[PATH_MAX + sizeof(n->label) + 1];
 	struct err why = ERR_INIT;
 
 	if (v)
@@ -208,7 +208,10 @@ static int take_disk(struct checking *c, const struct name *n, const struct name
 	}
 	if (check_below(c, d, err) < 0 || check_sealed(c, d, err) < 0)
 		return -1;
-	return d->folded ? keep(c, d->root, d->size, n->kind == NAME_VERSION ? n->label : d->path, err) : 0;
+	snprintf(who, sizeof(who), "%s%s%s", d->path, n->label[0] ? "@" : "", n->label);
+	if (d->folded)
+		return keep(c, d->root, d->size, who, err);
+	return v ? keep(c, v->view.root, v->view.disk_size, who, err) : 0; /* what it stands on shows through */
 }
 
 static int take_name(void *ctx, const struct name *n, struct err *err)

@@ -19,7 +19,7 @@ extern const char *const pool_part_names[POOL_NR_PARTS]; /* "cluster file", "sup
 
 struct pool_damage {
 	enum pool_part part;
-	char path[PATH_MAX];   /* of the image that it hits, or a version's label; "" = none, or all */
+	char path[PATH_MAX];   /* of the image that it hits, or IMAGE@VERSION; "" = none, or all */
 	uint64_t offset, len;  /* of its disk, bytes; len 0 = does not apply */
 	struct err what;
 	bool repairable;       /* from what the pool itself has */

@@ -81,7 +81,7 @@ for options in --dry-run ""; do
 	assert_status 1
 	assert_has "$output" ", 2 left"
 	assert_has "$output" "the pool has it nowhere else; hits '$STORE/b.qcow2' at 4194304, 2097152 bytes"
-	assert_has "$output" "the pool has it nowhere else; hits 'v1' at 4194304"
+	assert_has "$output" "the pool has it nowhere else; hits '$STORE/a.qcow2@v1' at 4194304"
 done
 rm "$STORE/a.qcow2"
 qemu-img convert -f raw -O qcow2 "$TMP/first.raw" "$STORE/c.qcow2"
@@ -90,7 +90,7 @@ assert_status 0
 assert_has_not "$output" "differs"
 capture "$DEDUPSCAN" pool repair --read-data "$STORE" # the version has the cluster, too, in another segment
 assert_status 0
-assert_has "$output" "hits 'v1' at 4194304"
+assert_has "$output" "hits '$STORE/a.qcow2@v1' at 4194304"
 assert_has "$output" "tables of a view: "
 assert_has "$output" "3 damages repaired, 0 left" # with two views that led there
 capture "$DEDUPSCAN" pool check --read-data "$STORE"
@@ -101,3 +101,12 @@ cmp "$TMP/golden.raw" "$TMP/again.raw"
 qemu-img compare -q -f raw -F qcow2 "$TMP/first.raw" "$STORE/c.qcow2"
 capture "$DEDUPSCAN" expand --keep-originals 0 "$STORE/b.qcow2"
 assert_status 0
+
+# Whoever stands on it through a sealed overlay is hit, too.
+qemu-io -f qcow2 -c 'write -q -P 6 1M 64k' "$STORE/c.qcow2"
+"$DEDUPSCAN" snapshot sealed "$STORE/c.qcow2"
+damage $((9 << 20))
+capture "$DEDUPSCAN" pool check --read-data "$STORE"
+assert_status 1
+assert_has "$output" "^data: .*hits '$STORE/c.qcow2' at"
+assert_has "$output" "^data: .*hits '$STORE/c.qcow2@sealed' at"

@@ -101,7 +101,7 @@ summary=$(tail -n 1 <<<"$output" | sed 's/could be //')
 pool 1 repair
 assert_eq "$summary" "$(tail -n 1 <<<"$output")" "repair did not what it said"
 pool 1 check --read-data
-assert_has "$output" "hits 'v1'"
+assert_has "$output" "hits '.*@v1'"
 whole a
 pool 3 collect
 assert_has "$output" "nothing is removed"
