@@ -326,10 +326,12 @@ static int repoint_stub(struct repointing *r, const uint8_t id[POOL_ID_SIZE], st
 	char name[POOL_FILE_NAME_ROOM], old[PATH_MAX];
 	struct err why = ERR_INIT;
 	struct view v;
-	int rc = view_find(r->p, id, &v, err);
+	int rc = view_find(r->p, id, &v, &why);
 
-	if (rc <= 0 || view_check_stub(r->p, &v, POOL_VIEWS, &why) == 0)
-		return rc < 0 ? -1 : 0;
+	if (rc < 0)
+		return left(r, pool_id_file_name(id, name), &why, err);
+	if (rc == 0 || view_check_stub(r->p, &v, POOL_VIEWS, &why) == 0)
+		return 0;
 	if (view_stub_elsewhere(r->p, &v, old))
 		return write_stub(r, &v, old, err);
 	return left(r, pool_id_file_name(id, name), &why, err);

@@ -211,7 +211,7 @@ int view_find(struct pool *p, const uint8_t id[POOL_ID_SIZE], struct view *ret, 
 			return 1;
 		}
 	if (views->nr_damaged)
-		return err_set(err, ERR_FORMAT, "view %s is not there, but the header in slot %u is damaged",
+		return err_set(err, ERR_FORMAT, "view %s is not there, but the header in slot %u is damaged; dedupscan pool repair",
 			       pool_id_text(id, text), views->damaged);
 	return 0;
 }

@@ -104,3 +104,25 @@ for command in "check" "repair --read-data"; do
 	assert_status 1
 	assert_has "$output" "is missing.*hits '$STORE/e.qcow2'"
 done
+
+# One header that is damaged holds up nobody else who moved; what is in use cannot be told then.
+chattr -R -i "$POOL" 2>/dev/null || true
+rm -r "$POOL" "$STORE"/*
+for raw in a c; do
+	for name in 1 2; do
+		qemu-img convert -f raw -O qcow2 "$TMP/$raw.raw" "$STORE/$raw$name.qcow2"
+	done
+	compact
+	assert_status 0
+done
+chattr -R -i "$POOL" 2>/dev/null || true
+printf x | dd of="$(echo "$POOL"/*-*.qcow2)" bs=1 seek=$((65536 + 64)) conv=notrunc status=none
+mv "$STORE/c2.qcow2" "$STORE/moved.qcow2"
+capture "$DEDUPSCAN" repoint "$STORE"
+assert_status 1
+assert_has "$output" "moved.qcow2"
+assert_has "$output" "slot 1 is damaged; dedupscan pool repair"
+assert_has "$("$DEDUPSCAN" list "$STORE")" "/moved.qcow2"
+capture "$DEDUPSCAN" pool status "$STORE"
+assert_status 3
+assert_has "$output" "what is in use cannot be counted, see dedupscan pool check"
