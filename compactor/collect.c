@@ -377,15 +377,18 @@ static int list_overlay(void *ctx, const char *name, struct err *err)
 static int list_dying_overlay(void *ctx, const char *name, struct err *err)
 {
 	const struct collecting *c = ctx;
-	CLEANUP(close_fd) int fd = file_open(c->p->dirs[POOL_TRASH], name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, NULL);
+	int fd = file_open(c->p->dirs[POOL_TRASH], name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, NULL);
 	uint8_t id[POOL_ID_SIZE];
+	bool stub = false;
 	struct slice s;
 	uint64_t size;
 	size_t len;
 
-	if (fd >= 0 && overlay_names(fd, &s, &size, NULL) > 0 && pool_file_parse(s.path, id, &len) == POOL_TOP)
-		return 0;
-	return list_overlay(ctx, name, err);
+	if (fd >= 0) {
+		stub = overlay_names(fd, &s, &size, NULL) > 0 && pool_file_parse(s.path, id, &len) == POOL_TOP;
+		file_close(fd, name, NULL);
+	}
+	return stub ? 0 : list_overlay(ctx, name, err);
 }
 
 static int keep_wanted(struct collecting *c, struct err *err)

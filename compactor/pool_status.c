@@ -156,10 +156,9 @@ static int count(struct counting *c, struct err *err)
 	struct files views, names, finder, sealed, rest;
 	struct collected live;
 
-	if (names_each(c->p, take_name, c, err) < 0 || clusters_each_slot(c->p->clusters, take_slot, c, err) < 0)
+	if (names_each(c->p, take_name, c, err) < 0 || clusters_each_slot(c->p->clusters, take_slot, c, err) < 0 ||
+	    pool_collect(c->p, &o, &live, err) < 0)
 		return -1;
-	if (pool_collect(c->p, &o, &live, err) < 0)
-		return err_add(err, "what is in use cannot be counted, see dedupscan pool check");
 	pool_ids_sort(&c->waiting);
 	if (look_into(c, POOL_VIEWS, NULL, &views, err) < 0 || look_into(c, POOL_NAMES, NULL, &names, err) < 0 ||
 	    look_into(c, POOL_INDEX, NULL, &finder, err) < 0 || look_into(c, POOL_SEALED, NULL, &sealed, err) < 0 ||
