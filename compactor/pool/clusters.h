@@ -22,7 +22,7 @@ CLEANUP_DEFINE(struct clusters *, clusters_close)
 
 const uint8_t *clusters_pool(const struct clusters *c); /* the pool's id */
 
-/* Begins another file, empty, with a number above all others; its directory is synced.  ERR_FULL when there are no more numbers. 
+/* Begins another file, empty, with a number above all others; its directory is synced.  ERR_FULL when there are no more numbers.
  * When this fails no other one begins until they are opened again. */
 int clusters_add(struct clusters *c, uint32_t number, struct err *err);
 /* Removes the file `number`, which is not the one that grows; nobody has an address or a slot of it any more. */
