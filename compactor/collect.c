@@ -637,6 +637,28 @@ static int mark_leaf(struct collecting *c, const uint8_t digest[DIGEST_SIZE], st
 	return any ? 0 : missing(digest, 0, err);
 }
 
+/* They are no part of the tree, and must not pass for nodes of which all was marked that is below. */
+static int mark_bases(struct collecting *c, uint64_t offset, struct err *err)
+{
+	int rc, added = 1;
+
+	while (added > 0 && (rc = nodes_locate_base(c->p->nodes, offset, &offset, err)) != 0) {
+		if (rc < 0)
+			return -1;
+		added = judyset_add(&c->bases, offset / 8);
+	}
+	return added < 0 ? collect_no_memory(err) : 0;
+}
+
+static int keep_bases(struct collecting *c, struct err *err)
+{
+	for (uint64_t at = 0; judyset_first(&c->bases, &at); at++)
+		if (judyset_add(&c->live, at) < 0)
+			return collect_no_memory(err);
+	judyset_release(&c->bases);
+	return 0;
+}
+
 static int mark_tree(struct collecting *c, const uint8_t digest[DIGEST_SIZE], unsigned level, struct err *err)
 {
 	static const uint8_t null[DIGEST_SIZE];
@@ -654,6 +676,8 @@ static int mark_tree(struct collecting *c, const uint8_t digest[DIGEST_SIZE], un
 	rc = mark_record(c, at, err);
 	if (rc <= 0)
 		return rc;
+	if (mark_bases(c, at, err) < 0)
+		return -1;
 	node = malloc(sizeof(*node));
 	if (!node)
 		return collect_no_memory(err);
@@ -694,12 +718,13 @@ static int mark_nodes(struct collecting *c, struct err *err)
 {
 	collect_tell(c, "marking", 0, 0);
 	judyset_release(&c->live);
+	judyset_release(&c->bases);
 	if (names_each(c->p, mark_name, c, err) < 0)
 		return -1;
 	for (size_t i = 0; i < c->views.nr; i++)
 		if (mark_view(c, &c->views.items[i], err) < 0)
 			return -1;
-	return 0;
+	return keep_bases(c, err);
 }
 
 bool collect_keeps_record(void *ctx, uint64_t offset)
@@ -748,6 +773,7 @@ int pool_collect(struct pool *p, const struct collect_options *o, struct collect
 	vec_release(&c.wanted);
 	vec_release(&c.overlays);
 	judyset_release(&c.live);
+	judyset_release(&c.bases);
 	collect_release_space(&c);
 	return rc < 0 ? pool_err(p, err) : 0;
 }

@@ -47,6 +47,7 @@ struct collecting {
 	VEC(struct wanted) wanted;	  /* sealed overlays that names keep */
 	VEC(struct mortal) overlays;	  /* sealed ones */
 	struct judyset live; /* records of nodes: offset / 8 */
+	struct judyset bases; /* of live ones, likewise: they are kept, with nothing that is below them */
 	uint64_t nr_dead_nodes;
 	bool moved;
 

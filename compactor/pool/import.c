@@ -352,7 +352,7 @@ struct import *import_new(struct pool *pool, uint64_t size, const struct import_
 	i->base_size = base_size;
 	if (base && !(i->base = tree_walk_new(pool->nodes, base, base_size, err)))
 		return NULL;
-	i->maker = tree_maker_new(pool->nodes, size, err);
+	i->maker = tree_maker_new(pool->nodes, size, base, base_size, err);
 	return i->maker ? STEAL(i) : NULL;
 }
 

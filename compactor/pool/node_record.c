@@ -21,11 +21,35 @@ static size_t whole_len(size_t payload)
 	return round_up(sizeof(struct pool_node_disk) + payload, NODE_ALIGN);
 }
 
+bool node_record_is_delta(const uint8_t *p)
+{
+	return le32_load(p) == POOL_DELTA_MAGIC;
+}
+
+/* What its checksum covers. */
+static size_t delta_len(unsigned nr)
+{
+	return sizeof(struct pool_delta_disk) + nr * (1 + DIGEST_SIZE);
+}
+
+static size_t delta_record_len(const uint8_t *p)
+{
+	const struct pool_delta_disk *d = (const void *)p;
+
+	if (d->level == 0 || d->level > DIGEST_LEVELS || d->nr == 0 || d->nr > DIGEST_FANOUT || d->zero)
+		return 0;
+	if (d->depth == 0 || d->depth > POOL_DELTA_DEPTH_MAX)
+		return 0;
+	return round_up(delta_len(d->nr), NODE_ALIGN);
+}
+
 size_t node_record_len(const uint8_t *p)
 {
 	const struct pool_node_disk *d = (const void *)p;
 	uint32_t len = le32_get(d->len);
 
+	if (node_record_is_delta(p))
+		return delta_record_len(p);
 	if (le32_get(d->magic) != POOL_NODE_MAGIC || d->level > DIGEST_LEVELS || d->zero[0] || d->zero[1])
 		return 0;
 	if (d->level == 0 ? !unit_is_known(d->unit_bits) : d->unit_bits || le64_get(d->hint_hi) || le64_get(d->hint_lo))
@@ -33,6 +57,15 @@ size_t node_record_len(const uint8_t *p)
 	if (len > (d->level == 0 ? POOL_NODE_PAYLOAD_MAX : NODE_INNER_MAX - sizeof(*d)))
 		return 0;
 	return whole_len(len);
+}
+
+static uint32_t delta_checksum(const uint8_t *p)
+{
+	struct pool_delta_disk d;
+
+	memcpy(&d, p, sizeof(d));
+	d.crc = le32_from(0);
+	return crc32c(crc32c(0, &d, sizeof(d)), p + sizeof(d), delta_len(d.nr) - sizeof(d));
 }
 
 static uint32_t checksum(const uint8_t *p)
@@ -46,23 +79,33 @@ static uint32_t checksum(const uint8_t *p)
 
 size_t node_record_check(const uint8_t *p, size_t room)
 {
+	const struct pool_delta_disk *delta = (const void *)p;
 	const struct pool_node_disk *d = (const void *)p;
-	size_t len = room < sizeof(*d) ? 0 : node_record_len(p);
+	size_t len = room < NODE_HEAD ? 0 : node_record_len(p);
 
-	return len && len <= room && checksum(p) == le32_get(d->crc) ? len : 0;
+	if (!len || len > room)
+		return 0;
+	if (node_record_is_delta(p))
+		return delta_checksum(p) == le32_get(delta->crc) ? len : 0;
+	return checksum(p) == le32_get(d->crc) ? len : 0;
 }
 
 struct node_id node_record_id(const uint8_t *p)
 {
+	const struct pool_delta_disk *delta = (const void *)p;
 	const struct pool_node_disk *d = (const void *)p;
 
-	return (struct node_id){ d->digest, d->level, d->unit_bits };
+	if (node_record_is_delta(p))
+		return (struct node_id){ delta->digest, delta->level, 0, true };
+	return (struct node_id){ d->digest, d->level, d->unit_bits, false };
 }
 
 struct fingerprint node_record_hint(const uint8_t *p)
 {
 	const struct pool_node_disk *d = (const void *)p;
 
+	if (node_record_is_delta(p))
+		return (struct fingerprint){ 0 };
 	return (struct fingerprint){ le64_get(d->hint_hi), le64_get(d->hint_lo) };
 }
 
@@ -182,7 +225,7 @@ size_t node_record_of_leaf(const struct leaf *leaf, uint8_t ret[NODE_RECORD_MAX]
 {
 	size_t payload = leaf_encode(leaf, ret + sizeof(struct pool_node_disk));
 
-	return finish((struct node_id){ leaf->digest, 0, leaf->unit_bits }, leaf->hint, payload, ret);
+	return finish((struct node_id){ leaf->digest, 0, leaf->unit_bits, false }, leaf->hint, payload, ret);
 }
 
 /* ---- inner nodes ---- */
@@ -203,14 +246,23 @@ static const uint8_t *children_decode(const uint8_t *bitmap, const uint8_t *from
 	return from;
 }
 
-int node_record_inner(const uint8_t *p, struct inner *ret, struct err *err)
+int node_record_children(const uint8_t *p, uint8_t ret[DIGEST_FANOUT][DIGEST_SIZE], struct err *err)
 {
 	const struct pool_node_disk *d = (const void *)p;
 	const uint8_t *bitmap = p + sizeof(*d), *from = bitmap + BITMAP_SIZE, *end = bitmap + le32_get(d->len);
+
+	if (end <= from || children_decode(bitmap, from, end, ret) != end)
+		return err_set(err, ERR_FORMAT, "an inner node has not the children that it says");
+	return 0;
+}
+
+int node_record_inner(const uint8_t *p, struct inner *ret, struct err *err)
+{
+	const struct pool_node_disk *d = (const void *)p;
 	uint8_t digest[DIGEST_SIZE];
 
-	if (end <= from || children_decode(bitmap, from, end, ret->children) != end)
-		return err_set(err, ERR_FORMAT, "an inner node has not the children that it says");
+	if (node_record_children(p, ret->children, err) < 0)
+		return -1;
 	digest_bytes(ret->children, sizeof(ret->children), digest);
 	if (memcmp(digest, d->digest, DIGEST_SIZE) != 0)
 		return err_set(err, ERR_FORMAT, "the children of an inner node are not those of its digest");
@@ -231,5 +283,66 @@ size_t node_record_of_inner(const struct inner *inner, uint8_t ret[NODE_RECORD_M
 		memcpy(p, inner->children[i], DIGEST_SIZE);
 		p += DIGEST_SIZE;
 	}
-	return finish((struct node_id){ inner->digest, inner->level, 0 }, (struct fingerprint){ 0 }, (size_t)(p - bitmap), ret);
+	return finish((struct node_id){ inner->digest, inner->level, 0, false }, (struct fingerprint){ 0 }, (size_t)(p - bitmap), ret);
+}
+
+/* ---- inner nodes by their base ---- */
+
+int node_record_delta(const uint8_t *p, struct node_delta *ret, struct err *err)
+{
+	const struct pool_delta_disk *d = (const void *)p;
+	const uint8_t *which = p + sizeof(*d);
+
+	for (unsigned i = 0; i < d->nr; i++)
+		if (which[i] >= DIGEST_FANOUT || (i && which[i] <= which[i - 1]))
+			return err_set(err, ERR_FORMAT, "an inner node has not the children that it says");
+	*ret = (struct node_delta){
+		.depth = d->depth, .nr = d->nr, .which = which, .digests = which + d->nr, .base = { d->base, d->level, 0, true },
+	};
+	return 0;
+}
+
+static unsigned nr_children(const struct inner *inner)
+{
+	unsigned nr = 0;
+
+	for (unsigned i = 0; i < DIGEST_FANOUT; i++)
+		nr += !digest_is_null(inner->children[i]);
+	return nr;
+}
+
+/* Which are not the same; returns how many. */
+static unsigned compare_children(const struct inner *a, const struct inner *b, uint8_t ret[DIGEST_FANOUT])
+{
+	unsigned nr = 0;
+
+	for (unsigned i = 0; i < DIGEST_FANOUT; i++)
+		if (memcmp(a->children[i], b->children[i], DIGEST_SIZE) != 0)
+			ret[nr++] = (uint8_t)i;
+	return nr;
+}
+
+size_t node_record_of_delta(const struct inner *inner, const struct inner *base, unsigned depth, uint8_t ret[NODE_RECORD_MAX])
+{
+	const size_t whole = whole_len(BITMAP_SIZE + nr_children(inner) * DIGEST_SIZE);
+	struct pool_delta_disk d = {
+		.magic = le32_from(POOL_DELTA_MAGIC), .level = (uint8_t)inner->level, .depth = (uint8_t)depth,
+	};
+	uint8_t which[DIGEST_FANOUT], *p = ret + sizeof(d);
+	unsigned nr = compare_children(inner, base, which);
+	size_t len = round_up(delta_len(nr), NODE_ALIGN);
+
+	if (nr == 0 || depth > POOL_DELTA_DEPTH_MAX || len > whole / 8 * 7)
+		return 0;
+	d.nr = (uint8_t)nr;
+	memcpy(d.digest, inner->digest, sizeof(d.digest));
+	memcpy(d.base, base->digest, sizeof(d.base));
+	memset(ret, 0, len);
+	memcpy(ret, &d, sizeof(d));
+	memcpy(p, which, nr);
+	p += nr;
+	for (unsigned i = 0; i < nr; i++, p += DIGEST_SIZE)
+		memcpy(p, inner->children[which[i]], DIGEST_SIZE);
+	le32_store(ret + offsetof(struct pool_delta_disk, crc), delta_checksum(ret));
+	return len;
 }

@@ -26,6 +26,11 @@
  * record of another node at a key; in the finder, whose keys are longer, the newer one hides the older, which is written again when
  * it is put.
  *
+ * An inner node of which a version changes few children is written as a delta: what they are now, and the digest of its base.  So a
+ * version costs what it changes, not 4 KiB for each node above that.  A chain of them ends after POOL_DELTA_DEPTH_MAX, or nodes
+ * would be slow to read, and one damaged place would hit ever more versions.  What is put together is believed when it has its
+ * digest.
+ *
  * A page that is lost in the middle of a transaction, or damaged later, costs the records in it only: behind it the next record is
  * looked for at every multiple of 8.  Bytes of a payload could be taken for a record then, which an attacker can bring about for
  * leaves of his own at best: a leaf is believed when its segment has its digest.
@@ -73,7 +78,7 @@ static const uint8_t *record_at(struct nodes *n, uint64_t offset, size_t guess)
 {
 	size_t got, len;
 
-	if (offset >= n->end || n->end - offset < sizeof(struct pool_node_disk))
+	if (offset >= n->end || n->end - offset < NODE_HEAD)
 		return NULL;
 	if (offset >= on_disk(n)) {
 		const uint8_t *p = n->buf + (offset - on_disk(n));
@@ -81,7 +86,7 @@ static const uint8_t *record_at(struct nodes *n, uint64_t offset, size_t guess)
 		return node_record_check(p, n->end - offset) ? p : NULL;
 	}
 	got = read_at(n, offset, guess);
-	if (got < sizeof(struct pool_node_disk))
+	if (got < NODE_HEAD)
 		return NULL;
 	len = node_record_len(n->record);
 	if (len > got)
@@ -92,8 +97,9 @@ static const uint8_t *record_at(struct nodes *n, uint64_t offset, size_t guess)
 static bool is_node(const uint8_t *record, struct node_id id)
 {
 	struct node_id is = node_record_id(record);
+	size_t len = is.half || id.half ? DIGEST_SIZE / 2 : DIGEST_SIZE;
 
-	return is.level == id.level && is.unit_bits == id.unit_bits && memcmp(is.digest, id.digest, DIGEST_SIZE) == 0;
+	return is.level == id.level && is.unit_bits == id.unit_bits && memcmp(is.digest, id.digest, len) == 0;
 }
 
 static const uint8_t *record_of(struct nodes *n, uint64_t offset, struct node_id id)
@@ -191,6 +197,114 @@ static int remember(struct nodes *n, struct node_id id, struct fingerprint hint,
 	return finder_add(n->finder, FINDER_SEGMENT, id.unit_bits, hint.hi, hint.lo, offset / NODE_ALIGN, true, err);
 }
 
+static int not_there(struct node_id id, struct err *err)
+{
+	size_t len = id.half ? DIGEST_SIZE / 2 : DIGEST_SIZE;
+	uint8_t digest[DIGEST_SIZE] = { 0 };
+	char text[DIGEST_TEXT_ROOM];
+
+	memcpy(digest, id.digest, len);
+	return err_set(err, ERR_FORMAT, "the pool has no whole node %.*s of level %u", (int)(2 * len), digest_text(digest, text),
+		       id.level);
+}
+
+static int of_node(struct node_id id, struct err *err)
+{
+	char text[DIGEST_TEXT_ROOM];
+
+	return err_add(err, "node %s of a pool", digest_text(id.digest, text));
+}
+
+/* ---- putting inner nodes together ---- */
+
+/* A node as far as it is known: what a delta says of a child stands, whatever its bases say. */
+struct assembly {
+	uint8_t (*children)[DIGEST_SIZE];
+	bool known[DIGEST_FANOUT];
+	unsigned depth; /* of the record that was taken last */
+	uint8_t base[DIGEST_SIZE / 2];
+};
+
+/* 1 = its base is wanted, too, 0 = that was all, -1. */
+static int take_record(struct assembly *a, const uint8_t *record, struct err *err)
+{
+	uint8_t whole[DIGEST_FANOUT][DIGEST_SIZE];
+	struct node_delta d;
+
+	if (node_record_is_delta(record)) {
+		if (node_record_delta(record, &d, err) < 0)
+			return -1;
+		for (unsigned i = 0; i < d.nr; i++) {
+			if (!a->known[d.which[i]])
+				memcpy(a->children[d.which[i]], d.digests + (size_t)i * DIGEST_SIZE, DIGEST_SIZE);
+			a->known[d.which[i]] = true;
+		}
+		a->depth = d.depth;
+		memcpy(a->base, d.base.digest, sizeof(a->base));
+		return 1;
+	}
+	if (node_record_children(record, whole, err) < 0)
+		return -1;
+	for (unsigned i = 0; i < DIGEST_FANOUT; i++)
+		if (!a->known[i])
+			memcpy(a->children[i], whole[i], DIGEST_SIZE);
+	a->depth = 0;
+	return 0;
+}
+
+/* Whatever a record says, this ends. */
+static int take_bases(struct nodes *n, struct assembly *a, unsigned level, struct err *err)
+{
+	int more = 1;
+
+	while (more > 0) {
+		const struct node_id base = { a->base, level, 0, true };
+		unsigned depth = a->depth;
+		const uint8_t *record;
+		int rc = find(n, base, &record, err);
+
+		if (rc <= 0)
+			return rc == 0 ? not_there(base, err) : -1;
+		more = take_record(a, record, err);
+		if (more > 0 && a->depth >= depth)
+			return err_set(err, ERR_FORMAT, "the bases of an inner node go round in circles");
+	}
+	return more;
+}
+
+/* What begins with a record of it, and is believed when it has the digest. */
+static int assemble(struct nodes *n, const uint8_t *record, struct node_id id, struct inner *ret, unsigned *ret_depth,
+		    struct err *err)
+{
+	struct assembly a = { .children = ret->children };
+	uint8_t digest[DIGEST_SIZE];
+	int rc = take_record(&a, record, err);
+
+	*ret_depth = a.depth;
+	if (rc < 0 || (rc > 0 && take_bases(n, &a, id.level, err) < 0))
+		return -1;
+	digest_bytes(ret->children, sizeof(ret->children), digest);
+	if (memcmp(digest, id.digest, DIGEST_SIZE) != 0)
+		return err_set(err, ERR_FORMAT, "the children of an inner node are not those of its digest");
+	memcpy(ret->digest, digest, DIGEST_SIZE);
+	ret->level = id.level;
+	return 0;
+}
+
+/* 1, 0 = it is not there or not whole, -1. */
+static int find_inner(struct nodes *n, struct node_id id, struct inner *ret, unsigned *ret_depth, struct err *err)
+{
+	const uint8_t *record;
+	struct err why = ERR_INIT;
+	int rc = find(n, id, &record, err);
+
+	if (rc <= 0)
+		return rc;
+	if (assemble(n, record, id, ret, ret_depth, &why) == 0)
+		return 1;
+	return why.kind == ERR_FORMAT ? 0 : err_set(err, why.kind, "%s", why.text);
+}
+
 /* ---- the whole file ---- */
 
 struct pass {
@@ -251,9 +365,12 @@ static const uint8_t *pass_look(struct pass *p, size_t *ret_room, struct err *er
 static size_t pass_decode(struct pass *p, const uint8_t *bytes, size_t room)
 {
 	size_t len = node_record_check(bytes, room);
+	struct node_delta d;
 
 	if (!len)
 		return 0;
+	if (node_record_is_delta(bytes))
+		return node_record_delta(bytes, &d, NULL) < 0 ? 0 : len;
 	if (node_record_id(bytes).level == 0)
 		return node_record_leaf(bytes, &p->leaf, NULL) < 0 ? 0 : len;
 	return node_record_inner(bytes, &p->inner, NULL) < 0 ? 0 : len;
@@ -366,7 +483,7 @@ int nodes_each(struct nodes *n,
 	while ((rc = pass_next(p, &record, &offset, err)) > 0) {
 		bool leaf = node_record_id(record).level == 0;
 
-		rc = call(ctx, offset, leaf ? &p->leaf : NULL, leaf ? NULL : &p->inner, err);
+		rc = call(ctx, offset, leaf ? &p->leaf : NULL, leaf || node_record_is_delta(record) ? NULL : &p->inner, err);
 		if (rc != 0)
 			return rc;
 	}
@@ -541,21 +658,40 @@ int nodes_put_leaf(struct nodes *n, const struct leaf *leaf, struct err *err)
 	return rc == 0 || decode_leaf(n, old, &is, NULL) < 0 ? nodes_replace_leaf(n, leaf, err) : 0;
 }
 
-int nodes_put_inner(struct nodes *n, const struct inner *inner, struct err *err)
+/* As a delta where that is worth it.  A base that is not there or damaged is none. */
+static int add_inner(struct nodes *n, const struct inner *inner, const uint8_t *base, struct err *err)
 {
-	uint8_t digest[DIGEST_SIZE], *room;
-	const uint8_t *old;
+	uint8_t record[NODE_RECORD_MAX], *room;
+	struct inner was;
+	unsigned depth;
+	size_t len = 0;
+	int rc = base ? find_inner(n, (struct node_id){ base, inner->level }, &was, &depth, err) : 0;
+
+	if (rc < 0)
+		return -1;
+	if (rc > 0)
+		len = node_record_of_delta(inner, &was, depth + 1, record);
+	room = room_for_one(n, err);
+	if (!room)
+		return -1;
+	if (len)
+		memcpy(room, record, len);
+	return add(n, room, len ? len : node_record_of_inner(inner, room), err);
+}
+
+int nodes_put_inner(struct nodes *n, const struct inner *inner, const uint8_t *base, struct err *err)
+{
+	uint8_t digest[DIGEST_SIZE];
+	struct inner is;
+	unsigned depth;
 	int rc;
 
 	if (digest_prepare(err) < 0)
 		return -1;
 	digest_bytes(inner->children, sizeof(inner->children), digest);
 	assert(inner->level > 0 && inner->level <= DIGEST_LEVELS && memcmp(digest, inner->digest, DIGEST_SIZE) == 0);
-	rc = find(n, (struct node_id){ inner->digest, inner->level, 0 }, &old, err);
-	if (rc != 0)
-		return rc < 0 ? -1 : 0;
-	room = room_for_one(n, err);
-	return room ? add(n, room, node_record_of_inner(inner, room), err) : -1;
+	rc = find_inner(n, (struct node_id){ inner->digest, inner->level }, &is, &depth, err);
+	return rc == 0 ? add_inner(n, inner, base, err) : rc < 0 ? -1 : 0;
 }
 
 /* ---- leaving out ---- */
@@ -570,9 +706,16 @@ static int copy_kept(struct nodes *n, struct file_writer *w, bool (*keep)(void *
 	int rc = -1;
 
 	while (p && (rc = pass_next(p, &record, &offset, err)) > 0) {
+		uint64_t base;
+
 		if (!keep(ctx, offset))
 			continue;
 		nr--;
+		rc = node_record_is_delta(record) ? nodes_locate_base(n, offset, &base, err) : 0;
+		if (rc < 0)
+			return -1;
+		if (rc > 0 && !keep(ctx, base))
+			return err_set(err, ERR_FORMAT, "a node of '%s' would lose its base", n->name);
 		if (file_writer_append(w, record, node_record_len(record), err) < 0)
 			return -1;
 	}
@@ -690,20 +833,6 @@ bool leaf_lies_in(const struct leaf *leaf, uint32_t file)
 	return true;
 }
 
-static int not_there(struct node_id id, struct err *err)
-{
-	char text[DIGEST_TEXT_ROOM];
-
-	return err_set(err, ERR_FORMAT, "the pool has no whole node %s of level %u", digest_text(id.digest, text), id.level);
-}
-
-static int of_node(struct node_id id, struct err *err)
-{
-	char text[DIGEST_TEXT_ROOM];
-
-	return err_add(err, "node %s of a pool", digest_text(id.digest, text));
-}
-
 int nodes_get_map(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits, struct leaf *ret, struct err *err)
 {
 	struct node_id id = { digest, 0, unit_bits };
@@ -728,30 +857,46 @@ int nodes_get_leaf(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned 
 
 int nodes_get_inner(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned level, struct inner *ret, struct err *err)
 {
-	struct node_id id = { digest, level, 0 };
+	struct node_id id = { digest, level };
 	const uint8_t *record;
+	unsigned depth;
 	int rc = find(n, id, &record, err);
 
 	if (rc <= 0)
 		return rc == 0 ? not_there(id, err) : -1;
-	return node_record_inner(record, ret, err) < 0 ? of_node(id, err) : 0;
+	return assemble(n, record, id, ret, &depth, err) < 0 ? of_node(id, err) : 0;
 }
 
 int nodes_locate(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned level, unsigned unit_bits, uint64_t *ret,
 		 struct err *err)
 {
+	struct node_id id = { digest, level, unit_bits };
 	const uint8_t *record;
 	struct inner inner;
 	struct leaf leaf;
+	unsigned depth;
 	uint64_t at = 0;
-	int rc = locate(n, (struct node_id){ digest, level, unit_bits }, &record, &at, err);
+	int rc = locate(n, id, &record, &at, err);
 
 	if (rc <= 0)
 		return rc;
-	if ((level ? node_record_inner(record, &inner, NULL) : decode_leaf(n, record, &leaf, NULL)) < 0)
+	if ((level ? assemble(n, record, id, &inner, &depth, NULL) : decode_leaf(n, record, &leaf, NULL)) < 0)
 		return 0;
 	*ret = at;
 	return 1;
+}
+
+int nodes_locate_base(struct nodes *n, uint64_t offset, uint64_t *ret, struct err *err)
+{
+	const uint8_t *record = record_at(n, offset, LEAF_GUESS);
+	uint8_t base[DIGEST_SIZE / 2];
+	struct node_delta d;
+
+	if (!record || !node_record_is_delta(record) || node_record_delta(record, &d, NULL) < 0)
+		return 0;
+	memcpy(base, d.base.digest, sizeof(base)); /* the record goes as the next one is read */
+	d.base.digest = base;
+	return locate(n, d.base, &record, ret, err);
 }
 
 static int find_leaf(struct nodes *n, const uint32_t *file, const uint8_t digest[DIGEST_SIZE], unsigned unit_bits,

@@ -45,9 +45,12 @@ void nodes_close(struct nodes *n);
 CLEANUP_DEFINE(struct nodes *, nodes_close)
 
 /* Adds one unless it is there, whole.  Its digest is the caller's word for a leaf, and asserted for an inner node.  Nothing is
- * durable before nodes_sync(); nodes_close() drops what is buffered. */
+ * durable before nodes_sync(); nodes_close() drops what is buffered.
+ *
+ * `base` is the digest of another node of that level of which most children are the same: then only the others are stored, and that
+ * node with them.  NULL = none. */
 int nodes_put_leaf(struct nodes *n, const struct leaf *leaf, struct err *err);
-int nodes_put_inner(struct nodes *n, const struct inner *inner, struct err *err);
+int nodes_put_inner(struct nodes *n, const struct inner *inner, const uint8_t *base, struct err *err);
 /* A newer map of a leaf that is there: found instead of the old one from now on (data was moved, or healed). */
 int nodes_replace_leaf(struct nodes *n, const struct leaf *leaf, struct err *err);
 
@@ -81,16 +84,21 @@ bool leaf_lies_in(const struct leaf *leaf, uint32_t file);
 int nodes_locate(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned level, unsigned unit_bits, uint64_t *ret,
 		 struct err *err);
 
-/* Leaves out all records but those that keep() says, by their offsets, which are `nr`: a new file is written in dirfd, synced, read
- * back, and takes the place of the old one by a rename; offsets are new then, and the finder knows them.  When it finds other than
- * `nr` it is ERR_FORMAT, and nothing has changed.  Nothing may be buffered: after nodes_sync(). */
+/* Where the record is without which the one at `offset` says little, its base: 1 and *ret, 0 = it has none, or that is not there, -1.
+ * The base may have one, too. */
+int nodes_locate_base(struct nodes *n, uint64_t offset, uint64_t *ret, struct err *err);
+
+/* Leaves out all records but those that keep() says, by their offsets, which are `nr`, with the bases of all that are kept: a new
+ * file is written in dirfd, synced, read back, and takes the place of the old one by a rename; offsets are new then, and the finder
+ * knows them.  When it finds other than `nr`, or a base is left out, it is ERR_FORMAT, and nothing has changed.  Nothing may be
+ * buffered: after nodes_sync(). */
 int nodes_keep(struct nodes *n, int dirfd, bool (*keep)(void *ctx, uint64_t offset), void *ctx, uint64_t nr, struct err *err);
 
 /* Flushes and syncs; *ret_end is the end of what is durable now. */
 int nodes_sync(struct nodes *n, uint64_t *ret_end, struct err *err);
 
 /* Calls for every whole record in the order of the file, until a call returns other than 0; that is returned then.  One of leaf and
- * inner is NULL.  Replaced ones are called, too. */
+ * inner is NULL, both are of an inner node that has a base.  Replaced ones are called, too. */
 int nodes_each(struct nodes *n,
 	       int (*call)(void *ctx, uint64_t offset, const struct leaf *leaf, const struct inner *inner, struct err *err),
 	       void *ctx, struct err *err);

@@ -302,7 +302,7 @@ static int rebuild(struct repairing *r, const struct view *v, struct err *err)
 		return -1;
 	if (r->o->dry_run && !r->p->nodes_missing)
 		return 0;
-	maker = tree_maker_new(r->p->nodes, v->disk_size, err);
+	maker = tree_maker_new(r->p->nodes, v->disk_size, NULL, 0, err);
 	if (!maker || view_read(r->p, v, r->o->stopper, take_map, &(struct rebuilding){ r->p->nodes, maker }, err) < 0 ||
 	    tree_maker_end(maker, root, err) < 0)
 		return -1;

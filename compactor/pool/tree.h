@@ -10,9 +10,11 @@
 
 /* ---- making one ---- */
 
-/* Of a disk of `size` bytes; segments ascend, those left out are zeros.  Inner nodes go to `nodes` as they are complete. */
+/* Of a disk of `size` bytes; segments ascend, those left out are zeros.  Inner nodes go to `nodes` as they are complete.  `base` is
+ * the root of a tree there, of a disk of base_size bytes, from which this one differs a little: then only that is stored.  NULL =
+ * none. */
 struct tree_maker;
-struct tree_maker *tree_maker_new(struct nodes *nodes, uint64_t size, struct err *err);
+struct tree_maker *tree_maker_new(struct nodes *nodes, uint64_t size, const uint8_t *base, uint64_t base_size, struct err *err);
 int tree_maker_add(struct tree_maker *m, uint64_t segment, const uint8_t digest[DIGEST_SIZE], struct err *err);
 int tree_maker_end(struct tree_maker *m, uint8_t ret[DIGEST_SIZE], struct err *err);
 void tree_maker_free(struct tree_maker *m);
@@ -25,6 +27,8 @@ struct tree_walk;
 struct tree_walk *tree_walk_new(struct nodes *nodes, const uint8_t root[DIGEST_SIZE], uint64_t size, struct err *err);
 /* The first one at or behind `from` that is not zeros: 1, 0 at the end, -1. */
 int tree_walk_next(struct tree_walk *w, uint64_t from, uint64_t *ret_segment, uint8_t ret_digest[DIGEST_SIZE], struct err *err);
+/* The node of a level, from the root's down to 1, that has a segment; false where it is not there or cannot be read. */
+bool tree_walk_node(struct tree_walk *w, unsigned level, uint64_t segment, uint8_t ret_digest[DIGEST_SIZE]);
 void tree_walk_free(struct tree_walk *w);
 CLEANUP_DEFINE(struct tree_walk *, tree_walk_free)
 

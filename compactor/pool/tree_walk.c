@@ -109,6 +109,21 @@ int tree_walk_next(struct tree_walk *w, uint64_t from, uint64_t *ret_segment, ui
 	return 1;
 }
 
+bool tree_walk_node(struct tree_walk *w, unsigned level, uint64_t segment, uint8_t ret_digest[DIGEST_SIZE])
+{
+	const uint8_t *digest = w->root;
+
+	for (unsigned at = w->height; at > level && !digest_is_null(digest); at--) {
+		const struct inner *i = node_at(w, at, digest, NULL);
+
+		if (!i)
+			return false;
+		digest = i->children[child_of(segment >> span_bits(at - 1))];
+	}
+	memcpy(ret_digest, digest, DIGEST_SIZE);
+	return !digest_is_null(digest);
+}
+
 /* ---- two trees ---- */
 
 /* The lower tree is lifted to the height of the other one: its root becomes child 0 of a node, and that of another, which need not

@@ -71,6 +71,17 @@ uint64_t judyset_count(const struct judyset *s)
 	return Judy1Count(s->root, 0, UINT64_MAX, &e);
 }
 
+bool judyset_first(const struct judyset *s, uint64_t *key)
+{
+	JError_t e;
+	Word_t k = *key;
+
+	if (Judy1First(s->root, &k, &e) != 1)
+		return false;
+	*key = k;
+	return true;
+}
+
 void judyset_release(struct judyset *s)
 {
 	JError_t e;

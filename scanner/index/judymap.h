@@ -34,6 +34,8 @@ struct judyset {
 int judyset_add(struct judyset *s, uint64_t key);
 bool judyset_has(const struct judyset *s, uint64_t key);
 uint64_t judyset_count(const struct judyset *s);
+/* The least key >= *key: true with *key set to it. */
+bool judyset_first(const struct judyset *s, uint64_t *key);
 void judyset_release(struct judyset *s);
 CLEANUP_DEFINE_RELEASE(struct judyset, judyset_release)
 

@@ -22,6 +22,10 @@ static struct disk bulk = { .size = SEGMENT_SIZE, .pieces = { { 4096, 700 * KIB,
 static struct disk scattered[2] = { { .size = SEGMENT_SIZE, .pieces = { { 0, 12 * KIB, 8 } } },
 				    { .size = SEGMENT_SIZE, .pieces = { { 0, 8 * KIB, 9 } } } };
 static struct disk between = { .size = SEGMENT_SIZE, .pieces = { { 0, 4 * KIB, 10 } } };
+/* Versions of a disk of two segments, whose roots are deltas, one of the other; the last is kept. */
+static struct disk two[3] = { { .size = 2 * SEGMENT_SIZE, .pieces = { { 0, 8 * KIB, 11 }, { SEGMENT_SIZE, 8 * KIB, 12 } } },
+			      { .size = 2 * SEGMENT_SIZE, .pieces = { { 0, 8 * KIB, 11 }, { SEGMENT_SIZE, 8 * KIB, 13 } } },
+			      { .size = 2 * SEGMENT_SIZE, .pieces = { { 0, 8 * KIB, 14 }, { SEGMENT_SIZE, 8 * KIB, 13 } } } };
 static struct view kept_view, unnamed_view, dying_view;
 
 static const uint8_t sealed_ids[2][POOL_ID_SIZE] = { { 0xa }, { 0xb } };
@@ -57,7 +61,7 @@ static int collect_once(struct err *err)
 static void set_up(void *ctx, struct sim *s)
 {
 	struct err err = ERR_INIT;
-	uint64_t names[2];
+	uint64_t names[2], of_two[3];
 
 	(void)ctx;
 	assert_int_equal(pool_create(sim_root(s), "pool", &err), 0);
@@ -76,12 +80,18 @@ static void set_up(void *ctx, struct sim *s)
 	for (int i = 0; i < 2; i++)
 		names[i] = version_of("scattered", &scattered[i]);
 	version_of("between", &between);
+	for (int i = 0; i < 3; i++) {
+		import_on(&two[i], i ? &two[i - 1] : NULL);
+		of_two[i] = version_of("two", &two[i]);
+	}
 	dying_view = view_of(&dying);
 	seal(sealed_ids[0]);
 	if (collect_once(&err) < 0)
 		fail_msg("%s", err.text);
-	for (int i = 0; i < 2; i++)
+	for (int i = 0; i < 2; i++) {
 		forget(names[i]);
+		forget(of_two[i]);
+	}
 	import(&dead);
 	import(&unnamed);
 	unnamed_view = view_of(&unnamed);
@@ -119,8 +129,31 @@ static int compare(const struct disk *d, struct err *err)
 	return memcmp(is, bytes, SEGMENT_SIZE) == 0 ? 0 : err_set(err, ERR_FORMAT, "other bytes");
 }
 
+static int expect_two(struct err *err)
+{
+	CLEANUP(tree_walk_free) struct tree_walk *w = tree_walk_new(pool->nodes, two[2].root, two[2].size, err);
+	static uint8_t is[SEGMENT_SIZE], should[2][SEGMENT_SIZE];
+	uint8_t digest[DIGEST_SIZE];
+	struct leaf leaf;
+
+	for (uint64_t i = 0, at = 0; i < 2; i++, at++) {
+		if (!w || tree_walk_next(w, i, &at, digest, err) <= 0 || at != i)
+			return -1;
+		if (nodes_get_leaf(pool->nodes, digest, POOL_UNIT_BITS_MIN, &leaf, err) < 0 ||
+		    tree_read_leaf(pool->clusters, &leaf, is, err) < 0)
+			return -1;
+		if (!should[i][0])
+			render(&two[2], i, should[i]);
+		if (memcmp(is, should[i], SEGMENT_SIZE) != 0)
+			return err_set(err, ERR_FORMAT, "other bytes");
+	}
+	return 0;
+}
+
 static int expect_kept(struct err *err)
 {
+	if (expect_two(err) < 0)
+		return err_add(err, "a disk whose nodes are deltas cannot be read");
 	if (compare(&kept, err) < 0 || compare(&version, err) < 0 || compare(&between, err) < 0)
 		return err_add(err, "what is kept cannot be read");
 	return view_check(pool, &kept_view, err) < 0 || view_check_stub(pool, &kept_view, POOL_VIEWS, err) < 0 ?

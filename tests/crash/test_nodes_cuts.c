@@ -26,6 +26,16 @@ static struct inner inner_in(unsigned i)
 	return inner_of(i, 1, 128);
 }
 
+/* Its base is in the write that may be lost. */
+static struct inner delta(void)
+{
+	struct inner i = inner_in(3);
+
+	digest_of(1000, i.children[7]);
+	digest_bytes(i.children, sizeof(i.children), i.digest);
+	return i;
+}
+
 static struct leaf old_map(void)
 {
 	return leaf_of(100, 12, 5, 0);
@@ -41,21 +51,29 @@ static int put_all_inner(struct nodes *n, struct err *err)
 	for (unsigned i = 0; i < NR_INNER; i++) {
 		struct inner inner = inner_in(i);
 
-		if (nodes_put_inner(n, &inner, err) < 0)
+		if (nodes_put_inner(n, &inner, NULL, err) < 0)
 			return -1;
 	}
 	return 0;
 }
 
+static int put_second(struct nodes *n, struct err *err)
+{
+	struct inner base = inner_in(3), inner = delta();
+	struct leaf other = leaf_of(101, 16, 3, 0);
+
+	return nodes_put_inner(n, &inner, base.digest, err) < 0 ? -1 : nodes_put_leaf(n, &other, err);
+}
+
 static int transaction(struct nodes *n, unsigned number, struct err *err)
 {
-	struct leaf old = old_map(), new = new_map(), other = leaf_of(101, 16, 3, 0);
+	struct leaf old = old_map(), new = new_map();
 
 	switch (number) {
 	case 0:
 		return put_all_inner(n, err) < 0 ? -1 : nodes_put_leaf(n, &old, err);
 	case 1:
-		return nodes_put_leaf(n, &other, err);
+		return put_second(n, err);
 	default:
 		return nodes_replace_leaf(n, &new, err);
 	}
@@ -70,6 +88,7 @@ static int expect(bool is, const char *what, struct err *err)
 static int look(struct nodes *n, unsigned nr, struct err *err)
 {
 	struct leaf old = old_map(), new = new_map(), other = leaf_of(101, 16, 3, 0), got;
+	struct inner on_another = delta();
 
 	for (unsigned i = 0; nr > 0 && i < NR_INNER; i++) {
 		struct inner inner = inner_in(i);
@@ -78,7 +97,7 @@ static int look(struct nodes *n, unsigned nr, struct err *err)
 			return -1;
 	}
 	if ((nr > 0 && expect(has_leaf(n, &old) || has_leaf(n, &new), "the leaf is lost", err) < 0) ||
-	    (nr > 1 && expect(has_leaf(n, &other), "the other leaf is lost", err) < 0) ||
+	    (nr > 1 && expect(has_leaf(n, &other) && has_inner(n, &on_another), "a leaf or a delta is lost", err) < 0) ||
 	    (nr > 2 && expect(has_leaf(n, &new), "the new map is lost", err) < 0))
 		return -1;
 	if (nodes_get_leaf(n, old.digest, 12, &got, NULL) == 0)

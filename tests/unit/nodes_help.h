@@ -101,7 +101,7 @@ static inline void put_inner(struct nodes *n, struct inner i)
 {
 	struct err err = ERR_INIT;
 
-	if (nodes_put_inner(n, &i, &err) < 0)
+	if (nodes_put_inner(n, &i, NULL, &err) < 0)
 		fail_msg("%s", err.text);
 }
 

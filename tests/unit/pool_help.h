@@ -107,10 +107,13 @@ static inline bool render(const struct disk *d, uint64_t segment, uint8_t *p)
 	return any;
 }
 
-static inline int import_as(struct disk *d, unsigned unit_bits, struct import_stats *ret_stats, struct err *err)
+/* `base` = an imported one whose nodes its own may be deltas of, or NULL. */
+static inline int import_based(struct disk *d, const struct disk *base, unsigned unit_bits, struct import_stats *ret_stats,
+			       struct err *err)
 {
 	const struct import_options o = { .unit_bits = unit_bits, .min_run = (uint64_t)1 << unit_bits };
-	CLEANUP(import_free) struct import *i = import_new(pool, d->size, &o, NULL, 0, err);
+	CLEANUP(import_free) struct import *i =
+		import_new(pool, d->size, &o, base ? base->root : NULL, base ? base->size : 0, err);
 	CLEANUP(free) uint8_t *p = malloc(SEGMENT_SIZE);
 
 	if (!i || !p)
@@ -121,14 +124,24 @@ static inline int import_as(struct disk *d, unsigned unit_bits, struct import_st
 	return import_end(i, d->root, ret_stats, err) < 0 ? -1 : pool_sync(pool, err);
 }
 
-static inline struct import_stats import(struct disk *d)
+static inline int import_as(struct disk *d, unsigned unit_bits, struct import_stats *ret_stats, struct err *err)
+{
+	return import_based(d, NULL, unit_bits, ret_stats, err);
+}
+
+static inline struct import_stats import_on(struct disk *d, const struct disk *base)
 {
 	struct import_stats stats = { 0 };
 	struct err err = ERR_INIT;
 
-	if (import_as(d, POOL_UNIT_BITS_MIN, &stats, &err) < 0)
+	if (import_based(d, base, POOL_UNIT_BITS_MIN, &stats, &err) < 0)
 		fail_msg("%s", err.text);
 	return stats;
+}
+
+static inline struct import_stats import(struct disk *d)
+{
+	return import_on(d, NULL);
 }
 
 /* 0 when the pool says exactly these bytes of it, -1 when a part cannot be read; fails, or with `may_differ` says 1, when a byte is

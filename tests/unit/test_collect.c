@@ -124,6 +124,42 @@ static void versions_without_views_stay(void **state)
 	expect_disk(&first);
 }
 
+/* The root of each is a delta of the one before. */
+static void versions_stay_whose_nodes_are_deltas(void **state)
+{
+	static struct disk versions[6];
+	uint64_t names[6];
+
+	(void)state;
+	for (unsigned i = 0; i < 6; i++) {
+		versions[i] = (struct disk){ .size = 3 * SEGMENT_SIZE,
+					     .pieces = { { 0, 64 * KIB, 10 + i / 2 },
+							 { SEGMENT_SIZE, 64 * KIB, 20 + (i + 1) / 2 },
+							 { 2 * SEGMENT_SIZE, 64 * KIB, 30 } } };
+		import_on(&versions[i], i ? &versions[i - 1] : NULL);
+	}
+	for (unsigned i = 6; i-- > 0;) /* a base is met as such before it is met as a version */
+		names[i] = version_of("a", &versions[i]);
+	collect();
+	assert_int_equal(got.freed, 0);
+	assert_int_equal(got.nodes_before, got.nodes_after);
+	for (unsigned i = 0; i < 6; i++)
+		expect_disk(&versions[i]);
+	for (unsigned left = 6; left > 1; left--) {
+		unsigned first_left = 6 - left + 1;
+
+		forget(names[first_left - 1]); /* others stand on it */
+		for (int k = 0; k < 2; k++) {
+			collect();
+			assert_int_equal(got.freed, k ? 0 : 64 * KIB); /* its leaf is no base */
+			for (unsigned i = first_left; i < 6; i++)
+				expect_disk(&versions[i]);
+			again();
+		}
+		assert_int_equal(got.nodes_before, got.nodes_after); /* what is only a base is not dead */
+	}
+}
+
 static void an_empty_pool_is_collected_too(void **state)
 {
 	(void)state;
@@ -878,6 +914,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		pool_test(what_is_kept_stays_and_what_is_dead_becomes_holes),
 		pool_test(versions_without_views_stay),
+		pool_test(versions_stay_whose_nodes_are_deltas),
 		pool_test(an_empty_pool_is_collected_too),
 		pool_test(short_runs_stay),
 		pool_test(views_die_in_two_steps),

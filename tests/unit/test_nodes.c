@@ -3,6 +3,7 @@
 
 #include "compactor/pool/node_record.h"
 #include "compactor/pool/pool_id.h"
+#include "scanner/base/crc32c.h"
 #include "tests/unit/nodes_help.h"
 
 #define FILE_NAME "nodes"
@@ -89,7 +90,7 @@ static int note(void *ctx, uint64_t offset, const struct leaf *leaf, const struc
 {
 	(void)ctx;
 	(void)err;
-	assert_true(!leaf != !inner);
+	assert_true(!leaf || !inner);
 	offsets[nr_offsets++] = offset;
 	return 0;
 }
@@ -712,6 +713,279 @@ static void going_through_sees_what_is_buffered_and_can_be_stopped(void **state)
 	close_nodes(n);
 }
 
+/* ---- deltas ---- */
+
+/* The children of another that are changed: `nr` of them. */
+static struct inner changed(const struct inner *from, unsigned nr, uint64_t number)
+{
+	struct inner i = *from;
+
+	for (unsigned k = 0; k < nr; k++)
+		digest_of(mixed(number) + k, i.children[(number + k * 37) % DIGEST_FANOUT]);
+	digest_bytes(i.children, sizeof(i.children), i.digest);
+	return i;
+}
+
+static uint64_t put_on(struct nodes *n, const struct inner *inner, const struct inner *base)
+{
+	uint64_t before = nodes_bytes(n);
+	struct err err = ERR_INIT;
+
+	if (nodes_put_inner(n, inner, base->digest, &err) < 0)
+		fail_msg("%s", err.text);
+	return nodes_bytes(n) - before;
+}
+
+static void of_an_inner_node_with_a_base_the_changes_are_stored(void **state)
+{
+	struct inner base = inner_of(1, 2, 128), one = changed(&base, 1, 3), more = changed(&one, 3, 5), half = changed(&base, 64, 7),
+		     most = changed(&base, 120, 9), less = one,
+		     other = inner_of(2, 2, 128), none = inner_of(77, 2, 5);
+	struct nodes *n = open_writing();
+
+	(void)state;
+	memset(less.children[17], 0, DIGEST_SIZE);
+	digest_bytes(less.children, sizeof(less.children), less.digest);
+	put_inner(n, base);
+	assert_int_equal(put_on(n, &one, &base), 80);
+	assert_int_equal(put_on(n, &more, &one), 144);
+	assert_int_equal(put_on(n, &less, &one), 80);
+	assert_int_equal(put_on(n, &half, &base), 44 + 64 * 33 + 4);
+	assert_in_range(put_on(n, &most, &base), 4096, 4200);
+	assert_in_range(put_on(n, &other, &none), 4096, 4200); /* which is not there */
+	assert_int_equal(put_on(n, &one, &base), 0);
+	for (int again = 0; again < 2; again++) {
+		assert_true(has_inner(n, &base) && has_inner(n, &one) && has_inner(n, &more) && has_inner(n, &less));
+		assert_true(has_inner(n, &half) && has_inner(n, &most) && has_inner(n, &other));
+		assert_int_equal(count(n), 7);
+		assert_int_equal(nodes_damaged(n), 0);
+		if (again)
+			break;
+		sync_all(n);
+		close_nodes(n);
+		n = open_writing();
+	}
+	close_nodes(n);
+}
+
+static void a_base_is_of_the_same_level(void **state)
+{
+	struct inner base = inner_of(1, 2, 128), upper = changed(&base, 1, 3);
+	struct nodes *n = open_writing();
+
+	(void)state;
+	put_inner(n, base);
+	upper.level = 3;
+	assert_in_range(put_on(n, &upper, &base), 4096, 4200);
+	assert_true(has_inner(n, &upper));
+	close_nodes(n);
+}
+
+static void a_chain_of_deltas_ends(void **state)
+{
+	struct nodes *n = open_writing();
+	struct inner chain[150];
+	unsigned nr_whole_ones = 0;
+
+	(void)state;
+	chain[0] = inner_of(1, 1, 128);
+	put_inner(n, chain[0]);
+	for (unsigned i = 1; i < ARRAY_SIZE(chain); i++) {
+		chain[i] = changed(&chain[i - 1], 2, i);
+		nr_whole_ones += put_on(n, &chain[i], &chain[i - 1]) > 1000;
+		assert_int_equal(nr_whole_ones, i / (POOL_DELTA_DEPTH_MAX + 1));
+	}
+	sync_all(n);
+	close_nodes(n);
+	n = open_reading();
+	for (unsigned i = 0; i < ARRAY_SIZE(chain); i++)
+		assert_true(has_inner(n, &chain[i]));
+	close_nodes(n);
+}
+
+/* A base, what stands on it, and what stands on that. */
+static struct nodes *open_three(struct inner ret[3])
+{
+	struct nodes *n = open_writing();
+
+	ret[0] = inner_of(1, 1, 128);
+	ret[1] = changed(&ret[0], 2, 3);
+	ret[2] = changed(&ret[1], 2, 90);
+	put_inner(n, ret[0]);
+	put_on(n, &ret[1], &ret[0]);
+	put_on(n, &ret[2], &ret[1]);
+	sync_all(n);
+	assert_int_equal(count(n), 3);
+	return n;
+}
+
+static void a_damaged_base_is_told_by_all_that_stand_on_it(void **state)
+{
+	struct inner three[3], is;
+	struct nodes *n = open_three(three);
+	struct err err = ERR_INIT;
+	char text[DIGEST_TEXT_ROOM];
+	uint64_t at;
+	int fd = open(in_tree(FILE_NAME), O_RDWR);
+
+	(void)state;
+	assert_int_equal(pwrite(fd, "x", 1, (off_t)offsets[0] + 100), 1);
+	close(fd);
+	assert_int_equal(nodes_get_inner(n, three[2].digest, 1, &is, &err), -1);
+	assert_int_equal(err.kind, ERR_FORMAT);
+	digest_text(three[0].digest, text);
+	text[DIGEST_SIZE] = '\0';
+	assert_non_null(strstr(err.text, text));
+	assert_non_null(strstr(err.text, digest_text(three[2].digest, text)));
+	assert_int_equal(nodes_locate(n, three[1].digest, 1, 0, &at, NULL), 0);
+	/* what is put again stands on nothing that is not whole */
+	assert_in_range(put_on(n, &three[2], &three[1]), 4096, 8300);
+	assert_true(has_inner(n, &three[2]) && !has_inner(n, &three[1]));
+	put_inner(n, three[0]);
+	for (unsigned i = 0; i < 3; i++)
+		assert_true(has_inner(n, &three[i]));
+	sync_all(n);
+	close_nodes(n);
+	n = open_reading();
+	for (unsigned i = 0; i < 3; i++)
+		assert_true(has_inner(n, &three[i]));
+	close_nodes(n);
+}
+
+static void a_flipped_bit_costs_what_stands_on_it(void **state)
+{
+	struct inner three[3];
+	struct nodes *n = open_three(three);
+	size_t len;
+	uint8_t *p = slurp(&len);
+
+	(void)state;
+	close_nodes(n);
+	for (size_t bit = 0; bit < len * 8; bit += bit / 8 < offsets[1] ? 101 : 1) {
+		unsigned first = bit / 8 < offsets[1] ? 0 : bit / 8 < offsets[2] ? 1 : 2;
+
+		if (first && (bit / 8 - offsets[first]) >= 44 + 2 * 33) /* zeros behind it */
+			continue;
+		p[bit / 8] ^= (uint8_t)(1u << bit % 8);
+		spill(p, len);
+		n = open_reading();
+		for (unsigned i = 0; i < 3; i++)
+			assert_int_equal(has_inner(n, &three[i]), i < first);
+		close_nodes(n);
+		p[bit / 8] ^= (uint8_t)(1u << bit % 8);
+	}
+	free(p);
+}
+
+/* A record of a delta after a byte of it was changed, with a right checksum. */
+static size_t forged(const struct inner *inner, const struct inner *base, unsigned depth, size_t at, uint8_t byte, uint8_t *ret)
+{
+	size_t len = node_record_of_delta(inner, base, depth, ret);
+	struct pool_delta_disk d;
+
+	ret[at] = byte;
+	le32_store(ret + offsetof(struct pool_delta_disk, crc), 0);
+	memcpy(&d, ret, sizeof(d));
+	le32_store(ret + offsetof(struct pool_delta_disk, crc), crc32c(0, ret, sizeof(d) + d.nr * (1 + DIGEST_SIZE)));
+	return len;
+}
+
+static void a_delta_is_believed_for_its_checksum_only_if_it_makes_sense(void **state)
+{
+	static const struct {
+		size_t at;
+		uint8_t byte;
+	} wrong[] = {
+		{ offsetof(struct pool_delta_disk, level), 0 },
+		{ offsetof(struct pool_delta_disk, level), DIGEST_LEVELS + 1 },
+		{ offsetof(struct pool_delta_disk, nr), 0 },
+		{ offsetof(struct pool_delta_disk, nr), DIGEST_FANOUT + 1 },
+		{ offsetof(struct pool_delta_disk, depth), 0 },
+		{ offsetof(struct pool_delta_disk, depth), POOL_DELTA_DEPTH_MAX + 1 },
+		{ offsetof(struct pool_delta_disk, zero), 1 },
+		{ sizeof(struct pool_delta_disk), 127 },     /* not ascending */
+		{ sizeof(struct pool_delta_disk) + 1, 128 }, /* there is no such child */
+		{ sizeof(struct pool_delta_disk) + 1, 3 },   /* twice */
+	};
+	struct inner base = inner_of(1, 1, 128), inner = changed(&base, 2, 3);
+	uint8_t p[2 * NODE_RECORD_MAX] = { 0 };
+	struct nodes *n;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
+		size_t len = node_record_of_inner(&base, p);
+
+		forged(&inner, &base, 1, wrong[i].at, wrong[i].byte, p + len);
+		spill(p, len + 2000);
+		n = open_reading();
+		assert_int_equal(count(n), 1);
+		assert_false(has_inner(n, &inner));
+		assert_true(has_inner(n, &base));
+		close_nodes(n);
+	}
+}
+
+/* Children that are none of its digest's, and bases that go round. */
+static void a_delta_is_believed_for_its_digest(void **state)
+{
+	struct inner base = inner_of(1, 1, 128), a = changed(&base, 2, 3), b = changed(&base, 2, 50), got;
+	struct err err = ERR_INIT;
+	uint8_t p[2 * NODE_RECORD_MAX];
+	struct nodes *n;
+	size_t len = node_record_of_inner(&base, p);
+
+	(void)state;
+	len += forged(&a, &base, 1, sizeof(struct pool_delta_disk), 2, p + len);
+	spill(p, len);
+	n = open_reading();
+	assert_int_equal(nodes_get_inner(n, a.digest, 1, &got, &err), -1);
+	assert_int_equal(err.kind, ERR_FORMAT);
+	close_nodes(n);
+
+	len = node_record_of_delta(&a, &b, 5, p);
+	len += node_record_of_delta(&b, &a, 5, p + len);
+	spill(p, len);
+	n = open_reading();
+	assert_int_equal(nodes_get_inner(n, a.digest, 1, &got, &err), -1);
+	assert_int_equal(nodes_get_inner(n, b.digest, 1, &got, &err), -1);
+	assert_int_equal(err.kind, ERR_FORMAT);
+	close_nodes(n);
+}
+
+static uint64_t left_out;
+
+static bool keep_others(void *ctx, uint64_t offset)
+{
+	(void)ctx;
+	return offset != left_out;
+}
+
+static void a_node_is_kept_with_its_base(void **state)
+{
+	struct inner three[3];
+	struct nodes *n = open_three(three);
+	struct err err = ERR_INIT;
+	uint64_t at;
+
+	(void)state;
+	assert_int_equal(nodes_locate_base(n, offsets[0], &at, NULL), 0);
+	for (unsigned i = 1; i < 3; i++) {
+		assert_int_equal(nodes_locate_base(n, offsets[i], &at, NULL), 1);
+		assert_int_equal(at, offsets[i - 1]);
+	}
+	for (unsigned i = 0; i < 2; i++) {
+		left_out = offsets[i];
+		assert_int_equal(nodes_keep(n, dir, keep_others, NULL, 2, &err), -1);
+		assert_int_equal(err.kind, ERR_FORMAT);
+		for (unsigned k = 0; k < 3; k++)
+			assert_true(has_inner(n, &three[k]));
+	}
+	left_out = offsets[2];
+	assert_int_equal(nodes_keep(n, dir, keep_others, NULL, 2, NULL), 0);
+	assert_true(has_inner(n, &three[0]) && has_inner(n, &three[1]) && !has_inner(n, &three[2]));
+	close_nodes(n);
+}
+
 /* ---- both ways of finding ---- */
 
 static int make_without(void **state)
@@ -756,6 +1030,14 @@ int main(void)
 		tree_test(a_record_is_believed_for_its_checksum_only_if_it_makes_sense),
 		tree_test(a_finder_of_another_time_is_told_everything_again),
 		both_ways(going_through_sees_what_is_buffered_and_can_be_stopped),
+		both_ways(of_an_inner_node_with_a_base_the_changes_are_stored),
+		both_ways(a_base_is_of_the_same_level),
+		both_ways(a_chain_of_deltas_ends),
+		both_ways(a_damaged_base_is_told_by_all_that_stand_on_it),
+		tree_test(a_flipped_bit_costs_what_stands_on_it),
+		tree_test(a_delta_is_believed_for_its_checksum_only_if_it_makes_sense),
+		tree_test(a_delta_is_believed_for_its_digest),
+		both_ways(a_node_is_kept_with_its_base),
 	};
 
 	if (digest_prepare(NULL) < 0)

@@ -115,7 +115,7 @@ static uint64_t content_of(const struct disk *d, uint64_t segment)
 
 static void put_disk(struct disk *d)
 {
-	CLEANUP(tree_maker_free) struct tree_maker *m = tree_maker_new(nodes, d->size, NULL);
+	CLEANUP(tree_maker_free) struct tree_maker *m = tree_maker_new(nodes, d->size, NULL, 0, NULL);
 	uint8_t digest[DIGEST_SIZE];
 
 	assert_non_null(m);
@@ -166,7 +166,7 @@ static void zeros_are_null_and_store_nothing(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
-		struct tree_maker *m = tree_maker_new(nodes, sizes[i], NULL);
+		struct tree_maker *m = tree_maker_new(nodes, sizes[i], NULL, 0, NULL);
 
 		assert_int_equal(tree_maker_add(m, 0, null, NULL), 0);
 		assert_int_equal(tree_maker_end(m, root, NULL), 0);
@@ -193,7 +193,7 @@ static void a_tree_that_changed_in_one_place_shares_the_rest(void **state)
 
 static void a_node_that_cannot_be_written_fails_the_tree(void **state)
 {
-	struct tree_maker *m = tree_maker_new(nodes, 64 * TIB, NULL);
+	struct tree_maker *m = tree_maker_new(nodes, 64 * TIB, NULL, 0, NULL);
 	struct err err = ERR_INIT;
 	uint8_t digest[DIGEST_SIZE];
 	int rc = 0;
@@ -209,6 +209,101 @@ static void a_node_that_cannot_be_written_fails_the_tree(void **state)
 	full = false;
 	assert_int_equal(tree_maker_end(m, digest, &err), -1);
 	tree_maker_free(m);
+}
+
+/* ---- versions of one disk ---- */
+
+#define VERSION_SEGMENTS (128 * 512) /* of 128 GiB */
+#define VERSION_SIZE ((uint64_t)VERSION_SEGMENTS * SEGMENT_SIZE)
+static uint64_t version[VERSION_SEGMENTS]; /* what is in each segment; 0 = zeros */
+
+/* As it is now; returns the bytes that it takes. */
+static uint64_t put_version(const uint8_t *base, uint64_t base_size, uint8_t ret[DIGEST_SIZE])
+{
+	CLEANUP(tree_maker_free) struct tree_maker *m = tree_maker_new(nodes, VERSION_SIZE, base, base_size, NULL);
+	uint64_t before = nodes_bytes(nodes);
+	uint8_t digest[DIGEST_SIZE];
+
+	assert_non_null(m);
+	for (uint64_t i = 0; i < VERSION_SEGMENTS; i++) {
+		if (!version[i])
+			continue;
+		put_leaf(nodes, leaf_of(version[i], 12, 1, 0));
+		digest_of(version[i], digest);
+		assert_int_equal(tree_maker_add(m, i, digest, NULL), 0);
+	}
+	assert_int_equal(tree_maker_end(m, ret, NULL), 0);
+	return nodes_bytes(nodes) - before;
+}
+
+static void expect_version(const uint8_t root[DIGEST_SIZE])
+{
+	CLEANUP(tree_walk_free) struct tree_walk *w = tree_walk_new(nodes, root, VERSION_SIZE, NULL);
+	uint8_t digest[DIGEST_SIZE], expected[DIGEST_SIZE];
+	struct err err = ERR_INIT;
+	uint64_t at = 0;
+
+	for (uint64_t i = 0; i < VERSION_SEGMENTS; i++) {
+		if (!version[i])
+			continue;
+		if (tree_walk_next(w, at, &at, digest, &err) != 1)
+			fail_msg("%s", err.text);
+		assert_int_equal(at++, i);
+		digest_of(version[i], expected);
+		assert_memory_equal(digest, expected, DIGEST_SIZE);
+	}
+	assert_int_equal(tree_walk_next(w, at, &at, digest, NULL), 0);
+}
+
+/* 1 %, one by one all over the disk or in a row. */
+static void change_version(uint64_t number, bool in_a_row)
+{
+	for (uint64_t i = 0; i < VERSION_SEGMENTS / 100; i++)
+		version[in_a_row ? number % 64 * 1000 + i : mixed(number * 1000 + i) % VERSION_SEGMENTS] = (number + 1) << 32 | i;
+}
+
+static void a_version_adds_little_more_than_it_changes(void **state)
+{
+	uint8_t roots[2][DIGEST_SIZE];
+	uint64_t whole, added, sum = 0;
+
+	(void)state;
+	for (uint64_t i = 0; i < VERSION_SEGMENTS; i++)
+		version[i] = i + 1;
+	whole = put_version(NULL, 0, roots[0]);
+	for (unsigned n = 1; n <= 100; n++) {
+		change_version(n, n % 20 == 0);
+		added = put_version(roots[0], VERSION_SIZE, roots[1]);
+		if (n <= 50)
+			assert_in_range(added * 10000 / whole, 90, 149); /* 0.9 to 1.5 % of a tree */
+		sum += added;
+		memcpy(roots[0], roots[1], DIGEST_SIZE);
+		if (n % 10 == 0)
+			expect_version(roots[0]);
+	}
+	assert_in_range(sum * 100 / whole, 100, 180); /* of a hundred, among which chains of deltas end: 1.8 % each */
+}
+
+/* Every kind of change: to zeros and from zeros, of one node and of all below it. */
+static void versions_with_a_base_are_what_they_are_without(void **state)
+{
+	uint8_t root[DIGEST_SIZE], base[DIGEST_SIZE] = { 0 }, alone[DIGEST_SIZE];
+	uint64_t sizes_of_base[] = { VERSION_SIZE, VERSION_SIZE - 1, 128 * 128 * SEGMENT_SIZE, 64 * TIB };
+
+	(void)state;
+	memset(version, 0, sizeof(version));
+	for (unsigned n = 0; n < 60; n++) {
+		for (uint64_t i = 0; i < 5u << n % 11; i++) {
+			uint64_t at = mixed(n) % (VERSION_SEGMENTS - 10000) + (n % 3 ? i * (1 + n % 5) : mixed(i) % 10000);
+
+			version[at % VERSION_SEGMENTS] = n % 4 == 3 ? 0 : n * 100000 + i % 7 + 1;
+		}
+		put_version(base, sizes_of_base[n % ARRAY_SIZE(sizes_of_base)], root);
+		expect_version(root);
+		put_version(NULL, 0, alone);
+		assert_memory_equal(root, alone, DIGEST_SIZE);
+		memcpy(base, root, DIGEST_SIZE);
+	}
 }
 
 /* ---- walking ---- */
@@ -620,6 +715,8 @@ int main(void)
 		nodes_test(zeros_are_null_and_store_nothing),
 		nodes_test(a_tree_that_changed_in_one_place_shares_the_rest),
 		nodes_test(a_node_that_cannot_be_written_fails_the_tree),
+		nodes_test(a_version_adds_little_more_than_it_changes),
+		nodes_test(versions_with_a_base_are_what_they_are_without),
 		nodes_test(a_walk_meets_every_segment_in_order),
 		nodes_test(a_walk_goes_to_any_place),
 		nodes_test(a_walk_reads_each_node_once_and_none_for_zeros),
