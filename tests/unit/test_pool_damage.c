@@ -812,6 +812,78 @@ static void nodes_are_made_again(void **unused)
 }
 
 /* A version has no view that could help: that is said, and nothing is made up. */
+/* A version of a, whose root is a delta of that of a. */
+static struct disk later = { .size = 2 * SEGMENT_SIZE, .pieces = { { 0, 64 * KIB, 5 }, { SEGMENT_SIZE, 8 * KIB, 3 } } };
+
+static uint64_t root_at(const struct disk *d)
+{
+	uint64_t at;
+
+	assert_int_equal(nodes_locate(pool->nodes, d->root, 1, 0, &at, NULL), 1);
+	return at;
+}
+
+static void make_versions(void)
+{
+	uint64_t base;
+
+	make_it();
+	import_on(&later, &a);
+	version_of("later", &later);
+	again();
+	assert_int_equal(nodes_locate_base(pool->nodes, root_at(&later), &base, NULL), 1);
+	assert_int_equal(base, root_at(&a));
+}
+
+static void every_bit_of_a_delta(void **unused)
+{
+	const uint64_t len = sizeof(struct pool_delta_disk) + 1 + DIGEST_SIZE; /* one child is another */
+	uint64_t at;
+	int fd;
+
+	(void)unused;
+	make_versions();
+	at = root_at(&later);
+	fd = open_by_hand(POOL_NODE);
+	for (uint64_t bit = 0; bit < len * 8; bit++) {
+		struct err err;
+
+		flip_bit(fd, at * 8 + bit);
+		assert_true(opens(bit % 2, &err));
+		assert_int_equal(check(), 1);
+		assert_int_equal(nr_said[POOL_NODE], 1);
+		if (bit % 97 == 0)
+			assert_int_equal(compare_disk(&later, false, NULL), -1);
+		flip_bit(fd, at * 8 + bit);
+	}
+	close(fd);
+	assert_true(opens(true, &(struct err){ 0 }));
+	expect_clean();
+	expect_disk(&later);
+}
+
+/* Its base has a view from which it is made again, and that serves the version, too. */
+static void a_base_of_versions_is_made_again(void **unused)
+{
+	uint64_t left;
+
+	(void)unused;
+	make_versions();
+	one_bit(POOL_NODE, root_at(&a) + 20);
+	again();
+	assert_int_equal(check(), 3); /* of both, and of the view of the one */
+	assert_int_equal(nr_said[POOL_NODE], 2);
+	assert_int_equal(compare_disk(&later, false, NULL), -1);
+	assert_true(repair_with(false, &left) > 0);
+	assert_int_equal(left, 0);
+	again();
+	expect_clean();
+	expect_disk(&later);
+	collect();
+	expect_clean();
+	expect_disk(&later);
+}
+
 static void what_cannot_be_repaired_is_said(void **unused)
 {
 	uint64_t left = 0, from;
@@ -1030,6 +1102,8 @@ int main(void)
 		pool_test(files_of_another_time),
 		pool_test(what_is_damaged_is_made_again),
 		pool_test(nodes_are_made_again),
+		pool_test(every_bit_of_a_delta),
+		pool_test(a_base_of_versions_is_made_again),
 		pool_test(what_cannot_be_repaired_is_said),
 		pool_test(what_is_left_is_counted),
 		pool_test(a_file_of_nodes_that_is_gone_is_made_again),

@@ -8,6 +8,7 @@
 #include "compactor/pool/import.h"
 #include "compactor/pool/names.h"
 #include "compactor/pool/node_record.h"
+#include "compactor/pool/tree.h"
 #include "compactor/pool/view.h"
 #include "scanner/chunk/digest.h"
 
@@ -285,6 +286,49 @@ static void the_leaves_of_the_page_are_digests_of_their_segments(void **state)
 	}
 }
 
+/* A version of the disk whose second segment is as the first. */
+static void the_page_shows_the_delta_that_is_written(void **state)
+{
+	CLEANUP(tree_maker_free) struct tree_maker *m = tree_maker_new(pool->nodes, DISK_SIZE, root, DISK_SIZE, NULL);
+	struct page_bytes b = page_read_dump(PAGE, "hexdump: nodes"), made;
+	const uint8_t *digest = node_record_id(b.data).digest;
+	char name[64] = "pool/trees/";
+	uint8_t later[DIGEST_SIZE];
+
+	(void)state;
+	assert_non_null(m);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(tree_maker_add(m, i, digest, NULL), 0);
+	assert_int_equal(tree_maker_end(m, later, NULL), 0);
+	assert_int_equal(pool_sync(pool, NULL), 0);
+	pool_id_text(pool->uuid, name + strlen(name));
+	made = read_at(strcat(name, ".nodes"), 4096, sizeof(made.data));
+	assert_page_has("hexdump: delta", &made, true);
+}
+
+static bool delta_is_read(const struct page_bytes *b)
+{
+	struct node_delta d;
+
+	return record_at(b, 0) == b->len && node_record_is_delta(b->data) && node_record_delta(b->data, &d, NULL) == 0;
+}
+
+static void the_delta_of_the_page_says_what_the_page_says(void **state)
+{
+	struct page_bytes b = page_read_dump(PAGE, "hexdump: delta"), nodes = page_read_dump(PAGE, "hexdump: nodes");
+	struct node_delta d;
+
+	(void)state;
+	assert_true(delta_is_read(&b));
+	assert_int_equal(node_record_delta(b.data, &d, NULL), 0);
+	assert_int_equal(d.depth, 1);
+	assert_int_equal(d.nr, 1);
+	assert_int_equal(d.which[0], 1);
+	assert_int_equal(d.which - b.data, 0x2c);
+	assert_memory_equal(d.digests, node_record_id(nodes.data).digest, DIGEST_SIZE);
+	assert_memory_equal(d.base.digest, root, DIGEST_SIZE / 2);
+}
+
 /* ---- names ---- */
 
 static const uint8_t xml[] = "<domain>\n\t<name>web</name>\n</domain>\n";
@@ -377,6 +421,12 @@ static bool is_no_padding_of_a_record(const struct page_bytes *b, size_t at)
 	return at < begin + sizeof(*d) + le32_get(d->len);
 }
 
+static bool is_no_padding_of_a_delta(const struct page_bytes *b, size_t at)
+{
+	(void)b;
+	return at < sizeof(struct pool_delta_disk) + 1 + DIGEST_SIZE;
+}
+
 static void no_byte_of_the_examples_can_change(void **state)
 {
 	(void)state;
@@ -386,6 +436,7 @@ static void no_byte_of_the_examples_can_change(void **state)
 				  further_superblock_is_read, NULL);
 	assert_no_byte_can_change("header", page_read_dump(PAGE, "hexdump: view"), header_is_read, NULL);
 	assert_no_byte_can_change("nodes", page_read_dump(PAGE, "hexdump: nodes"), nodes_are_read, is_no_padding_of_a_record);
+	assert_no_byte_can_change("delta", page_read_dump(PAGE, "hexdump: delta"), delta_is_read, is_no_padding_of_a_delta);
 	assert_no_byte_can_change("name", page_read_text(PAGE, "text: name"), name_is_read, NULL);
 }
 
@@ -400,6 +451,8 @@ int main(void)
 		cmocka_unit_test(the_page_shows_the_nodes_that_are_written),
 		cmocka_unit_test(the_nodes_of_the_page_say_what_the_page_says),
 		cmocka_unit_test(the_leaves_of_the_page_are_digests_of_their_segments),
+		cmocka_unit_test(the_page_shows_the_delta_that_is_written),
+		cmocka_unit_test(the_delta_of_the_page_says_what_the_page_says),
 		cmocka_unit_test(the_page_shows_the_name_that_is_written),
 		cmocka_unit_test(the_name_of_the_page_says_what_the_page_says),
 		cmocka_unit_test(no_byte_of_the_examples_can_change),
