@@ -882,6 +882,48 @@ void finder_close(struct finder *f)
 	free(f);
 }
 
+/* ---- proving ---- */
+
+static int prove_table(const struct finder *f, const struct sorted *s, struct err *err)
+{
+	char name[NAME_ROOM];
+	CLEANUP(table_close) struct table *t = table_open(f->dirfd, table_name(s->number, name), MERGE_ROOM, err);
+	uint64_t nr = 0, place;
+	struct key key;
+	int rc = t ? 0 : -1;
+
+	while (rc == 0 && (rc = table_next_key(t, &key, err)) > 0) {
+		nr++;
+		while ((rc = table_next_place(t, &place, err)) > 0)
+			;
+	}
+	if (rc < 0 || table_find(t, (struct key){ 0, 0 }, err) < 0) /* the directory, too */
+		return -1;
+	return nr == s->stats.nr_keys ? 0 : err_set(err, ERR_FORMAT, "table '%s' has not as many keys as it says", name);
+}
+
+static int prove_filter(const struct finder *f, const struct sorted *s, struct err *err)
+{
+	CLEANUP(filter_free) struct filter *loaded = NULL;
+	char name[NAME_ROOM];
+	struct stat st;
+
+	if (file_ops->fstatat(f->dirfd, filter_name(s->number, name), &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return errno == ENOENT ? 0 : err_errno(err, "cannot look at '%s'", name);
+	if ((uint64_t)st.st_size > f->filters_room)
+		return 0;
+	loaded = filter_load(f->dirfd, name, f->filters_room);
+	return loaded ? 0 : err_set(err, ERR_FORMAT, "filter '%s' is damaged", name);
+}
+
+int finder_prove(const struct finder *f, struct err *err)
+{
+	for (size_t i = 0; i < f->tables.nr; i++)
+		if (prove_table(f, &f->tables.items[i], err) < 0 || prove_filter(f, &f->tables.items[i], err) < 0)
+			return err_add(err, "index of the pool");
+	return 0;
+}
+
 int finder_clear(struct finder *f, struct err *err)
 {
 	struct cleaning c = { .f = f };

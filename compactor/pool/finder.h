@@ -65,6 +65,9 @@ int finder_sync(struct finder *f, uint64_t covered, struct err *err);
 void finder_lacks(const struct finder *f, uint64_t *ret_begin, uint64_t *ret_end);
 void finder_set_lacks(struct finder *f, uint64_t begin, uint64_t end);
 
+/* Reads all tables through, and the filters that it would use: ERR_FORMAT when one is not as it was written. */
+int finder_prove(const struct finder *f, struct err *err);
+
 /* Forgets everything, on disk too: before it is built anew. */
 int finder_clear(struct finder *f, struct err *err);
 /* The same, and from now on it is of another cluster file, in which no block lacks a key. */

@@ -131,7 +131,7 @@ static struct filter *load_from(int fd, uint64_t room)
 	if (file_ops->fstat(fd, &st) < 0 || file_read(fd, &d, sizeof(d), 0, NULL) < 0)
 		return NULL;
 	nr = le64_get(d.nr_blocks);
-	if (memcmp(d.magic, MAGIC, sizeof(d.magic)) != 0 || !nr || nr > room / sizeof(struct block) ||
+	if (memcmp(d.magic, MAGIC, sizeof(d.magic)) != 0 || !nr || nr > room / sizeof(struct block) || le32_get(d.zero) ||
 	    nr * sizeof(struct block) + sizeof(d) != (uint64_t)st.st_size)
 		return NULL;
 	f = new_of(nr);

@@ -258,8 +258,11 @@ static int ignore_name(void *ctx, uint64_t number, const struct err *why, struct
 static int check_finder(struct checking *c, struct err *err)
 {
 	struct err why = ERR_INIT;
+	int rc = pool_prove_index(c->p, &why, err);
 	bool lacks;
 
+	if (rc <= 0)
+		return rc < 0 ? -1 : tell(c, POOL_FINDER, NULL, 0, 0, &why, true, err);
 	if (pool_lacks_keys(c->p, &lacks, err) < 0)
 		return -1;
 	err_set(&why, ERR_FORMAT, "keys of blocks are missing, so what enters the pool shares whole segments only");

@@ -47,6 +47,7 @@ struct repairing {
 	VEC(struct view) lost; /* that names want, and that no slot has: id, root, disk_size */
 	VEC(struct view) roots; /* of names: root, disk_size */
 	bool wait;	       /* a stub is open whose view is in none of the slots that are whole */
+	struct err index;      /* how it was damaged */
 };
 
 static int no_memory(struct err *err)
@@ -569,6 +570,14 @@ static int repair_damaged_nodes(struct repairing *r, struct err *err)
 
 /* ---- the index ---- */
 
+/* First of all, as everything else uses it.  In a dry run, too: opening does the same where it notices. */
+static int prove_index(struct repairing *r, struct err *err)
+{
+	int rc = pool_prove_index(r->p, &r->index, err);
+
+	return rc == 0 ? pool_forget_index(r->p, err) : rc < 0 ? -1 : 0;
+}
+
 static int repair_index(struct repairing *r, struct err *err)
 {
 	const struct reindex_options o = { .stopper = r->o->stopper, .progress = r->o->progress, .ctx = r->o->ctx };
@@ -581,14 +590,14 @@ static int repair_index(struct repairing *r, struct err *err)
 		return 0;
 	if (!r->o->dry_run)
 		pool_reindex(r->p, &o, &why);
-	return tell(r, POOL_FINDER, "keys of blocks are missing", &why, err);
+	return tell(r, POOL_FINDER, r->index.kind ? r->index.text : "keys of blocks are missing", &why, err);
 }
 
 /* ---- the whole ---- */
 
 static int repair(struct repairing *r, struct err *err)
 {
-	if (tell_passed_over(r, err) < 0 || repair_superblocks(r, err) < 0 || repair_missing_nodes(r, err) < 0)
+	if (prove_index(r, err) < 0 || tell_passed_over(r, err) < 0 || repair_superblocks(r, err) < 0 || repair_missing_nodes(r, err) < 0)
 		return -1;
 	if (clusters_each_slot(r->p->clusters, take_slot, r, err) < 0 ||
 	    names_each_or(r->p, take_name, bad_name, r, err) < 0 || repair_trees(r, false, err) < 0 ||

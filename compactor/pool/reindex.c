@@ -193,6 +193,34 @@ int pool_reindex(struct pool *p, const struct reindex_options *o, struct err *er
 	return rc;
 }
 
+int pool_prove_index(struct pool *p, struct err *ret_why, struct err *err)
+{
+	const uint8_t *uuid = cluster_file_id(clusters_growing(p->clusters).file)->uuid;
+	CLEANUP(finder_close) struct finder *f = NULL;
+	struct err why = ERR_INIT;
+	bool whole;
+
+	f = finder_open(p->dirs[POOL_INDEX], uuid, p->memory, false, &whole, err); /* one by itself, as it is on the disk */
+	if (!f)
+		return -1;
+	if (!whole)
+		err_set(&why, ERR_FORMAT, "index of the pool: the list of its tables is damaged, or one of them is missing");
+	else if (finder_prove(f, &why) == 0)
+		return 1;
+	if (why.kind == ERR_MEMORY)
+		return err_set(err, why.kind, "%s", why.text);
+	*ret_why = why;
+	return 0;
+}
+
+int pool_forget_index(struct pool *p, struct err *err)
+{
+	if (finder_clear(p->finder, err) < 0)
+		return -1;
+	finder_set_lacks(p->finder, POOL_DATA_BEGIN, cluster_offset(clusters_growing(p->clusters).end));
+	return nodes_remember_all(p->nodes, err);
+}
+
 int pool_lacks_keys(struct pool *p, bool *ret, struct err *err)
 {
 	CLEANUP(finder_close) struct finder *f = NULL;

@@ -19,6 +19,11 @@ struct reindex_options {
 /* Whether blocks may be without keys.  The pool may be open for reading only. */
 int pool_lacks_keys(struct pool *p, bool *ret, struct err *err);
 
+/* Reads the index through: 1, 0 = it is damaged, as *ret_why says, -1.  The pool may be open for reading only. */
+int pool_prove_index(struct pool *p, struct err *ret_why, struct err *err);
+/* Of one that is damaged: nodes have keys again then, and all blocks lack theirs.  Nothing of nodes may be buffered. */
+int pool_forget_index(struct pool *p, struct err *err);
+
 /* Gives keys to all that lack them; durable afterwards.  When it is stopped (ERR_CANCELED) or killed, the next call goes on from
  * there.  Clusters that cannot be read get none.  Memory: what p->memory says for the finder, and half as much. */
 int pool_reindex(struct pool *p, const struct reindex_options *o, struct err *err);
