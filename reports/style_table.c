@@ -17,7 +17,15 @@
 #include "scanner/base/block.h"
 #include "scanner/base/checked.h"
 #include "scanner/base/cleanup.h"
+#include "scanner/base/late.h"
 #include "scanner/base/text.h"
+
+#define CALLS(X)													\
+	X(scols_new_table) X(scols_table_set_stream) X(scols_table_enable_noencoding)					\
+	X(scols_table_set_column_separator) X(scols_table_set_termforce) X(scols_table_new_column)			\
+	X(scols_table_new_line) X(scols_table_get_ncols) X(scols_line_set_data) X(scols_print_table)			\
+	X(scols_unref_table)
+LATE_LIBRARY("libsmartcols.so.1", "libsmartcols, which writes tables,", "libsmartcols1", CALLS);
 
 /* Everything that writing one report needs. */
 struct page {
@@ -41,14 +49,14 @@ static struct cell said(const struct page *p, uint64_t v)
 /* Columns are given as "<NAME" or ">NAME", for left and right. */
 static struct libscols_table *grid_new(struct page *p, const char *const *columns)
 {
-	struct libscols_table *grid = scols_new_table();
+	struct libscols_table *grid = lib.scols_new_table();
 
-	if (!grid || scols_table_set_stream(grid, p->out) || scols_table_enable_noencoding(grid, 1) ||
-	    scols_table_set_column_separator(grid, p->compact ? " " : "  ") ||
-	    scols_table_set_termforce(grid, SCOLS_TERMFORCE_NEVER))
+	if (!grid || lib.scols_table_set_stream(grid, p->out) || lib.scols_table_enable_noencoding(grid, 1) ||
+	    lib.scols_table_set_column_separator(grid, p->compact ? " " : "  ") ||
+	    lib.scols_table_set_termforce(grid, SCOLS_TERMFORCE_NEVER))
 		p->bad = true;
 	for (; grid && *columns; columns++) {
-		if (!scols_table_new_column(grid, *columns + 1, 0, **columns == '>' ? SCOLS_FL_RIGHT : 0))
+		if (!lib.scols_table_new_column(grid, *columns + 1, 0, **columns == '>' ? SCOLS_FL_RIGHT : 0))
 			p->bad = true;
 	}
 	return grid;
@@ -57,7 +65,7 @@ static struct libscols_table *grid_new(struct page *p, const char *const *column
 /* As many texts as there are columns. */
 static void grid_row(struct page *p, struct libscols_table *grid, ...)
 {
-	struct libscols_line *line = p->bad ? NULL : scols_table_new_line(grid, NULL);
+	struct libscols_line *line = p->bad ? NULL : lib.scols_table_new_line(grid, NULL);
 	va_list ap;
 
 	if (!line) {
@@ -65,8 +73,8 @@ static void grid_row(struct page *p, struct libscols_table *grid, ...)
 		return;
 	}
 	va_start(ap, grid);
-	for (size_t i = 0; i < scols_table_get_ncols(grid); i++) {
-		if (scols_line_set_data(line, i, va_arg(ap, const char *)))
+	for (size_t i = 0; i < lib.scols_table_get_ncols(grid); i++) {
+		if (lib.scols_line_set_data(line, i, va_arg(ap, const char *)))
 			p->bad = true;
 	}
 	va_end(ap);
@@ -76,11 +84,11 @@ static void grid_print(struct page *p, struct libscols_table *grid)
 {
 	if (!p->bad) {
 		fputc('\n', p->out);
-		if (scols_print_table(grid))
+		if (lib.scols_print_table(grid))
 			p->bad = true;
 	}
 	if (grid)
-		scols_unref_table(grid);
+		lib.scols_unref_table(grid);
 }
 
 static void put_text(struct page *p, const char *s)
@@ -319,6 +327,8 @@ static int table_write(FILE *out, const struct tally *t, const struct report_opt
 	struct report_options safe = *o;
 	struct page p = { .out = out, .t = t, .o = &safe };
 
+	if (late_load(&library, err) < 0)
+		return -1;
 	/* Text that is no text of the process's locale makes libsmartcols 2.38 loop forever. */
 	safe.utf8 = o->utf8 && strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
 	overview_headline(out, t, &safe);

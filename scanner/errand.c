@@ -8,6 +8,7 @@
 
 #include "scanner/base/file.h"
 #include "scanner/base/proc.h"
+#include "scanner/image/codec_zstd.h"
 #include "scanner/noted.h"
 
 #define POLL_MS 100
@@ -144,6 +145,7 @@ int errand_run(const struct errand *e, int fd, const char *path, struct err *why
 
 	if (file_stat(fd, &t.st) < 0)
 		return err_errno(err, "cannot look at '%s'", path);
+	codec_zstd_prepare();
 	if (proc_start(&t.proc, e->shared_len, e->jail, e->run, e->arg, err) < 0)
 		return -1;
 	leash_begin(&t.leash, t.proc.pid, 0);

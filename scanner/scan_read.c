@@ -10,6 +10,7 @@
 #include "scanner/base/checked.h"
 #include "scanner/base/memory.h"
 #include "scanner/cache_loan.h"
+#include "scanner/image/codec_zstd.h"
 #include "scanner/leash.h"
 #include "scanner/noted.h"
 #include "scanner/opening.h"
@@ -73,6 +74,7 @@ static struct worker_shared *shared_of(const struct reading *r)
 
 static int start_worker(struct reading *r, struct err *err)
 {
+	codec_zstd_prepare();
 	return proc_start(&r->proc, sizeof(struct worker_shared), r->jail, scan_worker_run, NULL, err);
 }
 

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "scanner/base/checked.h"
+#include "scanner/base/late.h"
 
 /*
  * Why a forbidden call is trapped (SECCOMP_RET_TRAP) and the process not killed at once: nobody but the process itself
@@ -44,6 +45,11 @@
 #endif
 
 /* ---- system calls ---- */
+
+#define CALLS(X)													\
+	X(seccomp_rule_add_array) X(seccomp_rule_add) X(seccomp_syscall_priority) X(seccomp_init)			\
+	X(seccomp_attr_set) X(seccomp_load) X(seccomp_release) X(seccomp_syscall_resolve_num_arch)
+LATE_LIBRARY("libseccomp.so.2", "libseccomp, which restricts processes,", "libseccomp2", CALLS);
 
 struct rule {
 	int call;
@@ -175,7 +181,7 @@ static int add_all(scmp_filter_ctx filter, const struct rule *r, size_t nr)
 	int rc = 0;
 
 	for (; rc == 0 && nr; r++, nr--)
-		rc = seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, r->call, r->nr_args, r->args);
+		rc = lib.seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, r->call, r->nr_args, r->args);
 	return rc;
 }
 
@@ -186,8 +192,8 @@ static bool replaced(const struct jail *j, int call)
 
 static int add_rules(const struct jail *j, scmp_filter_ctx filter)
 {
-	int rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 2,
-				  SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid()), SCMP_A2(SCMP_CMP_EQ, SIGABRT));
+	int rc = lib.seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 2,
+				      SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid()), SCMP_A2(SCMP_CMP_EQ, SIGABRT));
 
 	for (size_t i = 0; rc == 0 && i < ARRAY_SIZE(rules); i++)
 		if (!replaced(j, rules[i].call))
@@ -198,10 +204,10 @@ static int add_rules(const struct jail *j, scmp_filter_ctx filter)
 		rc = add_all(filter, writes_rules, ARRAY_SIZE(writes_rules));
 #ifdef SANITIZED
 	for (size_t i = 0; rc == 0 && i < ARRAY_SIZE(failing_calls); i++)
-		rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), failing_calls[i], 0);
+		rc = lib.seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), failing_calls[i], 0);
 #endif
 	if (rc == 0)
-		rc = seccomp_syscall_priority(filter, SCMP_SYS(pread64), 255);
+		rc = lib.seccomp_syscall_priority(filter, SCMP_SYS(pread64), 255);
 	return rc;
 }
 
@@ -220,7 +226,7 @@ static void on_forbidden(int sig, siginfo_t *info, void *ctx)
 static int load_filter(const struct jail *j, _Atomic uint32_t *forbidden, struct err *err)
 {
 	struct sigaction action = { .sa_sigaction = on_forbidden, .sa_flags = SA_SIGINFO };
-	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_TRAP);
+	scmp_filter_ctx filter = lib.seccomp_init(SCMP_ACT_TRAP);
 	sigset_t sigsys;
 	int rc;
 
@@ -231,21 +237,21 @@ static int load_filter(const struct jail *j, _Atomic uint32_t *forbidden, struct
 	sigemptyset(&sigsys);
 	sigaddset(&sigsys, SIGSYS);
 	sigprocmask(SIG_UNBLOCK, &sigsys, NULL);
-	rc = seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
+	rc = lib.seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
 	if (rc == 0)
 		rc = add_rules(j, filter);
 	if (rc == 0) {
-		seccomp_attr_set(filter, SCMP_FLTATR_CTL_LOG, 1); /* where the kernel can */
-		rc = seccomp_load(filter);
+		lib.seccomp_attr_set(filter, SCMP_FLTATR_CTL_LOG, 1); /* where the kernel can */
+		rc = lib.seccomp_load(filter);
 	}
-	seccomp_release(filter);
+	lib.seccomp_release(filter);
 	errno = -rc;
 	return rc == 0 ? 0 : err_errno(err, "cannot restrict system calls");
 }
 
 const char *jail_call(int nr, char *buf, size_t room)
 {
-	char *name = seccomp_syscall_resolve_num_arch(SCMP_ARCH_NATIVE, nr);
+	char *name = late_load(&library, NULL) < 0 ? NULL : lib.seccomp_syscall_resolve_num_arch(SCMP_ARCH_NATIVE, nr);
 
 	snprintf(buf, room, name ? "system call %d, %s" : "system call %d", nr, name);
 	free(name);
@@ -427,10 +433,17 @@ const char *jail_describe(const struct jail *j, char *buf, size_t room)
 	return buf;
 }
 
+int jail_prepare(const struct jail *j, struct err *err)
+{
+	return j->seccomp ? late_load(&library, err) : 0;
+}
+
 int jail_enter(const struct jail *j, _Atomic uint32_t *forbidden, struct err *err)
 {
 	if (j->mode == JAIL_OFF)
 		return 0;
+	if (jail_prepare(j, err) < 0)
+		return -1;
 	set_limits(j);
 	if (drop_capabilities(err) < 0)
 		return -1;

@@ -64,6 +64,9 @@ const char *jail_missing(const struct jail *j);
 /* "Landlock ABI 7, seccomp (25 calls allowed), no_new_privs", and what is missing. */
 const char *jail_describe(const struct jail *j, char *buf, size_t room);
 
+/* Loads libseccomp, if that is used.  To be called in the process that forks: not each of its children does it again. */
+int jail_prepare(const struct jail *j, struct err *err);
+
 /* Enters it, for good.  A forbidden call leaves its number plus one in *forbidden, which another process shall see. */
 int jail_enter(const struct jail *j, _Atomic uint32_t *forbidden, struct err *err);
 

@@ -81,6 +81,9 @@ int proc_start(struct proc *p, size_t shared_len, const struct jail *jail, int (
 	int pair[2];
 
 	shared_len = (shared_len + 63) / 64 * 64;
+	*p = (struct proc){ .sock = -1 };
+	if (jail && jail_prepare(jail, err) < 0)
+		return -1;
 	*p = (struct proc){ .sock = -1, .shared_len = shared_len + sizeof(*p->forbidden) };
 	p->shared = mmap(NULL, p->shared_len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (p->shared == MAP_FAILED)

@@ -3,7 +3,6 @@
 
 #include <ctype.h>
 #include <errno.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,7 +36,7 @@ int units_parse_size(const char *s, uint64_t *ret, struct err *err)
 	shift = isdigit((unsigned char)*s) && !errno && strspn(s, "0123456789.") == (size_t)(end - s) ? unit_shift(end) : -1;
 	if (shift < 0)
 		return err_set(err, ERR_USAGE, "'%s' is not a size; write 4096, 35M or 1.5G", s);
-	v = roundl(ldexpl(v, shift));
+	v = v * (long double)((uint64_t)1 << shift) + 0.5L;
 	if (v >= 0x1p63L)
 		return err_set(err, ERR_USAGE, "'%s' is too large", s);
 	*ret = (uint64_t)v;

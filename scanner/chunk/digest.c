@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "scanner/chunk/digest.h"
 
-#include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +14,7 @@
 #endif
 
 #include "scanner/base/checked.h"
+#include "scanner/base/late.h"
 
 /*
  * One node is open at each level, the one that the segment added last is beneath.  A segment beneath another node closes the open
@@ -34,14 +34,15 @@ void (*digest_two_at_once)(const void *a, const void *b, size_t len, uint8_t ret
 #ifdef HAVE_LIBCRYPTO
 #define TEXT_OF(x) #x
 #define TEXT(x) TEXT_OF(x)
-#define LIBCRYPTO "libcrypto.so." TEXT(OPENSSL_SHLIB_VERSION)
+#define CALLS(X) X(OPENSSL_init_crypto) X(EVP_MD_fetch) X(EVP_Digest)
+LATE_LIBRARY("libcrypto.so." TEXT(OPENSSL_SHLIB_VERSION), "libcrypto, which makes digests,", "libssl" TEXT(OPENSSL_SHLIB_VERSION),
+	     CALLS);
+
 #define NOTHING_ELSE                                                                                                       \
 	(OPENSSL_INIT_NO_LOAD_CONFIG | OPENSSL_INIT_NO_LOAD_CRYPTO_STRINGS | OPENSSL_INIT_NO_ADD_ALL_CIPHERS |                 \
 	 OPENSSL_INIT_NO_ADD_ALL_DIGESTS | OPENSSL_INIT_NO_ATEXIT)
 
-static __typeof__(EVP_Digest) *evp_digest;
 static EVP_MD *sha256;
-static char fault[256]; /* why there is none */
 
 /* Asking the processor is slow in a virtual machine. */
 static void choose(void)
@@ -56,19 +57,10 @@ static void choose(void)
 
 static void load(void)
 {
-	void *lib = dlopen(LIBCRYPTO, RTLD_NOW | RTLD_LOCAL);
-	__typeof__(OPENSSL_init_crypto) *init = lib ? (__typeof__(init))dlsym(lib, "OPENSSL_init_crypto") : NULL;
-	__typeof__(EVP_MD_fetch) *fetch = init ? (__typeof__(fetch))dlsym(lib, "EVP_MD_fetch") : NULL;
-
-	evp_digest = fetch ? (__typeof__(evp_digest))dlsym(lib, "EVP_Digest") : NULL;
-	if (!evp_digest) {
-		snprintf(fault, sizeof(fault), "%s", dlerror());
+	if (late_load(&library, NULL) < 0)
 		return;
-	}
-	init(NOTHING_ELSE, NULL);
-	sha256 = fetch(NULL, "SHA256", NULL);
-	if (!sha256)
-		snprintf(fault, sizeof(fault), "it has no SHA-256");
+	lib.OPENSSL_init_crypto(NOTHING_ELSE, NULL);
+	sha256 = lib.EVP_MD_fetch(NULL, "SHA256", NULL);
 	choose();
 }
 
@@ -77,13 +69,15 @@ int digest_prepare(struct err *err)
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 	pthread_once(&once, load);
-	return sha256 ? 0 : err_set(err, ERR_UNSUPPORTED, "libcrypto, which makes digests, cannot be used: %s", fault);
+	if (late_load(&library, err) < 0)
+		return -1;
+	return sha256 ? 0 : err_set(err, ERR_UNSUPPORTED, "libcrypto, which makes digests, has no SHA-256");
 }
 
 void digest_bytes(const void *buf, size_t len, uint8_t ret[DIGEST_SIZE])
 {
 	/* A wrong digest must not be taken for one. */
-	if (digest_prepare(NULL) < 0 || evp_digest(buf, len, ret, NULL, sha256, NULL) != 1)
+	if (digest_prepare(NULL) < 0 || lib.EVP_Digest(buf, len, ret, NULL, sha256, NULL) != 1)
 		abort();
 }
 #else

@@ -4,6 +4,18 @@
 #include <stdint.h>
 #include <zstd.h>
 
+#include "scanner/base/late.h"
+
+#define CALLS(X)													\
+	X(ZSTD_createDCtx) X(ZSTD_freeDCtx) X(ZSTD_findFrameCompressedSize) X(ZSTD_isError)				\
+	X(ZSTD_getErrorName) X(ZSTD_decompressDCtx) X(ZSTD_createCCtx) X(ZSTD_freeCCtx) X(ZSTD_compressCCtx)
+LATE_LIBRARY("libzstd.so.1", "libzstd, which packs and unpacks clusters,", "libzstd1", CALLS);
+
+void codec_zstd_prepare(void)
+{
+	late_load(&library, NULL);
+}
+
 struct codec_zstd {
 	ZSTD_DCtx *dctx;
 };
@@ -12,8 +24,10 @@ struct codec_zstd *codec_zstd_new(struct err *err)
 {
 	CLEANUP(codec_zstd_free) struct codec_zstd *z = calloc(1, sizeof(*z));
 
+	if (late_load(&library, err) < 0)
+		return NULL;
 	if (z)
-		z->dctx = ZSTD_createDCtx();
+		z->dctx = lib.ZSTD_createDCtx();
 	if (!z || !z->dctx)
 		return err_null(err, ERR_MEMORY, "no memory for a zstd decoder");
 	return STEAL(z);
@@ -21,8 +35,8 @@ struct codec_zstd *codec_zstd_new(struct err *err)
 
 void codec_zstd_free(struct codec_zstd *z)
 {
-	if (z)
-		ZSTD_freeDCtx(z->dctx);
+	if (z && z->dctx)
+		lib.ZSTD_freeDCtx(z->dctx);
 	free(z);
 }
 
@@ -32,14 +46,14 @@ int codec_zstd_decode(struct codec_zstd *z, const void *src, size_t src_len, voi
 
 	while (out < len) {
 		const uint8_t *frame = (const uint8_t *)src + in;
-		size_t n = ZSTD_findFrameCompressedSize(frame, src_len - in);
+		size_t n = lib.ZSTD_findFrameCompressedSize(frame, src_len - in);
 
-		if (ZSTD_isError(n))
-			return err_set(err, ERR_FORMAT, "compressed data is broken (%s)", ZSTD_getErrorName(n));
+		if (lib.ZSTD_isError(n))
+			return err_set(err, ERR_FORMAT, "compressed data is broken (%s)", lib.ZSTD_getErrorName(n));
 		in += n;
-		n = ZSTD_decompressDCtx(z->dctx, (uint8_t *)ret + out, len - out, frame, n);
-		if (ZSTD_isError(n))
-			return err_set(err, ERR_FORMAT, "compressed data is broken (%s)", ZSTD_getErrorName(n));
+		n = lib.ZSTD_decompressDCtx(z->dctx, (uint8_t *)ret + out, len - out, frame, n);
+		if (lib.ZSTD_isError(n))
+			return err_set(err, ERR_FORMAT, "compressed data is broken (%s)", lib.ZSTD_getErrorName(n));
 		out += n;
 	}
 	return 0;
@@ -58,9 +72,11 @@ struct codec_zstd_encoder *codec_zstd_encoder_new(struct err *err)
 {
 	CLEANUP(codec_zstd_encoder_free) struct codec_zstd_encoder *e = calloc(1, sizeof(*e));
 
+	if (late_load(&library, err) < 0)
+		return NULL;
 	if (e) {
-		e->cctx = ZSTD_createCCtx();
-		e->dctx = ZSTD_createDCtx();
+		e->cctx = lib.ZSTD_createCCtx();
+		e->dctx = lib.ZSTD_createDCtx();
 	}
 	if (!e || !e->cctx || !e->dctx)
 		return err_null(err, ERR_MEMORY, "no memory for a zstd encoder");
@@ -69,21 +85,22 @@ struct codec_zstd_encoder *codec_zstd_encoder_new(struct err *err)
 
 void codec_zstd_encoder_free(struct codec_zstd_encoder *e)
 {
-	if (e) {
-		ZSTD_freeCCtx(e->cctx);
-		ZSTD_freeDCtx(e->dctx);
-	}
+	if (e && e->cctx)
+		lib.ZSTD_freeCCtx(e->cctx);
+	if (e && e->dctx)
+		lib.ZSTD_freeDCtx(e->dctx);
 	free(e);
 }
 
 size_t codec_zstd_encode(struct codec_zstd_encoder *e, const void *src, size_t len, void *ret, size_t room)
 {
-	size_t n = ZSTD_compressCCtx(e->cctx, ret, room, src, len, LEVEL);
+	size_t n = lib.ZSTD_compressCCtx(e->cctx, ret, room, src, len, LEVEL);
 
-	return ZSTD_isError(n) ? 0 : n;
+	return lib.ZSTD_isError(n) ? 0 : n;
 }
 
 bool codec_zstd_undo(struct codec_zstd_encoder *e, const void *src, size_t src_len, void *ret, size_t len)
 {
-	return ZSTD_findFrameCompressedSize(src, src_len) == src_len && ZSTD_decompressDCtx(e->dctx, ret, len, src, src_len) == len;
+	return lib.ZSTD_findFrameCompressedSize(src, src_len) == src_len &&
+	       lib.ZSTD_decompressDCtx(e->dctx, ret, len, src, src_len) == len;
 }

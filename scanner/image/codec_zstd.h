@@ -10,6 +10,9 @@
 
 /* Zstandard, for compressed clusters.  The only user of zstd. */
 
+/* Loads it, if it is there.  To be called before a jail is entered in which it may be needed. */
+void codec_zstd_prepare(void);
+
 struct codec_zstd;
 
 struct codec_zstd *codec_zstd_new(struct err *err);
