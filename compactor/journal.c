@@ -25,6 +25,10 @@
  *  J5. Numbers are not used twice, so no record speaks of a file of another [test_journal:
  *      numbers_are_never_used_twice].
  *  J6. A record is read back from the disk before it is relied on [crash: a write that never reaches the disk].
+ *      What a killed process wrote may be in memory only: it is the last record, as each is synced before the next, and who
+ *      opens the journal syncs it.  Where it says REMOVED, and nothing is under way, that has time until the next record:
+ *      who reads what was there before it does nothing else [test_journal: the_last_record_is_synced_before_it_counts;
+ *      crash].
  *  J7. After a failed sync nothing more is written by this process: the disk may have the record or not, and readers
  *      cope with both [test_journal: a_failed_sync_ends_it; crash].
  *
@@ -257,10 +261,12 @@ static int check_tail(const uint8_t *buf, size_t len, size_t at, struct err *err
 	return 0;
 }
 
-static int parse(struct journal *j, const uint8_t *buf, size_t len, struct err *err)
+/* ret_last: the state that the last record says, REMOVED if there is none. */
+static int parse(struct journal *j, const uint8_t *buf, size_t len, enum journal_state *ret_last, struct err *err)
 {
 	size_t at = sizeof(struct disk_header), n;
 
+	*ret_last = JOURNAL_REMOVED;
 	if (header_decode(buf, len, &j->next, err) < 0)
 		return -1;
 	for (; (n = record_len(buf + at, len - at, at)); at += n) {
@@ -270,15 +276,25 @@ static int parse(struct journal *j, const uint8_t *buf, size_t len, struct err *
 			return err_set(err, ERR_MEMORY, "out of memory");
 		if (record_decode(buf + at, n, at, &e, err) < 0)
 			return -1;
+		*ret_last = e.state;
 		live_put(j, &e);
 	}
 	j->end = at;
 	return check_tail(buf, len, at, err);
 }
 
+static bool is_quiet(const struct journal *j)
+{
+	for (size_t i = 0; i < j->live.nr; i++)
+		if (j->live.items[i].state != JOURNAL_DONE)
+			return false;
+	return true;
+}
+
 static int load(struct journal *j, struct err *err)
 {
 	CLEANUP(free) uint8_t *buf = NULL;
+	enum journal_state last;
 	struct stat st;
 
 	if (file_ops->fstat(j->fd, &st) < 0)
@@ -288,11 +304,13 @@ static int load(struct journal *j, struct err *err)
 	buf = malloc((size_t)st.st_size + 1);
 	if (!buf)
 		return err_set(err, ERR_MEMORY, "out of memory");
-	if (file_read(j->fd, buf, (size_t)st.st_size, 0, err) < 0 || parse(j, buf, (size_t)st.st_size, err) < 0)
+	if (file_read(j->fd, buf, (size_t)st.st_size, 0, err) < 0 || parse(j, buf, (size_t)st.st_size, &last, err) < 0)
 		return -1;
+	j->unsynced = (uint64_t)st.st_size == j->end && last == JOURNAL_REMOVED && is_quiet(j);
+	if (j->unsynced)
+		return 0;
 	if ((uint64_t)st.st_size != j->end && file_truncate(j->fd, j->end, err) < 0)
 		return -1;
-	/* What a killed process wrote may lie in the page cache only, and is acted upon from here on. */
 	return file_sync(j->fd, JOURNAL_NAME, err);
 }
 
@@ -391,6 +409,11 @@ static int write_record(struct journal *j, const struct journal_entry *e, struct
 	uint8_t buf[RECORD_MAX];
 	size_t len = record_encode(e, j->end, buf);
 
+	if (j->unsynced && file_sync(j->fd, JOURNAL_NAME, err) < 0) {
+		j->broken = true;
+		return -1;
+	}
+	j->unsynced = false;
 	if (file_write(j->fd, buf, len, j->end, err) < 0) {
 		forget_tail(j);
 		return -1;
@@ -425,14 +448,6 @@ int journal_append(struct journal *j, const struct journal_entry *e, struct err 
 }
 
 /* ---- shrinking ---- */
-
-static bool is_quiet(const struct journal *j)
-{
-	for (size_t i = 0; i < j->live.nr; i++)
-		if (j->live.items[i].state != JOURNAL_DONE)
-			return false;
-	return true;
-}
 
 static uint8_t *live_encode(const struct journal *j, size_t *ret_len)
 {
@@ -480,5 +495,6 @@ int journal_shrink(struct journal *j, struct err *err)
 	file_ops->close(j->fd);
 	j->fd = fd;
 	j->end = len;
+	j->unsynced = false;
 	return 0;
 }

@@ -39,6 +39,7 @@ struct journal {
 	int fd;
 	uint64_t end;  /* where the next record goes */
 	uint64_t next; /* the next number */
+	bool unsynced; /* the last record may be in memory only, and says REMOVED */
 	bool broken;   /* an append failed in a way that leaves open what the disk has: nothing more is written */
 	VEC(struct journal_entry) live; /* the last record of each number that is not REMOVED, by number */
 };

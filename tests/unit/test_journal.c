@@ -356,6 +356,57 @@ static void a_failed_sync_ends_it(void **state)
 	close_journal(&j);
 }
 
+static int syncs_at_opening(void)
+{
+	struct file_ops ops = file_ops_os;
+	struct journal j;
+
+	memset(&faults, 0, sizeof(faults));
+	ops.fdatasync = bad_fdatasync;
+	file_ops = &ops;
+	j = open_journal();
+	file_ops = &file_ops_os;
+	close_journal(&j);
+	return (int)faults.nr_syncs;
+}
+
+/* J6: who was killed before the sync left it in memory only. */
+static void the_last_record_is_synced_before_it_counts(void **state)
+{
+	struct journal j = open_journal();
+	uint8_t buf[4096];
+	size_t len;
+
+	(void)state;
+	close_journal(&j);
+	assert_int_equal(syncs_at_opening(), 0);
+	for (enum journal_state s = JOURNAL_BEGIN; s <= JOURNAL_REMOVED; s++) {
+		j = open_journal();
+		append(&j, 1, s);
+		close_journal(&j);
+		assert_int_equal(syncs_at_opening(), s != JOURNAL_REMOVED);
+	}
+	j = open_journal();
+	append(&j, 2, JOURNAL_DONE); /* waits for its time */
+	append(&j, 3, JOURNAL_BEGIN);
+	append(&j, 4, JOURNAL_REMOVED);
+	close_journal(&j);
+	assert_int_equal(syncs_at_opening(), 1); /* 3 is under way */
+	j = open_journal();
+	append(&j, 3, JOURNAL_REMOVED);
+	close_journal(&j);
+	assert_int_equal(syncs_at_opening(), 0);
+	j = open_journal();
+	append_with(&j, ENOSPC, 0, 0, 0);
+	assert_int_equal(faults.nr_syncs, 1); /* first */
+	close_journal(&j);
+	len = slurp(buf, sizeof(buf));
+	memset(buf + len, 0, 60);
+	spill(buf, len + 60); /* torn */
+	assert_int_equal(syncs_at_opening(), 1);
+	assert_int_equal(syncs_at_opening(), 0);
+}
+
 /* ---- shrinking ---- */
 
 static void it_shrinks_when_it_has_grown_and_all_is_quiet(void **state)
@@ -525,6 +576,7 @@ int main(void)
 		shop_test(f13_paths_that_lead_out_are_refused),
 		shop_test(b1_a_failed_write_can_be_tried_again),
 		shop_test(a_failed_sync_ends_it),
+		shop_test(the_last_record_is_synced_before_it_counts),
 		shop_test(it_shrinks_when_it_has_grown_and_all_is_quiet),
 		shop_test(the_page_shows_what_is_written),
 		shop_test(the_journal_of_the_page_says_what_the_page_says),
