@@ -11,6 +11,9 @@
 
 #include "compactor/exchange.h"
 #include "compactor/pool/bitmaps.h"
+#include "compactor/sparse_copy.h"
+#include "scanner/base/bytes.h"
+#include "scanner/base/checked.h"
 #include "scanner/base/crc32c.h"
 #include "scanner/base/file.h"
 
@@ -95,23 +98,49 @@ static int write_overlay(struct pool *p, struct seal *s, struct err *err)
 	return bitmaps_append(&s->bitmaps, s->fresh_fd, check_hold, s, err);
 }
 
-/* A checksum of all its bytes. */
+/* Blocks that are not all zero, and where they lie. */
+static int sum_of(int fd, uint64_t begin, uint64_t end, uint8_t *buf, uint32_t *sum, struct err *err)
+{
+	for (uint64_t at = begin; at < end; at += PIECE) {
+		size_t len = (size_t)min_u64(end - at, PIECE);
+
+		if (file_read(fd, buf, len, at, err) < 0)
+			return -1;
+		for (size_t i = 0; i < len; i += SPARSE_BLOCK) {
+			size_t n = (size_t)min_u64(len - i, SPARSE_BLOCK);
+			le64 where = le64_from(at + i);
+
+			if (!sparse_is_zero(buf + i, n))
+				*sum = crc32c(crc32c(*sum, &where, sizeof(where)), buf + i, n);
+		}
+	}
+	return 0;
+}
+
+/* A checksum of all its bytes; holes, which it nearly consists of, are not read. */
 static int sum_up(int fd, uint32_t *ret, struct err *err)
 {
 	CLEANUP(free) uint8_t *buf = malloc(PIECE);
-	uint64_t offset = 0;
-	ssize_t n = 0;
+	uint64_t at = 0, begin, end;
+	uint32_t sum;
+	struct stat st;
+	le64 size;
+	int rc;
 
-	*ret = 0;
 	if (!buf)
 		return err_set(err, ERR_MEMORY, "out of memory");
-	do {
-		n = file_read_some(fd, buf, PIECE, offset, err);
-		if (n > 0)
-			*ret = crc32c(*ret, buf, (size_t)n);
-		offset += n > 0 ? (uint64_t)n : 0;
-	} while (n == (ssize_t)PIECE);
-	return n < 0 ? -1 : 0;
+	if (file_ops->fstat(fd, &st) < 0)
+		return err_errno(err, "cannot look at a fresh overlay");
+	size = le64_from((uint64_t)st.st_size);
+	sum = crc32c(0, &size, sizeof(size));
+	while ((rc = file_next_data(fd, at, (uint64_t)st.st_size, &begin, &end, err)) > 0) {
+		begin = max_u64(at, round_down(begin, SPARSE_BLOCK));
+		at = min_u64(round_up(end, SPARSE_BLOCK), (uint64_t)st.st_size);
+		if (sum_of(fd, begin, at, buf, &sum, err) < 0)
+			return -1;
+	}
+	*ret = sum;
+	return rc;
 }
 
 /* What was written is what the disk has. */

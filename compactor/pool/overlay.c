@@ -113,11 +113,28 @@ static uint8_t *read_cluster(int fd, size_t *ret_size, size_t *ret_len, struct e
 	return len < 0 ? NULL : STEAL(cluster);
 }
 
+/* All that a header leads to lies before the end of the backing file's name, and that in the first len bytes. */
+static bool is_whole(const uint8_t *p, size_t len)
+{
+	const struct qcow2_header_disk *d = (const void *)p;
+	uint64_t name = be64_get(d->backing_file_offset), room = min_u64(len, (uint64_t)1 << (be32_get(d->cluster_bits) & 31));
+
+	return len >= sizeof(*d) && be32_get(d->version) == 3 && name && range_within(name, be32_get(d->backing_file_size), room) &&
+	       be32_get(d->header_length) <= name;
+}
+
 int overlay_header(int fd, struct qcow2_header *ret, struct err *err)
 {
 	size_t size, len;
-	CLEANUP(free) uint8_t *cluster = read_cluster(fd, &size, &len, err);
+	uint8_t head[BLOCK_SIZE];
+	CLEANUP(free) uint8_t *cluster = NULL;
+	ssize_t n = file_read_some(fd, head, sizeof(head), 0, err);
 
+	if (n < 0)
+		return -1;
+	if (is_whole(head, (size_t)n))
+		return qcow2_header_decode(head, (size_t)n, ret, err);
+	cluster = read_cluster(fd, &size, &len, err);
 	return cluster ? qcow2_header_decode(cluster, len, ret, err) : -1;
 }
 
