@@ -59,7 +59,7 @@ int sync_all(struct to_sync *s, struct err *err)
 		begin_writing(s);
 	for (size_t i = 0; i < nr; i++) {
 		shares[i] = (struct share){ .s = s, .first = i, .step = nr };
-		shares[i].started = i + 1 < nr && thread_start(&shares[i].thread, sync_share, &shares[i]) == 0;
+		shares[i].started = i + 1 < nr && thread_start_small(&shares[i].thread, sync_share, &shares[i]) == 0;
 	}
 	for (size_t i = 0; i < nr; i++)
 		if (!shares[i].started)
