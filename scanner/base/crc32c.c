@@ -4,6 +4,7 @@
 #include <pthread.h>
 
 #include "scanner/base/bytes.h"
+#include "scanner/base/cpu.h"
 
 /* Eight bytes a step: with the instruction of SSE4.2, or with eight tables, of which table k moves the remainder of a
  * byte k bytes on ("slicing by 8", Kounavis and Berry 2005). */
@@ -61,7 +62,7 @@ __attribute__((target("sse4.2"))) static uint32_t crc32c_sse42(uint32_t crc, con
 
 uint32_t crc32c(uint32_t crc, const void *p, size_t len)
 {
-	return __builtin_cpu_supports("sse4.2") ? crc32c_sse42(crc, p, len) : crc32c_baseline(crc, p, len);
+	return CPU_HAS(SSE4_2) ? crc32c_sse42(crc, p, len) : crc32c_baseline(crc, p, len);
 }
 
 #else

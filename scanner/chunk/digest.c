@@ -14,6 +14,7 @@
 #endif
 
 #include "scanner/base/checked.h"
+#include "scanner/base/cpu.h"
 #include "scanner/base/late.h"
 
 /*
@@ -50,7 +51,7 @@ static void choose(void)
 #ifdef __x86_64__
 	unsigned a, b, c, d;
 
-	if (__builtin_cpu_supports("sse4.1") && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_SHA))
+	if (CPU_HAS(SSE4_1) && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_SHA))
 		digest_two_at_once = digest_two_shani;
 #endif
 }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "scanner/chunk/fingerprint.h"
 
+#include "scanner/base/cpu.h"
+
 extern const struct fingerprint_isa fingerprint_avx512, fingerprint_avx2, fingerprint_baseline;
 
 const struct fingerprint_isa *const fingerprint_isas[] = {
@@ -16,10 +18,9 @@ bool fingerprint_isa_runs(const struct fingerprint_isa *isa)
 {
 #ifdef __x86_64__
 	if (isa == &fingerprint_avx512)
-		return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-		       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+		return CPU_HAS(AVX512F) && CPU_HAS(AVX512BW) && CPU_HAS(AVX512VL) && CPU_HAS(AVX512DQ);
 	if (isa == &fingerprint_avx2)
-		return __builtin_cpu_supports("avx2");
+		return CPU_HAS(AVX2);
 #endif
 	return isa == &fingerprint_baseline;
 }
