@@ -423,7 +423,11 @@ static int run(struct cloning *c, struct clones *ret, struct err *err)
 		remove_rest(c);
 	for (size_t i = 0; i < c->nr; i++)
 		ret->nr += c->clones[i].there;
-	return rc == 0 ? versions_drop_replaced(c->pool, err) : rc;
+	if (rc == 0)
+		rc = versions_drop_replaced(c->pool, err);
+	if (rc == 0)
+		names_left_nothing(c->pool);
+	return rc;
 }
 
 static void release(struct cloning *c)

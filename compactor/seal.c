@@ -735,27 +735,32 @@ static int know_named(struct pool *p, struct sweep *s, struct err *err)
 }
 
 /* What is not empty belongs to a version that was deleted: that is for a collection. */
-static int remove_unknown(struct pool *p, const struct sweep *s, struct err *err)
+static int remove_unknown(struct pool *p, const struct sweep *s, bool *ret_all, struct err *err)
 {
 	char name[POOL_FILE_NAME_ROOM];
 
-	for (size_t i = 0; i < s->found.nr; i++)
-		if (!s->found.items[i].known && is_untouched(p, pool_id_file_name(s->found.items[i].id, name)) &&
-		    file_unlink(p->dirs[POOL_SEALED], name, err) < 0)
+	for (size_t i = 0; i < s->found.nr; i++) {
+		if (s->found.items[i].known)
+			continue;
+		if (!is_untouched(p, pool_id_file_name(s->found.items[i].id, name)))
+			*ret_all = false;
+		else if (file_unlink(p->dirs[POOL_SEALED], name, err) < 0)
 			return -1;
+	}
 	return 0;
 }
 
-int seal_sweep(struct pool *p, struct err *err)
+int seal_sweep(struct pool *p, bool *ret_all, struct err *err)
 {
 	struct sweep s = { .found = VEC_INIT };
 	int rc = file_each_name(p->dirs[POOL_SEALED], find_sealed, &s, err);
 
+	*ret_all = true;
 	if (rc == 0 && s.found.nr) {
 		qsort(s.found.items, s.found.nr, sizeof(*s.found.items), compare_swept);
 		rc = know_named(p, &s, err);
 		if (rc == 0)
-			rc = remove_unknown(p, &s, err);
+			rc = remove_unknown(p, &s, ret_all, err);
 	}
 	vec_release(&s.found);
 	return rc;

@@ -68,8 +68,9 @@ int sealed_dispose(struct pool *p, const char *name, struct err *err);
 /* 1 = the disk's old overlay is what lies at sealed/<id>; 0 = it is not, and nothing lies there any more. */
 int seal_was_done(struct pool *p, const struct name_disk *d, struct err *err);
 
-/* Removes fresh overlays of which no name knows: power or process died before the version was published. */
-int seal_sweep(struct pool *p, struct err *err);
+/* Removes fresh overlays of which no name knows: power or process died before the version was published.
+ * *ret_all: all went that were there; who has one open, or what was written to one, keeps it. */
+int seal_sweep(struct pool *p, bool *ret_all, struct err *err);
 
 /* The sealed overlay's file, for reading: ERR_BUSY while somebody has it open for writing (he found it before it was sealed, and
  * came too late to be seen). */

@@ -478,6 +478,7 @@ int versions_snapshot(struct pool *p, const struct snapshot_options *o, struct s
 	if ((nr_changed ? versions_seal(p, &s.name, changed, nr_changed, NULL, SEAL_AS_FOUND, &o->how, err)
 			: names_publish(p, &s.name, true, err)) < 0)
 		return -1;
+	names_left_nothing(p);
 	*ret = (struct snapshot_made){ .number = s.name.number, .nr_sealed = nr_changed, .nr_unchanged = s.nr - nr_changed };
 	return 0;
 }
@@ -546,6 +547,7 @@ int versions_rollback(struct pool *p, const struct rollback_options *o, char ret
 	if (layer_stand_on(p, &target, &standing, err) < 0 || kept_label(p, o, n.label, err) < 0 ||
 	    versions_seal(p, &n, &one, 1, &standing, o->discard ? SEAL_DISCARD : SEAL_AS_FOUND, &o->how, err) < 0)
 		return -1;
+	names_left_nothing(p);
 	if (!o->discard)
 		memcpy(ret_kept, n.label, sizeof(n.label));
 	return 0;

@@ -398,5 +398,5 @@ static int drop_replaced(void *ctx, const struct name *newer, const struct name 
 
 int versions_drop_replaced(struct pool *p, struct err *err)
 {
-	return versions_each_replaced(p, drop_replaced, p, err);
+	return names_replace_none(p) ? 0 : versions_each_replaced(p, drop_replaced, p, err);
 }

@@ -12,7 +12,7 @@
  *	tidying		what nobody needs is forgotten
  *
  * Whoever ends well and leaves nothing says so in index/names (names_are_tidy()); then there are no promises, and all notes are
- * right. */
+ * right.  If he says, too, that he left nothing to sweep, all is done. */
 
 struct recovering {
 	struct pool *pool;
@@ -161,22 +161,33 @@ static int note_members(struct pool *p, struct err *err)
 
 /* ---- all of it ---- */
 
+static int sweep(struct recovering *r, bool tidy, struct err *err)
+{
+	struct pool *p = r->pool;
+	bool all;
+
+	if (clone_recover(p, err) < 0 || versions_drop_replaced(p, err) < 0 || seal_sweep(p, &all, err) < 0)
+		return -1;
+	names_swept(p, all);
+	if ((!tidy || r->pending.items.nr) && note_members(p, err) < 0)
+		return -1;
+	return versions_tidy(p, err);
+}
+
 static int recover(struct recovering *r, struct err *err)
 {
 	struct pool *p = r->pool;
 	const struct name_row *rows;
+	bool tidy, swept;
 	size_t nr;
-	bool tidy;
 
 	if (names_rows(p, &rows, &nr, err) < 0)
 		return -1;
 	tidy = names_are_tidy(p);
-	if ((!tidy && decide_promises(p, err) < 0) || settle_all(r, err) < 0 || seal_sweep(p, err) < 0 ||
-	    clone_recover(p, err) < 0 || versions_drop_replaced(p, err) < 0)
+	swept = names_need_no_sweep(p);
+	if ((!tidy && decide_promises(p, err) < 0) || settle_all(r, err) < 0)
 		return -1;
-	if ((!tidy || r->pending.items.nr) && note_members(p, err) < 0)
-		return -1;
-	return versions_tidy(p, err);
+	return swept && r->pending.items.nr == 0 ? 0 : sweep(r, tidy, err);
 }
 
 int versions_recover(struct pool *p, struct err *err)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compactor/pool/name_rows.h"
 
+#include <errno.h>
 #include <fcntl.h>
 
 #include "scanner/base/checked.h"
@@ -15,10 +16,13 @@
  *  - it was written since this host was booted, so that no power cut has torn it or took back what it says
  *  - names/ is the same directory and has the same times: it is no copy, and nobody has moved a file there
  *
- * Rows only say where to look: a name that is found by one is read. */
+ * Rows only say where to look: a name that is found by one is read.
+ *
+ * The head also has the times of sealed/, when it was swept, and all that was changed since is as a sweep leaves it: then one that
+ * came to another end would have to change sealed/, or names/. */
 
 #define FILE_NAME "names"
-#define MAGIC UINT64_C(0x31736d6e73646464)
+#define MAGIC UINT64_C(0x32736d6e73646464)
 #define ROWS_MAX ((uint64_t)64 << 20) /* bytes; more is not saved */
 #define BOOT_ID_LEN 36
 
@@ -28,6 +32,7 @@ struct head {
 	uint64_t nr, next;
 	uint64_t dir_device, dir_inode;
 	uint64_t dir_ctime, dir_mtime; /* ns since 1970 */
+	uint64_t sealed_ctime, sealed_mtime, sealed_inode; /* 0 = it is to be swept */
 	char boot[BOOT_ID_LEN + 4];
 };
 
@@ -99,8 +104,112 @@ static bool is_believed(const struct pool *p, const struct head *h, struct stat 
 	if (file_ops->fstat(p->dirs[POOL_NAMES], ret_dir) < 0 || !make_head(ret_dir, h->nr, h->next, &now))
 		return false;
 	now.crc = h->crc;
+	now.sealed_ctime = h->sealed_ctime;
+	now.sealed_mtime = h->sealed_mtime;
+	now.sealed_inode = h->sealed_inode;
 	return h->nr <= ROWS_MAX / sizeof(struct name_row) && memcmp(h, &now, sizeof(now)) == 0;
 }
+
+/* ---- what a sweep would find ---- */
+
+static bool stat_sealed(const struct pool *p, struct head *h)
+{
+	struct stat st;
+
+	if (file_ops->fstat(p->dirs[POOL_SEALED], &st) < 0)
+		return false;
+	h->sealed_ctime = ns_of(&st.st_ctim);
+	h->sealed_mtime = ns_of(&st.st_mtim);
+	h->sealed_inode = st.st_ino;
+	return true;
+}
+
+static bool was_swept(const struct pool *p, const struct head *h)
+{
+	struct head now;
+
+	return h->sealed_inode && stat_sealed(p, &now) && now.sealed_inode == h->sealed_inode &&
+	       now.sealed_ctime == h->sealed_ctime && now.sealed_mtime == h->sealed_mtime;
+}
+
+/* Nobody needs a version that has no name and is not stood on, nor what was sealed for one that is folded. */
+static bool is_kept_for_others(const struct name_row *r)
+{
+	bool sealed = !name_id_is_null(r->sealed);
+
+	return !(r->flags & (NAME_ROW_MEMBER | NAME_ROW_PENDING)) && (!r->label || (sealed && r->flags & NAME_ROW_FOLDED));
+}
+
+/* What is known by another row is where it belongs, if nobody needs to stand on it. */
+static bool is_left_over(const struct pool *p, const struct name_rows *r, const uint8_t id[POOL_ID_SIZE])
+{
+	bool known = false, stood_on = false, for_others = false;
+	char name[POOL_FILE_NAME_ROOM];
+	struct stat st;
+
+	for (size_t i = 0; i < r->list.nr; i++) {
+		const struct name_row *row = &r->list.items[i];
+		bool below = row->number && pool_id_same(row->below, id), sealed = row->number && pool_id_same(row->sealed, id);
+
+		known = known || below || sealed;
+		stood_on = stood_on || (below && (row->flags & NAME_ROW_MEMBER || !name_id_is_null(row->sealed)));
+		for_others = for_others || (sealed && is_kept_for_others(row));
+	}
+	if (known)
+		return for_others && !stood_on;
+	return file_ops->fstatat(p->dirs[POOL_SEALED], pool_id_file_name(id, name), &st, AT_SYMLINK_NOFOLLOW) == 0 ||
+	       errno != ENOENT;
+}
+
+static bool is_twice(const struct name_rows *r, uint64_t path)
+{
+	unsigned nr = 0;
+
+	for (size_t i = 0; i < r->list.nr; i++)
+		nr += r->list.items[i].number && r->list.items[i].flags & NAME_ROW_MEMBER && r->list.items[i].path == path;
+	return nr > 1;
+}
+
+bool name_rows_replace_none(const struct name_rows *r)
+{
+	for (size_t i = 0; i < r->changes.nr_members; i++)
+		if (is_twice(r, r->changes.members[i]))
+			return false;
+	return !r->changes.other;
+}
+
+static bool needs_no_sweep(const struct pool *p, const struct name_rows *r)
+{
+	if (!r->swept || !r->ended || !name_rows_replace_none(r))
+		return false;
+	for (size_t i = 0; i < r->changes.nr_lost; i++)
+		if (is_left_over(p, r, r->changes.lost[i]))
+			return false;
+	return true;
+}
+
+static void note_lost(struct name_changes *c, const uint8_t id[POOL_ID_SIZE])
+{
+	if (name_id_is_null(id))
+		return;
+	if (c->nr_lost < NAME_ROWS_CHANGED)
+		memcpy(c->lost[c->nr_lost++], id, POOL_ID_SIZE);
+	else
+		c->other = true;
+}
+
+static void note_new(struct name_changes *c, const struct name_row *row)
+{
+	c->other = c->other || is_kept_for_others(row);
+	if (!(row->flags & NAME_ROW_MEMBER))
+		return;
+	if (c->nr_members < NAME_ROWS_CHANGED)
+		c->members[c->nr_members++] = row->path;
+	else
+		c->other = true;
+}
+
+/* ---- loading and saving ---- */
 
 bool name_rows_load(struct pool *p, struct name_rows *ret)
 {
@@ -111,6 +220,7 @@ bool name_rows_load(struct pool *p, struct name_rows *ret)
 		return false;
 	ret->loaded = file_read(fd, &h, sizeof(h), 0, NULL) == 0 && is_believed(p, &h, &ret->dir) && read_rows(fd, &h, ret);
 	ret->saved = ret->loaded;
+	ret->swept = ret->loaded && was_swept(p, &h);
 	ret->next = ret->loaded ? h.next : 0;
 	for (size_t i = 0; i < ret->list.nr; i++)
 		ret->highest = max_u64(ret->highest, ret->list.items[i].number);
@@ -178,9 +288,12 @@ void name_rows_save(struct pool *p, struct name_rows *r)
 	fd = open_file(p, O_RDWR | O_CREAT);
 	if (fd < 0)
 		return;
+	if (needs_no_sweep(p, r))
+		stat_sealed(p, &h);
 	h.crc = sum_up(&h, r->list.items);
 	if (write_changed(fd, r) == 0 && file_write(fd, &h, sizeof(h), 0, NULL) == 0) {
 		r->saved = r->loaded = true;
+		r->spoilt = false;
 		r->nr_changed = 0;
 	}
 	file_ops->close(fd);
@@ -252,6 +365,7 @@ int name_rows_add(struct name_rows *r, const struct name *n, struct err *err)
 		row.flags = flags | (d->folded ? NAME_ROW_FOLDED : 0);
 		memcpy(row.sealed, d->sealed, POOL_ID_SIZE);
 		memcpy(row.below, d->below, POOL_ID_SIZE);
+		note_new(&r->changes, &row);
 		if (add_row(r, &row, err) < 0)
 			return -1;
 	}
@@ -264,6 +378,8 @@ void name_rows_remove(struct name_rows *r, uint64_t number)
 		return;
 	for (size_t i = 0; i < r->list.nr; i++)
 		if (r->list.items[i].number == number) {
+			note_lost(&r->changes, r->list.items[i].sealed);
+			note_lost(&r->changes, r->list.items[i].below);
 			r->list.items[i] = (struct name_row){ .number = 0 };
 			note_changed(r, i);
 		}

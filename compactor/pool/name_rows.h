@@ -11,6 +11,14 @@
 
 #define NAME_ROWS_CHANGED 32
 
+/* What may have to be tidied up after the changes of this process; more than there is room for = all. */
+struct name_changes {
+	uint8_t lost[NAME_ROWS_CHANGED][POOL_ID_SIZE]; /* sealed overlays that a row knew which went */
+	uint64_t members[NAME_ROWS_CHANGED];	       /* paths of members that came */
+	size_t nr_lost, nr_members;
+	bool other;
+};
+
 struct name_rows {
 	VEC(struct name_row) list;
 	struct stat dir;    /* names/, when they were as it is */
@@ -19,6 +27,9 @@ struct name_rows {
 	unsigned nr_beside; /* files that are to become names */
 	bool unsure;	    /* whether that is all */
 	bool loaded, saved; /* the file has them; nothing was changed since */
+	bool spoilt;	    /* the file is not to be believed now */
+	bool swept, ended;  /* names_swept(), names_left_nothing() */
+	struct name_changes changes; /* since */
 	size_t changed[NAME_ROWS_CHANGED], nr_changed; /* rows that the file has otherwise; more than that = all of them */
 };
 
@@ -33,6 +44,9 @@ void name_rows_save(struct pool *p, struct name_rows *r);
 bool name_rows_are_current(const struct pool *p, const struct name_rows *r);
 /* names/ is as they say, now. */
 int name_rows_note_time(const struct pool *p, struct name_rows *r, struct err *err);
+
+/* No member among the changes is at a path of another. */
+bool name_rows_replace_none(const struct name_rows *r);
 
 int name_rows_add(struct name_rows *r, const struct name *n, struct err *err);
 void name_rows_remove(struct name_rows *r, uint64_t number);

@@ -137,6 +137,44 @@ bool names_are_tidy(const struct pool *p)
 	return p->rows && p->rows->loaded && !p->rows->nr_beside && name_rows_are_current(p, p->rows);
 }
 
+static void spoil(struct pool *p)
+{
+	if (p->rows && p->rows->spoilt)
+		return;
+	name_rows_spoil(p);
+	if (p->rows) {
+		p->rows->spoilt = true;
+		p->rows->saved = false;
+	}
+}
+
+bool names_need_no_sweep(struct pool *p)
+{
+	if (!names_are_tidy(p))
+		return false;
+	spoil(p);
+	return p->rows->swept;
+}
+
+void names_swept(struct pool *p, bool all)
+{
+	if (!p->rows)
+		return;
+	p->rows->swept = all;
+	p->rows->changes = (struct name_changes){ .other = false };
+}
+
+bool names_replace_none(const struct pool *p)
+{
+	return p->rows && p->rows->swept && name_rows_replace_none(p->rows);
+}
+
+void names_left_nothing(struct pool *p)
+{
+	if (p->rows)
+		p->rows->ended = true;
+}
+
 /* The next number is known after it, and nothing waits that died. */
 static int prepare(struct pool *p, struct err *err)
 {
@@ -144,7 +182,7 @@ static int prepare(struct pool *p, struct err *err)
 
 	if (p->next_name)
 		return 0;
-	name_rows_spoil(p);
+	spoil(p);
 	if (names_are_tidy(p)) {
 		p->next_name = p->rows->next;
 		return 0;

@@ -701,6 +701,178 @@ static void promises_are_not_forgotten_over_rows(void **state)
 	name_release(&n);
 }
 
+/* ---- sweeping ---- */
+
+static const uint8_t first_id[POOL_ID_SIZE] = { 1, 1 }, second_id[POOL_ID_SIZE] = { 2, 2 };
+
+static void open_with_sealed(void)
+{
+	const struct name_row *rows;
+	size_t nr;
+
+	open_with_index();
+	if (mkdir(in_tree("sealed"), 0700) < 0)
+		assert_int_equal(errno, EEXIST);
+	pool.dirs[POOL_SEALED] = open(in_tree("sealed"), O_RDONLY | O_DIRECTORY);
+	assert_true(pool.dirs[POOL_SEALED] >= 0);
+	assert_int_equal(names_rows(&pool, &rows, &nr, NULL), 0);
+}
+
+static void close_with_sealed(bool left_nothing)
+{
+	if (left_nothing)
+		names_left_nothing(&pool);
+	names_forget(&pool);
+	close(pool.dirs[POOL_SEALED]);
+	close_with_index();
+}
+
+/* Asked by the next process, who ends well, too, and sweeps if he has to. */
+static bool needs_no_sweep(void)
+{
+	bool swept;
+
+	open_with_sealed();
+	swept = names_need_no_sweep(&pool);
+	if (!swept) {
+		assert_int_equal(names_drop(&pool, NULL), 0);
+		names_swept(&pool, true);
+	}
+	close_with_sealed(true);
+	return swept;
+}
+
+static const char *in_sealed(const uint8_t id[POOL_ID_SIZE])
+{
+	char name[POOL_FILE_NAME_ROOM], path[POOL_FILE_NAME_ROOM + 8];
+
+	snprintf(path, sizeof(path), "sealed/%s", pool_id_file_name(id, name));
+	return in_tree(path);
+}
+
+static void make_sealed(const uint8_t id[POOL_ID_SIZE])
+{
+	int fd = open(in_sealed(id), O_CREAT | O_RDWR, 0600);
+
+	assert_true(fd >= 0);
+	close(fd);
+}
+
+static struct name of_sealed(const char *label, const uint8_t id[POOL_ID_SIZE])
+{
+	struct name n = version(label, "/a");
+
+	n.disks.items[0].folded = false;
+	memset(n.disks.items[0].root, 0, DIGEST_SIZE);
+	memcpy(n.disks.items[0].sealed, id, POOL_ID_SIZE);
+	return n;
+}
+
+static void open_and_publish(struct name n)
+{
+	open_with_sealed();
+	assert_true(names_need_no_sweep(&pool));
+	publish(n);
+}
+
+static void who_leaves_nothing_spares_the_next_a_sweep(void **state)
+{
+	struct name n = member("/a");
+
+	(void)state;
+	assert_false(needs_no_sweep()); /* nobody was there */
+	assert_true(needs_no_sweep());
+	open_and_publish(member("/a"));
+	close_with_sealed(true);
+	assert_true(needs_no_sweep());
+
+	/* a snapshot, and another */
+	make_sealed(first_id);
+	assert_false(needs_no_sweep()); /* somebody put it there */
+	open_and_publish(of_sealed("v", first_id));
+	memcpy(n.disks.items[0].below, first_id, POOL_ID_SIZE);
+	assert_int_equal(names_replace(&pool, 1, &n, NULL), 0);
+	close_with_sealed(true);
+	assert_true(needs_no_sweep());
+	make_sealed(second_id);
+	assert_false(needs_no_sweep());
+	open_and_publish(of_sealed("w", second_id));
+	memcpy(n.disks.items[0].below, second_id, POOL_ID_SIZE);
+	assert_int_equal(names_replace(&pool, 1, &n, NULL), 0);
+	close_with_sealed(true);
+	assert_true(needs_no_sweep());
+	name_release(&n);
+}
+
+static void who_may_have_left_something_does_not(void **state)
+{
+	struct name n = of_sealed("", first_id), m = member("/a");
+
+	(void)state;
+	assert_false(needs_no_sweep());
+	make_sealed(first_id);
+	assert_false(needs_no_sweep());
+	open_and_publish(of_sealed("v", first_id));
+	close_with_sealed(false); /* he does not say so */
+	assert_false(needs_no_sweep());
+	open_with_sealed();
+	assert_true(names_need_no_sweep(&pool));
+	pool.writing = false; /* he dies before he changed a name */
+	close_with_sealed(true);
+	assert_false(needs_no_sweep());
+	open_and_publish(member("/a"));
+	names_distrust(&pool); /* he failed */
+	close_with_sealed(true);
+	assert_false(needs_no_sweep());
+	open_with_sealed();
+	assert_true(names_need_no_sweep(&pool));
+	names_swept(&pool, false); /* somebody had it open */
+	close_with_sealed(true);
+	assert_false(needs_no_sweep());
+
+	/* the member comes to stand on it, the version loses its name, the member leaves it */
+	open_with_sealed();
+	assert_true(names_need_no_sweep(&pool));
+	memcpy(m.disks.items[0].below, first_id, POOL_ID_SIZE);
+	assert_int_equal(names_replace(&pool, 2, &m, NULL), 0);
+	close_with_sealed(true);
+	assert_true(needs_no_sweep());
+	open_with_sealed();
+	assert_true(names_need_no_sweep(&pool));
+	assert_int_equal(names_replace(&pool, 1, &n, NULL), 0);
+	close_with_sealed(true);
+	assert_false(needs_no_sweep());
+	open_with_sealed();
+	assert_true(names_need_no_sweep(&pool));
+	memset(m.disks.items[0].below, 0, POOL_ID_SIZE);
+	assert_int_equal(names_replace(&pool, 2, &m, NULL), 0);
+	close_with_sealed(true);
+	assert_false(needs_no_sweep());
+
+	/* the version goes, its file does not */
+	open_with_sealed();
+	assert_true(names_need_no_sweep(&pool));
+	assert_int_equal(names_remove(&pool, 1, NULL), 0);
+	close_with_sealed(true);
+	assert_false(needs_no_sweep());
+	name_release(&n);
+	name_release(&m);
+}
+
+static void a_member_in_the_place_of_another_is_swept(void **state)
+{
+	(void)state;
+	assert_false(needs_no_sweep());
+	open_and_publish(member("/a"));
+	assert_true(names_replace_none(&pool));
+	close_with_sealed(true);
+	open_and_publish(member("/b"));
+	publish(member("/a"));
+	assert_false(names_replace_none(&pool));
+	close_with_sealed(true);
+	assert_false(needs_no_sweep());
+}
+
 /* ---- the rest ---- */
 
 static void nothing_is_passed_over(void **state)
@@ -798,6 +970,9 @@ int main(void)
 		tree_test(rows_of_who_died_are_not_believed),
 		tree_test(rows_of_another_directory_or_boot_are_not_believed),
 		tree_test(promises_are_not_forgotten_over_rows),
+		tree_test(who_leaves_nothing_spares_the_next_a_sweep),
+		tree_test(who_may_have_left_something_does_not),
+		tree_test(a_member_in_the_place_of_another_is_swept),
 		tree_test(nothing_is_passed_over),
 		tree_test(syncs_come_in_order),
 	};
