@@ -570,6 +570,7 @@ struct search {
 	enum name_kind kind;
 	const char *path, *label;
 	const uint8_t *sealed;
+	uint64_t path_hash, label_hash;
 };
 
 static bool row_may_be(const struct name_row *r, const struct search *s)
@@ -578,8 +579,7 @@ static bool row_may_be(const struct name_row *r, const struct search *s)
 		return false;
 	if (s->sealed)
 		return memcmp(r->sealed, s->sealed, POOL_ID_SIZE) == 0;
-	return !(r->flags & NAME_ROW_PENDING) && (!s->path || r->path == name_row_hash(s->path)) &&
-	       (!s->label || r->label == (*s->label ? (uint32_t)name_row_hash(s->label) | 1 : 0));
+	return !(r->flags & NAME_ROW_PENDING) && (!s->path || r->path == s->path_hash) && (!s->label || r->label == s->label_hash);
 }
 
 static bool is_it(const struct name *n, const struct search *s)
@@ -607,7 +607,7 @@ static uint64_t next_candidate(const struct name_row *rows, size_t nr, const str
 	return found;
 }
 
-static int find(struct pool *p, const struct search *s, bool newest, struct name *ret, struct err *err)
+static int find(struct pool *p, struct search *s, bool newest, struct name *ret, struct err *err)
 {
 	const struct name_row *rows;
 	uint64_t at = newest ? UINT64_MAX : 0;
@@ -615,6 +615,8 @@ static int find(struct pool *p, const struct search *s, bool newest, struct name
 
 	if (names_rows(p, &rows, &nr, err) < 0)
 		return -1;
+	s->path_hash = s->path ? name_row_hash(s->path) : 0;
+	s->label_hash = s->label && *s->label ? (uint32_t)name_row_hash(s->label) | 1 : 0;
 	while ((at = next_candidate(rows, nr, s, at, newest)) != 0) {
 		struct name n;
 
