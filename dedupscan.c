@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <locale.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/auxv.h>
@@ -88,7 +87,6 @@ int main(int argc, char **argv)
 		return term_fail(&err);
 	}
 	open_standard();
-	setlocale(LC_CTYPE, ""); /* for the styles of reports */
 	term_begin();
 	if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0)
 		return help();

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <langinfo.h>
+#include <locale.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -63,6 +64,7 @@ static unsigned terminal_width(void)
 
 void report_options_detect(struct report_options *o)
 {
+	setlocale(LC_CTYPE, "");
 	o->utf8 = strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
 	o->width = terminal_width();
 }

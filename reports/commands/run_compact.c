@@ -253,7 +253,7 @@ static int parse_compact(struct compact *c, int argc, char **argv, struct err *e
 	struct settings *s = &c->j.s;
 	int opt, which = 0;
 
-	settings_init(s);
+	settings_init_to_report(s);
 	c->o.min_run = COMPACT_MIN_RUN;
 	c->o.cluster_bits = POOL_UNIT_BITS_MIN;
 	c->o.keep_originals = COMPACT_KEEP_ORIGINALS;

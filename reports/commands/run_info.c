@@ -68,7 +68,7 @@ static int parse_info(struct info *f, int argc, char **argv, struct err *err)
 	};
 	int opt;
 
-	settings_init(&f->s);
+	settings_init_to_report(&f->s);
 	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1)
 		if (info_option(f, opt, optarg, err) < 0)
 			return -1;

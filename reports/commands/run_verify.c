@@ -81,7 +81,7 @@ static int parse_verify(struct verification *f, int argc, char **argv, struct er
 	};
 	int opt;
 
-	settings_init(&f->s);
+	settings_init_to_report(&f->s);
 	while ((opt = getopt_long(argc, argv, "0", options, NULL)) != -1)
 		if (verify_option(f, opt, optarg, err) < 0)
 			return -1;

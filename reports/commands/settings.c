@@ -254,6 +254,11 @@ void settings_init(struct settings *s)
 	s->scan.keep_cache = true;
 	s->scan.roots = &s->roots;
 	s->scan.stopper = &term_stopper;
+}
+
+void settings_init_to_report(struct settings *s)
+{
+	settings_init(s);
 	report_options_detect(&s->report);
 }
 
@@ -277,7 +282,7 @@ int settings_parse(struct settings *s, int argc, char **argv, const struct optio
 {
 	int opt, which = 0;
 
-	settings_init(s);
+	settings_init_to_report(s);
 	while ((opt = getopt_long(argc, argv, "0", options, &which)) != -1)
 		if (settings_report_option(s, opt, optarg, opt >= 256 ? options[which].name : "", err) < 0)
 			return -1;

@@ -60,6 +60,8 @@ struct settings {
 extern const char settings_help[];
 
 void settings_init(struct settings *s);
+/* Who writes a report or a plan wants to know the locale and the terminal, too. */
+void settings_init_to_report(struct settings *s);
 /* Sets what `opt` says, as getopt_long() found it; of any other option, too, that getopt_long() has complained about. */
 int settings_option(struct settings *s, int opt, const char *arg, struct err *err);
 int settings_report_option(struct settings *s, int opt, const char *arg, const char *long_name, struct err *err);
