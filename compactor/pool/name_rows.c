@@ -161,19 +161,22 @@ static bool is_left_over(const struct pool *p, const struct name_rows *r, const 
 	       errno != ENOENT;
 }
 
-static bool is_twice(const struct name_rows *r, uint64_t path)
+static bool is_twice(const struct name_rows *r, uint64_t path, const uint8_t below[POOL_ID_SIZE])
 {
 	unsigned nr = 0;
 
-	for (size_t i = 0; i < r->list.nr; i++)
-		nr += r->list.items[i].number && r->list.items[i].flags & NAME_ROW_MEMBER && r->list.items[i].path == path;
+	for (size_t i = 0; i < r->list.nr; i++) {
+		const struct name_row *row = &r->list.items[i];
+
+		nr += row->number && row->flags & NAME_ROW_MEMBER && row->path == path && pool_id_same(row->below, below);
+	}
 	return nr > 1;
 }
 
 bool name_rows_replace_none(const struct name_rows *r)
 {
 	for (size_t i = 0; i < r->changes.nr_members; i++)
-		if (is_twice(r, r->changes.members[i]))
+		if (is_twice(r, r->changes.members[i].path, r->changes.members[i].below))
 			return false;
 	return !r->changes.other;
 }
@@ -203,10 +206,12 @@ static void note_new(struct name_changes *c, const struct name_row *row)
 	c->other = c->other || is_kept_for_others(row);
 	if (!(row->flags & NAME_ROW_MEMBER))
 		return;
-	if (c->nr_members < NAME_ROWS_CHANGED)
-		c->members[c->nr_members++] = row->path;
-	else
+	if (c->nr_members == NAME_ROWS_CHANGED) {
 		c->other = true;
+		return;
+	}
+	c->members[c->nr_members].path = row->path;
+	memcpy(c->members[c->nr_members++].below, row->below, POOL_ID_SIZE);
 }
 
 /* ---- loading and saving ---- */

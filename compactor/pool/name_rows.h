@@ -14,7 +14,10 @@
 /* What may have to be tidied up after the changes of this process; more than there is room for = all. */
 struct name_changes {
 	uint8_t lost[NAME_ROWS_CHANGED][POOL_ID_SIZE]; /* sealed overlays that a row knew which went */
-	uint64_t members[NAME_ROWS_CHANGED];	       /* paths of members that came */
+	struct {
+		uint64_t path;
+		uint8_t below[POOL_ID_SIZE];
+	} members[NAME_ROWS_CHANGED]; /* that came */
 	size_t nr_lost, nr_members;
 	bool other;
 };
@@ -45,7 +48,7 @@ bool name_rows_are_current(const struct pool *p, const struct name_rows *r);
 /* names/ is as they say, now. */
 int name_rows_note_time(const struct pool *p, struct name_rows *r, struct err *err);
 
-/* No member among the changes is at a path of another. */
+/* No member among the changes is at the path of another that stands on the same. */
 bool name_rows_replace_none(const struct name_rows *r);
 
 int name_rows_add(struct name_rows *r, const struct name *n, struct err *err);

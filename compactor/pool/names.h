@@ -136,7 +136,7 @@ bool names_need_no_sweep(struct pool *p);
 void names_swept(struct pool *p, bool all);
 /* Who swept, or needed not, ends well.  Else the next one sweeps. */
 void names_left_nothing(struct pool *p);
-/* No member came since then to a path that has another. */
+/* No member came since then to the path of another that stands on the same sealed overlay, or on none, too. */
 bool names_replace_none(const struct pool *p);
 /* Somebody failed: whoever comes next has to look at everything. */
 void names_distrust(struct pool *p);
