@@ -6,11 +6,14 @@
 #include <stdio.h>
 #include <string.h>
 
+/* What was preloaded goes first, as if the library were linked. */
 static bool look_up(void *handle, const struct late_call *c)
 {
 	for (; c->name; c++) {
-		void *address = dlsym(handle, c->name);
+		void *address = dlsym(RTLD_DEFAULT, c->name);
 
+		if (!address)
+			address = dlsym(handle, c->name);
 		if (!address)
 			return false;
 		memcpy(c->ret, &address, sizeof(address));
