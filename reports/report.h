@@ -32,7 +32,8 @@ struct report_options {
 	unsigned width; /* columns of the terminal, 0 = no limit */
 };
 
-/* Sets the process's LC_CTYPE from the environment, utf8 from that, and width from the terminal behind stdout (COLUMNS goes first), 0 when it is none. */
+/* Sets the process's LC_CTYPE from the environment, utf8 from that, and width from the terminal behind stdout (COLUMNS goes
+ * first), 0 when it is none. */
 void report_options_detect(struct report_options *o);
 
 /* "stored", "exclusive", "share", "path"; ERR_USAGE for any other. */

@@ -9,8 +9,14 @@
 
 #ifdef __x86_64__
 #if __GLIBC_PREREQ(2, 34)
+#include <stdbool.h>
 #include <sys/platform/x86.h>
-#define CPU_HAS(feature) CPU_FEATURE_ACTIVE(feature)
+/* As x86_cpu_active(), which shifts an int by 31. */
+static inline bool cpu_is_active(unsigned feature)
+{
+	return __x86_get_cpuid_feature_leaf(feature / 128)->active_array[feature % 128 / 32] >> feature % 32 & 1;
+}
+#define CPU_HAS(feature) cpu_is_active(x86_cpu_##feature)
 #else
 #define CPU_HAS(feature) __builtin_cpu_supports(CPU_NAME_##feature)
 #define CPU_NAME_SSE4_1 "sse4.1"
