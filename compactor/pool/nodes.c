@@ -29,7 +29,8 @@
  * An inner node of which a version changes few children is written as a delta: what they are now, and the digest of its base.  So a
  * version costs what it changes, not 4 KiB for each node above that.  A chain of them ends after POOL_DELTA_DEPTH_MAX, or nodes
  * would be slow to read, and one damaged place would hit ever more versions.  What is put together is believed when it has its
- * digest.
+ * digest.  A node that was there and cannot be read is written whole: what stands on it does not find it at a greater depth than it
+ * had, and its base may stand on it, when that can be read the next time.
  *
  * A page that is lost in the middle of a transaction, or damaged later, costs the records in it only: behind it the next record is
  * looked for at every multiple of 8.  Bytes of a payload could be taken for a record then, which an attacker can bring about for
@@ -658,6 +659,17 @@ int nodes_put_leaf(struct nodes *n, const struct leaf *leaf, struct err *err)
 	return rc == 0 || decode_leaf(n, old, &is, NULL) < 0 ? nodes_replace_leaf(n, leaf, err) : 0;
 }
 
+/* There was a record of it once, or one of another node has its key. */
+static int was_there(struct nodes *n, struct node_id id, struct err *err)
+{
+	struct fingerprint key = finder_key(id);
+	uint64_t number;
+
+	if (!n->finder)
+		return judymap_get(&n->map, map_key(id)) != NULL;
+	return finder_get(n->finder, FINDER_NODE, id.unit_bits, key.hi, key.lo, &number, err);
+}
+
 /* As a delta where that is worth it.  A base that is not there or damaged is none. */
 static int add_inner(struct nodes *n, const struct inner *inner, const uint8_t *base, struct err *err)
 {
@@ -681,6 +693,7 @@ static int add_inner(struct nodes *n, const struct inner *inner, const uint8_t *
 
 int nodes_put_inner(struct nodes *n, const struct inner *inner, const uint8_t *base, struct err *err)
 {
+	const struct node_id id = { inner->digest, inner->level };
 	uint8_t digest[DIGEST_SIZE];
 	struct inner is;
 	unsigned depth;
@@ -690,8 +703,11 @@ int nodes_put_inner(struct nodes *n, const struct inner *inner, const uint8_t *b
 		return -1;
 	digest_bytes(inner->children, sizeof(inner->children), digest);
 	assert(inner->level > 0 && inner->level <= DIGEST_LEVELS && memcmp(digest, inner->digest, DIGEST_SIZE) == 0);
-	rc = find_inner(n, (struct node_id){ inner->digest, inner->level }, &is, &depth, err);
-	return rc == 0 ? add_inner(n, inner, base, err) : rc < 0 ? -1 : 0;
+	rc = find_inner(n, id, &is, &depth, err);
+	if (rc != 0)
+		return rc < 0 ? -1 : 0;
+	rc = was_there(n, id, err);
+	return rc < 0 ? -1 : add_inner(n, inner, rc ? NULL : base, err);
 }
 
 /* ---- leaving out ---- */

@@ -852,6 +852,35 @@ static void a_damaged_base_is_told_by_all_that_stand_on_it(void **state)
 	close_nodes(n);
 }
 
+/* Others may stand on it, each deeper than its base: also one that it would stand on itself, if that can be read the next time. */
+static void what_was_damaged_is_put_again_as_it_is(void **state)
+{
+	struct inner three[3], other, later;
+	struct nodes *n = open_three(three);
+	int fd = open(in_tree(FILE_NAME), O_RDWR);
+	char was;
+
+	(void)state;
+	other = changed(&three[0], 3, 9);
+	later = changed(&other, 1, 5);
+	put_inner(n, other);
+	put_on(n, &later, &other);
+	sync_all(n);
+	assert_int_equal(pread(fd, &was, 1, (off_t)offsets[0] + 100), 1);
+	assert_int_equal(pwrite(fd, "x", 1, (off_t)offsets[0] + 100), 1);
+	put_on(n, &three[0], &later);
+	for (unsigned i = 0; i < 3; i++)
+		assert_true(has_inner(n, &three[i]));
+	assert_int_equal(pwrite(fd, &was, 1, (off_t)offsets[0] + 100), 1);
+	close(fd);
+	sync_all(n);
+	close_nodes(n);
+	n = open_reading();
+	for (unsigned i = 0; i < 3; i++)
+		assert_true(has_inner(n, &three[i]));
+	close_nodes(n);
+}
+
 static void a_flipped_bit_costs_what_stands_on_it(void **state)
 {
 	struct inner three[3];
@@ -1034,6 +1063,7 @@ int main(void)
 		both_ways(a_base_is_of_the_same_level),
 		both_ways(a_chain_of_deltas_ends),
 		both_ways(a_damaged_base_is_told_by_all_that_stand_on_it),
+		both_ways(what_was_damaged_is_put_again_as_it_is),
 		tree_test(a_flipped_bit_costs_what_stands_on_it),
 		tree_test(a_delta_is_believed_for_its_checksum_only_if_it_makes_sense),
 		tree_test(a_delta_is_believed_for_its_digest),
