@@ -85,6 +85,7 @@ struct finder {
 	uint64_t lacks_begin, lacks_end, reach;
 	uint32_t tail;
 	bool changed; /* the manifest is not what it says on disk */
+	bool damaged; /* the manifest was, or a table that it names */
 	struct err failed;
 
 	/* What is pending: a value is a number + 1, 0 = free. */
@@ -697,21 +698,41 @@ int finder_sync(struct finder *f, uint64_t covered, struct err *err)
 
 /* ---- opening ---- */
 
-static bool manifest_decode(struct finder *f, const uint8_t *p, size_t len, struct table_stats *ret_stats)
+static size_t manifest_head(const uint8_t *p)
 {
 	const struct manifest_disk *d = (const void *)p;
-	const struct manifest_table_disk *t;
-	uint64_t last = 0;
-	size_t head;
+
+	return le32_get(d->version) == 2 ? MANIFEST_2_SIZE : sizeof(*d);
+}
+
+/* It is as it was written. */
+static bool manifest_is_sound(const uint8_t *p, size_t len)
+{
+	const struct manifest_disk *d = (const void *)p;
 
 	if (len < MANIFEST_2_SIZE + sizeof(le32) || memcmp(d->magic, MANIFEST_MAGIC, sizeof(d->magic)) != 0)
 		return false;
-	head = le32_get(d->version) == 2 ? MANIFEST_2_SIZE : sizeof(*d);
-	t = (const void *)(p + head);
 	if ((le32_get(d->version) != 2 && le32_get(d->version) != MANIFEST_VERSION) || le32_get(d->nr) > TABLES_ROOM ||
-	    len != head + le32_get(d->nr) * sizeof(*t) + sizeof(le32) ||
-	    le32_load(p + len - sizeof(le32)) != crc32c(0, p, len - sizeof(le32)) || memcmp(d->uuid, f->uuid, sizeof(f->uuid)) != 0)
+	    len != manifest_head(p) + le32_get(d->nr) * sizeof(struct manifest_table_disk) + sizeof(le32))
 		return false;
+	return le32_load(p + len - sizeof(le32)) == crc32c(0, p, len - sizeof(le32));
+}
+
+static bool manifest_is_of_another(const struct finder *f, const uint8_t *p)
+{
+	const struct manifest_disk *d = (const void *)p;
+
+	return memcmp(d->uuid, f->uuid, sizeof(f->uuid)) != 0;
+}
+
+/* Of a sound one. */
+static bool manifest_decode(struct finder *f, const uint8_t *p, struct table_stats *ret_stats)
+{
+	const struct manifest_disk *d = (const void *)p;
+	const size_t head = manifest_head(p);
+	const struct manifest_table_disk *t = (const void *)(p + head);
+	uint64_t last = 0;
+
 	for (uint32_t i = 0; i < le32_get(d->nr); i++) {
 		struct sorted s = { .number = le64_get(t[i].number), .sync_fd = -1, .announced = true };
 
@@ -750,10 +771,15 @@ static int manifest_read(struct finder *f, struct table_stats *ret_stats, bool *
 	len = fd < 0 ? -1 : file_read_some(fd, bytes, sizeof(bytes), 0, NULL);
 	if (fd >= 0)
 		file_ops->close(fd);
-	if (len >= 0 && manifest_decode(f, bytes, (size_t)len, ret_stats))
-		return 1;
-	f->tables.nr = 0;
 	*ret_whole = false;
+	f->damaged = len < 0 || !manifest_is_sound(bytes, (size_t)len);
+	if (f->damaged || manifest_is_of_another(f, bytes))
+		return 0;
+	*ret_whole = manifest_decode(f, bytes, ret_stats);
+	if (*ret_whole)
+		return 1;
+	f->damaged = true;
+	f->tables.nr = 0;
 	return 0;
 }
 
@@ -831,6 +857,7 @@ static int open_tables(struct finder *f, bool *ret_whole, struct err *err)
 			continue;
 		}
 		sorted_release(&s);
+		f->damaged = true;
 		*ret_whole = false;
 	}
 	f->tables.nr = nr;
@@ -918,6 +945,8 @@ static int prove_filter(const struct finder *f, const struct sorted *s, struct e
 
 int finder_prove(const struct finder *f, struct err *err)
 {
+	if (f->damaged)
+		return err_set(err, ERR_FORMAT, "index of the pool: the list of its tables is damaged, or one of them is missing");
 	for (size_t i = 0; i < f->tables.nr; i++)
 		if (prove_table(f, &f->tables.items[i], err) < 0 || prove_filter(f, &f->tables.items[i], err) < 0)
 			return err_add(err, "index of the pool");

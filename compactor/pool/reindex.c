@@ -203,9 +203,7 @@ int pool_prove_index(struct pool *p, struct err *ret_why, struct err *err)
 	f = finder_open(p->dirs[POOL_INDEX], uuid, p->memory, false, &whole, err); /* one by itself, as it is on the disk */
 	if (!f)
 		return -1;
-	if (!whole)
-		err_set(&why, ERR_FORMAT, "index of the pool: the list of its tables is damaged, or one of them is missing");
-	else if (finder_prove(f, &why) == 0)
+	if (finder_prove(f, &why) == 0)
 		return 1;
 	if (why.kind == ERR_MEMORY)
 		return err_set(err, why.kind, "%s", why.text);

@@ -1223,6 +1223,26 @@ static void an_index_that_lacks_nodes_is_not_kept(void **state)
 	collect(25);
 }
 
+/* Who begins a file may die before the index is of that: no block of it lacks a key. */
+static void an_index_of_another_file_is_not_damaged(void **state)
+{
+	(void)state;
+	import(&first);
+	version_of("a", &first);
+	run_in_tree("cp -rp pool/index old");
+	begin_file();
+	close_pool();
+	run_in_tree("rm -r pool/index && mv old pool/index");
+	for (unsigned i = 0; i < 2; i++) {
+		open_pool_for(false);
+		expect_whole();
+		close_pool();
+		run_in_tree("rm -f pool/index/finder"); /* the first of what goes */
+	}
+	open_pool();
+	expect_whole();
+}
+
 static void what_was_not_finished_goes_with_the_next_writer(void **state)
 {
 	(void)state;
@@ -1430,6 +1450,7 @@ int main(void)
 		pool_test(views_in_larger_clusters_are_proven_segment_by_segment),
 		pool_test(a_file_that_may_not_be_there_does_not_begin),
 		pool_test(an_index_that_lacks_nodes_is_not_kept),
+		pool_test(an_index_of_another_file_is_not_damaged),
 		pool_test(what_was_not_finished_goes_with_the_next_writer),
 		pool_test(an_old_stub_keeps_the_slot_that_it_leads_to),
 		pool_test(a_number_is_not_given_twice),
