@@ -714,16 +714,22 @@ static int mark_view(struct collecting *c, const struct collected_view *v, struc
 	return err_set(err, why.kind, "%s", why.text);
 }
 
+static int mark_views(struct collecting *c, bool named, struct err *err)
+{
+	for (size_t i = 0; i < c->views.nr; i++)
+		if (c->views.items[i].stub.named == named && mark_view(c, &c->views.items[i], err) < 0)
+			return -1;
+	return 0;
+}
+
+/* What is needed comes first: of a tree that may be damaged nodes are marked, and not all that is below. */
 static int mark_nodes(struct collecting *c, struct err *err)
 {
 	collect_tell(c, "marking", 0, 0);
 	judyset_release(&c->live);
 	judyset_release(&c->bases);
-	if (names_each(c->p, mark_name, c, err) < 0)
+	if (names_each(c->p, mark_name, c, err) < 0 || mark_views(c, true, err) < 0 || mark_views(c, false, err) < 0)
 		return -1;
-	for (size_t i = 0; i < c->views.nr; i++)
-		if (mark_view(c, &c->views.items[i], err) < 0)
-			return -1;
 	return keep_bases(c, err);
 }
 

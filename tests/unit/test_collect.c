@@ -697,6 +697,32 @@ static void a_damaged_node_stops_it(void **state)
 	expect_disk(&second);
 }
 
+/* Also where views that nobody needs have the same tree, and are looked at as well. */
+static void a_damaged_node_of_a_view_stops_it(void **state)
+{
+	const uint8_t id[POOL_ID_SIZE] = { 1 };
+	char name[100], text[POOL_ID_TEXT_ROOM];
+	struct inner root;
+	struct view v;
+	uint64_t at;
+	int fd;
+
+	(void)state;
+	import(&first);
+	for (int i = 0; i < 15; i++)
+		view_of(&first);
+	v = view_of(&first);
+	name_sealed(&v, id, false, 7);
+	assert_int_equal(nodes_get_inner(pool->nodes, first.root, 1, &root, NULL), 0);
+	assert_int_equal(nodes_locate(pool->nodes, root.children[0], 0, POOL_UNIT_BITS_MIN, &at, NULL), 1);
+	snprintf(name, sizeof(name), "pool/trees/%s.nodes", pool_id_text(pool->uuid, text));
+	fd = openat(pool_dirfd, name, O_RDWR | O_CLOEXEC);
+	flip(fd, at + 20);
+	close(fd);
+	again();
+	refuse("missing or damaged; nothing is removed");
+}
+
 static void an_unreadable_name_stops_it(void **state)
 {
 	uint64_t number;
@@ -935,6 +961,7 @@ int main(void)
 		pool_test(a_missing_stub_stops_it),
 		pool_test(damaged_tables_stop_it),
 		pool_test(a_damaged_node_stops_it),
+		pool_test(a_damaged_node_of_a_view_stops_it),
 		pool_test(an_unreadable_name_stops_it),
 		pool_test(a_cluster_file_that_was_cut_stops_it),
 		pool_test(what_no_name_needs_may_be_damaged),
