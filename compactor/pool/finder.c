@@ -911,7 +911,9 @@ void finder_close(struct finder *f)
 
 /* ---- proving ---- */
 
-static int prove_table(const struct finder *f, const struct sorted *s, struct err *err)
+#define KEYS_EACH_STOP (1u << 16)
+
+static int prove_table(const struct finder *f, const struct sorted *s, struct stopper *stopper, struct err *err)
 {
 	char name[NAME_ROOM];
 	CLEANUP(table_close) struct table *t = table_open(f->dirfd, table_name(s->number, name), MERGE_ROOM, err);
@@ -920,7 +922,8 @@ static int prove_table(const struct finder *f, const struct sorted *s, struct er
 	int rc = t ? 0 : -1;
 
 	while (rc == 0 && (rc = table_next_key(t, &key, err)) > 0) {
-		nr++;
+		if (nr++ % KEYS_EACH_STOP == 0 && stopper && stopper_says(stopper))
+			return err_set(err, ERR_CANCELED, "stopped");
 		while ((rc = table_next_place(t, &place, err)) > 0)
 			;
 	}
@@ -929,12 +932,15 @@ static int prove_table(const struct finder *f, const struct sorted *s, struct er
 	return nr == s->stats.nr_keys ? 0 : err_set(err, ERR_FORMAT, "table '%s' has not as many keys as it says", name);
 }
 
+/* One that was loaded is whole. */
 static int prove_filter(const struct finder *f, const struct sorted *s, struct err *err)
 {
 	CLEANUP(filter_free) struct filter *loaded = NULL;
 	char name[NAME_ROOM];
 	struct stat st;
 
+	if (s->filter)
+		return 0;
 	if (file_ops->fstatat(f->dirfd, filter_name(s->number, name), &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return errno == ENOENT ? 0 : err_errno(err, "cannot look at '%s'", name);
 	if ((uint64_t)st.st_size > f->filters_room)
@@ -943,13 +949,29 @@ static int prove_filter(const struct finder *f, const struct sorted *s, struct e
 	return loaded ? 0 : err_set(err, ERR_FORMAT, "filter '%s' is damaged", name);
 }
 
-int finder_prove(const struct finder *f, struct err *err)
+static int prove_all(const struct finder *f, struct stopper *stopper, struct err *err)
 {
 	if (f->damaged)
-		return err_set(err, ERR_FORMAT, "index of the pool: the list of its tables is damaged, or one of them is missing");
+		return err_set(err, ERR_FORMAT, "the list of its tables is damaged, or one of them is missing");
 	for (size_t i = 0; i < f->tables.nr; i++)
-		if (prove_table(f, &f->tables.items[i], err) < 0 || prove_filter(f, &f->tables.items[i], err) < 0)
-			return err_add(err, "index of the pool");
+		if (prove_table(f, &f->tables.items[i], stopper, err) < 0 || prove_filter(f, &f->tables.items[i], err) < 0)
+			return -1;
+	return 0;
+}
+
+int finder_prove(const struct finder *f, struct stopper *stopper, struct err *ret_why, struct err *err)
+{
+	struct err why = ERR_INIT;
+
+	if (prove_all(f, stopper, &why) == 0)
+		return 1;
+	err_add(&why, "index of the pool");
+	if (why.kind == ERR_CANCELED || is_ours(&why)) {
+		if (err)
+			*err = why;
+		return -1;
+	}
+	*ret_why = why;
 	return 0;
 }
 

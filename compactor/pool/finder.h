@@ -6,6 +6,7 @@
 
 #include "scanner/base/cleanup.h"
 #include "scanner/base/err.h"
+#include "scanner/base/schedule.h"
 #include "scanner/index/index.h"
 
 /* Finds in a pool by content: which clusters may hold a block, where the node of a digest is, which leaf may be a segment's.
@@ -65,9 +66,10 @@ int finder_sync(struct finder *f, uint64_t covered, struct err *err);
 void finder_lacks(const struct finder *f, uint64_t *ret_begin, uint64_t *ret_end);
 void finder_set_lacks(struct finder *f, uint64_t begin, uint64_t end);
 
-/* Reads all tables through, and the filters that it would use: ERR_FORMAT when one is not as it was written, or the list of them was
- * not when it was opened.  That there is none, or one of another cluster file, is no damage: a process that died leaves that. */
-int finder_prove(const struct finder *f, struct err *err);
+/* Reads all tables through, and the filters that it would use: 1, 0 = one is not as it was written, or the list of them was not when
+ * it was opened, as *ret_why says, -1.  That there is none, or one of another cluster file, is no damage: a process that died leaves
+ * that. */
+int finder_prove(const struct finder *f, struct stopper *stopper, struct err *ret_why, struct err *err);
 
 /* Forgets everything, on disk too: before it is built anew. */
 int finder_clear(struct finder *f, struct err *err);

@@ -258,7 +258,7 @@ static int ignore_name(void *ctx, uint64_t number, const struct err *why, struct
 static int check_finder(struct checking *c, struct err *err)
 {
 	struct err why = ERR_INIT;
-	int rc = pool_prove_index(c->p, &why, err);
+	int rc = pool_prove_index(c->p, c->o->stopper, &why, err);
 	bool lacks;
 
 	if (rc <= 0)

@@ -573,7 +573,7 @@ static int repair_damaged_nodes(struct repairing *r, struct err *err)
 /* First of all, as everything else uses it.  In a dry run, too: opening does the same where it notices. */
 static int prove_index(struct repairing *r, struct err *err)
 {
-	int rc = pool_prove_index(r->p, &r->index, err);
+	int rc = pool_prove_index(r->p, r->o->stopper, &r->index, err);
 
 	return rc == 0 ? pool_forget_index(r->p, err) : rc < 0 ? -1 : 0;
 }

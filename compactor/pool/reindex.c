@@ -193,22 +193,14 @@ int pool_reindex(struct pool *p, const struct reindex_options *o, struct err *er
 	return rc;
 }
 
-int pool_prove_index(struct pool *p, struct err *ret_why, struct err *err)
+/* One that is opened for this alone, as it is on the disk. */
+int pool_prove_index(struct pool *p, struct stopper *stopper, struct err *ret_why, struct err *err)
 {
 	const uint8_t *uuid = cluster_file_id(clusters_growing(p->clusters).file)->uuid;
-	CLEANUP(finder_close) struct finder *f = NULL;
-	struct err why = ERR_INIT;
 	bool whole;
+	CLEANUP(finder_close) struct finder *f = finder_open(p->dirs[POOL_INDEX], uuid, p->memory, false, &whole, err);
 
-	f = finder_open(p->dirs[POOL_INDEX], uuid, p->memory, false, &whole, err); /* one by itself, as it is on the disk */
-	if (!f)
-		return -1;
-	if (finder_prove(f, &why) == 0)
-		return 1;
-	if (why.kind == ERR_MEMORY)
-		return err_set(err, why.kind, "%s", why.text);
-	*ret_why = why;
-	return 0;
+	return f ? finder_prove(f, stopper, ret_why, err) : -1;
 }
 
 int pool_forget_index(struct pool *p, struct err *err)

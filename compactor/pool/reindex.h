@@ -20,7 +20,7 @@ struct reindex_options {
 int pool_lacks_keys(struct pool *p, bool *ret, struct err *err);
 
 /* Reads the index through: 1, 0 = it is damaged, as *ret_why says, -1.  The pool may be open for reading only. */
-int pool_prove_index(struct pool *p, struct err *ret_why, struct err *err);
+int pool_prove_index(struct pool *p, struct stopper *stopper, struct err *ret_why, struct err *err);
 /* Of one that is damaged: nodes have keys again then, and all blocks lack theirs.  Nothing of nodes may be buffered. */
 int pool_forget_index(struct pool *p, struct err *err);
 

@@ -324,6 +324,38 @@ static void it_stops_and_goes_on(void **state)
 	assert_int_equal(import_disk(1), stored);
 }
 
+static unsigned tables_left; /* may be opened */
+
+static int few_tables(int dirfd, const char *name, int flags, mode_t mode)
+{
+	if (strstr(name, ".table") && tables_left-- == 0)
+		return errno = EMFILE, -1;
+	return openat(dirfd, name, flags, mode);
+}
+
+/* What is no fault of the index does not make it a damaged one, which repair would throw away. */
+static void reading_it_stops_and_may_fail(void **state)
+{
+	struct err err = ERR_INIT, why = ERR_INIT;
+
+	(void)state;
+	import_disk(1);
+	again();
+	assert_int_equal(pool_prove_index(pool, &stopper, &why, &err), 1);
+	atomic_store(&stopper.flag, 1);
+	assert_int_equal(pool_prove_index(pool, &stopper, &why, &err), -1);
+	assert_int_equal(err.kind, ERR_CANCELED);
+	atomic_store(&stopper.flag, 0);
+	ops = file_ops_os;
+	ops.openat = few_tables;
+	file_ops = &ops;
+	for (unsigned i = 0; i < 2; i++) {
+		tables_left = i;
+		assert_int_equal(pool_prove_index(pool, &stopper, &why, &err), -1);
+	}
+	file_ops = &file_ops_os;
+}
+
 /* However many maps have a cluster. */
 static void each_cluster_is_read_once(void **state)
 {
@@ -368,6 +400,7 @@ int main(void)
 		pool_test(without_repair_they_are_not_found),
 		pool_test(what_comes_later_has_keys),
 		pool_test(it_stops_and_goes_on),
+		pool_test(reading_it_stops_and_may_fail),
 		pool_test(each_cluster_is_read_once),
 		pool_test(what_cannot_be_read_costs_only_itself),
 	};
