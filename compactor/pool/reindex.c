@@ -205,10 +205,15 @@ int pool_prove_index(struct pool *p, struct stopper *stopper, struct err *ret_wh
 
 int pool_forget_index(struct pool *p, struct err *err)
 {
+	struct err why = ERR_INIT;
+
 	if (finder_clear(p->finder, err) < 0)
 		return -1;
 	finder_set_lacks(p->finder, POOL_DATA_BEGIN, cluster_offset(clusters_growing(p->clusters).end));
-	return nodes_remember_all(p->nodes, err);
+	if (nodes_remember_all(p->nodes, &why) == 0)
+		return 0;
+	finder_give_up(p->finder, &why); /* or nodes that it lacks would be lost */
+	return err_set(err, why.kind, "%s", why.text);
 }
 
 int pool_lacks_keys(struct pool *p, bool *ret, struct err *err)

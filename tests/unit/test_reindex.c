@@ -356,6 +356,34 @@ static void reading_it_stops_and_may_fail(void **state)
 	file_ops = &file_ops_os;
 }
 
+static ssize_t no_pread(int fd, void *buf, size_t len, off_t offset)
+{
+	(void)fd;
+	(void)buf;
+	(void)len;
+	(void)offset;
+	return errno = EIO, -1;
+}
+
+static void one_that_lacks_nodes_is_not_kept(void **state)
+{
+	uint64_t stored;
+
+	(void)state;
+	unit_bits = 12;
+	stored = without_loss();
+	ops = file_ops_os;
+	ops.pread = no_pread;
+	file_ops = &ops;
+	assert_int_equal(pool_forget_index(pool, NULL), -1);
+	file_ops = &file_ops_os;
+	assert_int_equal(pool_sync(pool, NULL), -1);
+	again();
+	repair(false);
+	assert_int_equal(check(), 0);
+	assert_int_equal(import_disk(1), stored);
+}
+
 /* However many maps have a cluster. */
 static void each_cluster_is_read_once(void **state)
 {
@@ -401,6 +429,7 @@ int main(void)
 		pool_test(what_comes_later_has_keys),
 		pool_test(it_stops_and_goes_on),
 		pool_test(reading_it_stops_and_may_fail),
+		pool_test(one_that_lacks_nodes_is_not_kept),
 		pool_test(each_cluster_is_read_once),
 		pool_test(what_cannot_be_read_costs_only_itself),
 	};
