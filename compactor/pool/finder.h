@@ -66,9 +66,9 @@ int finder_sync(struct finder *f, uint64_t covered, struct err *err);
 void finder_lacks(const struct finder *f, uint64_t *ret_begin, uint64_t *ret_end);
 void finder_set_lacks(struct finder *f, uint64_t begin, uint64_t end);
 
-/* Reads all tables through, and the filters that it would use: 1, 0 = one is not as it was written, or the list of them was not when
- * it was opened, as *ret_why says, -1.  That there is none, or one of another cluster file, is no damage: a process that died leaves
- * that. */
+/* Reads all tables through, and the filters that it would use: 1, 0 = one is not as it was written, or the list of them was not
+ * when it was opened, as *ret_why says, -1.  That there is none, or one of another cluster file, is no damage: a process that died
+ * leaves that. */
 int finder_prove(const struct finder *f, struct stopper *stopper, struct err *ret_why, struct err *err);
 
 /* Forgets everything, on disk too: before it is built anew. */

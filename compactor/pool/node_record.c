@@ -283,7 +283,8 @@ size_t node_record_of_inner(const struct inner *inner, uint8_t ret[NODE_RECORD_M
 		memcpy(p, inner->children[i], DIGEST_SIZE);
 		p += DIGEST_SIZE;
 	}
-	return finish((struct node_id){ inner->digest, inner->level, 0, false }, (struct fingerprint){ 0 }, (size_t)(p - bitmap), ret);
+	return finish((struct node_id){ inner->digest, inner->level, 0, false }, (struct fingerprint){ 0 }, (size_t)(p - bitmap),
+		      ret);
 }
 
 /* ---- inner nodes by their base ---- */

@@ -48,7 +48,7 @@ CLEANUP_DEFINE(struct nodes *, nodes_close)
  * durable before nodes_sync(); nodes_close() drops what is buffered.
  *
  * `base` is the digest of another node of that level of which most children are the same: then only the others are stored, and that
- * node with them.  NULL = none. */
+ * node with them.  NULL = none.  One that was there and is damaged is stored as a whole. */
 int nodes_put_leaf(struct nodes *n, const struct leaf *leaf, struct err *err);
 int nodes_put_inner(struct nodes *n, const struct inner *inner, const uint8_t *base, struct err *err);
 /* A newer map of a leaf that is there: found instead of the old one from now on (data was moved, or healed). */
@@ -84,8 +84,8 @@ bool leaf_lies_in(const struct leaf *leaf, uint32_t file);
 int nodes_locate(struct nodes *n, const uint8_t digest[DIGEST_SIZE], unsigned level, unsigned unit_bits, uint64_t *ret,
 		 struct err *err);
 
-/* Where the record is without which the one at `offset` says little, its base: 1 and *ret, 0 = it has none, or that is not there, -1.
- * The base may have one, too. */
+/* Where the record is without which the one at `offset` says little, its base: 1 and *ret, 0 = it has none, or that is not there,
+ * -1.  The base may have one, too. */
 int nodes_locate_base(struct nodes *n, uint64_t offset, uint64_t *ret, struct err *err);
 
 /* Leaves out all records but those that keep() says, by their offsets, which are `nr`, with the bases of all that are kept: a new

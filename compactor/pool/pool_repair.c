@@ -597,7 +597,8 @@ static int repair_index(struct repairing *r, struct err *err)
 
 static int repair(struct repairing *r, struct err *err)
 {
-	if (prove_index(r, err) < 0 || tell_passed_over(r, err) < 0 || repair_superblocks(r, err) < 0 || repair_missing_nodes(r, err) < 0)
+	if (prove_index(r, err) < 0 || tell_passed_over(r, err) < 0 || repair_superblocks(r, err) < 0 ||
+	    repair_missing_nodes(r, err) < 0)
 		return -1;
 	if (clusters_each_slot(r->p->clusters, take_slot, r, err) < 0 ||
 	    names_each_or(r->p, take_name, bad_name, r, err) < 0 || repair_trees(r, false, err) < 0 ||

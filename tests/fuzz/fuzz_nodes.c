@@ -13,7 +13,8 @@
  *
  * The bytes of a file of nodes.  They are tried as they are, and once more as records one after the other whose heads make sense,
  * whose checksums are right and whose inner nodes have the digests of their children, deltas those that they and the inner node
- * before them have, so that what lies behind these is reached.  Whatever is taken for a node must be in order, must be found, and must be found when the file was appended to. */
+ * before them have, so that what lies behind these is reached.  Whatever is taken for a node must be in order, must be found, and
+ * must be found when the file was appended to. */
 
 #define WALK_MAX 1000
 

@@ -738,8 +738,8 @@ static uint64_t put_on(struct nodes *n, const struct inner *inner, const struct 
 
 static void of_an_inner_node_with_a_base_the_changes_are_stored(void **state)
 {
-	struct inner base = inner_of(1, 2, 128), one = changed(&base, 1, 3), more = changed(&one, 3, 5), half = changed(&base, 64, 7),
-		     most = changed(&base, 120, 9), less = one,
+	struct inner base = inner_of(1, 2, 128), one = changed(&base, 1, 3), more = changed(&one, 3, 5), less = one,
+		     half = changed(&base, 64, 7), most = changed(&base, 120, 9),
 		     other = inner_of(2, 2, 128), none = inner_of(77, 2, 5);
 	struct nodes *n = open_writing();
 

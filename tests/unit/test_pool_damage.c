@@ -864,7 +864,6 @@ static void nodes_are_made_again(void **unused)
 	close(fd);
 }
 
-/* A version has no view that could help: that is said, and nothing is made up. */
 /* A version of a, whose root is a delta of that of a. */
 static struct disk later = { .size = 2 * SEGMENT_SIZE, .pieces = { { 0, 64 * KIB, 5 }, { SEGMENT_SIZE, 8 * KIB, 3 } } };
 
@@ -937,6 +936,7 @@ static void a_base_of_versions_is_made_again(void **unused)
 	expect_disk(&later);
 }
 
+/* A version has no view that could help: that is said, and nothing is made up. */
 static void what_cannot_be_repaired_is_said(void **unused)
 {
 	uint64_t left = 0, from;
