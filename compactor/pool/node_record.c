@@ -36,9 +36,7 @@ static size_t delta_record_len(const uint8_t *p)
 {
 	const struct pool_delta_disk *d = (const void *)p;
 
-	if (d->level == 0 || d->level > DIGEST_LEVELS || d->nr == 0 || d->nr > DIGEST_FANOUT || d->zero)
-		return 0;
-	if (d->depth == 0 || d->depth > POOL_DELTA_DEPTH_MAX)
+	if (d->level == 0 || d->level > DIGEST_LEVELS || d->nr == 0 || d->nr > DIGEST_FANOUT || d->zero[0] || d->zero[1])
 		return 0;
 	return round_up(delta_len(d->nr), NODE_ALIGN);
 }
@@ -298,7 +296,7 @@ int node_record_delta(const uint8_t *p, struct node_delta *ret, struct err *err)
 		if (which[i] >= DIGEST_FANOUT || (i && which[i] <= which[i - 1]))
 			return err_set(err, ERR_FORMAT, "an inner node has not the children that it says");
 	*ret = (struct node_delta){
-		.depth = d->depth, .nr = d->nr, .which = which, .digests = which + d->nr, .base = { d->base, d->level, 0, true },
+		.nr = d->nr, .which = which, .digests = which + d->nr, .base = { d->base, d->level, 0, true },
 	};
 	return 0;
 }
@@ -323,17 +321,15 @@ static unsigned compare_children(const struct inner *a, const struct inner *b, u
 	return nr;
 }
 
-size_t node_record_of_delta(const struct inner *inner, const struct inner *base, unsigned depth, uint8_t ret[NODE_RECORD_MAX])
+size_t node_record_of_delta(const struct inner *inner, const struct inner *base, uint8_t ret[NODE_RECORD_MAX])
 {
 	const size_t whole = whole_len(BITMAP_SIZE + nr_children(inner) * DIGEST_SIZE);
-	struct pool_delta_disk d = {
-		.magic = le32_from(POOL_DELTA_MAGIC), .level = (uint8_t)inner->level, .depth = (uint8_t)depth,
-	};
+	struct pool_delta_disk d = { .magic = le32_from(POOL_DELTA_MAGIC), .level = (uint8_t)inner->level };
 	uint8_t which[DIGEST_FANOUT], *p = ret + sizeof(d);
 	unsigned nr = compare_children(inner, base, which);
 	size_t len = round_up(delta_len(nr), NODE_ALIGN);
 
-	if (nr == 0 || depth > POOL_DELTA_DEPTH_MAX || len > whole / 8 * 7)
+	if (nr == 0 || len > whole / 8 * 7)
 		return 0;
 	d.nr = (uint8_t)nr;
 	memcpy(d.digest, inner->digest, sizeof(d.digest));

@@ -24,7 +24,7 @@ struct node_id {
 
 /* In the record. */
 struct node_delta {
-	unsigned depth, nr;
+	unsigned nr;
 	const uint8_t *which, *digests; /* of the children that are not the base's */
 	struct node_id base;
 };
@@ -47,7 +47,7 @@ int node_record_delta(const uint8_t *p, struct node_delta *ret, struct err *err)
 /* Return the length. */
 size_t node_record_of_leaf(const struct leaf *leaf, uint8_t ret[NODE_RECORD_MAX]);
 size_t node_record_of_inner(const struct inner *inner, uint8_t ret[NODE_RECORD_MAX]);
-/* `base` is another node of that level, stored as a delta of depth - 1 or (1) as it is.  0 = a delta would not be much shorter. */
-size_t node_record_of_delta(const struct inner *inner, const struct inner *base, unsigned depth, uint8_t ret[NODE_RECORD_MAX]);
+/* `base` is another node of that level.  0 = that would not be much shorter. */
+size_t node_record_of_delta(const struct inner *inner, const struct inner *base, uint8_t ret[NODE_RECORD_MAX]);
 
 #endif

@@ -29,8 +29,7 @@
  * An inner node of which a version changes few children is written as a delta: what they are now, and the digest of its base.  So a
  * version costs what it changes, not 4 KiB for each node above that.  A chain of them ends after POOL_DELTA_DEPTH_MAX, or nodes
  * would be slow to read, and one damaged place would hit ever more versions.  What is put together is believed when it has its
- * digest.  A node that was there and cannot be read is written whole: what stands on it does not find it at a greater depth than it
- * had, and its base may stand on it, when that can be read the next time.
+ * digest.  A node that was there and cannot be read is written whole: its base may stand on it, when that can be read the next time.
  *
  * A page that is lost in the middle of a transaction, or damaged later, costs the records in it only: behind it the next record is
  * looked for at every multiple of 8.  Bytes of a payload could be taken for a record then, which an attacker can bring about for
@@ -40,6 +39,7 @@
 #define BUFFER_SIZE ((size_t)256 << 10)
 #define NEW_NODES "nodes.new"
 #define LEAF_GUESS 512u /* most leaves are shorter */
+#define BASES_MAX (4 * POOL_DELTA_DEPTH_MAX)
 
 struct nodes {
 	int fd;
@@ -222,7 +222,7 @@ static int of_node(struct node_id id, struct err *err)
 struct assembly {
 	uint8_t (*children)[DIGEST_SIZE];
 	bool known[DIGEST_FANOUT];
-	unsigned depth; /* of the record that was taken last */
+	unsigned depth; /* bases that were taken */
 	uint8_t base[DIGEST_SIZE / 2];
 };
 
@@ -240,7 +240,6 @@ static int take_record(struct assembly *a, const uint8_t *record, struct err *er
 				memcpy(a->children[d.which[i]], d.digests + (size_t)i * DIGEST_SIZE, DIGEST_SIZE);
 			a->known[d.which[i]] = true;
 		}
-		a->depth = d.depth;
 		memcpy(a->base, d.base.digest, sizeof(a->base));
 		return 1;
 	}
@@ -249,26 +248,24 @@ static int take_record(struct assembly *a, const uint8_t *record, struct err *er
 	for (unsigned i = 0; i < DIGEST_FANOUT; i++)
 		if (!a->known[i])
 			memcpy(a->children[i], whole[i], DIGEST_SIZE);
-	a->depth = 0;
 	return 0;
 }
 
-/* Whatever a record says, this ends. */
+/* Bases that were lost and came again may stand on others than they did; but whatever records say, this ends. */
 static int take_bases(struct nodes *n, struct assembly *a, unsigned level, struct err *err)
 {
 	int more = 1;
 
 	while (more > 0) {
 		const struct node_id base = { a->base, level, 0, true };
-		unsigned depth = a->depth;
 		const uint8_t *record;
 		int rc = find(n, base, &record, err);
 
 		if (rc <= 0)
 			return rc == 0 ? not_there(base, err) : -1;
-		more = take_record(a, record, err);
-		if (more > 0 && a->depth >= depth)
+		if (a->depth++ == BASES_MAX)
 			return err_set(err, ERR_FORMAT, "the bases of an inner node go round in circles");
+		more = take_record(a, record, err);
 	}
 	return more;
 }
@@ -281,7 +278,6 @@ static int assemble(struct nodes *n, const uint8_t *record, struct node_id id, s
 	uint8_t digest[DIGEST_SIZE];
 	int rc = take_record(&a, record, err);
 
-	*ret_depth = a.depth;
 	if (rc < 0 || (rc > 0 && take_bases(n, &a, id.level, err) < 0))
 		return -1;
 	digest_bytes(ret->children, sizeof(ret->children), digest);
@@ -289,6 +285,7 @@ static int assemble(struct nodes *n, const uint8_t *record, struct node_id id, s
 		return err_set(err, ERR_FORMAT, "the children of an inner node are not those of its digest");
 	memcpy(ret->digest, digest, DIGEST_SIZE);
 	ret->level = id.level;
+	*ret_depth = a.depth;
 	return 0;
 }
 
@@ -682,7 +679,7 @@ static int add_inner(struct nodes *n, const struct inner *inner, const uint8_t *
 	if (rc < 0)
 		return -1;
 	if (rc > 0)
-		len = node_record_of_delta(inner, &was, depth + 1, record);
+		len = depth < POOL_DELTA_DEPTH_MAX ? node_record_of_delta(inner, &was, record) : 0;
 	room = room_for_one(n, err);
 	if (!room)
 		return -1;

@@ -117,19 +117,18 @@ static_assert(sizeof(struct pool_node_disk) == 64, "node of a hash tree");
 
 /* An inner node of which few children are others than those of another one of its level, its base.  Behind this: which children, a
  * byte each, ascending; then their digests, those of zeros being zeros; then zeros up to a multiple of 8.  The rest is as the base
- * has it, which may be such a record, too, of less depth. */
+ * has it, which may be such a record, too. */
 struct pool_delta_disk {
 	le32 magic;    /* POOL_DELTA_MAGIC */
 	uint8_t level; /* from 1 on */
 	uint8_t nr;    /* 1 to 128 */
-	uint8_t depth; /* 1 to POOL_DELTA_DEPTH_MAX: at most so many bases, one of the other */
-	uint8_t zero;
+	uint8_t zero[2];
 	le32 crc; /* CRC-32C of this with crc = 0, then of what follows but for the zeros */
 	uint8_t digest[DIGEST_SIZE / 2], base[DIGEST_SIZE / 2]; /* the first half of the node's and the base's */
 };
 static_assert(sizeof(struct pool_delta_disk) == 44, "an inner node by its base");
 #define POOL_DELTA_MAGIC 0x64736464u /* "ddsd" */
-#define POOL_DELTA_DEPTH_MAX 64
+#define POOL_DELTA_DEPTH_MAX 64 /* none is written on so many that stand on each other */
 #define POOL_NODE_PAYLOAD_MAX (SEGMENT_BLOCKS * 3 * 10)
 
 #endif

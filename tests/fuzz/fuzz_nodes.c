@@ -197,8 +197,8 @@ static size_t fix_delta(uint8_t *p, size_t left)
 		return 0;
 	d.magic = le32_from(POOL_DELTA_MAGIC);
 	d.level = (uint8_t)last.level;
-	d.depth = (uint8_t)++depth;
-	d.zero = 0;
+	memset(d.zero, 0, sizeof(d.zero));
+	depth++;
 	memcpy(d.base, last.digest, sizeof(d.base));
 	for (unsigned i = 0; i < d.nr; i++) {
 		uint8_t *which = p + sizeof(d) + i;

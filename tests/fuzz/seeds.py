@@ -555,13 +555,13 @@ def inner(level, children):
     return digest, node(level, digest, bitmap + b"".join(children[i] for i in sorted(children)))
 
 
-def delta(level, digest, base, depth, children):
+def delta(level, digest, base, children):
     """An inner node by its base."""
     which = sorted(children)
-    head = [0x64736464, level, len(which), depth, 0, digest[:16], base[:16]]
+    head = [0x64736464, level, len(which), 0, digest[:16], base[:16]]
     rest = bytes(which) + b"".join(children[i] for i in which)
-    head[4] = crc32c(struct.pack("<IBBBxI16s16s", *head) + rest)
-    record = struct.pack("<IBBBxI16s16s", *head) + rest
+    head[3] = crc32c(struct.pack("<IBB2xI16s16s", *head) + rest)
+    record = struct.pack("<IBB2xI16s16s", *head) + rest
     return record + bytes(-len(record) % 8)
 
 
@@ -577,9 +577,9 @@ def nodes_seeds():
     other = {i: bytes([i + 1]) * 32 for i in range(128)} | {3: b"x" * 32, 90: bytes(32)}
     changed, _ = inner(1, {i: d for i, d in other.items() if d != bytes(32)})
     again, _ = inner(1, {i: d for i, d in other.items() if i not in (5, 90)})
-    deltas = delta(1, changed, full, 1, {3: b"x" * 32, 90: bytes(32)}) + delta(1, again, changed, 2, {5: bytes(32)})
+    deltas = delta(1, changed, full, {3: b"x" * 32, 90: bytes(32)}) + delta(1, again, changed, {5: bytes(32)})
     yield "deltas", full_node + deltas
-    yield "circle", deltas + delta(1, full, again, 1, {5: b"\6" * 32, 90: b"[" * 32, 3: b"\4" * 32}) + full_node[:-8]
+    yield "circle", deltas + delta(1, full, again, {5: b"\6" * 32, 90: b"[" * 32, 3: b"\4" * 32}) + full_node[:-8]
     yield "map", bytes.fromhex("0003908080080209280001")
     yield "leaves", fine + coarse + many
     yield "tree", tree

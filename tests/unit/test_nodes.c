@@ -881,6 +881,35 @@ static void what_was_damaged_is_put_again_as_it_is(void **state)
 	close_nodes(n);
 }
 
+/* Nobody knows any more that it was there. */
+static void what_was_lost_may_come_again_as_a_delta(void **state)
+{
+	struct inner three[3], other;
+	struct nodes *n;
+	int fd;
+
+	(void)state;
+	with_finder = false;
+	n = open_three(three);
+	fd = open(in_tree(FILE_NAME), O_RDWR);
+	assert_int_equal(pwrite(fd, "x", 1, (off_t)offsets[0] + 100), 1);
+	close(fd);
+	close_nodes(n);
+	n = open_writing();
+	assert_int_equal(damaged, 1);
+	other = inner_of(1, 1, 128);
+	for (unsigned i = 0; i < 5; i++) {
+		struct inner next = changed(&other, 1, 40 + i);
+
+		put_on(n, &next, &other);
+		other = next;
+	}
+	assert_true(put_on(n, &three[0], &other) < 300);
+	for (unsigned i = 0; i < 3; i++)
+		assert_true(has_inner(n, &three[i]));
+	close_nodes(n);
+}
+
 static void a_flipped_bit_costs_what_stands_on_it(void **state)
 {
 	struct inner three[3];
@@ -907,9 +936,9 @@ static void a_flipped_bit_costs_what_stands_on_it(void **state)
 }
 
 /* A record of a delta after a byte of it was changed, with a right checksum. */
-static size_t forged(const struct inner *inner, const struct inner *base, unsigned depth, size_t at, uint8_t byte, uint8_t *ret)
+static size_t forged(const struct inner *inner, const struct inner *base, size_t at, uint8_t byte, uint8_t *ret)
 {
-	size_t len = node_record_of_delta(inner, base, depth, ret);
+	size_t len = node_record_of_delta(inner, base, ret);
 	struct pool_delta_disk d;
 
 	ret[at] = byte;
@@ -929,9 +958,8 @@ static void a_delta_is_believed_for_its_checksum_only_if_it_makes_sense(void **s
 		{ offsetof(struct pool_delta_disk, level), DIGEST_LEVELS + 1 },
 		{ offsetof(struct pool_delta_disk, nr), 0 },
 		{ offsetof(struct pool_delta_disk, nr), DIGEST_FANOUT + 1 },
-		{ offsetof(struct pool_delta_disk, depth), 0 },
-		{ offsetof(struct pool_delta_disk, depth), POOL_DELTA_DEPTH_MAX + 1 },
 		{ offsetof(struct pool_delta_disk, zero), 1 },
+		{ offsetof(struct pool_delta_disk, zero) + 1, 1 },
 		{ sizeof(struct pool_delta_disk), 127 },     /* not ascending */
 		{ sizeof(struct pool_delta_disk) + 1, 128 }, /* there is no such child */
 		{ sizeof(struct pool_delta_disk) + 1, 3 },   /* twice */
@@ -944,7 +972,7 @@ static void a_delta_is_believed_for_its_checksum_only_if_it_makes_sense(void **s
 	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
 		size_t len = node_record_of_inner(&base, p);
 
-		forged(&inner, &base, 1, wrong[i].at, wrong[i].byte, p + len);
+		forged(&inner, &base, wrong[i].at, wrong[i].byte, p + len);
 		spill(p, len + 2000);
 		n = open_reading();
 		assert_int_equal(count(n), 1);
@@ -964,15 +992,15 @@ static void a_delta_is_believed_for_its_digest(void **state)
 	size_t len = node_record_of_inner(&base, p);
 
 	(void)state;
-	len += forged(&a, &base, 1, sizeof(struct pool_delta_disk), 2, p + len);
+	len += forged(&a, &base, sizeof(struct pool_delta_disk), 2, p + len);
 	spill(p, len);
 	n = open_reading();
 	assert_int_equal(nodes_get_inner(n, a.digest, 1, &got, &err), -1);
 	assert_int_equal(err.kind, ERR_FORMAT);
 	close_nodes(n);
 
-	len = node_record_of_delta(&a, &b, 5, p);
-	len += node_record_of_delta(&b, &a, 5, p + len);
+	len = node_record_of_delta(&a, &b, p);
+	len += node_record_of_delta(&b, &a, p + len);
 	spill(p, len);
 	n = open_reading();
 	assert_int_equal(nodes_get_inner(n, a.digest, 1, &got, &err), -1);
@@ -1064,6 +1092,7 @@ int main(void)
 		both_ways(a_chain_of_deltas_ends),
 		both_ways(a_damaged_base_is_told_by_all_that_stand_on_it),
 		both_ways(what_was_damaged_is_put_again_as_it_is),
+		tree_test(what_was_lost_may_come_again_as_a_delta),
 		tree_test(a_flipped_bit_costs_what_stands_on_it),
 		tree_test(a_delta_is_believed_for_its_checksum_only_if_it_makes_sense),
 		tree_test(a_delta_is_believed_for_its_digest),

@@ -321,7 +321,6 @@ static void the_delta_of_the_page_says_what_the_page_says(void **state)
 	(void)state;
 	assert_true(delta_is_read(&b));
 	assert_int_equal(node_record_delta(b.data, &d, NULL), 0);
-	assert_int_equal(d.depth, 1);
 	assert_int_equal(d.nr, 1);
 	assert_int_equal(d.which[0], 1);
 	assert_int_equal(d.which - b.data, 0x2c);
