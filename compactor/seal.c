@@ -471,28 +471,32 @@ void seal_release(struct pool *p, struct seal *s)
 
 /* ---- what it came to ---- */
 
-/* 1 = what lies there is empty, and nobody has it. */
-static int is_untouched(struct pool *p, const char *name)
+enum lying { LIES_EMPTY, LIES_WRITTEN, LIES_IN_USE };
+
+/* What lies there: empty and nobody's; with something in it; somebody's, or nobody can tell. */
+static enum lying look_what_lies(struct pool *p, const char *name)
 {
 	struct hold_options o = { .assume_idle = true };
+	enum lying ret = LIES_IN_USE;
 	struct hold hold = HOLD_INIT;
 	struct overlay_facts facts;
 	int fd = file_open_beneath(p->dirs[POOL_SEALED], name, O_RDWR | O_NOFOLLOW | O_NONBLOCK,
 				   RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV, NULL);
-	bool untouched;
 
 	if (fd < 0)
-		return 0;
-	untouched = hold_take(&hold, fd, p->dirs[POOL_SEALED], name, &o, NULL) == 0 && overlay_look(fd, &facts, NULL) == 0 &&
-		    facts.empty;
+		return LIES_IN_USE;
+	if (overlay_look(fd, &facts, NULL) == 0 && !facts.empty)
+		ret = LIES_WRITTEN;
+	else if (hold_take(&hold, fd, p->dirs[POOL_SEALED], name, &o, NULL) == 0 && overlay_look(fd, &facts, NULL) == 0)
+		ret = facts.empty ? LIES_EMPTY : LIES_WRITTEN;
 	hold_release(&hold);
 	file_ops->close(fd);
-	return untouched;
+	return ret;
 }
 
 int sealed_dispose(struct pool *p, const char *name, struct err *err)
 {
-	if (is_untouched(p, name))
+	if (look_what_lies(p, name) == LIES_EMPTY)
 		return file_unlink(p->dirs[POOL_SEALED], name, err);
 	return file_rename_to(p->dirs[POOL_SEALED], name, p->dirs[POOL_QUARANTINE], name, 0, err);
 }
@@ -734,17 +738,19 @@ static int know_named(struct pool *p, struct sweep *s, struct err *err)
 	return 0;
 }
 
-/* What is not empty belongs to a version that was deleted: that is for a collection. */
+/* What is not empty belongs to a version that was deleted or folded: that is for a collection. */
 static int remove_unknown(struct pool *p, const struct sweep *s, bool *ret_all, struct err *err)
 {
 	char name[POOL_FILE_NAME_ROOM];
 
 	for (size_t i = 0; i < s->found.nr; i++) {
-		if (s->found.items[i].known)
-			continue;
-		if (!is_untouched(p, pool_id_file_name(s->found.items[i].id, name)))
+		enum lying lies = LIES_WRITTEN;
+
+		if (!s->found.items[i].known)
+			lies = look_what_lies(p, pool_id_file_name(s->found.items[i].id, name));
+		if (lies == LIES_IN_USE)
 			*ret_all = false;
-		else if (file_unlink(p->dirs[POOL_SEALED], name, err) < 0)
+		if (lies == LIES_EMPTY && file_unlink(p->dirs[POOL_SEALED], name, err) < 0)
 			return -1;
 	}
 	return 0;

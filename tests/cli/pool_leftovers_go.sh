@@ -64,4 +64,11 @@ qemu-io -f qcow2 -c "write -q 0 64k" "$STORE/g.qcow2"
 "$DEDUPSCAN" rollback "$STORE/g.qcow2@v" --discard >/dev/null
 "$DEDUPSCAN" delete "$STORE/d.qcow2@v" >/dev/null
 assert_has "$(looks clone "$STORE/1.qcow2" "$STORE/h.qcow2")" '^[1-9]'
+assert_eq 0 "$(looks clone "$STORE/1.qcow2" "$STORE/i.qcow2")" "what was sealed and waits for a collection"
+
+# and one that was folded in
+"$DEDUPSCAN" compact --no-idle --keep-originals 0 --catalog "$CATALOG" --method pool --apply "$STORE" >/dev/null
+looks clone "$STORE/1.qcow2" "$STORE/j.qcow2" >/dev/null
+[ "$(find "$SEALED" -name '*.qcow2' | wc -l)" -gt 2 ] || fail "nothing is left in sealed/"
+assert_eq 0 "$(looks clone "$STORE/1.qcow2" "$STORE/k.qcow2")" "what was folded in and waits for a collection"
 "$DEDUPSCAN" pool check "$STORE" >/dev/null || fail "the pool is damaged"
