@@ -373,7 +373,9 @@ def goal_of(what):
 
 
 def write_a_little(image):
+    """Nothing of what the call before left is still to be written then."""
     run("qemu-io", "-f", "qcow2", "-c", "write -q -P 66 1M 64k", image)
+    os.sync()
 
 
 def sealed(image):
