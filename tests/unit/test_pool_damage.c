@@ -358,9 +358,12 @@ static int open_index(const char *end)
 {
 	nr_index_files = 0;
 	assert_int_equal(file_each_name(pool->dirs[POOL_INDEX], list_index, NULL, NULL), 0);
-	for (unsigned i = 0; i < nr_index_files; i++)
-		if (strcmp(index_files[i] + strlen(index_files[i]) - strlen(end), end) == 0)
+	for (unsigned i = 0; i < nr_index_files; i++) {
+		size_t len = strlen(index_files[i]);
+
+		if (len >= strlen(end) && strcmp(index_files[i] + len - strlen(end), end) == 0)
 			return openat(pool->dirs[POOL_INDEX], index_files[i], O_RDWR | O_CLOEXEC);
+	}
 	fail_msg("no file *%s in the index", end);
 	return -1;
 }
