@@ -4,15 +4,8 @@
 # A version that stands on data that is damaged does not enter the pool with it: damage would get a digest of its own.  Nor does an
 # image leave the pool with it.
 . tests/lib.sh
-. tests/cli/lib_store.sh
+. tests/cli/lib_pool.sh
 require_tool qemu-img qemu-io python3
-
-POOL=$STORE/.dedupscan-pool
-
-compact()
-{
-	capture "$DEDUPSCAN" compact --no-idle --catalog "$CATALOG" --method pool --keep-originals 0 --apply "$STORE"
-}
 
 random_file "$TMP/golden.raw" 16M
 cp "$TMP/golden.raw" "$TMP/first.raw"

@@ -5,15 +5,8 @@
 #
 # A whole file of a pool is damaged or gone: that is told, repaired where it can be, and hits nothing but what needs that file.
 . tests/lib.sh
-. tests/cli/lib_store.sh
+. tests/cli/lib_pool.sh
 require_tool qemu-img qemu-io python3
-
-POOL=$STORE/.dedupscan-pool
-
-compact()
-{
-	capture "$DEDUPSCAN" compact --no-idle --catalog "$CATALOG" --method pool --keep-originals 0 --apply "$@" "$STORE"
-}
 
 # pool STATUS ARGUMENT...
 pool()

@@ -4,16 +4,10 @@
 # A11: after a folding images stand on views.  Somebody has one of the overlays open that were replaced, as who looked the path up
 # just before: that image stays on what is sealed, is told, and the pool knows it so; the others stand.  They settle together.
 . tests/lib.sh
-. tests/cli/lib_store.sh
+. tests/cli/lib_pool.sh
 require_tool qemu-img qemu-io python3 strace
 
-POOL=$STORE/.dedupscan-pool
 NR=12
-
-compact()
-{
-	capture "$DEDUPSCAN" compact --no-idle --catalog "$CATALOG" --method pool --apply --keep-originals 0 "$@" "$STORE"
-}
 
 # stands IMAGE: on what
 stands()

@@ -4,15 +4,8 @@
 # An image is what its overlay says, whatever the pool noted of it: a clone or a copy put in its place, one that was resized; and pools
 # that were put back from before.
 . tests/lib.sh
-. tests/cli/lib_store.sh
+. tests/cli/lib_pool.sh
 require_tool qemu-img qemu-io python3
-
-POOL=$STORE/.dedupscan-pool
-
-compact()
-{
-	capture "$DEDUPSCAN" compact --no-idle --catalog "$CATALOG" --method pool --keep-originals 0 --apply "$STORE"
-}
 
 # is IMAGE[@VERSION] RAW: what restore writes
 is()

@@ -3,15 +3,16 @@
 #
 # What lies in sealed/ and no name knows goes, as soon as nobody has it; who left nothing spares the next one to look there.
 . tests/lib.sh
-. tests/cli/lib_store.sh
+. tests/cli/lib_pool.sh
 require_tool qemu-img qemu-io strace
 
 random_file "$TMP/a.raw" 4M
 for i in 1 2; do
 	qemu-img convert -O qcow2 "$TMP/a.raw" "$STORE/$i.qcow2"
 done
-"$DEDUPSCAN" compact --no-idle --keep-originals 0 --catalog "$CATALOG" --method pool --apply "$STORE" >/dev/null
-SEALED=$STORE/.dedupscan-pool/sealed
+compact
+assert_status 0
+SEALED=$POOL/sealed
 LEFT=$SEALED/00000000-0000-4000-8000-000000000001.qcow2
 
 # looks ARGUMENT...: how often that command reads sealed/
@@ -67,7 +68,8 @@ assert_has "$(looks clone "$STORE/1.qcow2" "$STORE/h.qcow2")" '^[1-9]'
 assert_eq 0 "$(looks clone "$STORE/1.qcow2" "$STORE/i.qcow2")" "what was sealed and waits for a collection"
 
 # and one that was folded in
-"$DEDUPSCAN" compact --no-idle --keep-originals 0 --catalog "$CATALOG" --method pool --apply "$STORE" >/dev/null
+compact
+assert_status 0
 looks clone "$STORE/1.qcow2" "$STORE/j.qcow2" >/dev/null
 [ "$(find "$SEALED" -name '*.qcow2' | wc -l)" -gt 2 ] || fail "nothing is left in sealed/"
 assert_eq 0 "$(looks clone "$STORE/1.qcow2" "$STORE/k.qcow2")" "what was folded in and waits for a collection"

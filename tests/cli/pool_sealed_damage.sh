@@ -4,15 +4,8 @@
 # What a snapshot sealed, and nobody has folded in yet, is damaged behind our back, with its time put back: that is told, and does
 # not become the version, and holds up no other.
 . tests/lib.sh
-. tests/cli/lib_store.sh
+. tests/cli/lib_pool.sh
 require_tool qemu-img qemu-io python3
-
-POOL=$STORE/.dedupscan-pool
-
-compact()
-{
-	capture "$DEDUPSCAN" compact --no-idle --catalog "$CATALOG" --method pool --keep-originals 0 --apply "$STORE"
-}
 
 # sealed_of IMAGE: the file that was sealed last of it
 sealed_of()
