@@ -284,6 +284,7 @@ static int replace_by_copy(struct guest *g, int from, int old, struct err *err)
 
 	if (pool_new_id(id, err) < 0 || overlay_look(old, &facts, err) < 0 || attributes_read(old, &attributes, err) < 0)
 		return -1;
+	names_will_change(g->pool);
 	to = file_open(sealed, pool_id_file_name(id, name), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600, err);
 	if (to < 0)
 		return -1;

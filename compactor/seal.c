@@ -66,6 +66,7 @@ static int create(struct pool *p, struct seal *s, struct err *err)
 
 	if (name_id_is_null(s->id) && pool_new_id(s->id, err) < 0)
 		return -1;
+	names_will_change(p);
 	s->fresh_fd =
 		file_open(p->dirs[POOL_SEALED], pool_id_file_name(s->id, name), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600, err);
 	s->written = s->fresh_fd >= 0;

@@ -137,7 +137,7 @@ bool names_are_tidy(const struct pool *p)
 	return p->rows && p->rows->loaded && !p->rows->nr_beside && name_rows_are_current(p, p->rows);
 }
 
-static void spoil(struct pool *p)
+void names_will_change(struct pool *p)
 {
 	if (p->rows && p->rows->spoilt)
 		return;
@@ -148,12 +148,9 @@ static void spoil(struct pool *p)
 	}
 }
 
-bool names_need_no_sweep(struct pool *p)
+bool names_need_no_sweep(const struct pool *p)
 {
-	if (!names_are_tidy(p))
-		return false;
-	spoil(p);
-	return p->rows->swept;
+	return names_are_tidy(p) && p->rows->swept;
 }
 
 void names_swept(struct pool *p, bool all)
@@ -182,7 +179,7 @@ static int prepare(struct pool *p, struct err *err)
 
 	if (p->next_name)
 		return 0;
-	spoil(p);
+	names_will_change(p);
 	if (names_are_tidy(p)) {
 		p->next_name = p->rows->next;
 		return 0;

@@ -128,9 +128,11 @@ struct name_row {
 int names_rows(struct pool *p, const struct name_row **ret, size_t *ret_nr, struct err *err);
 /* They were saved by one who left nothing to be finished: there are no promises. */
 bool names_are_tidy(const struct pool *p);
+/* Before sealed/ is changed for a name that is to come: whoever comes next has to look at everything, unless the rows are saved. */
+void names_will_change(struct pool *p);
 /* Sweeping: removing from sealed/ what no name knows, forgetting members and versions that nobody needs.  True = the last one left
- * nothing of that, and nobody was there since; the rows are spoilt then, so this is asked when it may be changed. */
-bool names_need_no_sweep(struct pool *p);
+ * nothing of that, and nobody was there since. */
+bool names_need_no_sweep(const struct pool *p);
 /* sealed/ was swept, and no member is replaced; what is changed from here on is looked at when the rows are saved.  `all`: nothing
  * was left, to somebody who had it open, say. */
 void names_swept(struct pool *p, bool all);

@@ -192,7 +192,7 @@ def moved(s):
     if "new to the pool" in said:
         fail(f"a dry run takes images for new ones: {said}")
     if files_of(to) != before:
-        fail("a dry run changed something")
+        fail(f"a dry run changed something: {[p for p in before if files_of(to).get(p) != before[p]]}")
     said = expect(tool("repoint", to), f"repointed: 4 images, 1 sealed overlays and {s.stubs} stubs; 0 images noted, 0 left")
     expect(said, f"'{a}' named the pool at '{s.path}/{POOL}'")
     s.check(to)
