@@ -157,6 +157,7 @@ void names_swept(struct pool *p, bool all)
 {
 	if (!p->rows)
 		return;
+	p->rows->saved = p->rows->saved && (all || !p->rows->swept);
 	p->rows->swept = all;
 	p->rows->changes = (struct name_changes){ .other = false };
 }
