@@ -3,6 +3,7 @@
 #define DEDUPSCAN_COMPACT_H
 
 #include "compactor/pool/immutable.h"
+#include "compactor/pool/view.h"
 #include "scanner/base/jail.h"
 #include "scanner/base/schedule.h"
 #include "scanner/cache_loan.h"
@@ -39,8 +40,7 @@ struct compact_options {
 	unsigned cluster_bits; /* of views: 12, 14 or 16 */
 	bool tell_file_size;
 	uint64_t file_size;    /* growth.h; from now on, where it is told */
-	struct slice_cache stub_cache; /* of new views, from now on, where it is told: */
-	bool tell_l2_cache, tell_host_cache;
+	struct stub_wish stubs; /* of new views, from now on */
 	bool cross_owner;      /* also images that not everybody can read who can read the pool's members */
 	bool tell_immutable;   /* what `immutable` says, from now on */
 	enum pool_immutable immutable;

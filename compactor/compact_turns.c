@@ -93,13 +93,7 @@ static size_t finder_memory(const struct compaction *c)
 
 static int tell_pool(struct compaction *c, struct err *err)
 {
-	struct slice_cache cache = c->pool->cache;
-
-	if (c->o.tell_l2_cache)
-		cache.l2 = c->o.stub_cache.l2;
-	if (c->o.tell_host_cache)
-		cache.host = c->o.stub_cache.host;
-	if (stub_cache_tell(c->pool, cache, err) < 0 ||
+	if (stub_tell(c->pool, &c->o.stubs, err) < 0 ||
 	    (c->o.tell_file_size && growth_tell(c->pool, c->o.file_size, err) < 0))
 		return -1;
 	return c->o.tell_immutable ? immutable_tell(c->pool, c->o.immutable, err) : 0;

@@ -348,3 +348,16 @@ int hold_look(int fd, int dirfd, const char *name, struct err *err)
 		return -1;
 	return check_vmware(dirfd, name, inode, err);
 }
+
+bool hold_may_be_open(int dirfd, const char *name, bool assume_idle)
+{
+	int fd = file_open(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, NULL);
+	char fs[32];
+	bool open;
+
+	if (fd < 0)
+		return true;
+	open = (!assume_idle && hold_fs_is_shared(fd, fs)) || hold_look(fd, dirfd, name, NULL) < 0;
+	file_ops->close(fd);
+	return open;
+}

@@ -63,6 +63,8 @@ CLEANUP_DEFINE_RELEASE(struct hold, hold_release)
  * lease is had for a moment; where none is to be had, or not by this user, what /proc and locks show must do, and
  * where hold_fs_is_shared() that is little. */
 int hold_look(int fd, int dirfd, const char *name, struct err *err);
+/* The same, by name: false = nobody has it open, or the user says so where that cannot be told. */
+bool hold_may_be_open(int dirfd, const char *name, bool assume_idle);
 
 /* Who else has the file open, mapped or locked: "pid 123 (qemu-system-x86)", "loop device /dev/loop3", the first
  * three of them; "" = not known.  Processes of others show themselves to root only. */

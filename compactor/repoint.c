@@ -268,46 +268,7 @@ static int pool_was(struct repointing *r, const char *old, struct err *err)
 	return r->o->dry_run ? 0 : move_names(r, old, err);
 }
 
-/* ---- lists of files ---- */
-
-struct ids {
-	VEC(struct id {
-		uint8_t bytes[POOL_ID_SIZE];
-	}) list;
-};
-
-static void ids_release(struct ids *l)
-{
-	vec_release(&l->list);
-}
-CLEANUP_DEFINE_RELEASE(struct ids, ids_release)
-
-static int add_id(void *ctx, const char *name, struct err *err)
-{
-	char text[POOL_ID_TEXT_ROOM], again[POOL_FILE_NAME_ROOM];
-	struct ids *l = ctx;
-	struct id id;
-
-	snprintf(text, sizeof(text), "%s", name);
-	if (!pool_id_parse(text, id.bytes) || strcmp(pool_id_file_name(id.bytes, again), name) != 0)
-		return 0;
-	return vec_push(&l->list, id) < 0 ? no_memory(err) : 0;
-}
-
 /* ---- stubs ---- */
-
-static bool may_be_open(const struct repointing *r, const char *name)
-{
-	int dirfd = r->p->dirs[POOL_VIEWS], fd = file_open(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, NULL);
-	char fs[32];
-	bool open;
-
-	if (fd < 0)
-		return true;
-	open = (hold_fs_is_shared(fd, fs) && !r->o->hold.assume_idle) || hold_look(fd, dirfd, name, NULL) < 0;
-	file_ops->close(fd);
-	return open;
-}
 
 static int write_stub(struct repointing *r, const struct view *v, const char *old, struct err *err)
 {
@@ -318,7 +279,9 @@ static int write_stub(struct repointing *r, const struct view *v, const char *ol
 	r->ret->nr_stubs++;
 	if (r->o->dry_run)
 		return 0;
-	return view_write_stub(r->p, v, may_be_open(r, pool_id_file_name(v->id, name)) ? view_kept_stub(v, kept) : NULL, err);
+	pool_id_file_name(v->id, name);
+	return view_write_stub(r->p, v, hold_may_be_open(r->p->dirs[POOL_VIEWS], name, r->o->hold.assume_idle) ?
+			       view_kept_stub(v, kept) : NULL, err);
 }
 
 static int repoint_stub(struct repointing *r, const uint8_t id[POOL_ID_SIZE], struct err *err)
@@ -339,26 +302,26 @@ static int repoint_stub(struct repointing *r, const uint8_t id[POOL_ID_SIZE], st
 
 static int repoint_stubs(struct repointing *r, struct err *err)
 {
-	CLEANUP(ids_release) struct ids l = { .list = VEC_INIT };
+	CLEANUP(pool_ids_release) struct pool_ids l = { .items = VEC_INIT };
 
-	if (file_each_name(r->p->dirs[POOL_VIEWS], add_id, &l, err) < 0)
+	if (pool_ids_of_files(r->p->dirs[POOL_VIEWS], &l, err) < 0)
 		return -1;
-	for (size_t i = 0; i < l.list.nr; i++)
-		if (stopped(r, err) < 0 || repoint_stub(r, l.list.items[i].bytes, err) < 0)
+	for (size_t i = 0; i < l.items.nr; i++)
+		if (stopped(r, err) < 0 || repoint_stub(r, l.items.items[i].bytes, err) < 0)
 			return -1;
 	return 0;
 }
 
 int repoint_old_path(struct pool *p, char ret[PATH_MAX], struct err *err)
 {
-	CLEANUP(ids_release) struct ids l = { .list = VEC_INIT };
+	CLEANUP(pool_ids_release) struct pool_ids l = { .items = VEC_INIT };
 	struct err damage = ERR_INIT;
 
-	if (file_each_name(p->dirs[POOL_VIEWS], add_id, &l, err) < 0)
+	if (pool_ids_of_files(p->dirs[POOL_VIEWS], &l, err) < 0)
 		return -1;
-	for (size_t i = 0; i < l.list.nr; i++) {
+	for (size_t i = 0; i < l.items.nr; i++) {
 		struct view v;
-		int rc = view_find(p, l.list.items[i].bytes, &v, &damage);
+		int rc = view_find(p, l.items.items[i].bytes, &v, &damage);
 
 		if (rc > 0 && view_stub_elsewhere(p, &v, ret))
 			return 1;
@@ -520,16 +483,16 @@ static int repoint_one_sealed(struct repointing *r, const uint8_t id[POOL_ID_SIZ
 
 static int repoint_sealed(struct repointing *r, struct err *err)
 {
-	CLEANUP(ids_release) struct ids l = { .list = VEC_INIT };
+	CLEANUP(pool_ids_release) struct pool_ids l = { .items = VEC_INIT };
 
-	if (file_each_name(r->p->dirs[POOL_SEALED], add_id, &l, err) < 0)
+	if (pool_ids_of_files(r->p->dirs[POOL_SEALED], &l, err) < 0)
 		return -1;
-	for (size_t i = 0; i < l.list.nr; i++) {
+	for (size_t i = 0; i < l.items.nr; i++) {
 		char name[POOL_FILE_NAME_ROOM];
 		struct err why = ERR_INIT;
 
-		pool_id_file_name(l.list.items[i].bytes, name);
-		if (stopped(r, err) < 0 || (repoint_one_sealed(r, l.list.items[i].bytes, &why) < 0 && left(r, name, &why, err) < 0))
+		pool_id_file_name(l.items.items[i].bytes, name);
+		if (stopped(r, err) < 0 || (repoint_one_sealed(r, l.items.items[i].bytes, &why) < 0 && left(r, name, &why, err) < 0))
 			return -1;
 	}
 	return 0;

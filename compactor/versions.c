@@ -11,36 +11,7 @@
 /* How it works: seal.c moves overlays, names.c publishes; seal.c's head has the states of both.  Here is what a version is made
  * of, and the order: all images are open and held before anything is written, so that a set is as of one moment. */
 
-/* ---- sets and lists ---- */
-
-int pool_ids_add(struct pool_ids *s, const uint8_t id[POOL_ID_SIZE], struct err *err)
-{
-	struct pool_id x;
-
-	memcpy(x.bytes, id, POOL_ID_SIZE);
-	return vec_push(&s->items, x) < 0 ? err_set(err, ERR_MEMORY, "out of memory") : 0;
-}
-
-static int compare_ids(const void *a, const void *b)
-{
-	return memcmp(a, b, POOL_ID_SIZE);
-}
-
-void pool_ids_sort(struct pool_ids *s)
-{
-	if (s->items.nr)
-		qsort(s->items.items, s->items.nr, POOL_ID_SIZE, compare_ids);
-}
-
-bool pool_ids_has(const struct pool_ids *s, const uint8_t id[POOL_ID_SIZE])
-{
-	return s->items.nr && bsearch(id, s->items.items, s->items.nr, POOL_ID_SIZE, compare_ids);
-}
-
-void pool_ids_release(struct pool_ids *s)
-{
-	vec_release(&s->items);
-}
+/* ---- lists ---- */
 
 int path_list_add(struct path_list *l, uint64_t number, const char *path, struct err *err)
 {

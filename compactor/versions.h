@@ -109,19 +109,6 @@ struct sealed_disk {
 	uint64_t base_size;
 };
 
-/* A set of ids. */
-struct pool_id {
-	uint8_t bytes[POOL_ID_SIZE];
-};
-struct pool_ids {
-	VEC(struct pool_id) items;
-};
-int pool_ids_add(struct pool_ids *s, const uint8_t id[POOL_ID_SIZE], struct err *err);
-void pool_ids_sort(struct pool_ids *s); /* before it is asked */
-bool pool_ids_has(const struct pool_ids *s, const uint8_t id[POOL_ID_SIZE]);
-void pool_ids_release(struct pool_ids *s);
-CLEANUP_DEFINE_RELEASE(struct pool_ids, pool_ids_release)
-
 /* Sealed overlays that wait to be folded in, those that others stand on first, but for those in `done`, to which each is added.
  * `fd` is open for reading and the caller's: the call has to import what is seen through it, and then calls versions_fold().  What
  * a call returns ends it, unless it is 0.  One that somebody still writes to, or that is damaged, is passed over (`left` gets it;

@@ -391,7 +391,7 @@ int pool_open_with(int dirfd, const char *name, const char *path, enum pool_acce
 		return err_add(err, "pool '%s'", path);
 	if (writing) {
 		p->immutable = immutable_told(p);
-		p->cache = stub_cache_told(p);
+		p->reading = stub_told(p);
 	}
 	p->file_size = growth_told(p);
 	*ret = STEAL(p);

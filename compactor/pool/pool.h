@@ -28,7 +28,7 @@ struct pool {
 	struct finder *finder; /* NULL unless writing */
 	size_t memory;	       /* of the finder */
 	struct views *views;   /* what view_find() remembers, NULL = nothing */
-	struct slice_cache cache; /* of new stubs (view.h); only when writing */
+	struct slice_reading reading; /* of new stubs (view.h); only when writing */
 	bool end_is_known;	  /* the file that grows was not cut (growth.c) */
 	uint64_t file_size;	  /* bytes of clusters after which another cluster file begins (growth.h), 0 = none */
 	uint64_t nr_damaged;   /* records of nodes that were passed over */

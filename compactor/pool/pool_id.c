@@ -2,8 +2,11 @@
 #include "compactor/pool/pool_id.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+
+#include "scanner/base/file.h"
 
 int pool_new_id(uint8_t ret[POOL_ID_SIZE], struct err *err)
 {
@@ -74,4 +77,47 @@ bool pool_id_parse_file_name(const char *name, uint8_t ret[POOL_ID_SIZE])
 		return false;
 	memcpy(ret, id, sizeof(id));
 	return true;
+}
+
+/* ---- sets ---- */
+
+int pool_ids_add(struct pool_ids *s, const uint8_t id[POOL_ID_SIZE], struct err *err)
+{
+	struct pool_id x;
+
+	memcpy(x.bytes, id, POOL_ID_SIZE);
+	return vec_push(&s->items, x) < 0 ? err_set(err, ERR_MEMORY, "no memory for ids") : 0;
+}
+
+static int compare_ids(const void *a, const void *b)
+{
+	return memcmp(a, b, POOL_ID_SIZE);
+}
+
+void pool_ids_sort(struct pool_ids *s)
+{
+	if (s->items.nr)
+		qsort(s->items.items, s->items.nr, POOL_ID_SIZE, compare_ids);
+}
+
+bool pool_ids_has(const struct pool_ids *s, const uint8_t id[POOL_ID_SIZE])
+{
+	return s->items.nr && bsearch(id, s->items.items, s->items.nr, POOL_ID_SIZE, compare_ids);
+}
+
+void pool_ids_release(struct pool_ids *s)
+{
+	vec_release(&s->items);
+}
+
+static int add_file(void *ctx, const char *name, struct err *err)
+{
+	uint8_t id[POOL_ID_SIZE];
+
+	return pool_id_parse_file_name(name, id) ? pool_ids_add(ctx, id, err) : 0;
+}
+
+int pool_ids_of_files(int dirfd, struct pool_ids *s, struct err *err)
+{
+	return file_each_name(dirfd, add_file, s, err);
 }

@@ -32,9 +32,6 @@
 #define KEPT_ROOM 80
 #define NR_HEAD_CLUSTERS 2 /* header, refcount table */
 
-#define TOLD "cache" /* in the pool */
-#define TOLD_ROOM 64
-
 struct geometry {
 	unsigned cluster_bits;
 	uint64_t cluster_size;
@@ -54,44 +51,6 @@ static struct geometry geometry_of(uint64_t disk_size)
 	return g;
 }
 
-/* ---- what the pool was told ---- */
-
-static int told_text(const struct slice_cache *cache, char ret[TOLD_ROOM])
-{
-	return snprintf(ret, TOLD_ROOM, "l2 %llu\nhost %d\n", (unsigned long long)cache->l2, cache->host);
-}
-
-/* What cannot be read is nothing: QEMU opens all the same. */
-struct slice_cache stub_cache_told(const struct pool *p)
-{
-	int fd = file_open(p->dirs[POOL_TOP], TOLD, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0, NULL), host = 0;
-	char text[TOLD_ROOM] = "", again[TOLD_ROOM];
-	struct slice_cache cache;
-	unsigned long long l2 = 0;
-
-	if (fd < 0)
-		return (struct slice_cache){ 0 };
-	if (file_read_some(fd, text, sizeof(text) - 1, 0, NULL) > 0)
-		sscanf(text, "l2 %llu host %d", &l2, &host);
-	file_ops->close(fd);
-	cache = (struct slice_cache){ .l2 = l2, .host = host == 1 };
-	told_text(&cache, again);
-	return strcmp(text, again) == 0 && l2 <= SLICE_L2_CACHE_MAX ? cache : (struct slice_cache){ 0 };
-}
-
-int stub_cache_tell(struct pool *p, struct slice_cache cache, struct err *err)
-{
-	char text[TOLD_ROOM];
-	int len = told_text(&cache, text);
-
-	if (p->cache.l2 == cache.l2 && p->cache.host == cache.host)
-		return 0;
-	if (file_write_atomic(p->dirs[POOL_TOP], TOLD, text, (size_t)len, 0600, err) < 0)
-		return err_add(err, "the cache of new stubs cannot be noted");
-	p->cache = cache;
-	return 0;
-}
-
 /* ---- names ---- */
 
 /* Whether its files have paths that fit into a slice. */
@@ -104,12 +63,12 @@ static int check_path(const struct pool *p, struct err *err)
 		       p->path);
 }
 
-static void stub_slice(const struct pool *p, const struct view *v, const struct slice_cache *cache, struct slice *ret)
+static void stub_slice(const struct pool *p, const struct view *v, const struct slice_reading *reading, struct slice *ret)
 {
 	char name[POOL_FILE_NAME_ROOM];
 	struct cluster_span s = { 0 };
 
-	*ret = (struct slice){ .offset = slot_offset(v->slot), .size = v->slice_size, .cache = *cache, .read_only = true };
+	*ret = (struct slice){ .offset = slot_offset(v->slot), .size = v->slice_size, .reading = *reading, .read_only = true };
 	clusters_of_slot(p->clusters, v->slot, &s);
 	snprintf(ret->path, sizeof(ret->path), "%s/%s", p->path, pool_id_file_name(cluster_file_id(s.file)->uuid, name));
 }
@@ -138,7 +97,7 @@ int stub_check(const struct pool *p, const struct view *v, struct err *err)
 		return err_set(err, ERR_UNSUPPORTED, "a disk of %llu GiB is too large for a view",
 			       (unsigned long long)(v->disk_size / GIB));
 	largest.slice_size = POOL_FILE_MAX;
-	stub_slice(p, &largest, &p->cache, &s);
+	stub_slice(p, &largest, &p->reading, &s);
 	if (check_path(p, err) < 0 || check_name(&s, err) < 0)
 		return -1;
 	overlay_slice(p, v, &s);
@@ -176,7 +135,7 @@ bool view_of_backing(const struct pool *p, const struct slice *s, uint8_t ret_id
 /* ---- writing ---- */
 
 /* The first cluster: as full as it has to be to be locked (qcow2_writer.h). */
-static int encode_header(const struct pool *p, const struct view *v, const struct slice_cache *cache, const struct geometry *g,
+static int encode_header(const struct pool *p, const struct view *v, const struct slice_reading *reading, const struct geometry *g,
 			 uint8_t *ret, struct err *err)
 {
 	struct qcow2_header h = {
@@ -195,7 +154,7 @@ static int encode_header(const struct pool *p, const struct view *v, const struc
 	struct pool_view_disk whose;
 	struct slice s;
 
-	stub_slice(p, v, cache, &s);
+	stub_slice(p, v, reading, &s);
 	if (slice_format(&s, name, sizeof(name), err) < 0)
 		return -1;
 	end = round_down(g->cluster_size - strlen(name), 8);
@@ -210,8 +169,8 @@ static int encode_header(const struct pool *p, const struct view *v, const struc
 }
 
 /* Header and refcount table; to be freed. */
-static uint8_t *encode_head(const struct pool *p, const struct view *v, const struct slice_cache *cache, const struct geometry *g,
-			    struct err *err)
+static uint8_t *encode_head(const struct pool *p, const struct view *v, const struct slice_reading *reading,
+			    const struct geometry *g, struct err *err)
 {
 	CLEANUP(free) uint8_t *head = calloc(NR_HEAD_CLUSTERS, g->cluster_size);
 	be64 *refcounts;
@@ -219,7 +178,7 @@ static uint8_t *encode_head(const struct pool *p, const struct view *v, const st
 	if (!head)
 		return err_null(err, ERR_MEMORY, "no memory for a stub");
 	refcounts = (void *)(head + g->cluster_size);
-	if (encode_header(p, v, cache, g, head, err) < 0)
+	if (encode_header(p, v, reading, g, head, err) < 0)
 		return NULL;
 	for (size_t i = 0; i < g->cluster_size / 8; i++)
 		refcounts[i] = be64_from(QCOW2_NO_REFCOUNTS);
@@ -227,13 +186,13 @@ static uint8_t *encode_head(const struct pool *p, const struct view *v, const st
 }
 
 /* A stub has its own; `otherwise` where it cannot be read. */
-static struct slice_cache cache_of(int fd, struct slice_cache otherwise)
+static struct slice_reading reading_of(int fd, struct slice_reading otherwise)
 {
-	struct slice s = { .cache = otherwise };
+	struct slice s = { .reading = otherwise };
 	uint64_t size;
 
 	overlay_backing(fd, &s, &size, NULL);
-	return s.cache;
+	return s.reading;
 }
 
 /* All behind the head is zeros. */
@@ -254,8 +213,8 @@ static int compare_stub(int fd, const struct pool *p, const struct view *v, stru
 {
 	struct geometry g = geometry_of(v->disk_size);
 	size_t len = (size_t)(NR_HEAD_CLUSTERS * g.cluster_size);
-	struct slice_cache cache = cache_of(fd, (struct slice_cache){ 0 });
-	CLEANUP(free) uint8_t *wanted = encode_head(p, v, &cache, &g, err);
+	struct slice_reading reading = reading_of(fd, (struct slice_reading){ 0 });
+	CLEANUP(free) uint8_t *wanted = encode_head(p, v, &reading, &g, err);
 	CLEANUP(free) uint8_t *head = malloc(len);
 	struct stat st;
 
@@ -336,22 +295,20 @@ int view_check_stub(const struct pool *p, const struct view *v, enum pool_dir di
 	return rc < 0 ? err_add(err, "stub '%s'", pool_id_file_name(v->id, name)) : 0;
 }
 
-/* One that is written again keeps what it has. */
-static struct slice_cache choose_cache(const struct pool *p, const struct view *v)
+struct slice_reading view_stub_reading(const struct pool *p, const struct view *v)
 {
 	int fd = open_stub(p, v, POOL_VIEWS, NULL);
-	struct slice_cache cache = fd < 0 ? p->cache : cache_of(fd, p->cache);
+	struct slice_reading reading = fd < 0 ? p->reading : reading_of(fd, p->reading);
 
 	if (fd >= 0)
 		file_ops->close(fd);
-	return cache;
+	return reading;
 }
 
-static int write_stub(int fd, const struct pool *p, const struct view *v, struct err *err)
+static int write_stub(int fd, const struct pool *p, const struct view *v, const struct slice_reading *reading, struct err *err)
 {
 	struct geometry g = geometry_of(v->disk_size);
-	struct slice_cache cache = choose_cache(p, v);
-	CLEANUP(free) uint8_t *head = encode_head(p, v, &cache, &g, err);
+	CLEANUP(free) uint8_t *head = encode_head(p, v, reading, &g, err);
 
 	if (!head)
 		return -1;
@@ -367,7 +324,8 @@ static int read_back(int fd, const struct pool *p, const struct view *v, struct 
 }
 
 /* Open still. */
-static int write_and_sync(struct pool *p, enum pool_dir dir, const char *name, const struct view *v, struct err *err)
+static int write_and_sync(struct pool *p, enum pool_dir dir, const char *name, const struct view *v,
+			  const struct slice_reading *reading, struct err *err)
 {
 	int fd;
 
@@ -378,7 +336,7 @@ static int write_and_sync(struct pool *p, enum pool_dir dir, const char *name, c
 		return -1;
 	if (file_ops->fchmod(fd, STUB_MODE) < 0) /* whatever the umask */
 		err_errno(err, "cannot set its mode");
-	else if (write_stub(fd, p, v, err) == 0 && file_sync(fd, name, err) == 0 &&
+	else if (write_stub(fd, p, v, reading, err) == 0 && file_sync(fd, name, err) == 0 &&
 		 (dir == POOL_VIEWS || read_back(fd, p, v, err) == 0))
 		return fd;
 	file_ops->close(fd);
@@ -449,9 +407,9 @@ static int take_place(struct pool *p, enum pool_dir from, const char *tmp, const
 
 /* Immutable from the moment on in which it has its name; what makes that durable is needed anyway. */
 static int write_at_once(struct pool *p, enum pool_dir from, const char *tmp, const char *name, const struct view *v,
-			 struct err *err)
+			 const struct slice_reading *reading, struct err *err)
 {
-	int fd = write_and_sync(p, from, tmp, v, err), rc;
+	int fd = write_and_sync(p, from, tmp, v, reading, err), rc;
 
 	if (fd < 0) {
 		file_unlink(p->dirs[from], tmp, NULL);
@@ -465,17 +423,26 @@ static int write_at_once(struct pool *p, enum pool_dir from, const char *tmp, co
 	return file_close(fd, name, rc == 0 ? err : NULL) < 0 ? -1 : rc;
 }
 
-int view_write_stub(struct pool *p, const struct view *v, const char *kept_stub, struct err *err)
+int view_write_stub_to_read(struct pool *p, const struct view *v, const struct slice_reading *reading, const char *kept_stub,
+			    struct err *err)
 {
 	char name[POOL_FILE_NAME_ROOM], tmp[TMP_NAME_ROOM], kept[KEPT_ROOM];
 
 	snprintf(tmp, sizeof(tmp), ".%s.tmp", pool_id_file_name(v->id, name));
 	if (kept_stub && free_name(p, kept_stub, kept, err) < 0)
 		return -1;
-	if (kept_stub ? write_at_once(p, POOL_QUARANTINE, kept, name, v, err) == 0 :
-			write_at_once(p, POOL_VIEWS, tmp, name, v, err) == 0)
+	if (kept_stub ? write_at_once(p, POOL_QUARANTINE, kept, name, v, reading, err) == 0 :
+			write_at_once(p, POOL_VIEWS, tmp, name, v, reading, err) == 0)
 		return 0;
 	if (!kept_stub)
 		file_unlink(p->dirs[POOL_VIEWS], tmp, NULL);
 	return err_add(err, "stub '%s'", name);
+}
+
+/* One that is written again keeps what it has. */
+int view_write_stub(struct pool *p, const struct view *v, const char *kept_stub, struct err *err)
+{
+	struct slice_reading reading = view_stub_reading(p, v);
+
+	return view_write_stub_to_read(p, v, &reading, kept_stub, err);
 }

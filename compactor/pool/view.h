@@ -83,9 +83,22 @@ int view_write_as(struct pool *p, const struct view *old, const char *kept_stub,
 /* Writes the stub of a view again (the pool was moved, or it was lost).  One that is there becomes quarantine/<kept_stub>, unless
  * that is NULL; there is a stub at every moment. */
 int view_write_stub(struct pool *p, const struct view *v, const char *kept_stub, struct err *err);
-/* What the pool was told of the cache of new stubs, which is kept in it; those that are there keep what they have. */
-struct slice_cache stub_cache_told(const struct pool *p);
-int stub_cache_tell(struct pool *p, struct slice_cache cache, struct err *err);
+/* The same, but that QEMU is to read otherwise by it: one that is there keeps what it has, a new one has what the pool was told. */
+int view_write_stub_to_read(struct pool *p, const struct view *v, const struct slice_reading *reading, const char *kept_stub,
+			    struct err *err);
+/* As the stub of a view has it; as the pool was told where there is none, or it cannot be read. */
+struct slice_reading view_stub_reading(const struct pool *p, const struct view *v);
+
+/* What somebody wants of how QEMU reads, of which only what is marked counts. */
+struct stub_wish {
+	struct slice_reading as;
+	bool l2, host, aio;
+};
+struct slice_reading stub_as_wished(struct slice_reading now, const struct stub_wish *w);
+/* What the pool was told for new stubs, and keeps; those that are there keep what they have.  ERR_REFUSED: io_uring, which programs
+ * may not use on this machine. */
+struct slice_reading stub_told(const struct pool *p);
+int stub_tell(struct pool *p, const struct stub_wish *w, struct err *err);
 /* The name in quarantine/ for a stub that repair replaced, which guests may have open. */
 #define VIEW_KEPT_STUB_ROOM 32
 char *view_kept_stub(const struct view *v, char ret[VIEW_KEPT_STUB_ROOM]);

@@ -106,6 +106,8 @@ static int pool_option(struct pool_job *j, int opt, const char *arg, struct err 
 	case OPT_QUIESCE:
 		j->quiesce = true;
 		return 0;
+	case OPT_L2_CACHE: case OPT_HOST_CACHE: case OPT_AIO:
+		return option_stub(&j->stubs, opt, arg, err);
 	case OPT_IMMUTABLE:
 		return option_immutable(&j->immutable, &j->tell_immutable, arg, err);
 	case OPT_KEEP: case OPT_KEEP + 1: case OPT_KEEP + 2: case OPT_KEEP + 3: case OPT_KEEP + 4:

@@ -32,6 +32,7 @@ struct pool_job {
 	int64_t keep_originals, wait; /* seconds */
 	bool apply, dry_run, drop_missing, read_data, assume_idle, discard, compat, live, quiesce, tell_immutable;
 	enum pool_immutable immutable;
+	struct stub_wish stubs;
 	double percent; /* of the data that is read */
 	unsigned evacuate; /* percent */
 	unsigned count, keep[5]; /* last, daily, weekly, monthly, yearly */

@@ -43,6 +43,7 @@ static const char compact_help[] =
 	"  --file-size SIZE      the pool begins another cluster file when one has so much (0: when it must)\n"
 	"  --l2-cache SIZE       of tables QEMU may keep in memory for an image that enters the pool\n"
 	"  --host-cache YES      guests with cache=none too read what enters the pool through the page cache: yes, no\n"
+	"  --aio HOW             QEMU reads what enters the pool by threads, as it is used to, or io_uring\n"
 	"  --cross-owner         images with other readers than the pool's may enter it too\n"
 	"  --immutable WHEN      the pool's files are immutable: auto, never, always; the pool keeps that\n"
 	"  --compat              overlays on the pool without extended L2 entries\n"
@@ -118,28 +119,6 @@ static int set_file_size(struct compact_options *o, const char *arg, struct err 
 	return 0;
 }
 
-static int set_l2_cache(struct compact_options *o, const char *arg, struct err *err)
-{
-	uint64_t size = 0;
-
-	if (strcmp(arg, "0") != 0 && units_parse_size(arg, &size, err) < 0)
-		return -1;
-	if (size && (size < MIB || size > SLICE_L2_CACHE_MAX))
-		return err_set(err, ERR_USAGE, "--l2-cache must be from 1M to 1G, or 0");
-	o->stub_cache.l2 = size;
-	o->tell_l2_cache = true;
-	return 0;
-}
-
-static int set_host_cache(struct compact_options *o, const char *arg, struct err *err)
-{
-	o->stub_cache.host = strcmp(arg, "yes") == 0;
-	o->tell_host_cache = true;
-	if (o->stub_cache.host || strcmp(arg, "no") == 0)
-		return 0;
-	return err_set(err, ERR_USAGE, "--host-cache is yes or no, not '%s'", arg);
-}
-
 static int set_sharers(struct compact *c, const char *arg, struct err *err)
 {
 	unsigned nr;
@@ -195,10 +174,8 @@ static int compact_option(struct compact *c, int opt, const char *arg, const cha
 		return set_cluster_size(c, arg, err);
 	case OPT_FILE_SIZE:
 		return set_file_size(&c->o, arg, err);
-	case OPT_L2_CACHE:
-		return set_l2_cache(&c->o, arg, err);
-	case OPT_HOST_CACHE:
-		return set_host_cache(&c->o, arg, err);
+	case OPT_L2_CACHE: case OPT_HOST_CACHE: case OPT_AIO:
+		return option_stub(&c->o.stubs, opt, arg, err);
 	case OPT_CROSS_OWNER:
 		c->o.cross_owner = true;
 		return 0;
@@ -239,8 +216,7 @@ static int parse_compact(struct compact *c, int argc, char **argv, struct err *e
 		{ "pool", required_argument, NULL, OPT_POOL },
 		{ "cluster-size", required_argument, NULL, OPT_CLUSTER_SIZE },
 		{ "file-size", required_argument, NULL, OPT_FILE_SIZE },
-		{ "l2-cache", required_argument, NULL, OPT_L2_CACHE },
-		{ "host-cache", required_argument, NULL, OPT_HOST_CACHE },
+		STUB_OPTIONS,
 		{ "cross-owner", no_argument, NULL, OPT_CROSS_OWNER },
 		{ "immutable", required_argument, NULL, OPT_IMMUTABLE },
 		{ "compat", no_argument, NULL, OPT_COMPAT },

@@ -12,6 +12,7 @@
 #include "compactor/pool/pool_check.h"
 #include "compactor/pool_status.h"
 #include "compactor/repoint.h"
+#include "compactor/stubs.h"
 #include "compactor/versions.h"
 #include "reports/commands/pool_job.h"
 #include "reports/commands/terminal.h"
@@ -20,7 +21,7 @@
 #include "scanner/roots.h"
 
 static const char pool_help[] =
-	"usage: dedupscan pool status|collect|check|repair [OPTION]... [DIR]\n"
+	"usage: dedupscan pool status|collect|check|repair|set [OPTION]... [DIR]\n"
 	"\n"
 	"Looks after the pool of the images in DIR (the current directory), or at DIR, when that is\n"
 	"a .dedupscan-pool.\n"
@@ -29,12 +30,17 @@ static const char pool_help[] =
 	"  collect               give back space that nothing needs any more\n"
 	"  check                 is it whole?\n"
 	"  repair                rebuild what is damaged from what is whole\n"
+	"  set                   have QEMU read otherwise what is in it: --aio, --l2-cache, --host-cache\n"
 	"\n"
-	"  --dry-run             collect, repair: only say what would be done\n"
+	"  --dry-run             collect, repair, set: only say what would be done\n"
 	"  --drop-missing        collect: forget members whose image is not there any more\n"
 	"  --evacuate PERCENT    collect: empty cluster files of which at most so much is in use (25; 0: none)\n"
 	"  --read-data[=SHARE%]  check, repair: read and prove all data, too (check: or a share of it)\n"
 	"  --immutable WHEN      repair: its files are immutable from now on: auto, never, always\n"
+	"  --aio HOW             set: by threads, or by io_uring\n"
+	"  --l2-cache SIZE       set: of tables QEMU may keep in memory for an image\n"
+	"  --host-cache YES      set: guests with cache=none too read it through the page cache: yes, no\n"
+	"  --assume-idle         set: nobody uses the images, where the file system cannot tell\n"
 	"  --pool DIR            where the pool is, whatever it is called\n"
 	"  --wait TIME           how long to wait while another dedupscan changes the pool (10s)\n"
 	"  --memory SIZE         collect: at most so much memory (256M)\n"
@@ -122,17 +128,21 @@ static const char **image_dirs(struct pool_job *j, const struct pool *p, size_t 
 	return dirs;
 }
 
-/* After it was moved all would be missing. */
-static int drop_missing(struct pool_job *j, struct pool *p, struct err *err)
+/* Names and stubs are of the path that it has. */
+static int check_not_moved(struct pool *p, const char *what, struct err *err)
 {
 	char old[PATH_MAX];
 	int rc = repoint_old_path(p, old, err);
 
-	if (rc > 0)
-		return err_set(err, ERR_REFUSED,
-			       "the pool was at '%s'; dedupscan repoint finds its images, and has to come before --drop-missing",
-			       old);
-	return rc < 0 ? -1 : versions_each_gone(p, drop_member, j->dry_run ? NULL : p, err);
+	if (rc <= 0)
+		return rc;
+	return err_set(err, ERR_REFUSED, "the pool was at '%s'; dedupscan repoint has to come before %s", old, what);
+}
+
+static int drop_missing(struct pool_job *j, struct pool *p, struct err *err)
+{
+	return check_not_moved(p, "--drop-missing", err) < 0 ? -1 : /* else all would be missing */
+	       versions_each_gone(p, drop_member, j->dry_run ? NULL : p, err);
 }
 
 static void tell_files(const struct pool_job *j, const struct collected *c)
@@ -294,6 +304,24 @@ static int act_repair(struct pool_job *j, struct pool *p, struct err *err)
 	return left ? EXIT_SKIPS : EXIT_DONE;
 }
 
+static int act_set(struct pool_job *j, struct pool *p, struct err *err)
+{
+	struct stubs_options o = {
+		.wish = j->stubs, .dry_run = j->dry_run, .assume_idle = j->assume_idle, .stopper = &term_stopper,
+		.problem = term_problem,
+	};
+	struct stubs_set done = { 0 };
+	int rc;
+
+	if (check_not_moved(p, "pool set", err) < 0)
+		return -1;
+	rc = stubs_set(p, &o, &done, err);
+	term_clear();
+	printf("%llu views %s, %llu were right, %llu left as they are\n", (unsigned long long)done.nr_set,
+	       j->dry_run ? "would be set" : "set", (unsigned long long)done.nr_right, (unsigned long long)done.nr_left);
+	return rc < 0 ? -1 : done.nr_left ? EXIT_SKIPS : EXIT_DONE;
+}
+
 static const struct option pool_options[] = {
 	{ "dry-run", no_argument, NULL, OPT_DRY_RUN },
 	{ "drop-missing", no_argument, NULL, OPT_DROP_MISSING },
@@ -301,6 +329,8 @@ static const struct option pool_options[] = {
 	{ "read-data", optional_argument, NULL, OPT_READ_DATA },
 	{ "immutable", required_argument, NULL, OPT_IMMUTABLE },
 	{ "memory", required_argument, NULL, OPT_MEMORY },
+	{ "assume-idle", no_argument, NULL, OPT_ASSUME_IDLE },
+	STUB_OPTIONS,
 	POOL_OPTIONS,
 	{ 0 },
 };
@@ -333,6 +363,8 @@ static int check_options(const struct pool_job *j, const struct verb *v, struct 
 			       units_size(COLLECT_MEMORY_MIN, size, sizeof(size)));
 	if (v->act == act_repair && j->percent < 100)
 		return err_set(err, ERR_USAGE, "pool repair reads all data, or none: --read-data");
+	if (v->act == act_set && !j->stubs.l2 && !j->stubs.host && !j->stubs.aio)
+		return err_set(err, ERR_USAGE, "pool set sets --aio, --l2-cache or --host-cache, and none is given");
 	return 0;
 }
 
@@ -344,6 +376,8 @@ static int act_pool(struct pool_job *j, struct err *err)
 		{ "collect", POOL_CHANGE_RECOVERED, POOL_READ, act_collect,
 		  { OPT_DRY_RUN, OPT_DROP_MISSING, OPT_EVACUATE, OPT_MEMORY } },
 		{ "repair", POOL_REPAIR, POOL_REPAIR, act_repair, { OPT_DRY_RUN, OPT_READ_DATA, OPT_IMMUTABLE } },
+		{ "set", POOL_CHANGE_RECOVERED, POOL_READ, act_set,
+		  { OPT_DRY_RUN, OPT_ASSUME_IDLE, OPT_L2_CACHE, OPT_HOST_CACHE, OPT_AIO } },
 	};
 	CLEANUP(pool_close) struct pool *p = NULL;
 

@@ -63,6 +63,40 @@ int option_seconds(int64_t *ret, const char *arg, struct err *err)
 	return 0;
 }
 
+static int stub_l2_cache(struct stub_wish *w, const char *arg, struct err *err)
+{
+	w->l2 = true;
+	w->as.l2 = 0;
+	if (strcmp(arg, "0") != 0 && units_parse_size(arg, &w->as.l2, err) < 0)
+		return -1;
+	if (w->as.l2 && (w->as.l2 < MIB || w->as.l2 > SLICE_L2_CACHE_MAX))
+		return err_set(err, ERR_USAGE, "--l2-cache must be from 1M to 1G, or 0");
+	return 0;
+}
+
+/* One of two words: true = the second one. */
+static int stub_choice(bool *ret_told, bool *ret, const char *option, const char *first, const char *second, const char *arg,
+		       struct err *err)
+{
+	*ret_told = true;
+	*ret = strcmp(arg, second) == 0;
+	if (*ret || strcmp(arg, first) == 0)
+		return 0;
+	return err_set(err, ERR_USAGE, "--%s is %s or %s, not '%s'", option, second, first, arg);
+}
+
+int option_stub(struct stub_wish *ret, int opt, const char *arg, struct err *err)
+{
+	switch (opt) {
+	case OPT_L2_CACHE:
+		return stub_l2_cache(ret, arg, err);
+	case OPT_HOST_CACHE:
+		return stub_choice(&ret->host, &ret->as.host, "host-cache", "no", "yes", arg, err);
+	default:
+		return stub_choice(&ret->aio, &ret->as.io_uring, "aio", "threads", "io_uring", arg, err);
+	}
+}
+
 int option_immutable(enum pool_immutable *ret, bool *ret_told, const char *arg, struct err *err)
 {
 	for (unsigned i = 0; i < POOL_NR_IMMUTABLE; i++)

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 
 #include "compactor/pool/immutable.h"
+#include "compactor/pool/view.h"
 #include "reports/report.h"
 #include "scanner/base/err.h"
 #include "scanner/base/jail.h"
@@ -19,8 +20,8 @@ enum {
 	OPT_CATALOG = 256, OPT_EXCLUDE, OPT_FORMAT, OPT_ALLOW_BACKING, OPT_FILES_FROM, OPT_MEMORY, OPT_JOBS, OPT_LIMIT, OPT_WINDOW,
 	OPT_FOR, OPT_UNTIL, OPT_NO_IDLE, OPT_KEEP_CACHE, OPT_NO_SCAN, OPT_STYLE, OPT_OUTPUT, OPT_SORT, OPT_TOP, OPT_BYTES,
 	OPT_HELP, OPT_SANDBOX, OPT_GUEST, OPT_APPLY, OPT_PLAN, OPT_PLAN_OUT, OPT_METHOD, OPT_MIN_RUN, OPT_ONLY, OPT_SHARERS,
-	OPT_KEEP_ORIGINALS, OPT_ASSUME_IDLE, OPT_PREALLOCATED, OPT_UNDO, OPT_PURGE, OPT_POOL, OPT_CLUSTER_SIZE, OPT_FILE_SIZE, OPT_L2_CACHE,
-	OPT_HOST_CACHE, OPT_CROSS_OWNER, OPT_IMMUTABLE, OPT_COMPAT, OPT_TO_QCOW2, OPT_SNAPSHOTS, OPT_WAIT,
+	OPT_KEEP_ORIGINALS, OPT_ASSUME_IDLE, OPT_PREALLOCATED, OPT_UNDO, OPT_PURGE, OPT_POOL, OPT_CLUSTER_SIZE, OPT_FILE_SIZE,
+	OPT_L2_CACHE, OPT_HOST_CACHE, OPT_AIO, OPT_CROSS_OWNER, OPT_IMMUTABLE, OPT_COMPAT, OPT_TO_QCOW2, OPT_SNAPSHOTS, OPT_WAIT,
 };
 
 #define SETTINGS_WAIT 10 /* seconds for another process at work in the same place; nearly all are done in a moment */
@@ -85,5 +86,11 @@ int settings_plan_jail(enum jail_mode mode, struct jail *ret, struct err *err);
 int option_count(const char *arg, unsigned most, unsigned *ret, struct err *err);
 int option_seconds(int64_t *ret, const char *arg, struct err *err);
 int option_immutable(enum pool_immutable *ret, bool *ret_told, const char *arg, struct err *err);
+
+/* How QEMU reads what is in a pool: three options, and the value of one. */
+#define STUB_OPTIONS                                                                                                   \
+	{ "l2-cache", required_argument, NULL, OPT_L2_CACHE }, { "host-cache", required_argument, NULL, OPT_HOST_CACHE }, \
+	{ "aio", required_argument, NULL, OPT_AIO }
+int option_stub(struct stub_wish *ret, int opt, const char *arg, struct err *err);
 
 #endif

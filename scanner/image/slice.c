@@ -12,12 +12,18 @@
  *
  *	{"l2-cache-size": N,
  *	 "file": {"driver": "raw", "read-only": B, "offset": N, "size": N,		both of these, or none
- *		  "file": {"driver": "file", "filename": T, "aio": "threads", "cache": {"direct": B}}}}
+ *		  "file": {"driver": "file", "filename": T, "aio": A, "cache": {"direct": B}}}}
  *
- * An object is a list of keys that may stand in it, each at most once, and a function that reads the value of one. */
+ * A is "threads" or "io_uring".  An object is a list of keys that may stand in it, each at most once, and a function that reads
+ * the value of one. */
 
 #define PREFIX "json:"
 #define NAME_MAX_BYTES 1023 /* of a backing file name in qcow2 */
+
+bool slice_same_reading(const struct slice_reading *a, const struct slice_reading *b)
+{
+	return a->l2 == b->l2 && a->host == b->host && a->io_uring == b->io_uring;
+}
 
 /* ---- writing ---- */
 
@@ -47,15 +53,17 @@ static int too_long(const struct slice *s, struct err *err)
 
 int slice_format(const struct slice *s, char *ret, size_t room, struct err *err)
 {
-	const char *end = s->cache.host ? "\",\"aio\":\"threads\",\"cache\":{\"direct\":false}}}}" : "\"}}}";
-	char name[NAME_MAX_BYTES + 1], where[64] = "", cache[64] = "";
+	char name[NAME_MAX_BYTES + 1], where[64] = "", cache[64] = "", end[64];
 	size_t at;
 
 	if (s->size)
 		snprintf(where, sizeof(where), "\"offset\":%llu,\"size\":%llu,", (unsigned long long)s->offset,
 			 (unsigned long long)s->size);
-	if (s->cache.l2)
-		snprintf(cache, sizeof(cache), "\"l2-cache-size\":%llu,", (unsigned long long)s->cache.l2);
+	if (s->reading.l2)
+		snprintf(cache, sizeof(cache), "\"l2-cache-size\":%llu,", (unsigned long long)s->reading.l2);
+	snprintf(end, sizeof(end), "\"%s%s}}}",
+		 s->reading.io_uring ? ",\"aio\":\"io_uring\"" : s->reading.host ? ",\"aio\":\"threads\"" : "",
+		 s->reading.host ? ",\"cache\":{\"direct\":false}" : "");
 	at = (size_t)snprintf(name, sizeof(name),
 			      PREFIX "{%s\"file\":{\"driver\":\"raw\",%s%s\"file\":{\"driver\":\"file\",\"filename\":\"", cache,
 			      s->read_only ? "\"read-only\":true," : "", where);
@@ -242,8 +250,18 @@ static bool take_direct(struct reader *r, unsigned key)
 	(void)key;
 	if (!take_bool(r, &direct))
 		return false;
-	r->s.cache.host = !direct;
+	r->s.reading.host = !direct;
 	return true;
+}
+
+static bool take_aio(struct reader *r)
+{
+	char aio[16];
+
+	if (!take_text(r, aio, sizeof(aio)))
+		return false;
+	r->s.reading.io_uring = strcmp(aio, "io_uring") == 0;
+	return r->s.reading.io_uring || strcmp(aio, "threads") == 0;
 }
 
 static bool take_file(struct reader *r, unsigned key)
@@ -258,7 +276,7 @@ static bool take_file(struct reader *r, unsigned key)
 	case 2:
 		return take_object(r, &cache);
 	default:
-		return take_this(r, "threads");
+		return take_aio(r);
 	}
 }
 
@@ -287,7 +305,7 @@ static bool take_top(struct reader *r, unsigned key)
 
 	if (key == 0)
 		return take_object(r, &raw);
-	return take_number(r, &r->s.cache.l2) && r->s.cache.l2 && r->s.cache.l2 <= SLICE_L2_CACHE_MAX;
+	return take_number(r, &r->s.reading.l2) && r->s.reading.l2 && r->s.reading.l2 <= SLICE_L2_CACHE_MAX;
 }
 
 int slice_parse(const char *name, struct slice *ret)

@@ -13,20 +13,23 @@
  *
  *	json:{"file":{"driver":"raw","read-only":true,"offset":O,"size":S,"file":{"driver":"file","filename":"/abs/path"}}}
  *
- * "l2-cache-size":N may stand before "file" in the outer object, and "aio":"threads","cache":{"direct":false} behind the path:
- * libvirt passes over both.  libvirt writes such names back without "read-only".  A name with neither "offset" nor "size" means the
- * whole file, however long it is when it is opened. */
+ * "l2-cache-size":N may stand before "file" in the outer object, and "aio":"threads" or "aio":"io_uring", and
+ * "cache":{"direct":false}, behind the path: libvirt passes over them.  libvirt writes such names back without "read-only".  A name
+ * with neither "offset" nor "size" means the whole file, however long it is when it is opened. */
 
-/* What QEMU is asked to keep in memory; all zeros = as it is told for the image on top. */
-struct slice_cache {
-	uint64_t l2; /* bytes of the image's L2 tables in each process */
+/* How QEMU is asked to read; all zeros = as it is told for the image on top. */
+struct slice_reading {
+	uint64_t l2; /* bytes of the image's L2 tables that each process may keep in memory */
 	bool host;   /* the file goes through the page cache of the host, also for guests with cache=none (whose aio=native it could
 		      * not be opened with) */
+	bool io_uring; /* requests go to the kernel by io_uring, and not to threads: QEMU opens the image only where it has that */
 };
+
+bool slice_same_reading(const struct slice_reading *a, const struct slice_reading *b);
 
 struct slice {
 	uint64_t offset, size; /* bytes; size 0, and offset 0 = the whole file */
-	struct slice_cache cache;
+	struct slice_reading reading;
 	bool read_only;	 /* the name says so */
 	char path[1024]; /* absolute */
 };

@@ -38,7 +38,7 @@ GOAL_MS, GOAL_KIB = 5, 256  # of a clone, a snapshot, a rollback, whatever the s
 NR_VERSIONS = min(RUNS, NR)
 MANY = 1000
 POOL = ("--method", "pool")
-CLUSTERS = ("4K", "16K", "64K")
+CLUSTERS = {"4K": ("4K",), "16K": ("16K",), "64K": ("64K",), "4K, io_uring": ("4K", "--aio", "io_uring")}
 
 
 # ---- the store ----
@@ -289,9 +289,9 @@ def write_rows(before, after, size):
 def reads():
     reading, writing = [], []
     with store_on("ext4", "before", True) as before:
-        for size in CLUSTERS:
+        for size, options in CLUSTERS.items():
             with store_on("ext4", "after", True) as after:
-                compacted(after, "--cluster-size", size)
+                compacted(after, "--cluster-size", *options)
                 must_be_members(after)
                 takes = on_disk(pool_of(after), *lib.images_of(after.path))
                 print(f"--cluster-size {size}: pool and overlays take {mib(takes)} MiB")

@@ -9,6 +9,7 @@
 #include "compactor/pool/gather.h"
 #include "compactor/pool/growth.h"
 #include "compactor/pool/pool_check.h"
+#include "compactor/stubs.h"
 #include "tests/crash/crash.h"
 
 /* Another cluster file, and a view of what lies in the old one; then the old one is evacuated and goes; or what is damaged in the new
@@ -390,6 +391,72 @@ static void what_heals_is_healed_by_the_next_repair_at_the_latest(void **state)
 	try_all(&w);
 }
 
+/* ---- setting how QEMU reads ---- */
+
+#define TABLES ((uint64_t)64 << 20)
+
+static bool guest_runs; /* and has the old stub open */
+
+static void not_set(void *ctx, const char *stub, const struct err *why)
+{
+	(void)stub;
+	*(struct err *)ctx = *why;
+}
+
+static int set_it(struct err *err)
+{
+	const struct stubs_options o = { .wish = { .as = { .l2 = TABLES }, .l2 = true }, .problem = not_set, .ctx = err };
+	char name[POOL_FILE_NAME_ROOM];
+	struct stubs_set done = { 0 };
+	int guest = -1, rc;
+
+	if (guest_runs)
+		guest = file_open(pool->dirs[POOL_VIEWS], pool_id_file_name(kept_view.id, name), O_RDONLY, 0, NULL);
+	rc = stubs_set(pool, &o, &done, err);
+	if (guest >= 0)
+		file_ops->close(guest);
+	return rc < 0 || done.nr_set != 1 ? -1 : 0;
+}
+
+static int set_tables(void *ctx, struct sim *s, struct err *err)
+{
+	int rc;
+
+	(void)ctx;
+	rc = use_pool(s, true, err) < 0 ? -1 : set_it(err);
+	close_pool();
+	return rc;
+}
+
+static int check_set(void *ctx, struct sim *s, struct crash_moment m, struct err *err)
+{
+	uint64_t is = 0;
+	int rc;
+
+	rc = use_pool(s, true, err);
+	if (rc == 0)
+		is = view_stub_reading(pool, &kept_view).l2;
+	close_pool();
+	if (rc == 0 && is != TABLES && (is || (m.done && !m.lied)))
+		rc = err_set(err, ERR_FORMAT, "QEMU is to keep %d bytes of tables", (int)is);
+	return rc < 0 ? -1 : check(ctx, s, m, err);
+}
+
+static void a_stub_says_what_it_did_or_what_it_is_to_say(void **state)
+{
+	struct crash_workflow w = growing();
+
+	(void)state;
+	evacuate_at = 0;
+	w.name = "set";
+	w.run = set_tables;
+	w.check = check_set;
+	for (int i = 0; i < 2; i++) {
+		guest_runs = i;
+		try_all(&w);
+	}
+}
+
 /* ---- mistakes ---- */
 
 /* The old file goes before the trees lead to the new one. */
@@ -424,6 +491,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_is_kept_survives_that_another_file_begins),
 		cmocka_unit_test(what_is_kept_survives_an_evacuation),
+		cmocka_unit_test(a_stub_says_what_it_did_or_what_it_is_to_say),
 		cmocka_unit_test(what_heals_is_healed_by_the_next_repair_at_the_latest),
 		cmocka_unit_test(a_file_that_goes_too_early_is_caught),
 	};

@@ -24,7 +24,7 @@ static void must_come_back(const struct slice *s)
 		return;
 	must(slice_parse(name, &again) == 1);
 	must(again.offset == s->offset && again.size == s->size && again.read_only == s->read_only &&
-	     again.cache.l2 == s->cache.l2 && again.cache.host == s->cache.host && strcmp(again.path, s->path) == 0);
+	     slice_same_reading(&again.reading, &s->reading) && strcmp(again.path, s->path) == 0);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -39,11 +39,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	name[size] = '\0';
 	if (slice_parse(name, &s)) {
 		must(s.path[0] == '/' && text_is_utf8(s.path) && memchr(s.path, 0, sizeof(s.path)) != NULL);
-		must(s.offset <= INT64_MAX && s.size <= INT64_MAX - s.offset && s.cache.l2 <= SLICE_L2_CACHE_MAX);
+		must(s.offset <= INT64_MAX && s.size <= INT64_MAX - s.offset && s.reading.l2 <= SLICE_L2_CACHE_MAX);
 		must_come_back(&s);
 	}
 	s = (struct slice){
-		.offset = size, .size = 1, .read_only = size % 2, .cache = { size % 5, size % 3 == 0 }, .path = "/"
+		.offset = size, .size = 1, .read_only = size % 2, .reading = { size % 5, size % 3 == 0, size % 7 == 0 }, .path = "/"
 	};
 	strncat(s.path, name, sizeof(s.path) - 2);
 	must_come_back(&s);

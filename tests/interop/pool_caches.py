@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """compact --l2-cache: QEMU keeps as much of a view's tables in memory, and no more; it reads the same bytes.  --host-cache: it opens
-the pool's data without O_DIRECT, whatever cache and aio its guest has.  Whatever writes a stub again leaves that as it was, and
-new stubs have it.  The control is a pool without: there it keeps what it likes."""
+the pool's data without O_DIRECT, whatever cache and aio its guest has.  --aio: it reads them by io_uring.  Whatever writes a stub
+again leaves that as it was, and new stubs have it; `pool set` changes those that are there, beside a guest that runs.  The control
+is a pool without: there it does as it likes."""
 
 import json
 import os
@@ -65,6 +66,20 @@ def caches_of(folder, image="a.raw"):
     return name.get("l2-cache-size"), name["file"]["file"].get("cache") == {"direct": False}
 
 
+def aio_of(folder, image="a.raw"):
+    stub = backing(os.path.join(folder, image))["file"]["file"]["filename"]
+    return backing(stub)["file"]["file"].get("aio")
+
+
+def rings(image, *options):
+    """How many io_urings QEMU has when it has read something."""
+    with opened(image, *options) as p:
+        fds = f"/proc/{p.pid}/fd"
+        nr = sum("io_uring" in os.readlink(os.path.join(fds, fd)) for fd in os.listdir(fds))
+        p.communicate(b"quit\n")
+    return nr
+
+
 def bytes_read(folder):
     """By QEMU, when it uses all tables in turn, several times, and reads a block of the disk by each."""
     command = ["qemu-img", "bench", "-U", "-f", "qcow2", "-t", "writeback", "-d", "1", "-s", str(4 * KIB), "-S", str(2 * MIB),
@@ -76,15 +91,21 @@ def bytes_read(folder):
     return nr if p.returncode == 0 else fail("qemu-img bench cannot read the image")
 
 
+def opened(image, *options):
+    """A QEMU that has it open, and has read something of it."""
+    p = subprocess.Popen(["qemu-io", "-r", "-f", "qcow2", *options, image], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT)  # pylint: disable=consider-using-with
+    p.stdin.write(b"read 0 4k\n")
+    p.stdin.flush()
+    said = b""
+    while b"ops/sec" not in said:
+        said += p.stdout.read1() or fail(f"qemu-io {' '.join(options)} {image}: {said}")
+    return p
+
+
 def opened_directly(image, *options):
     """The names of what QEMU opens with O_DIRECT, of image and pool."""
-    with subprocess.Popen(["qemu-io", "-r", "-f", "qcow2", *options, image], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT) as p:
-        p.stdin.write(b"read 0 4k\n")
-        p.stdin.flush()
-        said = b""
-        while b"ops/sec" not in said:
-            said += p.stdout.read1() or fail(f"qemu-io {' '.join(options)} {image}: {said}")
+    with opened(image, *options) as p:
         flags = {}
         for fd in os.listdir(f"/proc/{p.pid}/fd"):
             path = os.readlink(f"/proc/{p.pid}/fd/{fd}")
@@ -148,6 +169,64 @@ def check_host_cache(tmp, plain):
     dedupscan("pool", "check", "--read-data", folder)
 
 
+def io_uring_is_allowed(tmp):
+    """By this machine, for all: else `pool set` says so, and nothing is changed."""
+    try:
+        with open("/proc/sys/kernel/io_uring_disabled", encoding="ascii") as f:
+            disabled = int(f.read())
+    except FileNotFoundError:
+        disabled = 0
+    done = subprocess.run(["qemu-io", "-r", "-f", "raw", "-i", "io_uring", "-c", "read 0 4k", os.path.join(tmp, "disk.raw")],
+                          capture_output=True, text=True, check=False)
+    return not disabled and done.returncode == 0 and "io_uring" not in done.stderr
+
+
+def check_aio(tmp, plain):
+    """Of a pool that has images, and of what comes later."""
+    image = os.path.join(plain, "a.raw")
+    if not io_uring_is_allowed(tmp):
+        print("SKIP-PART: no io_uring here, or not for QEMU")
+        return
+    if rings(image) or not rings(image, "-i", "io_uring"):
+        fail("it cannot be seen whether QEMU uses io_uring")
+    dedupscan("pool", "set", plain, status=2)
+    dedupscan("pool", "set", "--aio", "native", plain, status=2)
+    if "1 views would be set" not in dedupscan("pool", "set", "--aio", "io_uring", "--dry-run", plain):
+        fail("a dry run sets no view")
+    if aio_of(plain) is not None:
+        fail("a dry run changed a stub")
+    with opened(image) as guest:
+        dedupscan("pool", "set", "--aio", "io_uring", plain)
+        guest.stdin.write(b"read 2M 4k\n")
+        guest.stdin.flush()
+        said = guest.communicate(b"quit\n")[0]
+        if b"ops/sec" not in said:
+            fail(f"a guest that runs cannot read on: {said}")
+    if aio_of(plain) != "io_uring" or not rings(image):
+        fail(f"QEMU reads by {aio_of(plain)}, with {rings(image)} io_urings")
+    for options in (["-t", "none"], ["-t", "none", "-i", "native"], ["-t", "writeback", "-i", "threads"]):
+        if not rings(image, *options):
+            fail(f"{options}: no io_uring")
+    for aio in ("native", "io_uring", "threads"):
+        check_machine(image, aio)
+    # With the others, and what enters from now on.
+    dedupscan("pool", "set", "--host-cache", "yes", "--l2-cache", "2M", plain)
+    make_disk(os.path.join(plain, "c.raw"), 5)
+    run("cp", "--sparse=always", os.path.join(plain, "c.raw"), os.path.join(plain, "d.raw"))
+    time.sleep(0.3)
+    dedupscan("compact", "--no-idle", "--catalog", os.path.join(tmp, "plain.catalog"), "--method", "pool", "--to-qcow2", "--min-run",
+              "4K", "--keep-originals", "0", "--immutable", "never", "--apply", plain)
+    for name in ("a.raw", "c.raw"):
+        if aio_of(plain, name) != "io_uring" or caches_of(plain, name) != (2 * MIB, True) or \
+                not rings(os.path.join(plain, name), "-t", "none"):
+            fail(f"{name}: {aio_of(plain, name)}, {caches_of(plain, name)}")
+    check_machine(image, "native")
+    dedupscan("pool", "check", "--read-data", plain)
+    dedupscan("pool", "set", "--aio", "threads", "--host-cache", "no", "--l2-cache", "0", plain)
+    if aio_of(plain) is not None or caches_of(plain) != (None, False) or rings(image):
+        fail(f"it does not end: {aio_of(plain)}, {caches_of(plain)}")
+
+
 def main():
     lib.require("qemu-img", "qemu-io", "cp")
     tmp = lib.scratch("pool_caches")
@@ -161,6 +240,7 @@ def main():
     if caches_of(plain) != (None, False) or caches_of(small) != (CACHE, False):
         fail(f"the stubs have caches of {caches_of(plain)} and {caches_of(small)}")
     check_host_cache(tmp, plain)
+    check_aio(tmp, plain)
     for folder in (plain, small):
         run("qemu-img", "compare", "-q", "-f", "raw", "-F", "qcow2", os.path.join(tmp, "disk.raw"), os.path.join(folder, "a.raw"))
         dedupscan("pool", "check", "--read-data", folder)

@@ -346,6 +346,21 @@ def check_chain(guest, pool):
         fail(f"{guest.name}: libvirt sees other slices: {chain}")
 
 
+def check_reading(boot, usual):
+    """What a stub says of it, libvirt passes over.  A disk's own io is that of its whole chain."""
+    if not io_uring_is_allowed():
+        return
+    other = Guest(boot, "g3", os.path.join(IMAGES, "g3.qcow2"), "io='io_uring'")
+    virsh("start", "--paused", other.name)
+    for guest, aio in ((usual, None), (other, "io_uring")):
+        with open(f"/run/libvirt/qemu/{guest.name}.pid", encoding="ascii") as f:
+            command = lib_guest.read(f"/proc/{int(f.read())}/cmdline").split(b"\0")
+        nodes = [json.loads(x) for x in command if x.startswith(b'{"driver":"file"')]
+        if len(nodes) != 3 or any(n.get("aio") != aio for n in nodes):
+            fail(f"{guest.name} reads {nodes}")
+    other.end()
+
+
 def check_profile(guest, pool):
     """What the guest's AppArmor profile would grant: to write to the overlay, to read the rest."""
     helper = "/usr/lib/libvirt/virt-aa-helper"
@@ -391,7 +406,15 @@ def header_backings():
 
 def compacted(tmp):
     return lib.compact(IMAGES, os.path.join(tmp, "catalog"), "--method", "pool", "--cross-owner", "--host-cache", "yes",
-                       "--l2-cache", "2M", "--apply")
+                       "--l2-cache", "2M", *(("--aio", "io_uring") if io_uring_is_allowed() else ()), "--apply")
+
+
+def io_uring_is_allowed():
+    try:
+        with open("/proc/sys/kernel/io_uring_disabled", encoding="ascii") as f:
+            return int(f.read()) == 0
+    except FileNotFoundError:
+        return True
 
 
 # ---- what it is told to do ----
@@ -476,7 +499,8 @@ def check_pulls(guest, pool):
 
 def as_libvirt_writes(name):
     """It drops what the name says beside files and places."""
-    for dropped in ('"read-only":true,', '"l2-cache-size":2097152,', ',"aio":"threads","cache":{"direct":false}'):
+    for dropped in ('"read-only":true,', '"l2-cache-size":2097152,', ',"aio":"threads"', ',"aio":"io_uring"',
+                    ',"cache":{"direct":false}'):
         name = name.replace(dropped, "")
     return name
 
@@ -646,6 +670,7 @@ def check_all(tmp, boot, uid):
         check_chain(guest, pool)
         check_profile(guest, pool)
         check_owners(guest, pool, uid)
+    check_reading(boot, g1)
     for guest in (g1, g2):
         guest.meet().whole("the start")
         guest.write("before")

@@ -33,8 +33,7 @@ static void must_parse(const char *name, const struct slice *wanted)
 	assert_int_equal(s.offset, wanted->offset);
 	assert_int_equal(s.size, wanted->size);
 	assert_int_equal(s.read_only, wanted->read_only);
-	assert_int_equal(s.cache.host, wanted->cache.host);
-	assert_int_equal(s.cache.l2, wanted->cache.l2);
+	assert_true(slice_same_reading(&s.reading, &wanted->reading));
 	assert_string_equal(s.path, wanted->path);
 }
 
@@ -58,11 +57,32 @@ static void a_name_is_as_libvirt_wants_it(void **state)
 	assert_int_equal(slice_format(&s, name, sizeof(name), NULL), 0);
 	assert_string_equal(name, "json:{\"file\":{\"driver\":\"raw\",\"offset\":65536,\"size\":12288,"
 				  FILE_OF("/pool/a.qcow2") "}}");
-	s.cache.host = true;
+	s.reading.host = true;
 	assert_int_equal(slice_format(&s, name, sizeof(name), NULL), 0);
 	assert_string_equal(name, "json:{\"file\":{\"driver\":\"raw\",\"offset\":65536,\"size\":12288,"
 				  "\"file\":{\"driver\":\"file\",\"filename\":\"/pool/a.qcow2\",\"aio\":\"threads\","
 				  "\"cache\":{\"direct\":false}}}}");
+}
+
+static void it_may_ask_for_io_uring(void **state)
+{
+	struct slice s = slice_of("/pool/a.qcow2");
+	char name[ROOM];
+
+	(void)state;
+	s.reading.io_uring = true;
+	assert_int_equal(slice_format(&s, name, sizeof(name), NULL), 0);
+	assert_string_equal(name, "json:{\"file\":{\"driver\":\"raw\",\"read-only\":true,\"offset\":65536,\"size\":12288,"
+				  "\"file\":{\"driver\":\"file\",\"filename\":\"/pool/a.qcow2\",\"aio\":\"io_uring\"}}}");
+	must_parse(name, &s);
+	s.reading.host = true;
+	assert_int_equal(slice_format(&s, name, sizeof(name), NULL), 0);
+	assert_string_equal(name, "json:{\"file\":{\"driver\":\"raw\",\"read-only\":true,\"offset\":65536,\"size\":12288,"
+				  "\"file\":{\"driver\":\"file\",\"filename\":\"/pool/a.qcow2\",\"aio\":\"io_uring\","
+				  "\"cache\":{\"direct\":false}}}}");
+	must_parse(name, &s);
+	must_not_parse("json:{\"file\":{\"driver\":\"raw\",\"file\":{\"driver\":\"file\",\"filename\":\"/a\",\"aio\":\"native\"}}}");
+	must_not_parse("json:{\"file\":{\"driver\":\"raw\",\"file\":{\"driver\":\"file\",\"filename\":\"/a\",\"aio\":true}}}");
 }
 
 static void a_whole_file_has_neither_offset_nor_size(void **state)
@@ -86,12 +106,12 @@ static void a_cache_of_tables_stands_before_the_file(void **state)
 	char name[ROOM];
 
 	(void)state;
-	s.cache.l2 = 64 << 20;
+	s.reading.l2 = 64 << 20;
 	assert_int_equal(slice_format(&s, name, sizeof(name), NULL), 0);
 	assert_string_equal(name, "json:{\"l2-cache-size\":67108864,\"file\":{\"driver\":\"raw\",\"read-only\":true,"
 				  "\"offset\":65536,\"size\":12288," FILE_OF("/pool/a.qcow2") "}}");
 	must_parse(name, &s);
-	s.cache.l2 = SLICE_L2_CACHE_MAX;
+	s.reading.l2 = SLICE_L2_CACHE_MAX;
 	must_parse("json:{\"file\":{\"driver\":\"raw\",\"read-only\":true,\"offset\":65536,\"size\":12288," FILE_OF("/pool/a.qcow2")
 		   "}, \"l2-cache-size\": 1073741824}", &s);
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
@@ -114,7 +134,8 @@ static void every_path_comes_back(void **state)
 	for (int c = 1; c < 0x80; c++) {
 		path[1] = (char)c;
 		s = slice_of(path);
-		s.cache.host = c % 2;
+		s.reading.host = c % 2;
+		s.reading.io_uring = c % 3 == 0;
 		assert_int_equal(slice_format(&s, name, sizeof(name), NULL), 0);
 		must_parse(name, &s);
 		for (const char *p = name; *p; p++)
@@ -135,7 +156,7 @@ static void blanks_and_another_order_are_taken(void **state)
 	s.read_only = false;
 	must_parse("json:{\"file\":{\"driver\":\"raw\",\"read-only\":false,\"offset\":65536,\"size\":12288,"
 		   FILE_OF("/p/a b") "}}", &s);
-	s.cache.host = true;
+	s.reading.host = true;
 	must_parse("json:{\"file\":{\"driver\":\"raw\",\"offset\":65536,\"size\":12288,\"file\":{\"cache\":{\"direct\":false},"
 		   "\"filename\":\"\\/p\\u002fa b\",\"driver\":\"file\"}}}", &s);
 	must_parse("json:{\"file\":{\"driver\":\"raw\",\"offset\":65536,\"size\":12288,\"file\":{\"aio\":\"threads\","
@@ -267,6 +288,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_name_is_as_libvirt_wants_it),
+		cmocka_unit_test(it_may_ask_for_io_uring),
 		cmocka_unit_test(a_whole_file_has_neither_offset_nor_size),
 		cmocka_unit_test(a_cache_of_tables_stands_before_the_file),
 		cmocka_unit_test(every_path_comes_back),

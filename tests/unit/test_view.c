@@ -570,55 +570,82 @@ static struct slice backing_of_stub(const struct view *v)
 	return s;
 }
 
-static void a_stub_keeps_the_cache_that_it_was_made_with(void **state)
+static void a_stub_keeps_what_it_was_made_with(void **state)
 {
 	char name[POOL_FILE_NAME_ROOM];
 	struct view v, again;
 
 	(void)state;
-	pool->cache = (struct slice_cache){ 64 << 20, true };
+	pool->reading = (struct slice_reading){ 64 << 20, true, true };
 	v = a_view();
-	assert_int_equal(backing_of_stub(&v).cache.l2, 64 << 20);
-	assert_true(backing_of_stub(&v).cache.host);
-	pool->cache = (struct slice_cache){ 128 << 20, false }; /* told something else meanwhile */
+	assert_int_equal(backing_of_stub(&v).reading.l2, 64 << 20);
+	assert_true(backing_of_stub(&v).reading.host);
+	pool->reading = (struct slice_reading){ 128 << 20, false }; /* told something else meanwhile */
 	assert_int_equal(view_check_stub(pool, &v, POOL_VIEWS, NULL), 0);
 	assert_int_equal(view_write_stub(pool, &v, NULL, NULL), 0);
 	assert_int_equal(view_write_as(pool, &v, NULL, &again, NULL), 0);
-	assert_int_equal(backing_of_stub(&again).cache.l2, 64 << 20);
-	assert_true(backing_of_stub(&again).cache.host);
+	assert_int_equal(backing_of_stub(&again).reading.l2, 64 << 20);
+	assert_true(backing_of_stub(&again).reading.host && backing_of_stub(&again).reading.io_uring);
 	assert_int_equal(view_check_stub(pool, &again, POOL_VIEWS, NULL), 0);
-	pool->cache.l2 = 0;
+	pool->reading.l2 = 0;
 	assert_int_equal(unlinkat(pool->dirs[POOL_VIEWS], pool_id_file_name(v.id, name), 0), 0);
 	assert_int_equal(view_write_stub(pool, &again, NULL, NULL), 0); /* lost, and what it had with it */
-	assert_int_equal(backing_of_stub(&again).cache.l2, 0);
+	assert_int_equal(backing_of_stub(&again).reading.l2, 0);
 	assert_int_equal(view_check_stub(pool, &again, POOL_VIEWS, NULL), 0);
 	expect_disk(write_overlay(&again, false));
 }
 
-static void expect_told(uint64_t l2, bool host)
+static void expect_told(uint64_t l2, bool host, bool io_uring)
 {
-	struct slice_cache c = stub_cache_told(pool);
+	const struct slice_reading is = stub_told(pool), wanted = { l2, host, io_uring };
 
-	assert_int_equal(c.l2, l2);
-	assert_int_equal(c.host, host);
+	assert_true(slice_same_reading(&is, &wanted));
+}
+
+static void tell(const struct stub_wish *w)
+{
+	struct err err = ERR_INIT;
+
+	if (stub_tell(pool, w, &err) < 0)
+		fail_msg("%s", err.text);
 }
 
 static void the_pool_keeps_what_it_was_told(void **state)
 {
 	static const char *const damaged[] = { "", "l2 1", "l2 1048576\nhost 2\n", "l2 1048576\nhost 1\nx", "l2 -1\nhost 1\n",
-					       "l2 1073741825\nhost 1\n" };
+					       "l2 1073741825\nhost 1\n", "l2 1048576\nhost 1\naio threads\n",
+					       "l2 1048576\nhost 1\naio io_uringx\n" };
 
 	(void)state;
-	expect_told(0, false);
-	assert_int_equal(stub_cache_tell(pool, (struct slice_cache){ MIB, true }, NULL), 0);
-	assert_true(pool->cache.l2 == MIB && pool->cache.host);
-	expect_told(MIB, true);
-	assert_int_equal(stub_cache_tell(pool, (struct slice_cache){ 0, true }, NULL), 0);
-	expect_told(0, true);
+	expect_told(0, false, false);
+	tell(&(struct stub_wish){ .as = { MIB, true, true }, .l2 = true, .host = true });
+	assert_true(pool->reading.l2 == MIB && pool->reading.host && !pool->reading.io_uring);
+	expect_told(MIB, true, false);
+	tell(&(struct stub_wish){ .l2 = true }); /* and nothing else */
+	expect_told(0, true, false);
 	for (size_t i = 0; i < ARRAY_SIZE(damaged); i++) {
 		assert_int_equal(file_write_atomic(pool->dirs[POOL_TOP], "cache", damaged[i], strlen(damaged[i]), 0600, NULL), 0);
-		expect_told(0, false);
+		expect_told(0, false, false);
 	}
+}
+
+static void the_pool_keeps_that_it_was_told_io_uring(void **state)
+{
+	struct err err = ERR_INIT;
+
+	(void)state;
+	if (stub_tell(pool, &(struct stub_wish){ .as = { .io_uring = true }, .aio = true }, &err) < 0) {
+		assert_int_equal(err.kind, ERR_REFUSED);
+		expect_told(0, false, false);
+		print_message("%s\n", err.text);
+		skip();
+	}
+	assert_true(pool->reading.io_uring);
+	expect_told(0, false, true);
+	tell(&(struct stub_wish){ .as = { MIB }, .l2 = true });
+	expect_told(MIB, false, true);
+	tell(&(struct stub_wish){ .aio = true });
+	expect_told(MIB, false, false);
 }
 
 /* ---- names ---- */
@@ -682,7 +709,7 @@ static void overlays_tell_what_they_stand_on(void **state)
 	assert_int_equal(view_backing(pool, &v, &wanted, NULL), 0);
 	assert_int_equal(overlay_backing(fd, &s, &size, NULL), 1);
 	assert_string_equal(s.path, wanted.path);
-	assert_true(s.size == wanted.size && s.offset == 0 && s.read_only && !s.cache.host);
+	assert_true(s.size == wanted.size && s.offset == 0 && s.read_only && !s.reading.host);
 	assert_int_equal(size, SIZE);
 	assert_int_equal(fstat(fd, &st), 0);
 	assert_true(st.st_blocks * 512 <= (off_t)(16 * KIB));
@@ -733,8 +760,9 @@ int main(void)
 		view_test(tables_header_and_stub_are_synced_in_this_order),
 		view_test(what_fails_on_the_way_leaves_no_half_view),
 		view_test(a_lost_stub_is_written_again),
-		view_test(a_stub_keeps_the_cache_that_it_was_made_with),
+		view_test(a_stub_keeps_what_it_was_made_with),
 		view_test(the_pool_keeps_what_it_was_told),
+		view_test(the_pool_keeps_that_it_was_told_io_uring),
 		view_test(backing_names_tell_the_view),
 		view_test(a_pool_with_a_long_path_gets_no_views),
 		view_test(overlays_tell_what_they_stand_on),

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compactor/stubs.h"
+
+#include <string.h>
+
+#include "compactor/hold.h"
+
+struct setting {
+	struct pool *p;
+	const struct stubs_options *o;
+	struct stubs_set *ret;
+};
+
+static int set_view(struct setting *s, const struct view *v, const char *name, struct err *err)
+{
+	struct slice_reading is, wanted;
+	char kept[VIEW_KEPT_STUB_ROOM];
+	bool open;
+
+	if (view_check_stub(s->p, v, POOL_VIEWS, err) < 0)
+		return -1;
+	is = view_stub_reading(s->p, v);
+	wanted = stub_as_wished(is, &s->o->wish);
+	if (slice_same_reading(&is, &wanted)) {
+		s->ret->nr_right++;
+		return 0;
+	}
+	open = hold_may_be_open(s->p->dirs[POOL_VIEWS], name, s->o->assume_idle);
+	if (!s->o->dry_run &&
+	    view_write_stub_to_read(s->p, v, &wanted, open ? view_kept_stub(v, kept) : NULL, err) < 0)
+		return -1;
+	s->ret->nr_set++;
+	return 0;
+}
+
+static int set_stub(struct setting *s, const uint8_t id[POOL_ID_SIZE], const char *name, struct err *err)
+{
+	struct view v;
+	int rc = view_find(s->p, id, &v, err);
+
+	return rc <= 0 ? rc : set_view(s, &v, name, err);
+}
+
+static bool concerns_all(const struct err *why)
+{
+	return why->kind == ERR_MEMORY || why->kind == ERR_CANCELED || why->kind == ERR_FULL;
+}
+
+int stubs_set(struct pool *p, const struct stubs_options *o, struct stubs_set *ret, struct err *err)
+{
+	CLEANUP(pool_ids_release) struct pool_ids ids = { .items = VEC_INIT };
+	struct setting s = { p, o, ret };
+
+	if ((!o->dry_run && stub_tell(p, &o->wish, err) < 0) || pool_ids_of_files(p->dirs[POOL_VIEWS], &ids, err) < 0)
+		return -1;
+	for (size_t i = 0; i < ids.items.nr; i++) {
+		const uint8_t *id = ids.items.items[i].bytes;
+		char name[POOL_FILE_NAME_ROOM];
+		struct err why = ERR_INIT;
+
+		if (o->stopper && stopper_says(o->stopper))
+			return err_set(err, ERR_CANCELED, "stopped; run it again to go on");
+		if (set_stub(&s, id, pool_id_file_name(id, name), &why) == 0)
+			continue;
+		if (concerns_all(&why))
+			return err_set(err, why.kind, "%s", why.text);
+		ret->nr_left++;
+		o->problem(o->ctx, name, &why);
+	}
+	return 0;
+}
