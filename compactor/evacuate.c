@@ -2,7 +2,6 @@
 #include "compactor/evacuate.h"
 
 #include "compactor/pool/clusters.h"
-#include "compactor/pool/gather.h"
 #include "compactor/pool/growth.h"
 #include "compactor/pool/import.h"
 #include "compactor/pool/nodes.h"
@@ -51,8 +50,7 @@ static int move_leaf(void *ctx, uint64_t offset, const struct leaf *leaf, const 
 
 static int move_unit(struct evacuating *v, unsigned unit_bits, uint64_t *moved, struct err *err)
 {
-	const struct import_options o = { .unit_bits = unit_bits, .min_run = GATHER_MIN_RUN };
-	CLEANUP(import_free) struct import *i = import_new_moving(v->e->p, &o, err);
+	CLEANUP(import_free) struct import *i = import_new_moving(v->e->p, unit_bits, err);
 	struct import_stats stats;
 
 	if (!i)

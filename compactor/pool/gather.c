@@ -16,18 +16,9 @@ struct gathering {
 	uint32_t file; /* where all is to be */
 	unsigned unit_bits;
 	uint64_t bytes; /* that lie elsewhere */
-	struct import *imports[POOL_UNIT_BITS_MAX + 1]; /* by unit, as they are needed */
+	struct import_movers movers;
 	struct leaf leaf;
 };
-
-static struct import *import_of(struct gathering *g, unsigned unit_bits, struct err *err)
-{
-	const struct import_options o = { .unit_bits = unit_bits, .min_run = GATHER_MIN_RUN };
-
-	if (!g->imports[unit_bits])
-		g->imports[unit_bits] = import_new_moving(g->p, &o, err);
-	return g->imports[unit_bits];
-}
 
 /* 1 = it lies elsewhere, and its leaf is found; 0, -1. */
 static int find_elsewhere(struct gathering *g, const uint8_t digest[DIGEST_SIZE], struct err *err)
@@ -48,7 +39,7 @@ static int count(struct gathering *g, struct err *err)
 
 static int move(struct gathering *g, struct err *err)
 {
-	struct import *i = import_of(g, g->leaf.unit_bits, err);
+	struct import *i = import_mover(&g->movers, g->p, g->leaf.unit_bits, err);
 	struct err why = ERR_INIT;
 	int rc = i ? import_move(i, &g->leaf, &why) : -1;
 
@@ -95,16 +86,11 @@ static int make_room(struct gathering *g, struct err *err)
 
 static int gather_all(struct gathering *g, struct err *err)
 {
-	struct import_stats stats;
 	int rc = make_room(g, err);
 
 	if (rc < 0 || !g->bytes)
 		return rc;
-	rc = each_elsewhere(g, move, err);
-	for (unsigned bits = POOL_UNIT_BITS_MIN; rc == 0 && bits <= POOL_UNIT_BITS_MAX; bits += 2)
-		if (g->imports[bits])
-			rc = import_end_moving(g->imports[bits], &stats, err);
-	return rc;
+	return each_elsewhere(g, move, err) < 0 ? -1 : import_end_movers(&g->movers, err);
 }
 
 int gather(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t size, unsigned unit_bits, struct err *err)
@@ -114,7 +100,6 @@ int gather(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t size, unsig
 	};
 	int rc = clusters_nr(p->clusters) > 1 ? gather_all(&g, err) : 0;
 
-	for (unsigned bits = POOL_UNIT_BITS_MIN; bits <= POOL_UNIT_BITS_MAX; bits += 2)
-		import_free(g.imports[bits]);
+	import_free_movers(&g.movers);
 	return rc < 0 ? err_add(err, "bringing a disk into one cluster file") : 0;
 }

@@ -6,12 +6,8 @@
 
 /* Has all segments of a tree lie in the cluster file that grows, as a view of it needs: those that lie in other files are stored
  * again, and their leaves lead there from then on.  Where there is one file alone there is nothing to do.  What has no map in
- * clusters of `unit_bits` or more stays as it is.  ERR_FULL before anything is written where there is no space for it,
- * ERR_FORMAT where a segment cannot be read, ERR_CANCELED
- * when the pool's stopper says so.  Nothing is durable before pool_sync(). */
+ * clusters of `unit_bits` or more stays as it is.  ERR_FULL before anything is written where there is no space for it, ERR_FORMAT
+ * where a segment cannot be read, ERR_CANCELED when the pool's stopper says so.  Nothing is durable before pool_sync(). */
 int gather(struct pool *p, const uint8_t root[DIGEST_SIZE], uint64_t size, unsigned unit_bits, struct err *err);
-
-/* Runs of so many bytes are shared by what is moved. */
-#define GATHER_MIN_RUN ((uint64_t)16 << 10)
 
 #endif

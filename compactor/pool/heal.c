@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "compactor/pool/clusters.h"
-#include "compactor/pool/gather.h"
 #include "compactor/pool/growth.h"
 #include "compactor/pool/import.h"
 #include "compactor/pool/tree.h"
@@ -32,7 +31,7 @@ struct heal {
 	struct judymap index; /* the first 64 bits of a digest, or the next free key, to its place in the list */
 	size_t nr_found;
 	bool full; /* there was no space for one */
-	struct import *imports[POOL_UNIT_BITS_MAX + 1]; /* by unit, as they are needed */
+	struct import_movers movers;
 	uint8_t *bytes, *other; /* segments */
 	struct judymap moved; /* where clusters that damaged segments have are stored again, 0 = not known */
 	struct leaf leaf, newer;
@@ -54,8 +53,7 @@ void heal_free(struct heal *h)
 {
 	if (!h)
 		return;
-	for (unsigned bits = POOL_UNIT_BITS_MIN; bits <= POOL_UNIT_BITS_MAX; bits++)
-		import_free(h->imports[bits]);
+	import_free_movers(&h->movers);
 	for (size_t i = 0; i < h->list.nr; i++)
 		free(h->list.items[i].path);
 	vec_release(&h->list);
@@ -116,15 +114,6 @@ static bool gives(struct heal *h, const struct leaf *map, const uint8_t digest[D
 	return memcmp(is, digest, DIGEST_SIZE) == 0;
 }
 
-static struct import *import_of(struct heal *h, unsigned unit_bits, struct err *err)
-{
-	const struct import_options o = { .unit_bits = unit_bits, .min_run = GATHER_MIN_RUN };
-
-	if (!h->imports[unit_bits])
-		h->imports[unit_bits] = import_new_moving(h->p, &o, err);
-	return h->imports[unit_bits];
-}
-
 /* To write until it is full would trouble guests. */
 static bool has_space(struct heal *h)
 {
@@ -148,7 +137,7 @@ static int heal(struct heal *h, struct hurt *x, const struct leaf *map, struct e
 		any = true;
 		if (gives(h, &h->leaf, x->digest, h->other))
 			continue;
-		i = has_space(h) ? import_of(h, bits, err) : NULL;
+		i = has_space(h) ? import_mover(&h->movers, h->p, bits, err) : NULL;
 		if (h->full) {
 			x->found = false;
 			h->nr_found--;
@@ -335,12 +324,7 @@ int heal_from_moved(struct heal *h, struct err *err)
 
 int heal_end(struct heal *h, struct err *err)
 {
-	struct import_stats stats;
-
-	for (unsigned bits = POOL_UNIT_BITS_MIN; bits <= POOL_UNIT_BITS_MAX; bits += 2)
-		if (h->imports[bits] && import_end_moving(h->imports[bits], &stats, err) < 0)
-			return -1;
-	return 0;
+	return import_end_movers(&h->movers, err);
 }
 
 int heal_each(const struct heal *h,

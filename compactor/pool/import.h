@@ -64,10 +64,18 @@ CLEANUP_DEFINE(struct import *, import_free)
 /* Moving segments into the file that grows, one by one: import_move() for any leaf that is elsewhere.  Its bytes are proven first:
  * 1 when they cannot be had, as *err says; it stays where it is, then.  Else 0 or -1.  What is moved is synced, read back from the
  * disk and proven, in rounds, and only then do trees lead there; ERR_IO when that fails, and these stay where they were, too. */
-struct import *import_new_moving(struct pool *pool, const struct import_options *o, struct err *err);
+struct import *import_new_moving(struct pool *pool, unsigned unit_bits, struct err *err);
 int import_move(struct import *i, const struct leaf *leaf, struct err *err);
 /* The same for bytes at hand, which are those of the digest: where clusters have others, they get new ones. */
 int import_store(struct import *i, const uint8_t digest[DIGEST_SIZE], const void *bytes, struct err *err);
 int import_end_moving(struct import *i, struct import_stats *ret_stats, struct err *err);
+
+/* One for each unit that is needed; all zeros = none yet. */
+struct import_movers {
+	struct import *of[POOL_UNIT_BITS_MAX + 1];
+};
+struct import *import_mover(struct import_movers *m, struct pool *pool, unsigned unit_bits, struct err *err);
+int import_end_movers(struct import_movers *m, struct err *err);
+void import_free_movers(struct import_movers *m);
 
 #endif

@@ -13,10 +13,12 @@
  */
 
 #define ROUND 64 /* segments: 128 MiB */
+#define MIN_RUN ((uint64_t)16 << 10) /* what is there already, in runs of so much, is not stored twice */
 
-struct import *import_new_moving(struct pool *pool, const struct import_options *o, struct err *err)
+struct import *import_new_moving(struct pool *pool, unsigned unit_bits, struct err *err)
 {
-	CLEANUP(import_free) struct import *i = import_new_any(pool, o, err);
+	const struct import_options o = { .unit_bits = unit_bits, .min_run = MIN_RUN };
+	CLEANUP(import_free) struct import *i = import_new_any(pool, &o, err);
 
 	if (!i)
 		return NULL;
@@ -136,4 +138,29 @@ int import_end_moving(struct import *i, struct import_stats *ret_stats, struct e
 		return -1;
 	*ret_stats = i->stats;
 	return 0;
+}
+
+/* ---- of several units ---- */
+
+struct import *import_mover(struct import_movers *m, struct pool *pool, unsigned unit_bits, struct err *err)
+{
+	if (!m->of[unit_bits])
+		m->of[unit_bits] = import_new_moving(pool, unit_bits, err);
+	return m->of[unit_bits];
+}
+
+int import_end_movers(struct import_movers *m, struct err *err)
+{
+	struct import_stats stats;
+
+	for (unsigned bits = POOL_UNIT_BITS_MIN; bits <= POOL_UNIT_BITS_MAX; bits += 2)
+		if (m->of[bits] && import_end_moving(m->of[bits], &stats, err) < 0)
+			return -1;
+	return 0;
+}
+
+void import_free_movers(struct import_movers *m)
+{
+	for (unsigned bits = POOL_UNIT_BITS_MIN; bits <= POOL_UNIT_BITS_MAX; bits += 2)
+		import_free(m->of[bits]);
 }
