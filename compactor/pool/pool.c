@@ -237,7 +237,25 @@ static int check_ours(const struct pool *p, enum pool_dir i, dev_t *dev, struct 
 	return 0;
 }
 
-static int open_dirs(struct pool *p, struct err *err)
+/* All but names: without these a collection would take all for garbage. */
+static bool may_be_made(enum pool_dir i)
+{
+	return i != POOL_TOP && i != POOL_NAMES;
+}
+
+static int not_whole(enum pool_dir i, const struct err *why, struct err *err)
+{
+	const char *advice = "";
+
+	if (why->errnum == ENOENT)
+		advice = may_be_made(i) ? "; dedupscan pool repair makes it again" : "; put it back from a backup";
+	return err_set(err,
+		       why->errnum == ENOENT ? ERR_FORMAT :
+		       why->errnum == ELOOP || why->errnum == ENOTDIR ? ERR_REFUSED : why->kind,
+		       "it is no whole pool: %s%s", why->text, advice);
+}
+
+static int open_dirs(struct pool *p, enum pool_access access, struct err *err)
 {
 	dev_t dev = 0;
 
@@ -247,15 +265,34 @@ static int open_dirs(struct pool *p, struct err *err)
 		if (i != POOL_TOP)
 			p->dirs[i] = file_open_beneath(p->dirs[POOL_TOP], dirs[i].name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW,
 						       RESOLVE_NO_SYMLINKS, &why);
-		if (p->dirs[i] < 0)
-			return err_set(err,
-				       why.errnum == ENOENT ? ERR_FORMAT :
-				       why.errnum == ELOOP || why.errnum == ENOTDIR ? ERR_REFUSED : why.kind,
-				       "it is no whole pool: %s", why.text);
-		if (check_ours(p, i, &dev, err) < 0)
+		if (p->dirs[i] >= 0) {
+			if (check_ours(p, i, &dev, err) < 0)
+				return -1;
+		} else if (why.errnum == ENOENT && access == POOL_TO_REPAIR && may_be_made(i)) {
+			p->dirs_missing |= 1u << i;
+		} else {
+			return not_whole(i, &why, err);
+		}
+	}
+	return 0;
+}
+
+/* Backups like to leave empty directories out.  That this is a pool is known by now. */
+static int make_missing_dirs(struct pool *p, struct err *err)
+{
+	for (enum pool_dir i = 0; i < POOL_NR_DIRS; i++) {
+		if (!(p->dirs_missing & 1u << i))
+			continue;
+		p->dirs[i] = make_dir(p->dirs[POOL_TOP], dirs[i].name, dirs[i].mode, err);
+		if (p->dirs[i] < 0 || file_sync_dir(p->dirs[POOL_TOP], err) < 0)
 			return -1;
 	}
 	return 0;
+}
+
+const char *pool_dir_name(enum pool_dir i)
+{
+	return dirs[i].name;
 }
 
 static int lock(struct pool *p, struct err *err)
@@ -386,8 +423,8 @@ int pool_open_with(int dirfd, const char *name, const char *path, enum pool_acce
 	if (p->dirs[POOL_TOP] < 0)
 		return err_set(err, why.errnum == ELOOP || why.errnum == ENOTDIR ? ERR_REFUSED : why.kind, "pool '%s': %s", path,
 			       why.text);
-	if (open_dirs(p, err) < 0 || lock(p, err) < 0 || open_clusters(p, err) < 0 || (writing && open_finder(p, err) < 0) ||
-	    open_nodes(p, access, err) < 0)
+	if (open_dirs(p, access, err) < 0 || lock(p, err) < 0 || open_clusters(p, err) < 0 || make_missing_dirs(p, err) < 0 ||
+	    (writing && open_finder(p, err) < 0) || open_nodes(p, access, err) < 0)
 		return err_add(err, "pool '%s'", path);
 	if (writing) {
 		p->immutable = immutable_told(p);

@@ -33,6 +33,7 @@ struct pool {
 	uint64_t file_size;	  /* bytes of clusters after which another cluster file begins (growth.h), 0 = none */
 	uint64_t nr_damaged;   /* records of nodes that were passed over */
 	bool nodes_missing;    /* POOL_TO_REPAIR: their file is not there */
+	unsigned dirs_missing; /* POOL_TO_REPAIR: directories that were not there, bit by bit; they are, now */
 	uint64_t next_name;    /* names.c; 0 = not looked up yet */
 	struct name_rows *rows; /* what names are found by, NULL = not looked up yet */
 	unsigned immutable;	/* enum pool_immutable (compactor/pool/immutable.h); only when writing */
@@ -52,13 +53,15 @@ int pool_open(int dirfd, const char *name, const char *path, bool writing, struc
 enum pool_access {
 	POOL_TO_READ,
 	POOL_TO_WRITE,
-	POOL_TO_REPAIR, /* and write; without a file of nodes it has none, and what is put goes nowhere until pool_new_nodes() */
+	POOL_TO_REPAIR, /* and write; without a file of nodes it has none, and what is put goes nowhere until pool_new_nodes(); all
+			 * directories but names/ are made where they are missing */
 };
 /* The same, with so many bytes of memory for the finder, which is the only large thing. */
 int pool_open_with(int dirfd, const char *name, const char *path, enum pool_access access, size_t memory, struct pool **ret,
 		   struct err *err);
 #define POOL_MEMORY ((size_t)32 << 20)
 #define POOL_MEMORY_MIN ((size_t)8 << 20)
+const char *pool_dir_name(enum pool_dir i);
 void pool_close(struct pool *p);
 CLEANUP_DEFINE(struct pool *, pool_close)
 

@@ -28,6 +28,7 @@ const char *const pool_part_names[POOL_NR_PARTS] = {
 	[POOL_CLUSTER_FILE] = "cluster file", [POOL_SUPERBLOCK] = "superblock",
 	[POOL_SLOT] = "header of a view", [POOL_TABLES] = "tables of a view", [POOL_STUB] = "stub", [POOL_NODE] = "node",
 	[POOL_DATA] = "data", [POOL_NAME_FILE] = "name", [POOL_FINDER] = "index", [POOL_SEALED_FILE] = "sealed overlay",
+	[POOL_DIRECTORY] = "directory",
 };
 
 /* A disk that is kept. */

@@ -13,7 +13,7 @@
 
 enum pool_part {
 	POOL_CLUSTER_FILE, POOL_SUPERBLOCK, POOL_SLOT, POOL_TABLES, POOL_STUB, POOL_NODE, POOL_DATA, POOL_NAME_FILE, POOL_FINDER,
-	POOL_SEALED_FILE, POOL_NR_PARTS
+	POOL_SEALED_FILE, POOL_DIRECTORY, POOL_NR_PARTS
 };
 extern const char *const pool_part_names[POOL_NR_PARTS]; /* "cluster file", "superblock", ... */
 

@@ -260,6 +260,24 @@ static int repair_superblocks(struct repairing *r, struct err *err)
 	return 0;
 }
 
+/* ---- directories ---- */
+
+/* They were made when the pool was opened. */
+static int tell_missing_dirs(struct repairing *r, struct err *err)
+{
+	const struct err good = ERR_INIT;
+	char what[64];
+
+	for (enum pool_dir i = 0; i < POOL_NR_DIRS; i++) {
+		if (!(r->p->dirs_missing & 1u << i))
+			continue;
+		snprintf(what, sizeof(what), "'%s' was missing", pool_dir_name(i));
+		if (tell(r, POOL_DIRECTORY, what, &good, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
 /* ---- the file of nodes ---- */
 
 /* Which versions are lost with it is told when trees are gone through. */
@@ -597,7 +615,7 @@ static int repair_index(struct repairing *r, struct err *err)
 
 static int repair(struct repairing *r, struct err *err)
 {
-	if (prove_index(r, err) < 0 || tell_passed_over(r, err) < 0 || repair_superblocks(r, err) < 0 ||
+	if (tell_missing_dirs(r, err) < 0 || prove_index(r, err) < 0 || tell_passed_over(r, err) < 0 || repair_superblocks(r, err) < 0 ||
 	    repair_missing_nodes(r, err) < 0)
 		return -1;
 	if (clusters_each_slot(r->p->clusters, take_slot, r, err) < 0 ||

@@ -68,6 +68,34 @@ flip 20
 flip $((32768 + 20))
 pool 0 check
 
+# ---- directories, as a backup without empty ones leaves them out ----
+
+for dir in trash quarantine index sealed views; do
+	mode=$(stat -c %a "$POOL/$dir")
+	mv "$POOL/$dir" "$TMP/$dir"
+	pool 3 check
+	assert_has "$output" "it is no whole pool: .*'$dir'.*dedupscan pool repair makes it again"
+	pool 0 repair
+	assert_has "$output" "^directory: '$dir' was missing$"
+	assert_eq "$mode" "$(stat -c %a "$POOL/$dir")" "mode of $dir"
+	pool 0 repair
+	assert_has "$output" "^0 damages repaired, 0 left"
+	pool 0 check --read-data
+	whole a
+	whole b
+	lift -R "$TMP/$dir"
+done
+mv "$POOL/names" "$TMP/names"
+pool 3 repair
+assert_has "$output" "it is no whole pool: .*'names'.*put it back from a backup"
+mv "$TMP/names" "$POOL/names"
+for dir in lock names; do # nothing is made in what is no pool
+	mkdir -p "$TMP/none/.dedupscan-pool/$dir"
+done
+capture "$DEDUPSCAN" pool repair "$TMP/none"
+assert_status 3
+assert_eq 2 "$(find "$TMP/none/.dedupscan-pool" -mindepth 1 | wc -l)" "files in what is no pool"
+
 # ---- the file of nodes ----
 
 for version in v1 v2; do # of which the first has no view any more
