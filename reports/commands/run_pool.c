@@ -52,6 +52,19 @@ static double percent(uint64_t part, uint64_t whole)
 	return whole ? 100.0 * (double)part / (double)whole : 0;
 }
 
+/* Only where the pool was told something. */
+static void tell_reading(const struct pool *p)
+{
+	const struct slice_reading r = stub_told(p), nothing = { 0 };
+
+	if (slice_same_reading(&r, &nothing))
+		return;
+	printf("reading    %10s  by QEMU, of what enters", r.io_uring ? "io_uring" : "threads");
+	if (r.l2)
+		printf("; %s of tables in memory", term_size(r.l2));
+	printf("%s\n", r.host ? "; through the host's page cache" : "");
+}
+
 static int act_status(struct pool_job *j, struct pool *p, struct err *err)
 {
 	char path[4 * PATH_MAX];
@@ -80,6 +93,7 @@ static int act_status(struct pool_job *j, struct pool *p, struct err *err)
 	       s.nr_files == 1 ? "" : "s");
 	printf("room       %10s  and %llu views, until another cluster file begins\n", term_size(s.room),
 	       (unsigned long long)s.nr_slots_left);
+	tell_reading(p);
 	printf("immutable  %10llu  of %llu files that nobody else is to change%s%s\n", (unsigned long long)s.immutable.nr_immutable,
 	       (unsigned long long)s.immutable.nr_files, s.immutable.why ? ": " : "", s.immutable.why ? s.immutable.why : "");
 	if (s.nr_given_away)

@@ -222,9 +222,14 @@ def check_aio(tmp, plain):
             fail(f"{name}: {aio_of(plain, name)}, {caches_of(plain, name)}")
     check_machine(image, "native")
     dedupscan("pool", "check", "--read-data", plain)
+    if "reading      io_uring  by QEMU, of what enters; 2.0 MiB of tables in memory; through the host's page cache\n" not in \
+            dedupscan("pool", "status", plain):
+        fail(dedupscan("pool", "status", plain))
     dedupscan("pool", "set", "--aio", "threads", "--host-cache", "no", "--l2-cache", "0", plain)
     if aio_of(plain) is not None or caches_of(plain) != (None, False) or rings(image):
         fail(f"it does not end: {aio_of(plain)}, {caches_of(plain)}")
+    if "reading" in dedupscan("pool", "status", plain):
+        fail(dedupscan("pool", "status", plain))
 
 
 def main():
