@@ -194,6 +194,13 @@ static int check_sealed(struct checking *c, const struct name_disk *d, struct er
 	return seal_check_in(c->p, d, &why) < 0 ? tell(c, POOL_SEALED_FILE, d->path, 0, 0, &why, false, err) : 0;
 }
 
+/* IMAGE, or IMAGE@VERSION. */
+static const char *disk_text(const struct name *n, const struct name_disk *d, char *ret, size_t room)
+{
+	snprintf(ret, room, "%s%s%s", d->path, n->label[0] ? "@" : "", n->label);
+	return ret;
+}
+
 static int take_disk(struct checking *c, const struct name *n, const struct name_disk *d, struct err *err)
 {
 	struct checked_view *v = name_id_is_null(d->view) ? NULL : find_view(c, d->view);
@@ -209,7 +216,7 @@ static int take_disk(struct checking *c, const struct name *n, const struct name
 	}
 	if (check_below(c, d, err) < 0 || check_sealed(c, d, err) < 0)
 		return -1;
-	snprintf(who, sizeof(who), "%s%s%s", d->path, n->label[0] ? "@" : "", n->label);
+	disk_text(n, d, who, sizeof(who));
 	if (d->folded)
 		return keep(c, d->root, d->size, who, err);
 	return v ? keep(c, v->view.root, v->view.disk_size, who, err) : 0; /* what it stands on shows through */
@@ -232,18 +239,29 @@ static int bad_name(void *ctx, uint64_t number, const struct err *why, struct er
 	return tell(ctx, POOL_NAME_FILE, NULL, 0, 0, why, false, err);
 }
 
-/* Whose image a view is, for messages. */
-static int find_path(void *ctx, const struct name *n, struct err *err)
-{
-	struct {
-		const uint8_t *id;
-		char path[PATH_MAX];
-	} *f = ctx;
+/* The images and versions that stand on a view; of one that is folded in, the tree is what counts. */
+struct view_hits {
+	struct checking *c;
+	enum pool_part part;
+	const uint8_t *view;
+	const struct err *why;
+	bool any;
+};
 
-	(void)err;
-	for (size_t i = 0; i < n->disks.nr && !f->path[0]; i++)
-		if (memcmp(n->disks.items[i].view, f->id, POOL_ID_SIZE) == 0)
-			snprintf(f->path, sizeof(f->path), "%s", n->disks.items[i].path);
+static int tell_hit(void *ctx, const struct name *n, struct err *err)
+{
+	char who[PATH_MAX + sizeof(n->label) + 1];
+	struct view_hits *h = ctx;
+
+	for (size_t i = 0; i < n->disks.nr; i++) {
+		const struct name_disk *d = &n->disks.items[i];
+
+		if (memcmp(d->view, h->view, POOL_ID_SIZE) != 0 || (n->kind == NAME_VERSION && d->folded))
+			continue;
+		h->any = true;
+		if (tell(h->c, h->part, disk_text(n, d, who, sizeof(who)), 0, 0, h->why, true, err) < 0)
+			return -1;
+	}
 	return 0;
 }
 
@@ -254,6 +272,15 @@ static int ignore_name(void *ctx, uint64_t number, const struct err *why, struct
 	(void)why;
 	(void)err;
 	return 0;
+}
+
+static int tell_of_view(struct checking *c, enum pool_part part, const struct view *v, const struct err *why, struct err *err)
+{
+	struct view_hits h = { c, part, v->id, why, false };
+
+	if (names_each_or(c->p, tell_hit, ignore_name, &h, err) < 0)
+		return -1;
+	return h.any ? 0 : tell(c, part, NULL, 0, 0, why, true, err);
 }
 
 static int check_finder(struct checking *c, struct err *err)
@@ -366,10 +393,6 @@ static const struct view *older_that_counts(const struct checking *c, const stru
 
 static int check_view(struct checking *c, const struct view *v, struct err *err)
 {
-	struct {
-		const uint8_t *id;
-		char path[PATH_MAX];
-	} whose = { .id = v->id };
 	struct err why = ERR_INIT, other = ERR_INIT;
 	bool stub = view_check_stub(c->p, v, POOL_VIEWS, &why) == 0 || view_check_stub(c->p, v, POOL_TRASH, &other) == 0;
 	const struct view *older = stub ? NULL : older_that_counts(c, v);
@@ -382,16 +405,13 @@ static int check_view(struct checking *c, const struct view *v, struct err *err)
 	c->ret->nr_views++;
 	if (stub && good)
 		return 0;
-	if (names_each_or(c->p, find_path, ignore_name, &whose, err) < 0)
-		return -1;
-	if (!stub &&
-	    tell(c, POOL_STUB, whose.path, 0, 0, why.errnum == ENOENT && other.errnum != ENOENT ? &other : &why, true, err) < 0)
+	if (!stub && tell_of_view(c, POOL_STUB, v, why.errnum == ENOENT && other.errnum != ENOENT ? &other : &why, err) < 0)
 		return -1;
 	if (good)
 		return 0;
 	if (reaches(c, slot_address(v->slot), v->slice_size, err) < 0)
 		return -1;
-	return tell(c, POOL_TABLES, whose.path, 0, 0, &tables, true, err);
+	return tell_of_view(c, POOL_TABLES, v, &tables, err);
 }
 
 /* 1, 0 = neither in its place nor dying: a view that no name has either does not exist any more, or not yet; -1. */

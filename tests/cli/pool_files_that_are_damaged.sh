@@ -68,6 +68,20 @@ flip 20
 flip $((32768 + 20))
 pool 0 check
 
+# ---- a stub ----
+
+stub=$(qemu-img info -U "$STORE/a.qcow2" | grep -oE "$POOL/views/[0-9a-f-]+\.qcow2" | head -n 1)
+lift "$stub"
+chmod u+w "$stub"
+printf '?' | dd of="$stub" bs=1 seek=200 conv=notrunc status=none
+pool 1 check # everybody who stands on it is told
+for name in a a-20 a-$((32768 + 9)); do
+	assert_has "$output" "^stub: .* hits '$STORE/$name.qcow2'; repair can rebuild it$"
+done
+assert_has "$output" " 3 damages$"
+pool 0 repair
+pool 0 check
+
 # ---- directories, as a backup without empty ones leaves them out ----
 
 for dir in trash quarantine index sealed views; do
