@@ -51,7 +51,8 @@ int stubs_set(struct pool *p, const struct stubs_options *o, struct stubs_set *r
 	CLEANUP(pool_ids_release) struct pool_ids ids = { .items = VEC_INIT };
 	struct setting s = { p, o, ret };
 
-	if ((!o->dry_run && stub_tell(p, &o->wish, err) < 0) || pool_ids_of_files(p->dirs[POOL_VIEWS], &ids, err) < 0)
+	if ((o->dry_run ? stub_check_wish(p, &o->wish, err) : stub_tell(p, &o->wish, err)) < 0 ||
+	    pool_ids_of_files(p->dirs[POOL_VIEWS], &ids, err) < 0)
 		return -1;
 	for (size_t i = 0; i < ids.items.nr; i++) {
 		const uint8_t *id = ids.items.items[i].bytes;

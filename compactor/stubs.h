@@ -23,7 +23,7 @@ struct stubs_set {
 	uint64_t nr_set, nr_right, nr_left;
 };
 
-/* The pool is open for writing.  ERR_REFUSED as stub_tell(), before anything is changed. */
+/* The pool is open for writing, or dry_run.  ERR_REFUSED and ERR_UNSUPPORTED as stub_tell(), before anything is changed. */
 int stubs_set(struct pool *p, const struct stubs_options *o, struct stubs_set *ret, struct err *err);
 
 #endif

@@ -63,14 +63,21 @@ static int check_path(const struct pool *p, struct err *err)
 		       p->path);
 }
 
-static void stub_slice(const struct pool *p, const struct view *v, const struct slice_reading *reading, struct slice *ret)
+static void view_slice(const struct pool *p, const struct cluster_file *f, const struct slice_reading *reading, uint64_t offset,
+		       uint64_t size, struct slice *ret)
 {
 	char name[POOL_FILE_NAME_ROOM];
+
+	*ret = (struct slice){ .offset = offset, .size = size, .reading = *reading, .read_only = true };
+	snprintf(ret->path, sizeof(ret->path), "%s/%s", p->path, pool_id_file_name(cluster_file_id(f)->uuid, name));
+}
+
+static void stub_slice(const struct pool *p, const struct view *v, const struct slice_reading *reading, struct slice *ret)
+{
 	struct cluster_span s = { 0 };
 
-	*ret = (struct slice){ .offset = slot_offset(v->slot), .size = v->slice_size, .reading = *reading, .read_only = true };
 	clusters_of_slot(p->clusters, v->slot, &s);
-	snprintf(ret->path, sizeof(ret->path), "%s/%s", p->path, pool_id_file_name(cluster_file_id(s.file)->uuid, name));
+	view_slice(p, s.file, reading, slot_offset(v->slot), v->slice_size, ret);
 }
 
 static void overlay_slice(const struct pool *p, const struct view *v, struct slice *ret)
@@ -86,6 +93,16 @@ static int check_name(const struct slice *s, struct err *err)
 	char name[QCOW2_NAME_MAX + 1];
 
 	return slice_format(s, name, sizeof(name), err);
+}
+
+int stub_check_reading(const struct pool *p, const struct slice_reading *reading, struct err *err)
+{
+	struct slice s;
+
+	if (check_path(p, err) < 0)
+		return -1;
+	view_slice(p, clusters_growing(p->clusters).file, reading, (POOL_NR_SLOTS - 1) * POOL_SLOT_SIZE, POOL_FILE_MAX, &s);
+	return check_name(&s, err);
 }
 
 int stub_check(const struct pool *p, const struct view *v, struct err *err)

@@ -6,7 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "compactor/pool/view.h"
+#include "compactor/pool/view_parts.h"
 #include "scanner/base/file.h"
 
 /* How QEMU is to read by new stubs: what the pool was told, in a file of it. */
@@ -63,13 +63,24 @@ struct slice_reading stub_as_wished(struct slice_reading now, const struct stub_
 	};
 }
 
+int stub_check_wish(const struct pool *p, const struct stub_wish *w, struct err *err)
+{
+	struct slice_reading told = stub_told(p), r = stub_as_wished(told, w);
+
+	if (w->aio && w->as.io_uring && check_io_uring(err) < 0)
+		return -1;
+	if (slice_same_reading(&r, &told) || stub_check_reading(p, &r, err) == 0)
+		return 0;
+	return err_add(err, "stubs cannot say how QEMU is to read");
+}
+
 int stub_tell(struct pool *p, const struct stub_wish *w, struct err *err)
 {
 	struct slice_reading r = stub_as_wished(p->reading, w);
 	char text[TOLD_ROOM];
 	int len = told_text(&r, text);
 
-	if (w->aio && w->as.io_uring && check_io_uring(err) < 0)
+	if (stub_check_wish(p, w, err) < 0)
 		return -1;
 	if (slice_same_reading(&r, &p->reading))
 		return 0;

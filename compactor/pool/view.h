@@ -96,8 +96,9 @@ struct stub_wish {
 };
 struct slice_reading stub_as_wished(struct slice_reading now, const struct stub_wish *w);
 /* What the pool was told for new stubs, and keeps; those that are there keep what they have.  ERR_REFUSED: io_uring, which programs
- * may not use on this machine. */
+ * may not use on this machine; ERR_UNSUPPORTED: the pool's path is too long for stubs that say so. */
 struct slice_reading stub_told(const struct pool *p);
+int stub_check_wish(const struct pool *p, const struct stub_wish *w, struct err *err); /* whether it may be told */
 int stub_tell(struct pool *p, const struct stub_wish *w, struct err *err);
 /* The name in quarantine/ for a stub that repair replaced, which guests may have open. */
 #define VIEW_KEPT_STUB_ROOM 32

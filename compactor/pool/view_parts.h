@@ -34,5 +34,7 @@ bool stub_is_there(const struct pool *p, const struct view *v);
 /* Fails where a path is too long to be named by an overlay or a stub, or a disk too large for a stub, before anything is
  * written. */
 int stub_check(const struct pool *p, const struct view *v, struct err *err);
+/* The same, of stubs that have QEMU read so, whatever view they are of. */
+int stub_check_reading(const struct pool *p, const struct slice_reading *reading, struct err *err);
 
 #endif

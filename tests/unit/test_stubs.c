@@ -133,6 +133,30 @@ static void a_stopped_one_goes_on(void **state)
 	assert_int_equal(set(&tables, false).nr_set, 2);
 }
 
+static void nothing_is_told_that_no_stub_has_room_for(void **state)
+{
+	const struct stub_wish host = { .as = { .host = true }, .host = true };
+	struct stubs_options o = { .wish = host, .problem = problem };
+	struct stubs_set done = { 0 };
+	struct err errs[2] = { ERR_INIT, ERR_INIT };
+	int rc[2];
+	char path[832] = "/", *own = pool->path;
+
+	(void)state;
+	begin();
+	memset(path + 1, 'p', sizeof(path) - 2);
+	pool->path = path;
+	for (unsigned dry = 0; dry < 2; dry++) {
+		o.dry_run = dry;
+		rc[dry] = stubs_set(pool, &o, &done, &errs[dry]);
+	}
+	pool->path = own;
+	for (unsigned dry = 0; dry < 2; dry++)
+		assert_true(rc[dry] == -1 && errs[dry].kind == ERR_UNSUPPORTED);
+	assert_false(pool->reading.host || stub_told(pool).host); /* else a stub that is lost could not be written again */
+	assert_int_equal(set(&host, false).nr_set, 2);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -140,6 +164,7 @@ int main(void)
 		pool_test(guests_keep_the_stub_that_they_have_open),
 		pool_test(a_damaged_stub_is_left_to_repair),
 		pool_test(a_stopped_one_goes_on),
+		pool_test(nothing_is_told_that_no_stub_has_room_for),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
