@@ -572,14 +572,22 @@ static int remove_left_over(void *ctx, const char *name, struct err *err)
 	return *name == '.' && strcmp(dot, ".tmp") == 0 ? immutable_unlink(c->p, POOL_VIEWS, name, err) : 0;
 }
 
-/* Old stubs of a slot that goes lead nowhere, and nobody has them open. */
+/* Old stubs of a slot that goes lead nowhere, and nobody has them open.  Of one that stays they go as soon as that can be told; what
+ * is damaged, which repair replaced, stays with it. */
 static int unlink_kept(void *ctx, const char *name, struct err *err)
 {
 	const struct collecting *c = ctx;
 	const struct collected_view *leads = view_of_kept(c, name), *named = view_of_kept_name(c, name);
+	bool used = false;
 
-	if (!named || named->stub.fate != REMOVED || (leads && leads->stub.fate != REMOVED))
+	if (!named || (!leads && named->stub.fate != REMOVED))
 		return 0;
+	if (named->stub.fate != REMOVED || (leads && leads->stub.fate != REMOVED)) {
+		if (use_of(c, POOL_QUARANTINE, name, true, &used, err) < 0)
+			return -1;
+		if (used)
+			return 0;
+	}
 	return immutable_unlink(c->p, POOL_QUARANTINE, name, err);
 }
 

@@ -409,6 +409,33 @@ static void a_replaced_view_lives_while_its_old_stub_is_in_use(void **state)
 	expect_disk(&first);
 }
 
+/* Of a view that stays, too, as when it is only to be read otherwise; but not what a collection cannot tell. */
+static void an_old_stub_goes_when_nobody_has_it_open(void **state)
+{
+	const struct slice_reading tables = { .l2 = 1 << 20 };
+	char kept[VIEW_KEPT_STUB_ROOM];
+	struct view v;
+	struct stat st;
+	int fd;
+
+	(void)state;
+	import(&first);
+	v = view_of(&first);
+	member_of("a", &first, &v);
+	fd = open_file_in(POOL_VIEWS, v.id);
+	assert_int_equal(view_write_stub_to_read(pool, &v, &tables, view_kept_stub(&v, kept), NULL), 0);
+	assert_int_equal(view_write_stub_to_read(pool, &v, &tables, kept, NULL), 0); /* slot-N.stub.1: nobody has that one */
+	close(openat(pool->dirs[POOL_QUARANTINE], "slot-1.stub.2", O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+	collect();
+	assert_int_equal(fstatat(pool->dirs[POOL_QUARANTINE], kept, &st, 0), 0);
+	assert_int_equal(fstatat(pool->dirs[POOL_QUARANTINE], "slot-1.stub.1", &st, 0), -1);
+	close(fd);
+	collect();
+	assert_int_equal(fstatat(pool->dirs[POOL_QUARANTINE], kept, &st, 0), -1);
+	assert_int_equal(fstatat(pool->dirs[POOL_QUARANTINE], "slot-1.stub.2", &st, 0), 0);
+	expect_view(&v);
+}
+
 /* ---- sealed overlays ---- */
 
 static void write_overlay(enum pool_dir dir, const uint8_t id[POOL_ID_SIZE], const struct slice *backing, uint64_t size)
@@ -952,6 +979,7 @@ int main(void)
 		pool_test(file_systems_without_holes_free_nothing),
 		pool_test(slots_are_never_given_out_twice),
 		pool_test(a_replaced_view_lives_while_its_old_stub_is_in_use),
+		pool_test(an_old_stub_goes_when_nobody_has_it_open),
 		pool_test(sealed_overlays_die_in_two_steps),
 		pool_test(what_a_sealed_overlay_stands_on_lives_with_it),
 		pool_test(a_missing_sealed_overlay_stops_it),
