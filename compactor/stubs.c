@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "compactor/hold.h"
+#include "compactor/pool/immutable.h"
 
 struct setting {
 	struct pool *p;
@@ -11,11 +12,24 @@ struct setting {
 	struct stubs_set *ret;
 };
 
+/* A guest may start at any moment: the old one is kept first, and whether anybody has it open is looked at when nobody can open it
+ * any more.  One that stays all the same goes with a collection. */
+static int write_stub(struct setting *s, const struct view *v, const char *name, const struct slice_reading *wanted, struct err *err)
+{
+	char kept[VIEW_KEPT_STUB_ROOM];
+
+	if (s->o->assume_idle && !hold_may_be_open(s->p->dirs[POOL_VIEWS], name, true))
+		return view_write_stub_to_read(s->p, v, wanted, NULL, err);
+	if (view_free_kept_stub(s->p, v, kept, err) < 0 || view_write_stub_to_read(s->p, v, wanted, kept, err) < 0)
+		return -1;
+	if (!hold_may_be_open(s->p->dirs[POOL_QUARANTINE], kept, false))
+		immutable_unlink(s->p, POOL_QUARANTINE, kept, NULL);
+	return 0;
+}
+
 static int set_view(struct setting *s, const struct view *v, const char *name, struct err *err)
 {
 	struct slice_reading is, wanted;
-	char kept[VIEW_KEPT_STUB_ROOM];
-	bool open;
 
 	if (view_check_stub(s->p, v, POOL_VIEWS, err) < 0)
 		return -1;
@@ -25,9 +39,7 @@ static int set_view(struct setting *s, const struct view *v, const char *name, s
 		s->ret->nr_right++;
 		return 0;
 	}
-	open = hold_may_be_open(s->p->dirs[POOL_VIEWS], name, s->o->assume_idle);
-	if (!s->o->dry_run &&
-	    view_write_stub_to_read(s->p, v, &wanted, open ? view_kept_stub(v, kept) : NULL, err) < 0)
+	if (!s->o->dry_run && write_stub(s, v, name, &wanted, err) < 0)
 		return -1;
 	s->ret->nr_set++;
 	return 0;

@@ -390,6 +390,16 @@ static int free_name(const struct pool *p, const char *kept, char ret[KEPT_ROOM]
 	return errno == ENOENT ? 0 : err_errno(err, "cannot look into quarantine/");
 }
 
+int view_free_kept_stub(const struct pool *p, const struct view *v, char ret[VIEW_KEPT_STUB_ROOM], struct err *err)
+{
+	char kept[VIEW_KEPT_STUB_ROOM], name[KEPT_ROOM];
+
+	if (free_name(p, view_kept_stub(v, kept), name, err) < 0)
+		return -1;
+	snprintf(ret, VIEW_KEPT_STUB_ROOM, "%.*s", VIEW_KEPT_STUB_ROOM - 1, name);
+	return 0;
+}
+
 /* For a moment there is none. */
 static int take_place_in_two_steps(struct pool *p, const char *tmp, const char *name, struct err *err)
 {

@@ -103,6 +103,8 @@ int stub_tell(struct pool *p, const struct stub_wish *w, struct err *err);
 /* The name in quarantine/ for a stub that repair replaced, which guests may have open. */
 #define VIEW_KEPT_STUB_ROOM 32
 char *view_kept_stub(const struct view *v, char ret[VIEW_KEPT_STUB_ROOM]);
+/* The same, or what it becomes where that is taken. */
+int view_free_kept_stub(const struct pool *p, const struct view *v, char ret[VIEW_KEPT_STUB_ROOM], struct err *err);
 
 /* What an overlay has as backing name for this view, and the reverse: whether a slice names a stub of this pool, and which. */
 int view_backing(const struct pool *p, const struct view *v, struct slice *ret, struct err *err);

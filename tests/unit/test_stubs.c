@@ -101,6 +101,38 @@ static void guests_keep_the_stub_that_they_have_open(void **state)
 	close(guest);
 }
 
+static int late_guest = -1;
+static char late_name[POOL_FILE_NAME_ROOM];
+
+static int open_before_rename(int from_dirfd, const char *from, int to_dirfd, const char *to, unsigned flags)
+{
+	if (late_guest < 0 && strcmp(to, late_name) == 0)
+		late_guest = openat(to_dirfd, to, O_RDONLY | O_CLOEXEC);
+	return file_ops_os.renameat2(from_dirfd, from, to_dirfd, to, flags);
+}
+
+/* A collection looks for those who have the stub of a view open, and finds them by its name only. */
+static void a_guest_that_starts_meanwhile_keeps_it_too(void **state)
+{
+	struct file_ops ops = file_ops_os;
+	char kept[VIEW_KEPT_STUB_ROOM];
+	struct stat was, is;
+
+	(void)state;
+	begin();
+	pool_id_file_name(views[1].id, late_name);
+	ops.renameat2 = open_before_rename;
+	file_ops = &ops;
+	set(&(struct stub_wish){ .as = { .l2 = MIB }, .l2 = true }, false);
+	file_ops = &file_ops_os;
+	expect_reading(1, MIB, false);
+	assert_int_equal(fstat(late_guest, &was), 0);
+	assert_int_equal(fstatat(pool->dirs[POOL_QUARANTINE], view_kept_stub(&views[1], kept), &is, 0), 0);
+	assert_int_equal(is.st_ino, was.st_ino);
+	assert_int_equal(nr_kept(), 1);
+	close(late_guest);
+}
+
 static void a_damaged_stub_is_left_to_repair(void **state)
 {
 	char name[POOL_FILE_NAME_ROOM];
@@ -162,6 +194,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		pool_test(all_stubs_say_what_is_wished),
 		pool_test(guests_keep_the_stub_that_they_have_open),
+		pool_test(a_guest_that_starts_meanwhile_keeps_it_too),
 		pool_test(a_damaged_stub_is_left_to_repair),
 		pool_test(a_stopped_one_goes_on),
 		pool_test(nothing_is_told_that_no_stub_has_room_for),
