@@ -519,11 +519,12 @@ static int repair_lost(struct repairing *r, const struct view *v, struct err *er
 
 static int repair_slot(struct repairing *r, const struct bad_slot *s, struct err *err)
 {
+	struct view lost = { .slot = s->slot };
+	char what[32], kept[VIEW_KEPT_STUB_ROOM];
 	struct err why = ERR_INIT;
-	char what[32];
 
 	snprintf(what, sizeof(what), "slot %u", s->slot);
-	if (r->wait)
+	if (r->wait || any_kept_is_open(r, view_kept_stub(&lost, kept)))
 		err_set(&why, ERR_BUSY, "a view is in use, or not whole, that it may belong to");
 	else if (!r->o->dry_run && keep_header(r, s->slot, s->header, &why) == 0)
 		clusters_bury(r->p->clusters, s->slot, &why);

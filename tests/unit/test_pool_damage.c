@@ -1105,6 +1105,30 @@ static void repair_waits_for_guests(void **unused)
 	expect_clean();
 }
 
+static void repair_waits_for_guests_with_an_old_stub(void **unused)
+{
+	const struct slice_reading tables = { .l2 = MIB };
+	const struct collect_options o = { .memory = MIB };
+	char kept[VIEW_KEPT_STUB_ROOM];
+	struct collected c;
+	uint64_t left;
+	int guest;
+
+	(void)unused;
+	make_it();
+	guest = open_file_in(POOL_VIEWS, view.id);
+	assert_int_equal(view_write_stub_to_read(pool, &view, &tables, view_kept_stub(&view, kept), NULL), 0);
+	one_bit(POOL_SLOT, view.slot * POOL_SLOT_SIZE + 50);
+	again();
+	repair_with(false, &left);
+	assert_int_equal(left, 1);
+	assert_int_equal(pool_collect(pool, &o, &c, NULL), -1);
+	close(guest);
+	repair();
+	collect();
+	expect_clean();
+}
+
 static void data_heal_when_an_image_has_them(void **unused)
 {
 	static struct leaf leaf;
@@ -1166,6 +1190,7 @@ int main(void)
 		pool_test(a_file_of_nodes_that_is_gone_is_made_again),
 		pool_test(tables_that_say_too_much_are_refused),
 		pool_test(repair_waits_for_guests),
+		pool_test(repair_waits_for_guests_with_an_old_stub),
 		pool_test(data_heal_when_an_image_has_them),
 	};
 
