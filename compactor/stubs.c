@@ -50,7 +50,9 @@ static int set_stub(struct setting *s, const uint8_t id[POOL_ID_SIZE], const cha
 	struct view v;
 	int rc = view_find(s->p, id, &v, err);
 
-	return rc <= 0 ? rc : set_view(s, &v, name, err);
+	if (rc == 0)
+		return err_set(err, ERR_FORMAT, "its view is missing");
+	return rc < 0 ? -1 : set_view(s, &v, name, err);
 }
 
 static bool concerns_all(const struct err *why)

@@ -149,6 +149,18 @@ static void a_damaged_stub_is_left_to_repair(void **state)
 	expect_reading(1, MIB, false);
 }
 
+/* As when the cluster file that it is in is away, and may come back. */
+static void a_stub_of_which_the_view_is_missing_is_told(void **state)
+{
+	char name[POOL_FILE_NAME_ROOM];
+	const uint8_t id[POOL_ID_SIZE] = { 1 };
+
+	(void)state;
+	begin();
+	close(openat(pool->dirs[POOL_VIEWS], pool_id_file_name(id, name), O_WRONLY | O_CREAT | O_CLOEXEC, 0444));
+	assert_int_equal(set(&(struct stub_wish){ .as = { .l2 = MIB }, .l2 = true }, false).nr_left, 1);
+}
+
 static void a_stopped_one_goes_on(void **state)
 {
 	const struct stub_wish tables = { .as = { .l2 = MIB }, .l2 = true };
@@ -196,6 +208,7 @@ int main(void)
 		pool_test(guests_keep_the_stub_that_they_have_open),
 		pool_test(a_guest_that_starts_meanwhile_keeps_it_too),
 		pool_test(a_damaged_stub_is_left_to_repair),
+		pool_test(a_stub_of_which_the_view_is_missing_is_told),
 		pool_test(a_stopped_one_goes_on),
 		pool_test(nothing_is_told_that_no_stub_has_room_for),
 	};
