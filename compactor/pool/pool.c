@@ -243,12 +243,18 @@ static bool may_be_made(enum pool_dir i)
 	return i != POOL_TOP && i != POOL_NAMES;
 }
 
+/* What was in trees/ and sealed/ no repair makes of the rest, or not all of it. */
+static const char *advice_on(enum pool_dir i)
+{
+	return !may_be_made(i) ? "; put it back from a backup" :
+	       i == POOL_TREES || i == POOL_SEALED ? "; put it back from a backup, or, where none has it, dedupscan pool repair "
+	       "makes it again" : "; dedupscan pool repair makes it again";
+}
+
 static int not_whole(enum pool_dir i, const struct err *why, struct err *err)
 {
-	const char *advice = "";
+	const char *advice = why->errnum == ENOENT ? advice_on(i) : "";
 
-	if (why->errnum == ENOENT)
-		advice = may_be_made(i) ? "; dedupscan pool repair makes it again" : "; put it back from a backup";
 	return err_set(err,
 		       why->errnum == ENOENT ? ERR_FORMAT :
 		       why->errnum == ELOOP || why->errnum == ENOTDIR ? ERR_REFUSED : why->kind,

@@ -84,11 +84,12 @@ pool 0 check
 
 # ---- directories, as a backup without empty ones leaves them out ----
 
-for dir in trash quarantine index sealed views; do
+for dir in trash quarantine index sealed views trees; do
 	mode=$(stat -c %a "$POOL/$dir")
 	mv "$POOL/$dir" "$TMP/$dir"
 	pool 3 check
 	assert_has "$output" "it is no whole pool: .*'$dir'.*dedupscan pool repair makes it again"
+	case $dir in trees|sealed) assert_has "$output" "put it back from a backup" ;; esac
 	pool 0 repair
 	assert_has "$output" "^directory: '$dir' was missing$"
 	assert_eq "$mode" "$(stat -c %a "$POOL/$dir")" "mode of $dir"
