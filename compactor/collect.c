@@ -572,8 +572,8 @@ static int remove_left_over(void *ctx, const char *name, struct err *err)
 	return *name == '.' && strcmp(dot, ".tmp") == 0 ? immutable_unlink(c->p, POOL_VIEWS, name, err) : 0;
 }
 
-/* Old stubs of a slot that goes lead nowhere, and nobody has them open.  Of one that stays they go as soon as that can be told; what
- * is damaged, which repair replaced, stays with it. */
+/* Old stubs of a slot that goes lead nowhere, and nobody has them open.  Of one that stays they go as soon as nobody has; what is
+ * damaged, which repair replaced, stays with it. */
 static int unlink_kept(void *ctx, const char *name, struct err *err)
 {
 	const struct collecting *c = ctx;

@@ -14,7 +14,8 @@ struct setting {
 
 /* A guest may start at any moment: the old one is kept first, and whether anybody has it open is looked at when nobody can open it
  * any more.  One that stays all the same goes with a collection. */
-static int write_stub(struct setting *s, const struct view *v, const char *name, const struct slice_reading *wanted, struct err *err)
+static int write_stub(struct setting *s, const struct view *v, const char *name, const struct slice_reading *wanted,
+		      struct err *err)
 {
 	char kept[VIEW_KEPT_STUB_ROOM];
 
