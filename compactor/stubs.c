@@ -32,9 +32,8 @@ static int set_view(struct setting *s, const struct view *v, const char *name, s
 {
 	struct slice_reading is, wanted;
 
-	if (view_check_stub(s->p, v, POOL_VIEWS, err) < 0)
+	if (view_check_stub(s->p, v, POOL_VIEWS, err) < 0 || view_stub_reading(s->p, v, &is, err) < 0)
 		return -1;
-	is = view_stub_reading(s->p, v);
 	wanted = stub_as_wished(is, &s->o->wish);
 	if (slice_same_reading(&is, &wanted)) {
 		s->ret->nr_right++;

@@ -202,10 +202,10 @@ static uint8_t *encode_head(const struct pool *p, const struct view *v, const st
 	return STEAL(head);
 }
 
-/* A stub has its own; `otherwise` where it cannot be read. */
-static struct slice_reading reading_of(int fd, struct slice_reading otherwise)
+/* A stub has its own; nothing where it cannot be read. */
+static struct slice_reading reading_of(int fd)
 {
-	struct slice s = { .reading = otherwise };
+	struct slice s = { 0 };
 	uint64_t size;
 
 	overlay_backing(fd, &s, &size, NULL);
@@ -230,7 +230,7 @@ static int compare_stub(int fd, const struct pool *p, const struct view *v, stru
 {
 	struct geometry g = geometry_of(v->disk_size);
 	size_t len = (size_t)(NR_HEAD_CLUSTERS * g.cluster_size);
-	struct slice_reading reading = reading_of(fd, (struct slice_reading){ 0 });
+	struct slice_reading reading = reading_of(fd);
 	CLEANUP(free) uint8_t *wanted = encode_head(p, v, &reading, &g, err);
 	CLEANUP(free) uint8_t *head = malloc(len);
 	struct stat st;
@@ -312,14 +312,22 @@ int view_check_stub(const struct pool *p, const struct view *v, enum pool_dir di
 	return rc < 0 ? err_add(err, "stub '%s'", pool_id_file_name(v->id, name)) : 0;
 }
 
-struct slice_reading view_stub_reading(const struct pool *p, const struct view *v)
+int view_stub_reading(const struct pool *p, const struct view *v, struct slice_reading *ret, struct err *err)
 {
-	int fd = open_stub(p, v, POOL_VIEWS, NULL);
-	struct slice_reading reading = fd < 0 ? p->reading : reading_of(fd, p->reading);
+	int fd = open_stub(p, v, POOL_VIEWS, err), rc;
+	struct slice s = { 0 };
+	uint64_t size;
 
-	if (fd >= 0)
-		file_ops->close(fd);
-	return reading;
+	if (fd < 0)
+		return -1;
+	rc = overlay_backing(fd, &s, &size, err);
+	file_ops->close(fd);
+	if (rc == 0)
+		err_set(err, ERR_FORMAT, "it names no view");
+	if (rc <= 0)
+		return -1;
+	*ret = s.reading;
+	return 0;
 }
 
 static int write_stub(int fd, const struct pool *p, const struct view *v, const struct slice_reading *reading, struct err *err)
@@ -466,10 +474,12 @@ int view_write_stub_to_read(struct pool *p, const struct view *v, const struct s
 	return err_add(err, "stub '%s'", name);
 }
 
-/* One that is written again keeps what it has. */
+/* One that is written again keeps what it has, where that can be read. */
 int view_write_stub(struct pool *p, const struct view *v, const char *kept_stub, struct err *err)
 {
-	struct slice_reading reading = view_stub_reading(p, v);
+	struct slice_reading reading;
 
+	if (view_stub_reading(p, v, &reading, NULL) < 0)
+		reading = p->reading;
 	return view_write_stub_to_read(p, v, &reading, kept_stub, err);
 }

@@ -54,6 +54,11 @@ static int check_io_uring(struct err *err)
 		       "not open images that ask for it");
 }
 
+int stub_check_machine(const struct stub_wish *w, struct err *err)
+{
+	return w->aio && w->as.io_uring ? check_io_uring(err) : 0;
+}
+
 struct slice_reading stub_as_wished(struct slice_reading now, const struct stub_wish *w)
 {
 	return (struct slice_reading){
@@ -67,7 +72,7 @@ int stub_check_wish(const struct pool *p, const struct stub_wish *w, struct err 
 {
 	struct slice_reading told = stub_told(p), r = stub_as_wished(told, w);
 
-	if (w->aio && w->as.io_uring && check_io_uring(err) < 0)
+	if (stub_check_machine(w, err) < 0)
 		return -1;
 	if (slice_same_reading(&r, &told) || stub_check_reading(p, &r, err) == 0)
 		return 0;

@@ -86,8 +86,8 @@ int view_write_stub(struct pool *p, const struct view *v, const char *kept_stub,
 /* The same, but that QEMU is to read otherwise by it: one that is there keeps what it has, a new one has what the pool was told. */
 int view_write_stub_to_read(struct pool *p, const struct view *v, const struct slice_reading *reading, const char *kept_stub,
 			    struct err *err);
-/* As the stub of a view has it; as the pool was told where there is none, or it cannot be read. */
-struct slice_reading view_stub_reading(const struct pool *p, const struct view *v);
+/* As the stub of a view has it. */
+int view_stub_reading(const struct pool *p, const struct view *v, struct slice_reading *ret, struct err *err);
 
 /* What somebody wants of how QEMU reads, of which only what is marked counts. */
 struct stub_wish {
@@ -99,6 +99,7 @@ struct slice_reading stub_as_wished(struct slice_reading now, const struct stub_
  * may not use on this machine; ERR_UNSUPPORTED: the pool's path is too long for stubs that say so. */
 struct slice_reading stub_told(const struct pool *p);
 int stub_check_wish(const struct pool *p, const struct stub_wish *w, struct err *err); /* whether it may be told */
+int stub_check_machine(const struct stub_wish *w, struct err *err); /* the same, of any pool */
 int stub_tell(struct pool *p, const struct stub_wish *w, struct err *err);
 /* The name in quarantine/ for a stub that repair replaced, which guests may have open. */
 #define VIEW_KEPT_STUB_ROOM 32

@@ -93,7 +93,8 @@ int option_stub(struct stub_wish *ret, int opt, const char *arg, struct err *err
 	case OPT_HOST_CACHE:
 		return stub_choice(&ret->host, &ret->as.host, "host-cache", "no", "yes", arg, err);
 	default:
-		return stub_choice(&ret->aio, &ret->as.io_uring, "aio", "threads", "io_uring", arg, err);
+		return stub_choice(&ret->aio, &ret->as.io_uring, "aio", "threads", "io_uring", arg, err) < 0 ? -1 :
+		       stub_check_machine(ret, err);
 	}
 }
 

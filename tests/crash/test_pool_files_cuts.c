@@ -430,15 +430,12 @@ static int set_tables(void *ctx, struct sim *s, struct err *err)
 
 static int check_set(void *ctx, struct sim *s, struct crash_moment m, struct err *err)
 {
-	uint64_t is = 0;
-	int rc;
+	struct slice_reading is;
+	int rc = use_pool(s, true, err) < 0 ? -1 : view_stub_reading(pool, &kept_view, &is, err);
 
-	rc = use_pool(s, true, err);
-	if (rc == 0)
-		is = view_stub_reading(pool, &kept_view).l2;
 	close_pool();
-	if (rc == 0 && is != TABLES && (is || (m.done && !m.lied)))
-		rc = err_set(err, ERR_FORMAT, "QEMU is to keep %d bytes of tables", (int)is);
+	if (rc == 0 && is.l2 != TABLES && (is.l2 || (m.done && !m.lied)))
+		rc = err_set(err, ERR_FORMAT, "QEMU is to keep %d bytes of tables", (int)is.l2);
 	return rc < 0 ? -1 : check(ctx, s, m, err);
 }
 
