@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compactor/stubs.h"
 
-#include <string.h>
-
 #include "compactor/hold.h"
 #include "compactor/pool/immutable.h"
 
