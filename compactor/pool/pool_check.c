@@ -36,6 +36,7 @@ struct kept {
 	uint8_t root[DIGEST_SIZE];
 	uint64_t size;
 	char *path; /* of an image, or IMAGE@VERSION; "" = no name has it */
+	bool viewed;
 };
 
 struct bad {
@@ -105,7 +106,7 @@ static int give(struct checking *c, const struct pool_damage *d, struct err *err
 }
 
 static int tell(struct checking *c, enum pool_part part, const char *path, uint64_t offset, uint64_t len, const struct err *why,
-		bool repairable, struct err *err)
+		enum repairable repairable, struct err *err)
 {
 	struct pool_damage d = { .part = part, .offset = offset, .len = len, .what = *why, .repairable = repairable };
 
@@ -124,6 +125,7 @@ static int tell_one_bad(struct checking *c, const struct bad *b, const struct ke
 		snprintf(d.path, sizeof(d.path), "%s", k->path);
 		d.offset = at;
 		d.len = min_u64(len, k->size - min_u64(at, k->size));
+		d.repairable = d.part == POOL_NODE && k->viewed ? REPAIR_MAY : REPAIR_CANNOT;
 	}
 	return give(c, &d, err);
 }
@@ -138,6 +140,12 @@ static struct checked_view *find_view(const struct checking *c, const uint8_t id
 	return NULL;
 }
 
+/* What is made from a tree.  Where that is damaged, too, it may be made from the tables of a view. */
+static enum repairable from_tree(const struct checking *c, const uint8_t root[DIGEST_SIZE], uint64_t size)
+{
+	return tree_is_whole(c->p->nodes, root, size) ? REPAIR_CAN : REPAIR_MAY;
+}
+
 static int take_slot(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE], struct err *err)
 {
 	struct checking *c = ctx;
@@ -145,7 +153,7 @@ static int take_slot(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE],
 	struct checked_view v = { .named = false }, *other;
 
 	if (view_decode(header, slot, &v.view, &why) < 0)
-		return tell(c, POOL_SLOT, NULL, 0, 0, &why, true, err);
+		return tell(c, POOL_SLOT, NULL, 0, 0, &why, REPAIR_CAN, err);
 	other = find_view(c, v.view.id);
 	if (other) {
 		struct view older = other->view.generation < v.view.generation ? other->view : v.view;
@@ -157,9 +165,9 @@ static int take_slot(void *ctx, uint32_t slot, const uint8_t header[BLOCK_SIZE],
 	return vec_push(&c->views, v) < 0 ? no_memory(err) : 0;
 }
 
-static int keep(struct checking *c, const uint8_t root[DIGEST_SIZE], uint64_t size, const char *path, struct err *err)
+static int keep(struct checking *c, const uint8_t root[DIGEST_SIZE], uint64_t size, const char *path, bool viewed, struct err *err)
 {
-	struct kept k = { .size = size, .path = strdup(path) };
+	struct kept k = { .size = size, .path = strdup(path), .viewed = viewed };
 
 	memcpy(k.root, root, DIGEST_SIZE);
 	if (k.path && vec_push(&c->kept, k) == 0)
@@ -178,7 +186,7 @@ static int check_below(struct checking *c, const struct name_disk *d, struct err
 	if (name_id_is_null(d->below) || file_ops->fstatat(c->p->dirs[POOL_SEALED], pool_id_file_name(d->below, name), &st, 0) == 0)
 		return 0;
 	err_set(&why, ERR_FORMAT, "'%s' is missing", name);
-	return tell(c, POOL_SEALED_FILE, d->path, 0, 0, &why, false, err);
+	return tell(c, POOL_SEALED_FILE, d->path, 0, 0, &why, REPAIR_CANNOT, err);
 }
 
 /* Where it was folded in others may stand on it still. */
@@ -191,7 +199,7 @@ static int check_sealed(struct checking *c, const struct name_disk *d, struct er
 	if (name_id_is_null(d->sealed) || d->inode ||
 	    (d->folded && file_ops->fstatat(c->p->dirs[POOL_SEALED], pool_id_file_name(d->sealed, name), &st, 0) < 0))
 		return 0;
-	return seal_check_in(c->p, d, &why) < 0 ? tell(c, POOL_SEALED_FILE, d->path, 0, 0, &why, false, err) : 0;
+	return seal_check_in(c->p, d, &why) < 0 ? tell(c, POOL_SEALED_FILE, d->path, 0, 0, &why, REPAIR_CANNOT, err) : 0;
 }
 
 /* IMAGE, or IMAGE@VERSION. */
@@ -211,15 +219,15 @@ static int take_disk(struct checking *c, const struct name *n, const struct name
 		v->named = true;
 	if (!v && !name_id_is_null(d->view)) {
 		err_set(&why, ERR_FORMAT, "view %s is missing", pool_id_text(d->view, text));
-		if (tell(c, POOL_SLOT, d->path, 0, 0, &why, d->folded, err) < 0)
+		if (tell(c, POOL_SLOT, d->path, 0, 0, &why, d->folded ? from_tree(c, d->root, d->size) : REPAIR_CANNOT, err) < 0)
 			return -1;
 	}
 	if (check_below(c, d, err) < 0 || check_sealed(c, d, err) < 0)
 		return -1;
 	disk_text(n, d, who, sizeof(who));
 	if (d->folded)
-		return keep(c, d->root, d->size, who, err);
-	return v ? keep(c, v->view.root, v->view.disk_size, who, err) : 0; /* what it stands on shows through */
+		return keep(c, d->root, d->size, who, v, err);
+	return v ? keep(c, v->view.root, v->view.disk_size, who, true, err) : 0; /* what it stands on shows through */
 }
 
 static int take_name(void *ctx, const struct name *n, struct err *err)
@@ -236,15 +244,16 @@ static int take_name(void *ctx, const struct name *n, struct err *err)
 static int bad_name(void *ctx, uint64_t number, const struct err *why, struct err *err)
 {
 	(void)number;
-	return tell(ctx, POOL_NAME_FILE, NULL, 0, 0, why, false, err);
+	return tell(ctx, POOL_NAME_FILE, NULL, 0, 0, why, REPAIR_CANNOT, err);
 }
 
 /* The images and versions that stand on a view; of one that is folded in, the tree is what counts. */
 struct view_hits {
 	struct checking *c;
 	enum pool_part part;
-	const uint8_t *view;
+	const struct view *view;
 	const struct err *why;
+	enum repairable repairable;
 	bool any;
 };
 
@@ -256,10 +265,10 @@ static int tell_hit(void *ctx, const struct name *n, struct err *err)
 	for (size_t i = 0; i < n->disks.nr; i++) {
 		const struct name_disk *d = &n->disks.items[i];
 
-		if (memcmp(d->view, h->view, POOL_ID_SIZE) != 0 || (n->kind == NAME_VERSION && d->folded))
+		if (memcmp(d->view, h->view->id, POOL_ID_SIZE) != 0 || (n->kind == NAME_VERSION && d->folded))
 			continue;
 		h->any = true;
-		if (tell(h->c, h->part, disk_text(n, d, who, sizeof(who)), 0, 0, h->why, true, err) < 0)
+		if (tell(h->c, h->part, disk_text(n, d, who, sizeof(who)), 0, 0, h->why, h->repairable, err) < 0)
 			return -1;
 	}
 	return 0;
@@ -276,11 +285,11 @@ static int ignore_name(void *ctx, uint64_t number, const struct err *why, struct
 
 static int tell_of_view(struct checking *c, enum pool_part part, const struct view *v, const struct err *why, struct err *err)
 {
-	struct view_hits h = { c, part, v->id, why, false };
+	struct view_hits h = { c, part, v, why, from_tree(c, v->root, v->disk_size), false };
 
 	if (names_each_or(c->p, tell_hit, ignore_name, &h, err) < 0)
 		return -1;
-	return h.any ? 0 : tell(c, part, NULL, 0, 0, why, true, err);
+	return h.any ? 0 : tell(c, part, NULL, 0, 0, why, h.repairable, err);
 }
 
 static int check_finder(struct checking *c, struct err *err)
@@ -290,11 +299,11 @@ static int check_finder(struct checking *c, struct err *err)
 	bool lacks;
 
 	if (rc <= 0)
-		return rc < 0 ? -1 : tell(c, POOL_FINDER, NULL, 0, 0, &why, true, err);
+		return rc < 0 ? -1 : tell(c, POOL_FINDER, NULL, 0, 0, &why, REPAIR_CAN, err);
 	if (pool_lacks_keys(c->p, &lacks, err) < 0)
 		return -1;
 	err_set(&why, ERR_FORMAT, "keys of blocks are missing, so what enters the pool shares whole segments only");
-	return lacks ? tell(c, POOL_FINDER, NULL, 0, 0, &why, true, err) : 0;
+	return lacks ? tell(c, POOL_FINDER, NULL, 0, 0, &why, REPAIR_CAN, err) : 0;
 }
 
 /* ---- cluster files ---- */
@@ -333,7 +342,7 @@ static int check_end(struct checking *c, const struct cluster_span *s, struct er
 		err_set(&why, ERR_FORMAT, "'%s' was cut before its data; put it back from a backup", cluster_file_name(s->file));
 	else
 		return 0;
-	return tell(c, POOL_CLUSTER_FILE, NULL, 0, 0, &why, false, err);
+	return tell(c, POOL_CLUSTER_FILE, NULL, 0, 0, &why, REPAIR_CANNOT, err);
 }
 
 /* After all that is kept was looked at. */
@@ -353,7 +362,7 @@ static int check_ends(struct checking *c, struct err *err)
 			continue;
 		err_set(&why, ERR_FORMAT, "the one with the number %llu is missing; put it back from a backup",
 			(unsigned long long)c->reaches.items[i].number);
-		if (tell(c, POOL_CLUSTER_FILE, NULL, 0, 0, &why, false, err) < 0)
+		if (tell(c, POOL_CLUSTER_FILE, NULL, 0, 0, &why, REPAIR_CANNOT, err) < 0)
 			return -1;
 	}
 	return 0;
@@ -362,7 +371,7 @@ static int check_ends(struct checking *c, struct err *err)
 static int check_passed_over_files(struct checking *c, struct err *err)
 {
 	for (size_t i = 0; i < clusters_nr_passed_over(c->p->clusters); i++)
-		if (tell(c, POOL_CLUSTER_FILE, NULL, 0, 0, clusters_passed_over(c->p->clusters, i), false, err) < 0)
+		if (tell(c, POOL_CLUSTER_FILE, NULL, 0, 0, clusters_passed_over(c->p->clusters, i), REPAIR_CANNOT, err) < 0)
 			return -1;
 	return 0;
 }
@@ -373,7 +382,7 @@ static int check_superblocks(struct checking *c, struct err *err)
 		struct err why = ERR_INIT;
 
 		if (cluster_file_other_is_damaged(clusters_span(c->p->clusters, i).file, &why) &&
-		    tell(c, POOL_SUPERBLOCK, NULL, 0, 0, &why, true, err) < 0)
+		    tell(c, POOL_SUPERBLOCK, NULL, 0, 0, &why, REPAIR_CAN, err) < 0)
 			return -1;
 	}
 	return 0;
@@ -440,7 +449,7 @@ static int check_views(struct checking *c, struct err *err)
 		tell_progress(c, "checking views", i, c->views.nr);
 		rc = stopped(c, err) < 0 ? -1 : v->named ? 1 : has_stub(c, &v->view, err);
 		if (rc < 0 ||
-		    (rc > 0 && (check_view(c, &v->view, err) < 0 || keep(c, v->view.root, v->view.disk_size, "", err) < 0)))
+		    (rc > 0 && (check_view(c, &v->view, err) < 0 || keep(c, v->view.root, v->view.disk_size, "", true, err) < 0)))
 			return -1;
 	}
 	return 0;
@@ -689,7 +698,7 @@ static int check_passed_over(struct checking *c, struct err *err)
 	err_set(&why, ERR_FORMAT,
 		"%llu places in the file of nodes are damaged, of which nothing is needed; a collection leaves them out",
 		(unsigned long long)c->p->nr_damaged);
-	return tell(c, POOL_NODE, NULL, 0, 0, &why, false, err);
+	return tell(c, POOL_NODE, NULL, 0, 0, &why, REPAIR_CANNOT, err);
 }
 
 static int check(struct checking *c, struct err *err)

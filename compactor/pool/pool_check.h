@@ -17,12 +17,16 @@ enum pool_part {
 };
 extern const char *const pool_part_names[POOL_NR_PARTS]; /* "cluster file", "superblock", ... */
 
+/* From what the pool itself has.  Where more than one thing is damaged that could each be made from the other, only a repair, or its
+ * dry run, which read the data, know. */
+enum repairable { REPAIR_CANNOT, REPAIR_MAY, REPAIR_CAN };
+
 struct pool_damage {
 	enum pool_part part;
 	char path[PATH_MAX];   /* of the image that it hits, or IMAGE@VERSION; "" = none, or all */
 	uint64_t offset, len;  /* of its disk, bytes; len 0 = does not apply */
 	struct err what;
-	bool repairable;       /* from what the pool itself has */
+	enum repairable repairable;
 	uint8_t digest[DIGEST_SIZE]; /* POOL_DATA: of the segment */
 };
 

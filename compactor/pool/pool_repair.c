@@ -58,22 +58,23 @@ static int no_memory(struct err *err)
 /* `why` has no kind when it is, or in a dry run could be, repaired; else `what` may be NULL. */
 static int tell(struct repairing *r, enum pool_part part, const char *what, const struct err *why, struct err *err)
 {
-	struct pool_damage d = { .part = part, .repairable = why->kind == ERR_NONE };
+	struct pool_damage d = { .part = part };
+	bool good = why->kind == ERR_NONE;
 
 	if (why->kind == ERR_MEMORY || why->kind == ERR_CANCELED) {
 		if (err)
 			*err = *why;
 		return -1;
 	}
-	if (why->kind == ERR_NONE)
+	if (good)
 		err_set(&d.what, ERR_FORMAT, "%s", what);
 	else if (!what)
 		d.what = *why;
 	else
 		err_set(&d.what, why->kind, "%s: %s", what, why->text);
-	*(d.repairable ? &r->repaired : &r->left) += 1;
-	r->nodes_left |= part == POOL_NODE && !d.repairable;
-	return r->o->tell ? r->o->tell(r->o->ctx, &d, d.repairable, err) : 0;
+	*(good ? &r->repaired : &r->left) += 1;
+	r->nodes_left |= part == POOL_NODE && !good;
+	return r->o->tell ? r->o->tell(r->o->ctx, &d, good, err) : 0;
 }
 
 /* ---- what there is ---- */
@@ -328,23 +329,6 @@ static int rebuild(struct repairing *r, const struct view *v, struct err *err)
 	return r->o->dry_run ? 0 : pool_sync(r->p, err);
 }
 
-/* Every node and leaf is there.  What its data is does not matter here. */
-static int walk(struct repairing *r, const uint8_t root[DIGEST_SIZE], uint64_t size)
-{
-	CLEANUP(tree_walk_free) struct tree_walk *w = tree_walk_new(r->p->nodes, root, size, NULL);
-	uint8_t digest[DIGEST_SIZE];
-	uint64_t segment, at = 0;
-	struct leaf leaf;
-	int rc = -1;
-
-	while (w && (rc = tree_walk_next(w, at, &segment, digest, NULL)) > 0) {
-		at = segment + 1;
-		if (nodes_find_leaf(r->p->nodes, digest, POOL_UNIT_BITS_MIN, &leaf, NULL) <= 0)
-			return -1;
-	}
-	return rc;
-}
-
 /* Whose tree was told of, or is rebuilt in a run that is not dry. */
 static bool has_whole_view(const struct repairing *r, const struct view *root)
 {
@@ -364,7 +348,7 @@ static int repair_trees(struct repairing *r, bool again, struct err *err)
 		char text[DIGEST_TEXT_ROOM];
 		struct err why = ERR_INIT;
 
-		if (w->rebuilt || walk(r, v->root, v->disk_size) == 0)
+		if (w->rebuilt || tree_is_whole(r->p->nodes, v->root, v->disk_size))
 			continue;
 		w->rebuilt = rebuild(r, v, &why) == 0;
 		if (!w->rebuilt && !again && why.kind != ERR_MEMORY && why.kind != ERR_CANCELED)
@@ -383,7 +367,7 @@ static int tell_lost_trees(struct repairing *r, struct err *err)
 		char text[DIGEST_TEXT_ROOM];
 		struct err why = ERR_INIT;
 
-		if (walk(r, v->root, v->disk_size) == 0 || has_whole_view(r, v))
+		if (tree_is_whole(r->p->nodes, v->root, v->disk_size) || has_whole_view(r, v))
 			continue;
 		err_set(&why, ERR_FORMAT, "a node of it is missing or damaged, and no view has it");
 		if (tell(r, POOL_NODE, digest_text(v->root, text), &why, err) < 0)
@@ -467,7 +451,7 @@ static int write_anew(struct repairing *r, const struct view *v, const char *kep
 	while (again.cluster_bits < POOL_UNIT_BITS_MAX && again.disk_size >> (2 * again.cluster_bits - 3) > (4u << 20))
 		again.cluster_bits += 2;
 	if (r->o->dry_run)
-		return walk(r, v->root, v->disk_size) == 0 ? 0 : err_set(err, ERR_FORMAT, "its tree is not whole");
+		return tree_is_whole(r->p->nodes, v->root, v->disk_size) ? 0 : err_set(err, ERR_FORMAT, "its tree is not whole");
 	return view_write_as(r->p, &again, kept_stub, &made, err);
 }
 

@@ -32,6 +32,9 @@ bool tree_walk_node(struct tree_walk *w, unsigned level, uint64_t segment, uint8
 void tree_walk_free(struct tree_walk *w);
 CLEANUP_DEFINE(struct tree_walk *, tree_walk_free)
 
+/* Each node and each segment's map is there, so that tables can be made from it.  What the data are is not read. */
+bool tree_is_whole(struct nodes *nodes, const uint8_t root[DIGEST_SIZE], uint64_t size);
+
 /* Calls for each segment in which two disks differ; equal subtrees are not entered.  A null digest is zeros (or behind the end). */
 int tree_diff(struct nodes *nodes, const uint8_t a[DIGEST_SIZE], uint64_t a_size, const uint8_t b[DIGEST_SIZE], uint64_t b_size,
 	      int (*call)(void *ctx, uint64_t segment, const uint8_t in_a[DIGEST_SIZE], const uint8_t in_b[DIGEST_SIZE],

@@ -207,3 +207,19 @@ int tree_diff(struct nodes *nodes, const uint8_t a[DIGEST_SIZE], uint64_t a_size
 	side_begin(&d->b, b, b_size, height);
 	return diff_node(d, height, 0, d->a.lifted[height], d->b.lifted[height], err);
 }
+
+bool tree_is_whole(struct nodes *nodes, const uint8_t root[DIGEST_SIZE], uint64_t size)
+{
+	CLEANUP(tree_walk_free) struct tree_walk *w = tree_walk_new(nodes, root, size, NULL);
+	uint8_t digest[DIGEST_SIZE];
+	uint64_t segment, at = 0;
+	struct leaf leaf;
+	int rc = -1;
+
+	while (w && (rc = tree_walk_next(w, at, &segment, digest, NULL)) > 0) {
+		if (nodes_find_leaf(nodes, digest, POOL_UNIT_BITS_MIN, &leaf, NULL) <= 0)
+			return false;
+		at = segment + 1;
+	}
+	return rc == 0;
+}

@@ -213,6 +213,7 @@ static int act_collect(struct pool_job *j, struct pool *p, struct err *err)
 
 static int tell_damage(void *ctx, const struct pool_damage *d, struct err *err)
 {
+	static const char *const repair[] = { [REPAIR_MAY] = "; repair may rebuild it", [REPAIR_CAN] = "; repair can rebuild it" };
 	char path[4 * PATH_MAX], text[4 * sizeof(d->what.text)];
 
 	(void)ctx;
@@ -223,7 +224,7 @@ static int tell_damage(void *ctx, const struct pool_damage *d, struct err *err)
 		printf("; hits '%s'", term_safe(d->path, path, sizeof(path)));
 	if (d->len)
 		printf(" at %llu, %llu bytes", (unsigned long long)d->offset, (unsigned long long)d->len);
-	printf(d->repairable ? "; repair can rebuild it\n" : "\n");
+	puts(d->repairable ? repair[d->repairable] : "");
 	return 0;
 }
 
@@ -285,7 +286,7 @@ static int tell_repaired(void *ctx, const struct pool_damage *d, bool repaired, 
 	const struct pool_job *j = ctx;
 	struct pool_damage told = *d;
 
-	told.repairable = false; /* it is told how that went */
+	told.repairable = REPAIR_CANNOT; /* it is told how that went */
 	tell_damage(NULL, &told, err);
 	printf(!repaired ? "\tleft as it is\n" : j->dry_run ? "\tcan be repaired\n" : "\trepaired\n");
 	return 0;

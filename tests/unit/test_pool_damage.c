@@ -74,7 +74,7 @@ static uint64_t size_of_file(int fd)
 
 /* ---- what a check says ---- */
 
-static unsigned nr_said[POOL_NR_PARTS];
+static unsigned nr_said[POOL_NR_PARTS], nr_repairable[POOL_NR_PARTS][REPAIR_CAN + 1];
 static struct pool_damage last;
 
 static int take_damage(void *ctx, const struct pool_damage *d, struct err *err)
@@ -82,6 +82,7 @@ static int take_damage(void *ctx, const struct pool_damage *d, struct err *err)
 	(void)ctx;
 	(void)err;
 	nr_said[d->part]++;
+	nr_repairable[d->part][d->repairable]++;
 	last = *d;
 	return 0;
 }
@@ -93,6 +94,7 @@ static int check_with(bool read_data, struct err *err)
 	struct pool_checked c;
 
 	memset(nr_said, 0, sizeof(nr_said));
+	memset(nr_repairable, 0, sizeof(nr_repairable));
 	return pool_check(pool, &o, &c, err) < 0 ? -1 : (int)c.nr_damages;
 }
 
@@ -511,6 +513,14 @@ static void copy_file(const char *from, const char *to)
 	assert_int_equal(system(command), 0);
 }
 
+static void remove_tree(const char *name)
+{
+	char command[1000];
+
+	snprintf(command, sizeof(command), "rm -r %s", in_tree(name));
+	assert_int_equal(system(command), 0);
+}
+
 /* It cannot be opened, or a check tells. */
 static void expect_said(const char *what)
 {
@@ -641,11 +651,11 @@ static void a_file_that_was_cut_gets_nothing_more(void **unused)
 		nr_left = check_data(); /* it stays cut, and needs nothing more */
 		assert_int_equal(nr_left, nr_said[POOL_CLUSTER_FILE]);
 		close_pool();
-		assert_int_equal(system(strcat(strcpy((char[PATH_MAX + 20]){ 0 }, "rm -r "), in_tree("pool"))), 0);
+		remove_tree("pool");
 		copy_file(pool_copy, "pool");
 	}
 	assert_true(nr_hit > 20);
-	assert_int_equal(system(strcat(strcpy((char[PATH_MAX + 20]){ 0 }, "rm -r "), in_tree(pool_copy))), 0);
+	remove_tree(pool_copy);
 	open_pool();
 }
 
@@ -1083,6 +1093,85 @@ static void tables_that_say_too_much_are_refused(void **unused)
 	assert_true(left > 0);
 }
 
+/* In the header, the tables and the stub of a, and in all nodes. */
+static void damage_something(void)
+{
+	uint64_t at = view.slot * POOL_SLOT_SIZE, nr = random_below(4) + 1;
+	enum pool_part part;
+
+	while (nr--) {
+		switch (random_below(6)) {
+		case 0:
+			part = POOL_SLOT, at += random_below(BLOCK_SIZE);
+			break;
+		case 1:
+		case 2:
+			part = POOL_TABLES, at += view.slice_size - BLOCK_SIZE * (1 + random_below(4)) + random_below(16);
+			break;
+		case 3:
+			part = POOL_STUB, at = random_below(4 * KIB);
+			break;
+		default:
+			part = POOL_NODE, at = random_below(nodes_bytes(pool->nodes));
+		}
+		one_bit(part, at);
+		at = view.slot * POOL_SLOT_SIZE;
+	}
+}
+
+static unsigned nr_that(enum repairable repairable)
+{
+	unsigned nr = 0;
+
+	for (unsigned i = 0; i < POOL_NR_PARTS; i++)
+		nr += nr_repairable[i][repairable];
+	return nr;
+}
+
+/* "Can" is kept, whatever else is damaged; and "may" is said where it turns out either way. */
+static void repair_can_what_a_check_says(void **unused)
+{
+	unsigned nr_can = 0, nr_did = 0, nr_did_not = 0;
+	struct view before;
+
+	(void)unused;
+	make_it();
+	before = view;
+	close_pool();
+	copy_file("pool", "kept");
+	for (unsigned i = 0; i < (getenv("LONG") ? 3000 : 300); i++) {
+		bool can, may, cannot;
+		uint64_t left;
+
+		open_pool();
+		damage_something();
+		close_pool();
+		open_pool_for(false);
+		check_data();
+		can = nr_repairable[POOL_TABLES][REPAIR_CAN] || nr_repairable[POOL_STUB][REPAIR_CAN];
+		may = nr_that(REPAIR_MAY);
+		cannot = nr_that(REPAIR_CANNOT);
+		again();
+		repair_with(false, &left);
+		if (can && (view_find(pool, view.id, &view, NULL) <= 0 || view_check(pool, &view, NULL) < 0 ||
+			    view_check_stub(pool, &view, POOL_VIEWS, NULL) < 0))
+			fail_msg("round %u: a view that repair can rebuild is not", i);
+		if (left && !may && !cannot)
+			fail_msg("round %u: %s: %s", i, pool_part_names[last.part], last.what.text);
+		nr_can += can;
+		nr_did += may && !left;
+		nr_did_not += may && !cannot && left;
+		close_pool();
+		remove_tree("pool");
+		copy_file("kept", "pool");
+		view = before;
+	}
+	print_message("%u could, %u might and did, %u might and did not\n", nr_can, nr_did, nr_did_not);
+	assert_true(nr_can && nr_did && nr_did_not);
+	remove_tree("kept");
+	open_pool();
+}
+
 /* A guest has the stub open whose header is gone: its tables are somewhere, and nothing is taken from it. */
 static void repair_waits_for_guests(void **unused)
 {
@@ -1189,6 +1278,7 @@ int main(void)
 		pool_test(what_is_left_is_counted),
 		pool_test(a_file_of_nodes_that_is_gone_is_made_again),
 		pool_test(tables_that_say_too_much_are_refused),
+		pool_test(repair_can_what_a_check_says),
 		pool_test(repair_waits_for_guests),
 		pool_test(repair_waits_for_guests_with_an_old_stub),
 		pool_test(data_heal_when_an_image_has_them),
