@@ -13,6 +13,7 @@
 #include "compactor/pool/names.h"
 #include "compactor/pool/view.h"
 #include "compactor/seal.h"
+#include "compactor/stubs.h"
 #include "compactor/versions.h"
 #include "scanner/base/file.h"
 #include "scanner/image/qcow2_format.h"
@@ -272,16 +273,15 @@ static int pool_was(struct repointing *r, const char *old, struct err *err)
 
 static int write_stub(struct repointing *r, const struct view *v, const char *old, struct err *err)
 {
-	char name[POOL_FILE_NAME_ROOM], kept[VIEW_KEPT_STUB_ROOM];
+	struct slice_reading reading;
 
 	if (pool_was(r, old, err) < 0)
 		return -1;
 	r->ret->nr_stubs++;
 	if (r->o->dry_run)
 		return 0;
-	pool_id_file_name(v->id, name);
-	return view_write_stub(r->p, v, hold_may_be_open(r->p->dirs[POOL_VIEWS], name, r->o->hold.assume_idle) ?
-			       view_kept_stub(v, kept) : NULL, err);
+	return view_stub_reading(r->p, v, &reading, err) < 0 ? -1 :
+	       stubs_write(r->p, v, &reading, r->o->hold.assume_idle, err);
 }
 
 static int repoint_stub(struct repointing *r, const uint8_t id[POOL_ID_SIZE], struct err *err)

@@ -10,23 +10,22 @@ struct setting {
 	struct stubs_set *ret;
 };
 
-/* A guest may start at any moment: the old one is kept first, and whether anybody has it open is looked at when nobody can open it
- * any more.  One that stays all the same goes with a collection. */
-static int write_stub(struct setting *s, const struct view *v, const char *name, const struct slice_reading *wanted,
-		      struct err *err)
+/* Whether anybody has the old one open is looked at when nobody can open it any more.  One that stays all the same goes with a
+ * collection. */
+int stubs_write(struct pool *p, const struct view *v, const struct slice_reading *reading, bool assume_idle, struct err *err)
 {
-	char kept[VIEW_KEPT_STUB_ROOM];
+	char name[POOL_FILE_NAME_ROOM], kept[VIEW_KEPT_STUB_ROOM];
 
-	if (s->o->assume_idle && !hold_may_be_open(s->p->dirs[POOL_VIEWS], name, true))
-		return view_write_stub_to_read(s->p, v, wanted, NULL, err);
-	if (view_free_kept_stub(s->p, v, kept, err) < 0 || view_write_stub_to_read(s->p, v, wanted, kept, err) < 0)
+	if (assume_idle && !hold_may_be_open(p->dirs[POOL_VIEWS], pool_id_file_name(v->id, name), true))
+		return view_write_stub_to_read(p, v, reading, NULL, err);
+	if (view_free_kept_stub(p, v, kept, err) < 0 || view_write_stub_to_read(p, v, reading, kept, err) < 0)
 		return -1;
-	if (!hold_may_be_open(s->p->dirs[POOL_QUARANTINE], kept, false))
-		immutable_unlink(s->p, POOL_QUARANTINE, kept, NULL);
+	if (!hold_may_be_open(p->dirs[POOL_QUARANTINE], kept, false))
+		immutable_unlink(p, POOL_QUARANTINE, kept, NULL);
 	return 0;
 }
 
-static int set_view(struct setting *s, const struct view *v, const char *name, struct err *err)
+static int set_view(struct setting *s, const struct view *v, struct err *err)
 {
 	struct slice_reading is, wanted;
 
@@ -37,20 +36,20 @@ static int set_view(struct setting *s, const struct view *v, const char *name, s
 		s->ret->nr_right++;
 		return 0;
 	}
-	if (!s->o->dry_run && write_stub(s, v, name, &wanted, err) < 0)
+	if (!s->o->dry_run && stubs_write(s->p, v, &wanted, s->o->assume_idle, err) < 0)
 		return -1;
 	s->ret->nr_set++;
 	return 0;
 }
 
-static int set_stub(struct setting *s, const uint8_t id[POOL_ID_SIZE], const char *name, struct err *err)
+static int set_stub(struct setting *s, const uint8_t id[POOL_ID_SIZE], struct err *err)
 {
 	struct view v;
 	int rc = view_find(s->p, id, &v, err);
 
 	if (rc == 0)
 		return err_set(err, ERR_FORMAT, "its view is missing");
-	return rc < 0 ? -1 : set_view(s, &v, name, err);
+	return rc < 0 ? -1 : set_view(s, &v, err);
 }
 
 static bool concerns_all(const struct err *why)
@@ -73,12 +72,12 @@ int stubs_set(struct pool *p, const struct stubs_options *o, struct stubs_set *r
 
 		if (o->stopper && stopper_says(o->stopper))
 			return err_set(err, ERR_CANCELED, "stopped; run it again to go on");
-		if (set_stub(&s, id, pool_id_file_name(id, name), &why) == 0)
+		if (set_stub(&s, id, &why) == 0)
 			continue;
 		if (concerns_all(&why))
 			return err_set(err, why.kind, "%s", why.text);
 		ret->nr_left++;
-		o->problem(o->ctx, name, &why);
+		o->problem(o->ctx, pool_id_file_name(id, name), &why);
 	}
 	return 0;
 }

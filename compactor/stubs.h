@@ -26,4 +26,7 @@ struct stubs_set {
 /* The pool is open for writing, or dry_run.  ERR_REFUSED and ERR_UNSUPPORTED as stub_tell(), before anything is changed. */
 int stubs_set(struct pool *p, const struct stubs_options *o, struct stubs_set *ret, struct err *err);
 
+/* One of them, whatever it said; guests may start and stop meanwhile. */
+int stubs_write(struct pool *p, const struct view *v, const struct slice_reading *reading, bool assume_idle, struct err *err);
+
 #endif

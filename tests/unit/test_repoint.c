@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "tests/unit/pool_help.h"
+#include "tests/unit/late_guest.h"
 
 #include <limits.h>
 
@@ -351,7 +351,9 @@ static void images_are_told_where_the_pool_is(void **state)
 	assert_true(done.nr_stubs == 1 && done.nr_images == 1);
 	assert_int_equal(view_check_stub(pool, &v, POOL_VIEWS, &err), -1);
 	assert_int_equal(err.kind, ERR_STALE);
+	late_guest_begin(&v); /* the old path may lead here, too */
 	done = run_repoint(text, false);
+	late_guest_is_found(&v);
 	assert_true(done.nr_stubs == 1 && done.nr_images == 1 && done.nr_noted == 0 && done.nr_left == 0);
 	assert_string_equal(text, "img! ");
 	expect_view(&v);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "tests/unit/pool_help.h"
+#include "tests/unit/late_guest.h"
 
 #include "compactor/stubs.h"
 
@@ -103,36 +103,15 @@ static void guests_keep_the_stub_that_they_have_open(void **state)
 	close(guest);
 }
 
-static int late_guest = -1;
-static char late_name[POOL_FILE_NAME_ROOM];
-
-static int open_before_rename(int from_dirfd, const char *from, int to_dirfd, const char *to, unsigned flags)
-{
-	if (late_guest < 0 && strcmp(to, late_name) == 0)
-		late_guest = openat(to_dirfd, to, O_RDONLY | O_CLOEXEC);
-	return file_ops_os.renameat2(from_dirfd, from, to_dirfd, to, flags);
-}
-
-/* A collection looks for those who have the stub of a view open, and finds them by its name only. */
 static void a_guest_that_starts_meanwhile_keeps_it_too(void **state)
 {
-	struct file_ops ops = file_ops_os;
-	char kept[VIEW_KEPT_STUB_ROOM];
-	struct stat was, is;
-
 	(void)state;
 	begin();
-	pool_id_file_name(views[1].id, late_name);
-	ops.renameat2 = open_before_rename;
-	file_ops = &ops;
+	late_guest_begin(&views[1]);
 	set(&(struct stub_wish){ .as = { .l2 = MIB }, .l2 = true }, false);
-	file_ops = &file_ops_os;
+	late_guest_is_found(&views[1]);
 	expect_reading(1, MIB, false);
-	assert_int_equal(fstat(late_guest, &was), 0);
-	assert_int_equal(fstatat(pool->dirs[POOL_QUARANTINE], view_kept_stub(&views[1], kept), &is, 0), 0);
-	assert_int_equal(is.st_ino, was.st_ino);
 	assert_int_equal(nr_kept(), 1);
-	close(late_guest);
 }
 
 static void a_damaged_stub_is_left_to_repair(void **state)
