@@ -36,7 +36,7 @@ struct kept {
 	uint8_t root[DIGEST_SIZE];
 	uint64_t size;
 	char *path; /* of an image, or IMAGE@VERSION; "" = no name has it */
-	bool viewed;
+	bool viewed; /* a view has it, from whose tables its tree may be made again */
 };
 
 struct bad {

@@ -81,9 +81,10 @@ bool view_stub_elsewhere(const struct pool *p, const struct view *v, char ret[PA
 int view_write_as(struct pool *p, const struct view *old, const char *kept_stub, struct view *ret, struct err *err);
 
 /* Writes the stub of a view again (the pool was moved, or it was lost).  One that is there becomes quarantine/<kept_stub>, unless
- * that is NULL; there is a stub at every moment. */
+ * that is NULL; there is a stub at every moment.  QEMU reads by it as by the one that is there, or, where there is none that can be
+ * read, as the pool was told. */
 int view_write_stub(struct pool *p, const struct view *v, const char *kept_stub, struct err *err);
-/* The same, but that QEMU is to read otherwise by it: one that is there keeps what it has, a new one has what the pool was told. */
+/* The same, but that QEMU reads by it as `reading` says. */
 int view_write_stub_to_read(struct pool *p, const struct view *v, const struct slice_reading *reading, const char *kept_stub,
 			    struct err *err);
 /* As the stub of a view has it. */
@@ -101,7 +102,7 @@ struct slice_reading stub_told(const struct pool *p);
 int stub_check_wish(const struct pool *p, const struct stub_wish *w, struct err *err); /* whether it may be told */
 int stub_check_machine(const struct stub_wish *w, struct err *err); /* the same, of any pool */
 int stub_tell(struct pool *p, const struct stub_wish *w, struct err *err);
-/* The name in quarantine/ for a stub that repair replaced, which guests may have open. */
+/* The name in quarantine/ for a stub that was replaced, which guests may have open. */
 #define VIEW_KEPT_STUB_ROOM 32
 char *view_kept_stub(const struct view *v, char ret[VIEW_KEPT_STUB_ROOM]);
 /* The same, or what it becomes where that is taken. */
